@@ -1,0 +1,66 @@
+"""Neuron-level dissection of audio Transformers in JAX: audio in, class-specific neurons out."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxdissect.activations import Reading, read_neurons, stack_layers
+    from jaxdissect.collect import CountOptions
+    from jaxdissect.encoder.base import Encoder, Tokens
+    from jaxdissect.encoder.checkpoint import load_encoder, save_encoder
+    from jaxdissect.encoder.convert import convert_checkpoint
+    from jaxdissect.encoder.m2d import M2D, untrained_m2d
+    from jaxdissect.encoder.vit import ViTConfig, vit_config
+    from jaxdissect.errors import InputError
+    from jaxdissect.results import Activations, Neurons, collect_activations, select_neurons
+    from jaxdissect.selection import SelectionRule
+    from jaxdissect.tasks.known import load_task
+    from jaxdissect.tasks.table import LabelSet, Task
+
+_PUBLIC = {
+    "activations": ("Reading", "read_neurons", "stack_layers"),
+    "collect": ("CountOptions",),
+    "encoder.base": ("Encoder", "Tokens"),
+    "encoder.checkpoint": ("load_encoder", "save_encoder"),
+    "encoder.convert": ("convert_checkpoint",),
+    "encoder.m2d": ("M2D", "untrained_m2d"),
+    "encoder.vit": ("ViTConfig", "vit_config"),
+    "errors": ("InputError",),
+    "results": ("Activations", "Neurons", "collect_activations", "select_neurons"),
+    "selection": ("SelectionRule",),
+    "tasks.known": ("load_task",),
+    "tasks.table": ("LabelSet", "Task"),
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [
+    "M2D",
+    "Activations",
+    "CountOptions",
+    "Encoder",
+    "InputError",
+    "LabelSet",
+    "Neurons",
+    "Reading",
+    "SelectionRule",
+    "Task",
+    "Tokens",
+    "ViTConfig",
+    "collect_activations",
+    "convert_checkpoint",
+    "load_encoder",
+    "load_task",
+    "read_neurons",
+    "save_encoder",
+    "select_neurons",
+    "stack_layers",
+    "untrained_m2d",
+    "vit_config",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Public names are imported on first use, so that a bare host can use the pieces that it has packages for."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,1 @@
+"""Audio files -> fixed-length PCM (`decode`) -> log-mel spectrogram (`log_mel`)."""

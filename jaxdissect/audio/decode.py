@@ -1,0 +1,110 @@
+"""Audio files -> fixed-length PCM: mixed to mono, resampled by soxr HQ, cropped from the start, zero-padded at the end."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float
+
+MARGIN_SECONDS = 0.25  # read past the crop, so that resampling does not see the end of what was read
+UNKNOWN_LENGTH = 0x7FFFF000  # written into a WAV header by programs that stream
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One clip, ready for the front end.
+
+    Attributes:
+      pcm: float32, the task's unit length; all zero if unreadable.
+      samples: recorded samples among them, at the encoder's rate; the rest is padding.
+      status: "ok", "short" (padded), "silent" (all zero) or "unreadable" (not to be counted).
+      reason: why it is not "ok", else empty.
+    """
+
+    pcm: Float[np.ndarray, " sample"]
+    samples: int
+    status: str
+    reason: str = ""
+
+
+class UnreadableError(Exception):
+    """A recording that cannot be counted; the message says why."""
+
+
+def read_clip(data: Path, file_name: str, sample_rate: int, samples: int) -> Recording:
+    """Read one clip of the data folder. Never raises for what is wrong with one file: that is its status.
+
+    Args:
+      data: the data folder; a file that lies outside it, also by a symbolic link, is not opened.
+      file_name: relative to `data`.
+      sample_rate: of the result, Hz.
+      samples: unit length of the result.
+    """
+    try:
+        pcm = _decode(_inside(data, file_name), sample_rate, samples)
+    except UnreadableError as error:
+        return Recording(np.zeros(samples, np.float32), 0, "unreadable", str(error))
+    recorded = len(pcm)
+    padded = np.pad(pcm, (0, samples - recorded))
+    if not padded.any():
+        return Recording(padded, recorded, "silent", "every sample is zero")
+    if recorded < samples:
+        return Recording(padded, recorded, "short",
+                         f"{recorded / sample_rate:.3f} s, padded to {samples / sample_rate:g} s")
+    return Recording(padded, recorded, "ok")
+
+
+def _inside(data: Path, file_name: str) -> Path:
+    root, path = data.resolve(), (data / file_name).resolve()
+    if not path.is_relative_to(root):
+        raise UnreadableError("lies outside the data folder")
+    if not path.is_file():
+        raise UnreadableError("missing")
+    if not path.stat().st_size:
+        raise UnreadableError("empty file")
+    return path
+
+
+def _decode(path: Path, sample_rate: int, samples: int) -> Float[np.ndarray, " sample"]:
+    try:
+        with soundfile.SoundFile(path) as file:
+            _refuse_truncated(file, path)
+            wanted = min(file.frames, -(-samples * file.samplerate // sample_rate) + int(MARGIN_SECONDS * file.samplerate))
+            pcm = file.read(wanted, dtype="float32", always_2d=True)
+            rate = file.samplerate
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UnreadableError(f"cannot be decoded: {error}".replace(str(path), path.name)) from error
+    if len(pcm) < wanted:
+        raise UnreadableError(f"truncated: {len(pcm)} of {wanted} frames decode")
+    if not len(pcm):
+        raise UnreadableError("holds no samples")
+    if not np.isfinite(pcm).all():
+        raise UnreadableError("holds samples that are NaN or infinite")
+    mono = pcm.mean(axis=1, dtype=np.float32)
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
+    return mono[:samples]
+
+
+def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
+    """libsndfile plays what is left of a cut WAV, AIFF or Ogg file without a word; its header or last page tells."""
+    log = file.extra_info
+    claimed = re.search(r"data : (\d+) \(should be (\d+)\)", log)
+    if claimed and int(claimed[2]) < int(claimed[1]) < UNKNOWN_LENGTH:
+        raise UnreadableError(f"truncated: its header promises {claimed[1]} bytes of samples, {claimed[2]} are there")
+    if "not equal to frame count" in log:
+        raise UnreadableError("truncated: its header promises more frames than are there")
+    if file.format == "OGG" and not _ogg_ends(path):
+        raise UnreadableError("truncated: the last Ogg page does not end the stream")
+
+
+def _ogg_ends(path: Path) -> bool:
+    """Whether the last page carries the end-of-stream flag (RFC 3533, section 6)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**16 - 512))
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    return 0 <= page < len(tail) - 5 and bool(tail[page + 5] & 4)

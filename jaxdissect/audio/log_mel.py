@@ -1,0 +1,105 @@
+"""The front end of M2D: PCM -> log-mel spectrogram, on the device.
+
+Source: METHOD of Niizumi et al., "Masked Modeling Duo" (TASLP 2024); the reference implementation is nnAudio's
+`MelSpectrogram` (periodic Hann window, centred frames with reflect padding, power 2, Slaney mel bands).
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxdissect.errors import InputError
+
+HIGHEST = jax.lax.Precision.HIGHEST
+EPSILON = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """Sizes of a log-mel front end.
+
+    Attributes:
+      sample_rate: Hz.
+      n_fft: samples in a frame and in its window.
+      hop: samples from one frame to the next.
+      bands: mel bands.
+      f_min, f_max: edges of the lowest and the highest band, Hz.
+    """
+
+    sample_rate: int = 16000
+    n_fft: int = 400
+    hop: int = 160
+    bands: int = 80
+    f_min: float = 50.0
+    f_max: float = 8000.0
+
+    def __post_init__(self) -> None:
+        if min(self.sample_rate, self.n_fft, self.hop, self.bands) < 1 or self.n_fft % 2:
+            raise InputError(f"A front end needs positive sizes and an even n_fft, got {self}.")
+        if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
+            raise InputError(f"A front end needs 0 <= f_min < f_max <= sample_rate / 2, got {self}.")
+
+    def frames(self, samples: int) -> int:
+        """Frames of a recording of `samples` samples."""
+        return 1 + samples // self.hop
+
+
+def m2d_front_end(sample_rate: int, bands: int = 80) -> LogMel:
+    """The front end of M2D's public models, which come at 16 and at 32 kHz."""
+    if sample_rate not in (16000, 32000):
+        raise InputError(f"M2D's front end is defined at 16000 and 32000 Hz, not at {sample_rate} Hz.")
+    scale = sample_rate // 16000
+    return LogMel(sample_rate, 400 * scale, 160 * scale, bands, 50.0, 8000.0 * scale)
+
+
+def mel_filters(front_end: LogMel) -> Float[np.ndarray, "bin band"]:
+    """Triangular mel filters (Slaney scale and norm) from librosa."""
+    import librosa  # only here: an encoder directory keeps its filters, so a bare host can do without
+
+    return librosa.filters.mel(
+        sr=front_end.sample_rate, n_fft=front_end.n_fft, n_mels=front_end.bands,
+        fmin=front_end.f_min, fmax=front_end.f_max,
+    ).T.astype(np.float32)
+
+
+def log_mel(
+    pcm: Float[Array, "clip sample"], filters: Float[Array, "bin band"], front_end: LogMel
+) -> Float[Array, "clip frame band"]:
+    """Natural log of the mel power, `log(mel + eps)` with float32's machine epsilon; jit-safe.
+
+    Args:
+      pcm: samples in [-1, 1] at `front_end.sample_rate`, more than `n_fft / 2` of them.
+      filters: from `mel_filters`.
+      front_end: the sizes.
+
+    Returns:
+      `1 + samples // hop` frames; frame `f` is centred on sample `f * hop`.
+    """
+    half = front_end.n_fft // 2
+    if pcm.shape[-1] <= half:
+        raise InputError(f"The front end reflects {half} samples at each end and needs more than that, "
+                         f"got {pcm.shape[-1]} samples: choose a longer unit length.")
+    frames = _frame(jnp.pad(pcm, ((0, 0), (half, half)), mode="reflect"), front_end.n_fft, front_end.hop)
+    spectrum = jnp.fft.rfft(frames * _periodic_hann(front_end.n_fft))
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    mel = jnp.matmul(power, filters, precision=HIGHEST)
+    return jnp.log(mel + EPSILON)
+
+
+def _periodic_hann(length: int) -> Float[np.ndarray, " length"]:
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
+
+
+def _frame(signal: Float[Array, "clip sample"], length: int, hop: int) -> Float[Array, "clip frame length"]:
+    """Overlapping frames as a few strided slices of blocks, which is cheaper than gathering every sample."""
+    block = math.gcd(length, hop)
+    count = 1 + (signal.shape[-1] - length) // hop
+    stride, per_frame = hop // block, length // block
+    blocks_needed = (count - 1) * stride + per_frame
+    blocks = signal[:, : blocks_needed * block].reshape(len(signal), blocks_needed, block)
+    last = (count - 1) * stride + 1
+    return jnp.concatenate([blocks[:, i : i + last : stride] for i in range(per_frame)], axis=-1)

@@ -1,0 +1,159 @@
+"""The command line: parses, calls, prints."""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import tyro
+from platformdirs import user_cache_path
+
+import jaxdissect
+from jaxdissect.demo import DemoOptions, run_demo
+from jaxdissect.dissect import ActivationsOptions, NeuronsOptions, run_activations, run_neurons
+from jaxdissect.encoder.convert import convert_checkpoint
+from jaxdissect.errors import InputError
+from jaxdissect.summary import activations_summary, neurons_summary
+
+USER_ERROR, TOO_MANY_BAD_CLIPS = 2, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert a PyTorch checkpoint of M2D into an encoder directory, without running pickled code.
+
+    Example: jaxdissect convert checkpoint-300.pth m2d_base --name m2d_vit_base-80x608p16x16
+
+    Attributes:
+      checkpoint: the .pth file.
+      out: encoder directory to make.
+      name: carries the sizes: input bands x frames, p, patch bands x frames; a third part p32k means 32 kHz.
+        Default: the file's name, or its folder's.
+      heads: attention heads. Default: width / 64.
+      licence: of the weights, recorded in encoder.json.
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    out: tyro.conf.Positional[Path]
+    name: str | None = None
+    heads: int | None = None
+    licence: str = "unknown"
+
+    def __call__(self) -> int:
+        encoder = convert_checkpoint(self.checkpoint, self.out, self.name, self.heads, self.licence)
+        vit, head = encoder.config, encoder.variables.get("head")
+        print(f"{self.out}: {encoder.name}, {vit.depth} layers of {vit.mlp} neurons ({vit.depth * vit.mlp:,}), width "
+              f"{vit.width}, {vit.heads} heads, input {vit.bands} bands x {vit.frames} frames in patches of "
+              f"{vit.patch_bands}x{vit.patch_frames}, {encoder.sample_rate} Hz"
+              + (f", task head of {len(head['bias'])} classes." if head else "."))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Activations(ActivationsOptions):
+    """Count how often every neuron fires for every class.
+
+    Example: jaxdissect activations --encoder m2d_base --task esc50 --data ESC-50 --run runs/esc50
+    """
+
+    def __call__(self) -> int:
+        done = run_activations(self)
+        print(activations_summary(done))
+        return _bad_clips(done.too_many_bad, self.max_bad_clips)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Neurons(NeuronsOptions):
+    """Choose the class-specific neurons of what was counted.
+
+    Example: jaxdissect neurons --run runs/esc50 --preset lape
+    """
+
+    def __call__(self) -> int:
+        print(neurons_summary(run_neurons(self)))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dissect(ActivationsOptions):
+    """Count, then choose the class-specific neurons: `activations` and `neurons` in one go.
+
+    Example: jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad
+
+    Attributes:
+      preset: aape, the audio paper's filters; lape, those of the language paper.
+      keep: fraction of all neurons to keep. Default: the task's.
+      drop_weakest: fraction of neurons of the weakest activation rate that preset aape drops.
+      bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
+    """
+
+    preset: Literal["aape", "lape"] = "aape"
+    keep: float | None = None
+    drop_weakest: float = 0.05
+    bar: float = 0.95
+
+    def __call__(self) -> int:
+        selection = NeuronsOptions(run=self.run, preset=self.preset, keep=self.keep, drop_weakest=self.drop_weakest,
+                                   bar=self.bar)
+        done = run_activations(self)
+        print(activations_summary(done), flush=True)
+        print(neurons_summary(run_neurons(selection)))
+        print(f"Written to {self.run}.")
+        return _bad_clips(done.too_many_bad, self.max_bad_clips)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demo(DemoOptions):
+    """Dissect a small encoder on synthesised notes: no audio and no weights needed.
+
+    Example: jaxdissect demo --run runs/demo
+    """
+
+    def __call__(self) -> int:
+        print("The demo's encoder is M2D's architecture with random weights: it has learned nothing, so its numbers are\n"
+              "what chance gives. Convert a checkpoint to dissect a trained one.", flush=True)
+        run, done, neurons = run_demo(self)
+        print(activations_summary(done))
+        print(neurons_summary(neurons))
+        print(f"Written to {run}.")
+        return 0
+
+
+Command = (
+    Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Activations, tyro.conf.subcommand("activations")]
+    | Annotated[Neurons, tyro.conf.subcommand("neurons")]
+    | Annotated[Dissect, tyro.conf.subcommand("dissect")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 (too many unreadable clips) or 2 (a user's mistake)."""
+    _keep_compiled_programs()
+    try:
+        command = tyro.cli(Command, prog="jaxdissect", args=arguments, description=jaxdissect.__doc__, config=(tyro.conf.OmitArgPrefixes,))
+        return command()
+    except InputError as error:
+        print(f"jaxdissect: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _bad_clips(too_many: bool, share: float) -> int:
+    if not too_many:
+        return 0
+    print(f"jaxdissect: more than {share:.1%} of the clips could not be read (--max-bad-clips {share}); everything else "
+          f"was counted and saved. See clips.csv.", file=sys.stderr)
+    return TOO_MANY_BAD_CLIPS
+
+
+def _keep_compiled_programs() -> None:
+    """Compiled programs are kept between runs, which halves the time to the first result."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "compiled"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

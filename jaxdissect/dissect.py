@@ -1,0 +1,256 @@
+"""The stages of a run: from an encoder and a task to files in a run directory."""
+
+import dataclasses
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxdissect.collect import CountOptions, neuron_shape
+from jaxdissect.encoder.base import Encoder
+from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
+from jaxdissect.errors import InputError
+from jaxdissect.files import json_fingerprint, require_space, reserve, whole_file
+from jaxdissect.progress import progress_bar
+from jaxdissect.results import (
+    Activations,
+    Neurons,
+    collect_activations,
+    read_netcdf,
+    select_neurons,
+    write_csv,
+    write_netcdf,
+)
+from jaxdissect.run import Run, peak_memory
+from jaxdissect.selection import SelectionRule
+from jaxdissect.tasks.known import load_task
+from jaxdissect.tasks.table import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActivationsOptions:
+    """Count how often every neuron fires for every class.
+
+    Attributes:
+      encoder: encoder directory, or package.module:factory.
+      task: known task (esc50, cremad, ..., notes, notes2) or a CSV in EVAR's format.
+      run: run directory to write.
+      data: data folder; file names are relative to it. Default for a CSV: its own folder.
+      label: label sets to count, joined by commas. Default: the task's first; of a CSV the column `label`.
+      split: train, valid, test or all. With folds, train is every fold but the test fold.
+      test_fold: the fold held out as the test split.
+      unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
+      multi_label: in a CSV's column `label`, commas separate several labels.
+      batch_size: clips per device and step.
+      dtype: of the computation, float32 (float32 products) or bfloat16.
+      tokens: all; patches, without the class token; or sounding, only patches inside the recording and within 60 dB of
+        its loudest patch.
+      threshold: a neuron is active where its activation is above this.
+      keep_clips: also write every clip's counts, clip_counts.npy.
+      max_bad_clips: share of unreadable clips above which the run fails, after everything else was counted and saved.
+    """
+
+    encoder: str
+    task: str
+    run: Path
+    data: Path | None = None
+    label: str | None = None
+    split: Literal["train", "valid", "test", "all"] = "train"
+    test_fold: int = 5
+    unit_seconds: float | None = None
+    multi_label: bool = False
+    batch_size: int = 16
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tokens: Literal["all", "patches", "sounding"] = "all"
+    threshold: float = 0.0
+    keep_clips: bool = False
+    max_bad_clips: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_clips <= 1:
+            raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {self.max_bad_clips}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NeuronsOptions:
+    """Choose the class-specific neurons of what was counted.
+
+    Attributes:
+      run: run directory that holds the counts.
+      preset: aape, the audio paper's filters; lape, those of the language paper.
+      keep: fraction of all neurons to keep. Default: the task's, 0.01, and 0.02 for esc50 and gise51.
+      drop_weakest: fraction of neurons of the weakest activation rate that preset aape drops.
+      bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
+    """
+
+    run: Path
+    preset: Literal["aape", "lape"] = "aape"
+    keep: float | None = None
+    drop_weakest: float = 0.05
+    bar: float = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """What the stage `activations` did: its results and its record in `run.json`."""
+
+    activations: Activations
+    record: dict[str, Any]
+
+    @property
+    def too_many_bad(self) -> bool:
+        """Whether more clips than allowed could not be read."""
+        return self.activations.bad_clips > self.record["max_bad_clips"] * len(self.activations.clips)
+
+
+def run_activations(options: ActivationsOptions) -> Pass:
+    """Count, and write `activations.nc`, `top_clips.nc`, `clips.csv` and on demand `clip_counts.npy`.
+
+    Results of the same encoder, task and options that are there already are read instead.
+
+    Raises:
+      InputError: an option, the encoder or the task breaks a rule, or the run directory is another run's.
+    """
+    count = CountOptions(options.tokens, options.threshold, options.batch_size)
+    encoder = load_encoder(options.encoder, options.dtype)
+    labels = [name.strip() for name in (options.label or "").split(",") if name.strip()]
+    task = load_task(options.task, options.data, labels, options.unit_seconds, options.multi_label, options.test_fold,
+                     lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"))
+    chosen = task.only(options.split)
+    run = Run(options.run)
+    fingerprints = {"encoder": fingerprint(encoder), "task": task.fingerprint(),
+                    "front_end": json_fingerprint(encoder.settings().get("front_end"))}
+    result_options = {"label": [labels.name for labels in task.label_sets], "split": options.split,
+                      "test_fold": options.test_fold if any(task.folds) else None, "dtype": options.dtype,
+                      "tokens": options.tokens, "threshold": options.threshold, "keep_clips": options.keep_clips}
+    record = {"options": result_options, "fingerprints": fingerprints, "task": task.name, "encoder": encoder.name,
+              "unit_seconds": task.unit_seconds, "keep": task.keep, "max_bad_clips": options.max_bad_clips}
+    if run.is_done("activations", result_options, fingerprints):
+        return Pass(read_activations(run), run.require("activations") | {"reused": True})
+    started = time.perf_counter()
+    activations, rate = _count(encoder, chosen, count, run, record)
+    record |= {"seconds": round(time.perf_counter() - started, 3), "clips_per_second": round(rate, 3),
+               "peak_memory_mb": round(peak_memory() / 1e6), "batch_size": options.batch_size}
+    done = Pass(activations, record)
+    record["status"] = "too many unreadable clips" if done.too_many_bad else "done"
+    _save_or_rescue(done, run)
+    return done
+
+
+def run_neurons(options: NeuronsOptions) -> Neurons:
+    """Select, and write `scores.nc`, `neurons.csv` and `coverage.csv`.
+
+    Raises:
+      InputError: nothing was counted in this run directory, or its files are of different runs.
+    """
+    run = Run(options.run)
+    counted = run.require("activations")
+    rule = SelectionRule(options.preset, counted["keep"] if options.keep is None else options.keep,
+                         options.drop_weakest, options.bar)
+    started = time.perf_counter()
+    counts = read_netcdf(run.file("activations.nc"))
+    _require_same_run(run, counts.attrs, counted["fingerprints"])
+    neurons = select_neurons(counts, rule)
+    write_netcdf(neurons.scores, run.file("scores.nc"))
+    write_csv(neurons.neurons, run.file("neurons.csv"))
+    write_csv(neurons.coverage, run.file("coverage.csv"))
+    run.finish("neurons", {"options": dataclasses.asdict(rule) | {"selector": "aape"},
+                           "fingerprints": counted["fingerprints"],
+                           "seconds": round(time.perf_counter() - started, 3), "status": "done"})
+    return neurons
+
+
+def read_activations(run: Run) -> Activations:
+    """What the stage `activations` wrote.
+
+    Raises:
+      InputError: the stage has not been run, or a file is missing, damaged or of another run.
+    """
+    import pandas as pd
+
+    record = run.require("activations")
+    counts, top = read_netcdf(run.file("activations.nc")), read_netcdf(run.file("top_clips.nc"))
+    for dataset in (counts, top):
+        _require_same_run(run, dataset.attrs, record["fingerprints"])
+    try:
+        clips = pd.read_csv(run.file("clips.csv"), keep_default_na=False, dtype={"fold": str})
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run.file('clips.csv')} cannot be read ({error}): run the stage activations again.") from error
+    return Activations(counts, top, clips)
+
+
+def _count(
+    encoder: Encoder, task: Task, count: CountOptions, run: Run, record: dict[str, Any]
+) -> tuple[Activations, float]:
+    """Count with a progress bar; returns clips/s, where there are several batches without the first, which compiles."""
+    layers, neurons = neuron_shape(encoder, task)
+    require_space(run.path, 6 * 8 * (len(task.classes) + 1) * layers * neurons // 2 + 2**20, "the run's counts")
+    attrs = {"task": task.name, "encoder": encoder.name, "unit_seconds": task.unit_seconds,
+             "neurons": encoder.neurons, **{name: _attribute(value) for name, value in record["options"].items()},
+             **{f"{name}_sha256": value for name, value in record["fingerprints"].items()}}
+    finished = [(time.perf_counter(), 0)]
+    keep = record["options"]["keep_clips"]
+    with _clip_store(run, (len(task), layers, neurons), keep) as store, \
+            progress_bar(what=f"Counting {task.name}", total=len(task)) as bar:
+
+        def progress(clips: int) -> None:
+            finished.append((time.perf_counter(), clips))
+            bar.update(clips - bar.n)
+
+        activations = collect_activations(encoder, task, count, attrs, clip_counts=store, progress=progress)
+    (first, done), (last, total) = finished[min(1, len(finished) - 2)], finished[-1]
+    return activations, (total - done) / (last - first)
+
+
+@contextmanager
+def _clip_store(run: Run, shape: tuple[int, int, int], keep: bool) -> Iterator[np.ndarray | None]:
+    """`clip_counts.npy`, reserved on the disk at once and moved to its place when it is complete."""
+    if not keep:
+        yield None
+        return
+    path, size = run.file("clip_counts.npy"), 2 * math.prod(shape)
+    print(f"{path} will take {size / 1e6:,.1f} MB.", file=sys.stderr)
+    require_space(run.path, size, path.name)
+    with whole_file(path) as temporary:
+        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
+        reserve(temporary)
+        yield store
+        store.flush()
+
+
+def _save_or_rescue(done: Pass, run: Run) -> None:
+    """Write a pass's results; if its run directory cannot take them, to a new one, so that nothing counted is lost."""
+    try:
+        _save(done, run)
+    except InputError as error:
+        rescue = Run(Path(tempfile.mkdtemp(prefix="jaxdissect-rescued-")))
+        _save(done, rescue)
+        raise InputError(f"{error} Nothing is lost: what was counted is kept in {rescue.path}, a run directory like any "
+                         f"other; continue with --run {rescue.path}.") from error
+
+
+def _save(done: Pass, run: Run) -> None:
+    write_netcdf(done.activations.counts, run.file("activations.nc"))
+    write_netcdf(done.activations.top_clips, run.file("top_clips.nc"))
+    write_csv(done.activations.clips, run.file("clips.csv"))
+    run.finish("activations", done.record)
+
+
+def _require_same_run(run: Run, attrs: dict[str, Any], fingerprints: dict[str, str]) -> None:
+    for name, value in fingerprints.items():
+        if attrs.get(f"{name}_sha256") != value:
+            raise InputError(f"--run {run.path}: its files are of different runs, the {name} differs from run.json's. "
+                             f"Choose another --run, or remove {run.path} to start afresh.")
+
+
+def _attribute(value: Any) -> Any:
+    """netCDF attributes hold numbers and strings."""
+    if value is None:
+        return "none"
+    return ",".join(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value

@@ -1,0 +1,61 @@
+"""What dissection needs of an encoder: the `Encoder` protocol that any model can satisfy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import flax.linen as nn
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Where the tokens of one call of an encoder's blocks come from.
+
+    Attributes:
+      is_patch: False for a class token.
+      start, stop: the samples that a patch spans, counted from the start of the clip; 0 for a class token.
+    """
+
+    is_patch: Bool[np.ndarray, "*token"]
+    start: Int[np.ndarray, "*token"]
+    stop: Int[np.ndarray, "*token"]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """PCM -> inputs -> tokens -> embedding, with neurons that can be read by a module-path pattern.
+
+    Attributes:
+      name: for people.
+      sample_rate: of the PCM it takes, Hz.
+      module: a Linen module; `module.apply(variables, inputs)` gives its output.
+      variables: the module's variables and whatever else `front_end` needs, a pytree of arrays.
+      neurons: pattern of the paths of the modules whose outputs are neurons (see `read_neurons`).
+    """
+
+    name: str
+    sample_rate: int
+    module: nn.Module
+    variables: Mapping[str, Any]
+    neurons: str
+
+    def front_end(self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]) -> Any:
+        """PCM -> the module's input; jit-safe."""
+        ...
+
+    def embed(self, output: Any) -> Float[Array, "clip feature"]:
+        """The module's output -> one embedding per clip; jit-safe."""
+        ...
+
+    def tokens(self, samples: int) -> tuple[Tokens, ...]:
+        """Origin of the tokens of a clip of `samples` samples, one entry for each call of a block.
+
+        The arrays have the token axes of the neurons' outputs, without the clip axis.
+        """
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What defines the encoder beside its arrays, as JSON values: `{"front_end": ..., ...}`."""
+        ...

@@ -1,0 +1,149 @@
+"""Encoder directories: `encoder.json` (sizes, front end, origin) and `params/` (orbax), and loading any encoder."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdissect.audio.log_mel import LogMel
+from jaxdissect.encoder.base import Encoder
+from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.vit import ViT, ViTConfig
+from jaxdissect.errors import InputError
+from jaxdissect.files import new_folder
+
+FORMAT = 1
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def save_encoder(encoder: M2D, path: str | Path) -> None:
+    """Write an encoder directory; it appears whole or not at all.
+
+    Raises:
+      InputError: `path` exists already, or cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    head = encoder.variables.get("head")
+    description = {
+        "format": FORMAT,
+        "name": encoder.name,
+        **encoder.settings(),
+        "norm_stats": [float(value) for value in encoder.variables["front_end"]["norm_stats"]],
+        "head_classes": None if head is None else len(head["bias"]),
+        "source": {key: value for key, value in encoder.source.items() if key != "licence"},
+        "licence": encoder.source.get("licence", "unknown"),
+    }
+    with new_folder(Path(path)) as folder:
+        (folder / "encoder.json").write_text(json.dumps(description, indent=2) + "\n")
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute() / "params", jax.tree.map(jnp.asarray, dict(encoder.variables)))
+
+
+def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
+    """Load an encoder directory, or call a factory given as "package.module:factory".
+
+    Args:
+      path: the directory or the factory; a factory is called as `factory(dtype=...)` and returns an `Encoder`.
+      dtype: of the computation, "float32" (float32 products) or "bfloat16".
+
+    Raises:
+      InputError: no encoder is there, or it is not what its `encoder.json` says.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    folder = Path(path)
+    if not folder.exists() and ":" in str(path):
+        return _from_factory(str(path), dtype)
+    description = _read_description(folder)
+    try:
+        config = ViTConfig(**description["vit"])
+        front_end = LogMel(**description["front_end"])
+        source = {**description["source"], "licence": description["licence"]}
+        variables = _restore(folder, _target(config, front_end, description["head_classes"]))
+        return M2D(description["name"], config, front_end, variables, DTYPES[dtype], source)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'encoder.json'} lacks or misnames an entry ({error}): convert the checkpoint again.") from error
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """SHA-256 over everything that defines an encoder: its settings, and every array's path, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps([encoder.neurons, encoder.sample_rate, encoder.settings()], sort_keys=True).encode())
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(encoder.variables))
+    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    file = folder / "encoder.json"
+    try:
+        description = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} is no encoder directory (no {file.name} in it): make one with "
+                         f"`jaxdissect convert CHECKPOINT OUT`, or give package.module:factory.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}): convert the checkpoint again.") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise InputError(f"{file} must be an encoder description of format {FORMAT}: convert the checkpoint again "
+                         f"with this version.")
+    return description
+
+
+def _target(config: ViTConfig, front_end: LogMel, head_classes: int | None) -> dict[str, Any]:
+    """Shapes of everything in `params/`."""
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    dummy = array(1, config.patch_frames, config.bands)
+    target = {
+        "params": jax.eval_shape(ViT(config).init, jax.random.key(0), dummy)["params"],
+        "front_end": {"mel_filters": array(front_end.n_fft // 2 + 1, front_end.bands), "norm_stats": array(2)},
+    }
+    if head_classes is not None:
+        features = config.grid[0] * config.width
+        target["head"] = {"mean": array(features), "variance": array(features),
+                          "kernel": array(features, head_classes), "bias": array(head_classes)}
+    return target
+
+
+def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), target)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore((folder / "params").absolute(), target)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise InputError(f"{folder / 'params'} does not hold the arrays that encoder.json describes ({reason}): "
+                         f"convert the checkpoint again.") from error
+
+
+def _from_factory(path: str, dtype: str) -> Encoder:
+    module, _, name = path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"--encoder {path}: neither a directory nor an importable package.module:factory ({error}).") from error
+    encoder = factory(dtype=DTYPES[dtype])
+    if not isinstance(encoder, Encoder):
+        missing = [name for name in ("name", "sample_rate", "module", "variables", "neurons", "front_end", "embed",
+                                     "tokens", "settings") if not hasattr(encoder, name)]
+        raise InputError(f"--encoder {path} must return a jaxdissect Encoder; it lacks {', '.join(missing)}.")
+    return encoder
+
+
+def with_dtype(encoder: M2D, dtype: Any) -> M2D:
+    """The same encoder, computing in another type."""
+    return dataclasses.replace(encoder, dtype=dtype)

@@ -1,0 +1,100 @@
+"""M2D as an `Encoder`: log-mel front end, normalisation, ViT, and its published way of embedding clips."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxdissect.audio.log_mel import LogMel, log_mel, m2d_front_end, mel_filters
+from jaxdissect.encoder.base import Tokens
+from jaxdissect.encoder.vit import ViT, ViTConfig, chunk_frames, clip_embedding, frame_embeddings
+from jaxdissect.errors import InputError
+
+NORM_STATS = (-7.1, 4.2)  # of checkpoints that do not bring their own
+
+
+@dataclasses.dataclass(frozen=True)
+class M2D:
+    """An M2D encoder.
+
+    Attributes:
+      name: for people.
+      config: sizes of the ViT.
+      log_mel: sizes of the front end.
+      variables: `params` of the ViT; `front_end` with `mel_filters` and `norm_stats` (mean and standard deviation
+        of the log-mel); `head` if the checkpoint had a task head: `mean` and `variance` that standardise a clip
+        embedding, `kernel` and `bias` of the linear layer after it.
+      dtype: of the computation; float32 means float32 products.
+      source: file name, SHA-256 and licence of what it was converted from.
+    """
+
+    name: str
+    config: ViTConfig
+    log_mel: LogMel
+    variables: Mapping[str, Any]
+    dtype: Any = jnp.float32
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    neurons = "blocks_*/mlp/act"
+
+    def __post_init__(self) -> None:
+        if self.config.bands != self.log_mel.bands:
+            raise InputError(f"The front end's bands must be the ViT's, got {self.log_mel.bands} and {self.config.bands}.")
+
+    @property
+    def sample_rate(self) -> int:
+        return self.log_mel.sample_rate
+
+    @property
+    def module(self) -> ViT:
+        return ViT(self.config, self.dtype)
+
+    def front_end(
+        self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]
+    ) -> Float[Array, "clip frame band"]:
+        """PCM -> normalised log-mel spectrogram."""
+        constants = variables["front_end"]
+        mean, std = constants["norm_stats"]
+        return (log_mel(pcm, constants["mel_filters"], self.log_mel) - mean) / std
+
+    def embed(self, output: tuple[Float[Array, "clip chunk token width"], ...]) -> Float[Array, "clip feature"]:
+        """Mean over time of the frame embeddings: (grid bands x width) features, 3840 for ViT-B on 80 bands."""
+        return clip_embedding(output, self.config)
+
+    def embed_frames(
+        self, output: tuple[Float[Array, "clip chunk token width"], ...]
+    ) -> Float[Array, "clip time feature"]:
+        """One embedding for every time step of `patch_frames` frames."""
+        return frame_embeddings(output, self.config)
+
+    def tokens(self, samples: int) -> tuple[Tokens, ...]:
+        """Origin of every token. A patch spans `patch_frames x hop` samples from its first frame's centre."""
+        config, hop = self.config, self.log_mel.hop
+        full, last = chunk_frames(self.log_mel.frames(samples), config)
+        layout = []
+        for chunks, frames, first in ((full, config.frames, 0), (int(last > 0), last, full * config.frames)):
+            if not chunks:
+                continue
+            columns = frames // config.patch_frames
+            start = first + np.arange(chunks)[:, None] * frames + np.arange(columns) * config.patch_frames
+            start = np.concatenate([np.zeros((chunks, 1), int), np.tile(start, config.grid[0])], axis=1) * hop
+            is_patch = np.broadcast_to(np.arange(start.shape[1]) > 0, start.shape)
+            layout.append(Tokens(is_patch, start, np.where(is_patch, start + config.patch_frames * hop, 0)))
+        return tuple(layout)
+
+    def settings(self) -> dict[str, Any]:
+        return {"vit": dataclasses.asdict(self.config), "front_end": dataclasses.asdict(self.log_mel)}
+
+
+def untrained_m2d(config: ViTConfig, sample_rate: int = 16000, seed: int = 0, name: str = "untrained") -> M2D:
+    """An M2D encoder with seeded random weights: a baseline, and a stand-in where there is no checkpoint."""
+    front_end = m2d_front_end(sample_rate, config.bands)
+    dummy = jnp.zeros((1, config.patch_frames, config.bands))
+    params = jax.jit(ViT(config).init)(jax.random.key(seed), dummy)["params"]
+    constants = {"mel_filters": mel_filters(front_end), "norm_stats": np.asarray(NORM_STATS, np.float32)}
+    variables = {"params": params, "front_end": constants}
+    return M2D(name, config, front_end, variables, source={"file": f"none: random weights, seed {seed}"})

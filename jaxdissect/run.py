@@ -1,0 +1,107 @@
+"""A run directory: everything that a run made, and the record of how (`run.json`)."""
+
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdissect.errors import InputError
+from jaxdissect.files import whole_file
+
+VERSIONED = ("jaxdissect", "jax", "jaxlib", "flax", "numpy", "librosa", "soundfile", "soxr", "xarray")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    Attributes:
+      path: the directory; made when its first file is written.
+    """
+
+    path: Path
+
+    def file(self, name: str) -> Path:
+        """Path of one of the run's files."""
+        return self.path / name
+
+    def stages(self) -> dict[str, Any]:
+        """The record of the stages that are done: `{name: {options, fingerprints, versions, device, ...}}`."""
+        try:
+            return json.loads(self.file("run.json").read_text())["stages"]
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.file('run.json')} is damaged ({error}): choose another --run, or remove "
+                             f"{self.path} to start afresh.") from error
+
+    def require(self, stage: str) -> dict[str, Any]:
+        """The record of a stage that another builds on.
+
+        Raises:
+          InputError: it has not been run here.
+        """
+        stages = self.stages()
+        if stage not in stages:
+            raise InputError(f"--run {self.path}: the stage {stage!r} has not been run here: run "
+                             f"`jaxdissect {stage} --run {self.path} ...` first.")
+        return stages[stage]
+
+    def is_done(self, stage: str, options: Mapping[str, Any], fingerprints: Mapping[str, str]) -> bool:
+        """Whether a stage's results are here already and are the same.
+
+        Raises:
+          InputError: they are here, but of other options or inputs.
+        """
+        record = self.stages().get(stage)
+        if record is None:
+            return False
+        differing = [f"{label.format(name.replace('_', '-'))} (there {_short(record[kind].get(name))}, here {_short(value)})"
+                     for kind, label, new in (("options", "--{}", options), ("fingerprints", "the {}", fingerprints))
+                     for name, value in new.items() if record[kind].get(name) != value]
+        if differing:
+            raise InputError(f"--run {self.path} holds the stage {stage!r} of another run, which differs in "
+                             f"{', '.join(differing)}. Choose another --run, or remove {self.path} to start afresh.")
+        return True
+
+    def finish(self, stage: str, record: Mapping[str, Any]) -> None:
+        """Record a stage as done, after all its files are written."""
+        stages = {**self.stages(), stage: {**record, "versions": versions(), "device": device()}}
+        with whole_file(self.file("run.json")) as temporary:
+            temporary.write_text(json.dumps({"stages": stages}, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def device() -> str:
+    """The devices of this process in words, e.g. "2 x NVIDIA H200 (gpu)"."""
+    devices = jax.local_devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}) on {sys.platform} {platform.machine()}"
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held so far, in bytes."""
+    import resource  # POSIX only
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:13]}...'"

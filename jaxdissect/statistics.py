@@ -1,0 +1,199 @@
+"""Class-conditional counts as a streaming accumulator: init, update (on the device), flush and merge (on the host).
+
+A neuron's class-conditional activation probability is `active_tokens[c, l, n] / tokens[c]`. The accumulator's memory
+depends on classes and neurons, never on the number of clips. The device counts in int32, which the host moves to
+int64 before it can overflow (`Totals`); float sums are kept as unevaluated pairs of float32, so that their order
+does not show. All clips together are kept as one more class, the last one.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdissect.activations import Reading
+from jaxdissect.errors import InputError
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@flax.struct.dataclass
+class TopClips:
+    """For every neuron the clips that fire it most, best first.
+
+    Ordered by the share of active tokens, then by the maximal activation, then by the clip's number.
+
+    Attributes:
+      clip: number of the clip; -1 where fewer clips fire the neuron than there are ranks.
+      active_share: active tokens / tokens of that clip.
+      max_activation: largest activation on that clip.
+    """
+
+    clip: Int[Any, "*device rank layer neuron"]
+    active_share: Float[Any, "*device rank layer neuron"]
+    max_activation: Float[Any, "*device rank layer neuron"]
+
+
+@flax.struct.dataclass
+class ClassCounts:
+    """What one device has counted since the last flush. The last class is all clips."""
+
+    clips: Int[Array, "*device class"]
+    tokens: Int[Array, "*device class"]
+    active_tokens: Int[Array, "*device class layer neuron"]
+    sum: Float[Array, "*device pair class layer neuron"]
+    sum_squares: Float[Array, "*device pair class layer neuron"]
+    top: TopClips
+
+
+@flax.struct.dataclass
+class Totals:
+    """What was counted altogether, on the host. The last class is all clips."""
+
+    clips: Int[np.ndarray, " class"]
+    tokens: Int[np.ndarray, " class"]
+    active_tokens: Int[np.ndarray, "class layer neuron"]
+    sum: Float[np.ndarray, "class layer neuron"]
+    sum_squares: Float[np.ndarray, "class layer neuron"]
+    top: TopClips
+
+
+def init(classes: int, layers: int, neurons: int, ranks: int = 10) -> ClassCounts:
+    """An empty accumulator for `classes` classes (and, beside them, all clips) that keeps `ranks` top clips."""
+    rows = classes + 1
+    return ClassCounts(
+        clips=jnp.zeros(rows, jnp.int32),
+        tokens=jnp.zeros(rows, jnp.int32),
+        active_tokens=jnp.zeros((rows, layers, neurons), jnp.int32),
+        sum=jnp.zeros((2, rows, layers, neurons), jnp.float32),
+        sum_squares=jnp.zeros((2, rows, layers, neurons), jnp.float32),
+        top=TopClips(
+            clip=jnp.full((ranks, layers, neurons), -1, jnp.int32),
+            active_share=jnp.zeros((ranks, layers, neurons), jnp.float32),
+            max_activation=jnp.zeros((ranks, layers, neurons), jnp.float32),
+        ),
+    )
+
+
+def update(
+    counts: ClassCounts,
+    reading: Reading,
+    members: Bool[Array, "clip class"],
+    clip: Int[Array, " clip"],
+    labels_per_clip: int,
+) -> ClassCounts:
+    """Add a batch of clips. Pure and jit-safe.
+
+    Args:
+      counts: the accumulator.
+      reading: of the batch, with axes (clip, layer, neuron).
+      members: which clips belong to which classes; its last column, all clips, is False for padding and for clips
+        that could not be read.
+      clip: numbers of the clips, ascending from batch to batch.
+      labels_per_clip: at most so many classes has a clip (static). A batch then touches at most
+        `labels_per_clip x clips` classes, so the cost does not grow with the number of classes.
+    """
+    classes = members.shape[1] - 1
+    touched = min(classes, labels_per_clip * len(members))
+    present = jnp.nonzero(members[:, :-1].any(axis=0), size=touched, fill_value=classes + 1)[0]
+    rows = jnp.append(present, classes)
+    member = jnp.where(rows <= classes, members[:, jnp.minimum(rows, classes)], False).T
+
+    def per_class(values: Array) -> Array:
+        """Sum over the clips of each class; exact for integers, whose sums `collect` keeps below 2**24."""
+        values = jnp.where(members[:, -1].reshape(-1, *[1] * (values.ndim - 1)), values, 0).astype(jnp.float32)
+        return jnp.tensordot(member.astype(jnp.float32), values, axes=1, precision=HIGHEST)
+
+    def add(total: Array, values: Array) -> Array:
+        return total.at[rows].add(per_class(values).astype(jnp.int32), mode="drop", unique_indices=True)
+
+    def add_pair(pair: Array, values: Array) -> Array:
+        high, low = pair.at[:, rows].get(mode="fill", fill_value=0.0)
+        added = jnp.stack(_two_sum(high, low, per_class(values)))
+        return pair.at[:, rows].set(added, mode="drop", unique_indices=True)
+
+    return ClassCounts(
+        clips=add(counts.clips, jnp.ones(len(members))),
+        tokens=add(counts.tokens, reading.tokens),
+        active_tokens=add(counts.active_tokens, reading.active_tokens),
+        sum=add_pair(counts.sum, reading.sum),
+        sum_squares=add_pair(counts.sum_squares, reading.sum_squares),
+        top=_insert_clips(counts.top, reading, members[:, -1], clip),
+    )
+
+
+def flush(counts: ClassCounts) -> Totals:
+    """Move what devices have counted (leading axis `device`) to the host, as int64 and float64."""
+    host: ClassCounts = jax.device_get(counts)
+    return Totals(
+        clips=host.clips.sum(axis=0, dtype=np.int64),
+        tokens=host.tokens.sum(axis=0, dtype=np.int64),
+        active_tokens=host.active_tokens.sum(axis=0, dtype=np.int64),
+        sum=host.sum.sum(axis=(0, 1), dtype=np.float64),
+        sum_squares=host.sum_squares.sum(axis=(0, 1), dtype=np.float64),
+        top=_best_clips(*(jax.tree.map(lambda leaf: leaf[device], host.top) for device in range(len(host.clips)))),
+    )
+
+
+def merge(one: Totals, other: Totals) -> Totals:
+    """The totals of two disjoint sets of clips together."""
+    return Totals(
+        clips=one.clips + other.clips,
+        tokens=one.tokens + other.tokens,
+        active_tokens=one.active_tokens + other.active_tokens,
+        sum=one.sum + other.sum,
+        sum_squares=one.sum_squares + other.sum_squares,
+        top=_best_clips(one.top, other.top),
+    )
+
+
+def tokens_before_overflow(tokens_per_clip: int, clips_per_batch: int) -> int:
+    """How many tokens a device may count before its int32 counters have to be flushed.
+
+    Raises:
+      InputError: a batch has so many tokens that a float32 class sum would not be exact.
+    """
+    if tokens_per_clip * clips_per_batch >= 2**24:
+        raise InputError(f"A batch may hold up to 2**24 tokens a device, got {clips_per_batch} clips of "
+                         f"{tokens_per_clip} tokens: choose a smaller batch size.")
+    return 2**31 - 1 - tokens_per_clip * clips_per_batch
+
+
+def _two_sum(high: Array, low: Array, value: Array) -> tuple[Array, Array]:
+    """Add to an unevaluated pair (Knuth's TwoSum): `high + low` stays the sum to about 48 bits."""
+    total = high + value
+    rounded = total - high
+    return total, low + ((high - (total - rounded)) + (value - rounded))
+
+
+def _insert_clips(top: TopClips, reading: Reading, valid: Bool[Array, " clip"], clip: Int[Array, " clip"]) -> TopClips:
+    share = reading.active_tokens / jnp.maximum(reading.tokens, 1)[:, None, None].astype(jnp.float32)
+
+    def insert(top: TopClips, new: tuple[Array, Array, Array, Array]) -> tuple[TopClips, None]:
+        share, maximum, valid, clip = new
+        fires = valid & (share > 0)
+        above = (share > top.active_share) | ((share == top.active_share) & (maximum > top.max_activation))
+        above &= fires
+        here = above & ~jnp.concatenate([jnp.zeros_like(above[:1]), above[:-1]])
+
+        def place(kept: Array, value: Array) -> Array:
+            shifted = jnp.concatenate([kept[:1], kept[:-1]])
+            return jnp.where(here, value, jnp.where(above, shifted, kept))
+
+        return TopClips(place(top.clip, clip), place(top.active_share, share), place(top.max_activation, maximum)), None
+
+    return jax.lax.scan(insert, top, (share, reading.maximum, valid, clip))[0]
+
+
+def _best_clips(*parts: TopClips) -> TopClips:
+    """The best of several lists, as if one list had seen all clips."""
+    if len(parts) == 1:
+        return parts[0]
+    ranks = len(parts[0].clip)
+    clip, share, maximum = (np.concatenate([getattr(part, name) for part in parts])
+                            for name in ("clip", "active_share", "max_activation"))
+    order = np.lexsort((clip, -maximum, -share), axis=0)[:ranks]
+    return TopClips(*(np.take_along_axis(values, order, axis=0) for values in (clip, share, maximum)))

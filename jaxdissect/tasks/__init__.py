@@ -1,0 +1,1 @@
+"""Which clips, which labels, which split (`table`, `known`, `synthesis`), and their batches (`loader`)."""

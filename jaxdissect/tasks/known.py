@@ -1,0 +1,162 @@
+"""The tasks of the M2D and AAPE papers: unit length, labels, derived labels and how many neurons to keep."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from jaxdissect.errors import InputError
+from jaxdissect.tasks.table import LabelSet, Task, clip_splits, column_labels, evar_task, label_set, make_task, read_table
+
+Columns = Mapping[str, list[str]]
+Derive = Callable[[Columns, Path], list[str]]
+
+ESC50_GROUPS = ("animals", "nature", "human", "interior", "exterior")
+
+
+def _octave(columns: Columns, folder: Path) -> list[str]:
+    """Octave of a MIDI pitch: `midi // 12 - 1`."""
+    bad = sorted({label for label in columns["label"] if not label.isdecimal()})
+    if bad:
+        raise InputError(f"{folder}: the octave is derived from MIDI pitch numbers, found the label {bad[0]!r}.")
+    return [str(int(label) // 12 - 1) for label in columns["label"]]
+
+
+def _esc50_group(columns: Columns, folder: Path) -> list[str]:
+    """ESC-50's five groups: `target // 10`."""
+    if not all(target.isdecimal() and int(target) < 50 for target in columns["target"]):
+        raise InputError(f"{folder}: ESC-50's targets must be whole numbers from 0 to 49.")
+    return [ESC50_GROUPS[int(target) // 10] for target in columns["target"]]
+
+
+def _voxceleb(column: str) -> Derive:
+    """A property of VoxCeleb1's speakers, from its metadata file (tab-separated, beside the table)."""
+
+    def derive(columns: Columns, folder: Path) -> list[str]:
+        path = folder / "vox1_meta.csv"
+        speakers = read_table(path, ["VoxCeleb1 ID", column], delimiter="\t")
+        value = dict(zip(speakers["VoxCeleb1 ID"], speakers[column], strict=True))
+        unknown = sorted(set(columns["label"]) - set(value))
+        if unknown:
+            raise InputError(f"{path} does not list the speaker {unknown[0]!r} ({len(unknown)} unknown in all).")
+        return [value[speaker] for speaker in columns["label"]]
+
+    return derive
+
+
+@dataclass(frozen=True)
+class KnownTask:
+    """What comes with the name of a task.
+
+    Attributes:
+      unit_seconds: length of a clip, s; None where it is not published and must be given.
+      label: name of the label set in the table's column `label`.
+      multi_label: commas in that column separate several labels.
+      keep: fraction of all neurons that selection keeps.
+      derived: further label sets, each with its rule.
+      table: the task's table, relative to the data folder; None: `NAME.csv`.
+    """
+
+    unit_seconds: float | None
+    label: str
+    multi_label: bool = False
+    keep: float = 0.01
+    derived: Mapping[str, Derive] = field(default_factory=dict)
+    table: str | None = None
+
+
+KNOWN_TASKS: Mapping[str, KnownTask] = {
+    "esc50": KnownTask(5.0, "event", keep=0.02, derived={"group": _esc50_group}, table="meta/esc50.csv"),
+    "gise51": KnownTask(None, "event", multi_label=True, keep=0.02),
+    "us8k": KnownTask(4.0, "event"),
+    "fsd50k": KnownTask(7.6358, "event", multi_label=True),
+    "as20k": KnownTask(10.0, "event", multi_label=True),
+    "as": KnownTask(10.0, "event", multi_label=True),
+    "gtzan": KnownTask(30.0, "genre"),
+    "nsynth": KnownTask(4.0, "instrument_family"),
+    "nspitch": KnownTask(4.0, "pitch", derived={"octave": _octave}),
+    "surge": KnownTask(4.0, "pitch", derived={"octave": _octave}),
+    "cremad": KnownTask(2.5, "emotion"),
+    "cremad_gender": KnownTask(2.5, "gender"),
+    "spcv2": KnownTask(1.0, "keyword"),
+    "vc1": KnownTask(8.2, "speaker", derived={"gender": _voxceleb("Gender"), "country": _voxceleb("Nationality")}),
+    "voxforge": KnownTask(5.8, "language"),
+}
+SYNTHETIC_TASKS = ("notes", "notes2")
+
+
+def load_task(
+    task: str,
+    data: str | Path | None = None,
+    label: Sequence[str] = (),
+    unit_seconds: float | None = None,
+    multi_label: bool = False,
+    test_fold: int = 5,
+    progress: Callable = iter,
+) -> Task:
+    """Load a known task by name, or any task from a CSV in EVAR's format.
+
+    Args:
+      task: a name of `KNOWN_TASKS` or `SYNTHETIC_TASKS`, or the path of a CSV.
+      data: the data folder; default for a CSV: its own folder; for synthetic tasks: the user's cache.
+      label: label sets to count: columns of the table or label sets derived from them; default: the task's first.
+      unit_seconds: length of a clip, s; a known task brings its own.
+      multi_label: commas in a CSV's column `label` separate several labels.
+      test_fold: of a table with folds, the one held out as the test split.
+      progress: wraps the iteration over clips that are synthesised.
+
+    Raises:
+      InputError: the task is unknown, or its table breaks a rule of `read_table` or `make_task`.
+    """
+    if task in SYNTHETIC_TASKS:
+        return _synthetic(task, data, label, unit_seconds, progress)
+    if task in KNOWN_TASKS:
+        if data is None:
+            raise InputError(f"--task {task} needs --data: the folder that holds "
+                             f"{KNOWN_TASKS[task].table or task + '.csv'} and the audio.")
+        return _known(task, KNOWN_TASKS[task], Path(data), label, unit_seconds, test_fold)
+    path = Path(task)
+    if path.suffix.lower() != ".csv":
+        raise InputError(f"--task {task!r} is neither a known task ({', '.join((*KNOWN_TASKS, *SYNTHETIC_TASKS))}) nor a "
+                         f".csv file.")
+    if unit_seconds is None:
+        raise InputError(f"--task {task}: a table needs --unit-seconds, the length to which clips are cropped or padded.")
+    folder = path.parent if data is None else Path(data)
+    return evar_task(path.stem, path, folder, unit_seconds, tuple(label) or ("label",), multi_label, test_fold)
+
+
+def _known(
+    name: str, known: KnownTask, data: Path, label: Sequence[str], unit_seconds: float | None, test_fold: int
+) -> Task:
+    seconds = unit_seconds or known.unit_seconds
+    if seconds is None:
+        raise InputError(f"--task {name}: its unit length is not published: give --unit-seconds.")
+    path = data / (known.table or f"{name}.csv")
+    columns = read_table(path, ["filename", "fold", "target", "category"] if name == "esc50" else ["file_name", "label"])
+    if name == "esc50":  # in the data set's own layout
+        columns = {**columns, "file_name": [f"audio/{file}" for file in columns["filename"]], "label": columns["category"]}
+    splits, folds = clip_splits(columns, path, test_fold)
+    labels = [_known_labels(known, columns, column, path) for column in label or (known.label,)]
+    return make_task(name, data, seconds, columns["file_name"], splits, folds, labels, known.keep)
+
+
+def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path) -> LabelSet:
+    if name == known.label:
+        labels = column_labels(columns, "label", path, known.multi_label)
+        return LabelSet(name, labels.classes, labels.members)
+    if name in known.derived:
+        return label_set(name, [[value] if value else [] for value in known.derived[name](columns, path.parent)])
+    return column_labels({**columns, known.label: [], **dict.fromkeys(known.derived, [])}, name, path)
+
+
+def _synthetic(
+    name: str, data: str | Path | None, label: Sequence[str], unit_seconds: float | None, progress: Callable
+) -> Task:
+    from jaxdissect.tasks.synthesis import SECONDS, write_notes
+
+    folder = Path(data) if data is not None else user_cache_path("jaxdissect") / f"{name}-1"
+    if not (folder / f"{name}.csv").is_file():
+        write_notes(name, folder, progress)
+    default = ("octave", "pitch_class", "instrument")
+    return evar_task(name, folder / f"{name}.csv", folder, unit_seconds or SECONDS, tuple(label) or default)

@@ -1,0 +1,250 @@
+"""`notes` and `notes2`: labelled musical notes, synthesised here, that stand in for Surge and NSynth and run anywhere.
+
+A variant is 8 instruments x 60 pitches (5 octaves of 12) x 2 takes = 960 clips of 2 s at 16 kHz. A clip follows from
+its variant, instrument, pitch and take alone. Splits hold out combinations of pitch and instrument, never a take.
+
+Sources: METHODS of Chowning, "The Synthesis of Complex Audio Spectra by Means of Frequency Modulation" (JAES 1973),
+and of Karplus and Strong, "Digital Synthesis of Plucked-String and Drum Timbres" (CMJ 1983).
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from jaxdissect.errors import InputError
+from jaxdissect.files import new_folder, require_space
+
+SAMPLE_RATE = 16000
+SECONDS = 2.0
+MIDI = range(36, 96)
+PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+TAKES = (1, 2)
+HIGHEST_HZ = 0.95 * SAMPLE_RATE / 2  # partials above it are left out, so that none folds back, not even with vibrato
+SPLITS = ("train", "train", "train", "valid", "test")
+COLUMNS = ("file_name", "octave", "pitch_class", "instrument", "split")
+
+Samples = Float[np.ndarray, " sample"]
+Modes = Float[np.ndarray, " mode"]
+Rng = np.random.Generator
+Timbre = Callable[[float, Samples, Rng], Samples]
+
+
+@dataclass(frozen=True)
+class Note:
+    """One clip: `take` 1 or 2 of an instrument of a variant at MIDI pitch `midi` (69 is 440 Hz)."""
+
+    variant: str
+    instrument: str
+    midi: int
+    take: int
+
+    @property
+    def file_name(self) -> str:
+        """Path of the clip inside the data set's folder."""
+        return f"audio/{self.instrument}_{self.midi:03d}_{self.take}.wav"
+
+    @property
+    def frequency(self) -> float:
+        """Fundamental in Hz, before the take's few cents of detuning."""
+        return 440.0 * math.exp2((self.midi - 69) / 12)
+
+    @property
+    def octave(self) -> int:
+        """2 to 6; middle C begins octave 4."""
+        return self.midi // 12 - 1
+
+    @property
+    def pitch_class(self) -> str:
+        """Name of the pitch within its octave, "C" to "B"."""
+        return PITCH_CLASSES[self.midi % 12]
+
+    @property
+    def split(self) -> str:
+        """Of the five octaves of a pitch class on an instrument, three are for training, one each for the others."""
+        return SPLITS[(self.midi - MIDI[0] + 3 * list(_instruments(self.variant)).index(self.instrument)) % 5]
+
+
+def all_notes(variant: str) -> tuple[Note, ...]:
+    """The 960 notes of a variant; an unknown one is an InputError that names the known."""
+    return tuple(Note(variant, name, midi, take) for name in _instruments(variant) for midi in MIDI for take in TAKES)
+
+
+def synthesise(note: Note) -> Samples:
+    """The clip of a note: 2 s of float32, peak between -15 and -3 dB, onset within 150 ms, tuned within 5 cents."""
+    rng = np.random.default_rng(list(f"{note.variant}/{note.file_name}".encode()))
+    peak, cents, onset = 10 ** (rng.uniform(-15, -3) / 20), rng.uniform(-5, 5), int(SAMPLE_RATE * rng.uniform(0, 0.15))
+    samples = np.zeros(int(SECONDS * SAMPLE_RATE))
+    time_s = np.arange(len(samples) - onset) / SAMPLE_RATE
+    samples[onset:] = VARIANTS[note.variant][note.instrument](note.frequency * 2 ** (cents / 1200), time_s, rng)
+    fade = SAMPLE_RATE // 100
+    samples[-fade:] *= np.linspace(1, 0, fade)
+    return (samples * (peak / np.abs(samples).max())).astype(np.float32)
+
+
+def write_notes(variant: str, folder: Path, progress: Callable[[Iterable[Note]], Iterable[Note]] = iter) -> None:
+    """Write a variant as 16-bit WAV files and a table `<variant>.csv` of their labels and splits, whole or not at all.
+
+    `progress` wraps the notes while they are written, as `tqdm` does.
+
+    Raises:
+      InputError: there is no such variant, `folder` exists and is not empty, or it cannot be written.
+    """
+    notes = all_notes(variant)
+    require_space(folder, len(notes) * (int(SECONDS * SAMPLE_RATE) * 2 + 1000), f"the data set {variant}")
+    with new_folder(folder) as temporary:
+        (temporary / "audio").mkdir()
+        for note in progress(notes):
+            buffer = io.BytesIO()  # so that a full disk is met by Python and not within libsndfile
+            soundfile.write(buffer, synthesise(note), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+            (temporary / note.file_name).write_bytes(buffer.getvalue())
+        with (temporary / f"{variant}.csv").open("w", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(COLUMNS)
+            table.writerows([getattr(note, column) for column in COLUMNS] for note in notes)
+
+
+def _instruments(variant: str) -> Mapping[str, Timbre]:
+    if variant not in VARIANTS:
+        raise InputError(f"There is no synthetic data set {variant!r}: choose one of {', '.join(VARIANTS)}.")
+    return VARIANTS[variant]
+
+
+def _harmonics(frequency_hz: float, time_s: Samples, rng: Rng, level: Callable[[int], float | Samples]) -> Samples:
+    """`sum_k level(k) sin(2 pi k f t + phase_k)` by Horner's rule in `exp(2 pi i f t)`; a warped time is vibrato."""
+    turn = np.exp(2j * math.pi * frequency_hz * time_s)
+    total = np.zeros_like(turn)
+    for k in range(int(HIGHEST_HZ / frequency_hz), 0, -1):
+        total += level(k) * np.exp(2j * math.pi * rng.random())
+        total *= turn
+    return total.imag
+
+
+def _modes(modes_hz: Modes, levels: Modes, decays_s: Modes, time_s: Samples, rng: Rng) -> Samples:
+    """`sum_m level exp(-t / decay) sin(2 pi f t + phase)`: blocks of 256 samples, each the first one times a factor."""
+    heard = modes_hz < HIGHEST_HZ
+    rates = 2j * math.pi * modes_hz[heard] - 1 / decays_s[heard]
+    starts = levels[heard] * np.exp(2j * math.pi * rng.random(len(rates)))
+    blocks = starts * np.exp(np.multiply.outer(time_s[::256], rates))
+    return (blocks @ np.exp(np.multiply.outer(rates, time_s[:256]))).ravel()[: len(time_s)].imag
+
+
+def _fm(frequency_hz: float, ratio: float, index: Samples, time_s: Samples, rng: Rng) -> Samples:
+    """`sin(c + I sin m)` as its partials `sum_n J_n(I) sin(c + n m)` (Chowning), `m` at `ratio` times the carrier."""
+    carrier, modulator = rng.random(2)
+    grid, angle = np.linspace(0, index.max(), 200), np.linspace(0, 2 * math.pi, 64, endpoint=False)
+    total = np.zeros_like(time_s)
+    for n in range(-12, 13):
+        partial_hz = frequency_hz * (1 + n * ratio)
+        if 0 < abs(partial_hz) < HIGHEST_HZ:
+            bessel = np.cos(n * angle - np.multiply.outer(grid, np.sin(angle))).mean(axis=1)
+            cycles = partial_hz * time_s + carrier + n * modulator
+            total += np.interp(index, grid, bessel) * np.sin(2 * math.pi * cycles)
+    return total
+
+
+def _noise(time_s: Samples, rng: Rng, gain: Callable[[Samples], Samples]) -> Samples:
+    """White noise through a filter given by its gain at each frequency in Hz; root mean square 1."""
+    length = 2 ** math.ceil(math.log2(len(time_s)))
+    spectrum = np.fft.rfft(rng.standard_normal(length)) * gain(np.fft.rfftfreq(length, 1 / SAMPLE_RATE))
+    noise = np.fft.irfft(spectrum)[: len(time_s)]
+    return noise / noise.std()
+
+
+def _rise(time_s: Samples, seconds: float) -> Samples:
+    return 1 - np.exp(-time_s / seconds)
+
+
+def _vibrato(time_s: Samples, rng: Rng, rate_hz: float, cents: float) -> Samples:
+    """Time warped so that a tone in it sways by `cents` to either side, fully after 0.5 s."""
+    swing = (2 ** (cents / 1200) - 1) / (2 * math.pi * rate_hz) * np.minimum(time_s / 0.5, 1)
+    return time_s + swing * np.sin(2 * math.pi * (rate_hz * time_s + rng.random()))
+
+
+def _resonances(frequency_hz: float, centres_hz: Sequence[float], width_hz: float) -> float:
+    """Gain of a body or a vocal tract, a sum of resonances over a floor."""
+    return 0.05 + sum(1 / (1 + ((frequency_hz - centre) / width_hz) ** 2) for centre in centres_hz)
+
+
+def _electric_piano(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
+    body = _fm(frequency_hz, 1, 1.3 * np.exp(-time_s / 0.4), time_s, rng)
+    tine = _fm(frequency_hz, 14, 0.6 * np.exp(-time_s / 0.08), time_s, rng)
+    return _rise(time_s, 0.002) * np.exp(-time_s / 0.9) * (body + 0.4 * tine)
+
+
+def _guitar(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
+    """Karplus-Strong, solved in frequency: the loop delays by exactly a period, its average's half sample included."""
+    period = SAMPLE_RATE / frequency_hz
+    burst = rng.standard_normal(math.ceil(period))
+    burst += np.cos(2 * math.pi * np.arange(len(burst)) / len(burst))
+    omega = np.linspace(0, math.pi, 2**15 + 1)
+    average = np.cos(omega / 2)
+    loss = 10 ** (-3 / (2.5 * frequency_hz)) * average ** min(1.0, 150 / frequency_hz)  # at least 60 dB in 2.5 s
+    pick = np.fft.rfft(burst - burst.mean(), 2**16) * average**4  # 4 s, so that no more than -98 dB wraps around
+    return np.fft.irfft(pick / (1 - loss * np.exp(-1j * omega * period)))[: len(time_s)]
+
+
+def _saw_lead(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
+    cutoff_hz = 1.5 * frequency_hz + 5000 * np.exp(-time_s / 0.25)
+    return _rise(time_s, 0.004) * _harmonics(
+        frequency_hz, time_s, rng, lambda k: 1 / (k * np.sqrt(1 + (k * frequency_hz / cutoff_hz) ** 4)))
+
+
+def _trumpet(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
+    effort = _rise(time_s, 0.05) * (0.75 + 0.25 * np.exp(-time_s / 0.3))
+    brightness_hz = 300 + 2200 * effort**2
+    return effort * _harmonics(frequency_hz, time_s, rng, lambda k: np.exp((1 - k) * frequency_hz / brightness_hz))
+
+
+def _zither(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
+    k = np.arange(1, 1 + int(HIGHEST_HZ / frequency_hz))
+    modes_hz = k * frequency_hz * np.sqrt((1 + 3e-4 * k**2) / (1 + 3e-4))  # a stiff string, plucked at 0.13
+    modes = _modes(modes_hz, np.sin(0.13 * math.pi * k) / k, 1 / (1 + (modes_hz / 2500) ** 2), time_s, rng)
+    return _rise(time_s, 0.001) * modes
+
+
+def _pan_pipe(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
+    def gain(hz: Samples) -> Samples:  # a pipe closed at one end resonates at odd multiples
+        return (0.2 + np.abs(np.sin(math.pi * hz / (2 * frequency_hz))) ** 9) / (1 + hz / 1000) * (hz < HIGHEST_HZ)
+
+    pipe = _harmonics(frequency_hz, time_s, rng, lambda k: k**-3.0 if k % 2 else 0.0)
+    return _rise(time_s, 0.05) * pipe + (0.06 + 0.3 * np.exp(-time_s / 0.06)) * _noise(time_s, rng, gain)
+
+
+DRAWBARS = {1: 1.0, 2: 0.8, 3: 0.5, 4: 0.5, 5: 0.15, 6: 0.3, 8: 0.4}  # level of a harmonic
+PAD_CENTS = {-8: 0.5, 0: 1.0, 8: 0.5}  # level of a detuned saw
+VIOLIN_HZ, VOWEL_HZ = (280, 460, 1000, 2500, 3200), (700, 1150, 2700, 3500)  # resonances
+BAR, BAR_LEVELS = np.array([[1, 3.98, 9.2, 16.1], [1, 0.35, 0.2, 0.1]])  # modes over the lowest
+GLASS, GLASS_LEVELS = np.array([[1, 2.32, 4.25, 6.63, 9.38], [1, 0.6, 0.4, 0.25, 0.15]])
+
+VARIANTS: Mapping[str, Mapping[str, Timbre]] = {  # an instrument's place decides its splits
+    "notes": {
+        "organ": lambda f, t, rng: _rise(t, 0.006) * _harmonics(f, t, rng, lambda k: DRAWBARS.get(k, 0.0)),
+        "electric_piano": _electric_piano, "guitar": _guitar, "saw_lead": _saw_lead, "trumpet": _trumpet,
+        "breath": lambda f, t, rng: _rise(t, 0.08) * _noise(t, rng, lambda hz: 0.002 + np.sum(
+            [k**-1.5 * np.exp(-(((hz - k * f) / (1.5 + 0.004 * f)) ** 2)) for k in (1, 2, 3)], axis=0)),
+        "marimba": lambda f, t, rng: _rise(t, 0.001) * _modes(
+            BAR * f, BAR_LEVELS, 0.45 * (200 / f) ** 0.4 / BAR**0.8, t, rng),
+        "violin": lambda f, t, rng: _rise(t, 0.06) * _harmonics(
+            f, _vibrato(t, rng, 5.8, 14), rng, lambda k: _resonances(k * f, VIOLIN_HZ, 250) / k),
+    },
+    "notes2": {
+        "clarinet": lambda f, t, rng: _rise(t, 0.03) * _harmonics(
+            f, t, rng, lambda k: (1.0 if k % 2 else 0.03) * k**-1.1),
+        "horn": lambda f, t, rng: _rise(t, 0.09) * _fm(f, 1, 2.4 * _rise(t, 0.09), t, rng),
+        "voice": lambda f, t, rng: _rise(t, 0.1) * _harmonics(
+            f, _vibrato(t, rng, 5.2, 18), rng, lambda k: _resonances(k * f, VOWEL_HZ, 90) * k**-1.5),
+        "zither": _zither, "pan_pipe": _pan_pipe,
+        "string_pad": lambda f, t, rng: _rise(t, 0.25) * sum(
+            level * _harmonics(f * 2 ** (cents / 1200), t, rng, lambda k: 1 / k) for cents, level in PAD_CENTS.items()),
+        "harmonium": lambda f, t, rng: (_rise(t, 0.04) * (1 + 0.35 * np.sin(2 * math.pi * (6 * t + rng.random())))
+                                        * _harmonics(f, t, rng, lambda k: math.sin(0.22 * math.pi * k) / k)),
+        "glass": lambda f, t, rng: _rise(t, 0.001) * _modes(GLASS * f, GLASS_LEVELS, 1.4 / GLASS, t, rng),
+    },
+}

@@ -1,0 +1,238 @@
+"""A task: which clips, which labels, which split; and the tables it is read from (EVAR's CSV format)."""
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from jaxdissect.errors import InputError
+from jaxdissect.files import json_fingerprint
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSet:
+    """One way of labelling a task's clips.
+
+    Attributes:
+      name: e.g. "emotion".
+      classes: the values it takes anywhere in the task's table; whole numbers in numerical order, else alphabetical.
+      members: for each clip the indices of its classes: one, several (multi-label) or none (no label).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    members: tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Labelled clips of one length.
+
+    Attributes:
+      name: of the task.
+      data: the data folder that file names are relative to.
+      unit_seconds: length to which clips are cropped or padded, s.
+      file_names, splits, folds: one entry per clip; a fold is None where the table has splits instead.
+      label_sets: the label sets to count.
+      keep: fraction of all neurons that selection keeps.
+    """
+
+    name: str
+    data: Path
+    unit_seconds: float
+    file_names: tuple[str, ...]
+    splits: tuple[str, ...]
+    folds: tuple[int | None, ...]
+    label_sets: tuple[LabelSet, ...]
+    keep: float = 0.01
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    @property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """All (label set, class) pairs, in the order of the `class` axis."""
+        return tuple((labels.name, name) for labels in self.label_sets for name in labels.classes)
+
+    @property
+    def labels_per_clip(self) -> int:
+        """The most classes that any clip belongs to, over all label sets."""
+        return max((sum(map(len, rows)) for rows in zip(*(labels.members for labels in self.label_sets), strict=True)),
+                   default=0)
+
+    def members(self, clips: Sequence[int]) -> Bool[np.ndarray, "clip class"]:
+        """Which of some clips belong to which classes."""
+        table = np.zeros((len(clips), len(self.classes)), bool)
+        first = 0
+        for labels in self.label_sets:
+            for row, clip in enumerate(clips):
+                table[row, [first + index for index in labels.members[clip]]] = True
+            first += len(labels.classes)
+        return table
+
+    def only(self, split: str) -> "Task":
+        """The clips of one split ("all" keeps every clip); classes stay, also those without a clip.
+
+        Raises:
+          InputError: no clip is in that split.
+        """
+        chosen = [row for row, name in enumerate(self.splits) if split in ("all", name)]
+        if not chosen:
+            found = ", ".join(sorted(set(self.splits))) or "no clips"
+            raise InputError(f"--split {split}: task {self.name!r} has no such clips (it has {found}): choose one of "
+                             f"{', '.join(SPLITS)}, all.")
+        return dataclasses.replace(
+            self,
+            file_names=tuple(self.file_names[row] for row in chosen),
+            splits=tuple(self.splits[row] for row in chosen),
+            folds=tuple(self.folds[row] for row in chosen),
+            label_sets=tuple(dataclasses.replace(labels, members=tuple(labels.members[row] for row in chosen))
+                             for labels in self.label_sets),
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the table: unit length, file names, splits, folds and label sets; not of where the data lies."""
+        content: dict[str, Any] = dataclasses.asdict(self)
+        del content["data"], content["keep"]
+        return json_fingerprint(content)
+
+
+def label_set(name: str, values: Sequence[Sequence[str]]) -> LabelSet:
+    """A label set from each clip's class names."""
+    names = {value for row in values for value in row}
+    numeric = all(value.lstrip("-").isdecimal() for value in names)
+    classes = tuple(sorted(names, key=(lambda value: (int(value), value)) if numeric else None))
+    index = {value: position for position, value in enumerate(classes)}
+    return LabelSet(name, classes, tuple(tuple(sorted({index[value] for value in row})) for row in values))
+
+
+def read_table(path: Path, needed: Sequence[str], delimiter: str = ",") -> dict[str, list[str]]:
+    """Columns of a CSV file, stripped of surrounding blanks.
+
+    Raises:
+      InputError: the file is missing, has no rows, is not UTF-8 CSV, or lacks a needed column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter=delimiter, strict=True))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: the task's table is missing: give its path or the folder that holds it.") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a UTF-8 CSV table ({error}).") from error
+    if not rows:
+        raise InputError(f"{path} has no rows: a task's table needs a header and a row per clip.")
+    missing = [column for column in needed if column not in rows[0]]
+    if missing:
+        raise InputError(f"{path}: column {', '.join(map(repr, missing))} is missing; the table has "
+                         f"{', '.join(column for column in rows[0] if column)}.")
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise InputError(f"{path}, line {line}: expected {len(rows[0])} fields as in the header, found "
+                             f"{sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())}.")
+    return {column: [row[column].strip() for row in rows] for column in rows[0] if column}
+
+
+def evar_task(
+    name: str,
+    path: Path,
+    data: Path,
+    unit_seconds: float,
+    label: Sequence[str] = ("label",),
+    multi_label: bool = False,
+    test_fold: int = 5,
+) -> Task:
+    """A task from a CSV in EVAR's format: `file_name`, label columns, and `split` or `fold`.
+
+    Args:
+      name: of the task.
+      path: the CSV.
+      data: folder that file names are relative to.
+      unit_seconds: length of a clip, s.
+      label: columns to count, each a label set.
+      multi_label: commas in the column `label` separate several labels.
+      test_fold: with a column `fold`, the fold that is the test split; all others are the training split.
+    """
+    columns = read_table(path, ["file_name"])
+    labels = [column_labels(columns, column, path, multi_label and column == "label") for column in label]
+    splits, folds = clip_splits(columns, path, test_fold)
+    return make_task(name, data, unit_seconds, columns["file_name"], splits, folds, labels)
+
+
+def make_task(
+    name: str,
+    data: Path,
+    unit_seconds: float,
+    file_names: Sequence[str],
+    splits: Sequence[str],
+    folds: Sequence[int | None],
+    label_sets: Sequence[LabelSet],
+    keep: float = 0.01,
+) -> Task:
+    """A checked `Task`.
+
+    Raises:
+      InputError: no data folder, a file name that leaves it or stands twice, a unit length that is not positive,
+        two label sets of one name, a label set without a label.
+    """
+    if not data.is_dir():
+        raise InputError(f"--data {data}: the data folder is missing: give the folder that file names are relative to.")
+    if not 0 < unit_seconds < float("inf"):
+        raise InputError(f"--unit-seconds must be a positive number of seconds, got {unit_seconds}.")
+    seen: set[str] = set()
+    for line, file_name in enumerate(file_names, start=2):
+        _check_file_name(file_name, line, name)
+        if file_name in seen:
+            raise InputError(f"Task {name!r}, line {line}: {file_name!r} stands twice in the table and would be counted "
+                             f"twice: remove one row.")
+        seen.add(file_name)
+    names = [labels.name for labels in label_sets]
+    if len(set(names)) < len(names):
+        raise InputError(f"--label: every label set may be named once, got {', '.join(names)}.")
+    for labels in label_sets:
+        if not labels.classes:
+            raise InputError(f"Task {name!r}: the label set {labels.name!r} holds no label: choose another --label.")
+    return Task(name, data, float(unit_seconds), tuple(file_names), tuple(splits), tuple(folds), tuple(label_sets), keep)
+
+
+def column_labels(columns: Mapping[str, list[str]], column: str, path: Path, multi_label: bool = False) -> LabelSet:
+    """A label set from one column; an empty cell is no label."""
+    if column not in columns:
+        raise InputError(f"{path}: there is no label column {column!r}; the table has {', '.join(columns)}: name them "
+                         f"with --label.")
+    values = columns[column]
+    if multi_label:
+        return label_set(column, [[part.strip() for part in value.split(",") if part.strip()] for value in values])
+    return label_set(column, [[value] if value else [] for value in values])
+
+
+def clip_splits(
+    columns: Mapping[str, list[str]], path: Path, test_fold: int
+) -> tuple[list[str], list[int | None]]:
+    """Split and fold of every clip, from the column `split` or `fold`."""
+    if "split" in columns:
+        for line, split in enumerate(columns["split"], start=2):
+            if split not in SPLITS:
+                raise InputError(f"{path}, line {line}: split must be one of {', '.join(SPLITS)}, found {split!r}.")
+        return columns["split"], [None] * len(columns["split"])
+    if "fold" not in columns:
+        raise InputError(f"{path}: a column 'split' or 'fold' is missing; the table has {', '.join(columns)}.")
+    for line, fold in enumerate(columns["fold"], start=2):
+        if not fold.isdecimal():
+            raise InputError(f"{path}, line {line}: fold must be a whole number, found {fold!r}.")
+    folds = [int(fold) for fold in columns["fold"]]
+    if test_fold not in folds:
+        raise InputError(f"--test-fold {test_fold}: {path} has the folds {sorted(set(folds))}.")
+    return ["test" if fold == test_fold else "train" for fold in folds], list(folds)
+
+
+def _check_file_name(file_name: str, line: int, task: str) -> None:
+    paths = (PurePosixPath(file_name), PureWindowsPath(file_name))
+    if not file_name or "\0" in file_name or any(path.is_absolute() or path.drive or ".." in path.parts for path in paths):
+        raise InputError(f"Task {task!r}, line {line}: a file name must be a path inside the data folder, found "
+                         f"{file_name!r}.")
