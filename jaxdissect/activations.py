@@ -7,10 +7,9 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxdissect.errors import InputError
 
@@ -19,20 +18,21 @@ from jaxdissect.errors import InputError
 class Reading:
     """What neurons did on each clip, reduced over the clip's tokens.
 
-    The axes `*layer neuron` are `neuron` for one module and `layer neuron` after `stack_layers`.
+    A pytree, so its fields are typed loosely: transformations fill it with what is no array.
 
     Attributes:
-      tokens: tokens read.
-      active_tokens: tokens at which the activation was above the threshold; exact.
-      sum, sum_squares: of the activation over the tokens read.
-      maximum: of the activation over the tokens read; -inf where none was.
+      tokens: tokens read; int32 (clip).
+      active_tokens: tokens at which the activation was above the threshold; exact; int32 (clip, neuron), and
+        (clip, layer, neuron) after `stack_layers`, as for all that follow.
+      sum, sum_squares: of the activation over the tokens read; float32.
+      maximum: of the activation over the tokens read, -inf where none was; float32.
     """
 
-    tokens: Int[Array, " clip"]
-    active_tokens: Int[Array, "clip *layer neuron"]
-    sum: Float[Array, "clip *layer neuron"]
-    sum_squares: Float[Array, "clip *layer neuron"]
-    maximum: Float[Array, "clip *layer neuron"]
+    tokens: Any
+    active_tokens: Any
+    sum: Any
+    sum_squares: Any
+    maximum: Any
 
 
 def read_neurons(
@@ -80,8 +80,10 @@ def read_neurons(
         if path[-1] == "__call__" and fnmatchcase("/".join(path[:-1]), neurons)
     }
     if not outputs:
-        raise InputError(f"No module matches the pattern {neurons!r}; the modules called were: "
-                         f"{', '.join(sorted(set(called))) or 'none'}.")
+        raise InputError(
+            f"No module matches the pattern {neurons!r}; the modules called were: "
+            f"{', '.join(sorted(set(called))) or 'none'}."
+        )
     return output, {path: _read(path, outputs[path], masks, threshold) for path in sorted(outputs, key=called.index)}
 
 
@@ -90,17 +92,30 @@ def stack_layers(readings: Mapping[str, Reading]) -> Reading:
     widths = {path: reading.sum.shape[-1] for path, reading in readings.items()}
     if len(set(widths.values())) != 1:
         raise InputError(f"Layers can only be stacked if they have equally many neurons, got {widths}.")
-    first, *_ = parts = list(readings.values())
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *(part.replace(tokens=()) for part in parts))
-    return stacked.replace(tokens=first.tokens)
+    parts = list(readings.values())
+
+    def stacked(name: str) -> Array:
+        return jnp.stack([getattr(part, name) for part in parts], axis=1)
+
+    return Reading(
+        tokens=parts[0].tokens,
+        active_tokens=stacked("active_tokens"),
+        sum=stacked("sum"),
+        sum_squares=stacked("sum_squares"),
+        maximum=stacked("maximum"),
+    )
 
 
 def _read(path: str, calls: Sequence[Array], masks: Sequence[Array] | None, threshold: float) -> Reading:
     if masks is not None and [mask.shape for mask in masks] != [call.shape[:-1] for call in calls]:
-        raise InputError(f"The masks must have the shapes of the outputs of {path!r} without their last axis, "
-                         f"{[call.shape[:-1] for call in calls]}, got {[mask.shape for mask in masks]}.")
-    readings = [_reduce(call, None if masks is None else mask, threshold)
-                for call, mask in zip(calls, masks or calls, strict=True)]
+        raise InputError(
+            f"The masks must have the shapes of the outputs of {path!r} without their last axis, "
+            f"{[call.shape[:-1] for call in calls]}, got {[mask.shape for mask in masks]}."
+        )
+    readings = [
+        _reduce(call, None if masks is None else mask, threshold)
+        for call, mask in zip(calls, masks or calls, strict=True)
+    ]
     total = readings[0]
     for reading in readings[1:]:
         total = Reading(

@@ -44,10 +44,12 @@ class Convert:
     def __call__(self) -> int:
         encoder = convert_checkpoint(self.checkpoint, self.out, self.name, self.heads, self.licence)
         vit, head = encoder.config, encoder.variables.get("head")
-        print(f"{self.out}: {encoder.name}, {vit.depth} layers of {vit.mlp} neurons ({vit.depth * vit.mlp:,}), width "
-              f"{vit.width}, {vit.heads} heads, input {vit.bands} bands x {vit.frames} frames in patches of "
-              f"{vit.patch_bands}x{vit.patch_frames}, {encoder.sample_rate} Hz"
-              + (f", task head of {len(head['bias'])} classes." if head else "."))
+        print(
+            f"{self.out}: {encoder.name}, {vit.depth} layers of {vit.mlp} neurons ({vit.depth * vit.mlp:,}), width "
+            f"{vit.width}, {vit.heads} heads, input {vit.bands} bands x {vit.frames} frames in patches of "
+            f"{vit.patch_bands}x{vit.patch_frames}, {encoder.sample_rate} Hz"
+            + (f", task head of {len(head['bias'])} classes." if head else ".")
+        )
         return 0
 
 
@@ -95,8 +97,9 @@ class Dissect(ActivationsOptions):
     bar: float = 0.95
 
     def __call__(self) -> int:
-        selection = NeuronsOptions(run=self.run, preset=self.preset, keep=self.keep, drop_weakest=self.drop_weakest,
-                                   bar=self.bar)
+        selection = NeuronsOptions(
+            run=self.run, preset=self.preset, keep=self.keep, drop_weakest=self.drop_weakest, bar=self.bar
+        )
         done = run_activations(self)
         print(activations_summary(done), flush=True)
         print(neurons_summary(run_neurons(selection)))
@@ -112,8 +115,11 @@ class Demo(DemoOptions):
     """
 
     def __call__(self) -> int:
-        print("The demo's encoder is M2D's architecture with random weights: it has learned nothing, so its numbers are\n"
-              "what chance gives. Convert a checkpoint to dissect a trained one.", flush=True)
+        print(
+            "The demo's encoder is M2D's architecture with random weights: it has learned nothing, so its numbers are\n"
+            "what chance gives. Convert a checkpoint to dissect a trained one.",
+            flush=True,
+        )
         run, done, neurons = run_demo(self)
         print(activations_summary(done))
         print(neurons_summary(neurons))
@@ -134,7 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (too many unreadable clips) or 2 (a user's mistake)."""
     _keep_compiled_programs()
     try:
-        command = tyro.cli(Command, prog="jaxdissect", args=arguments, description=jaxdissect.__doc__, config=(tyro.conf.OmitArgPrefixes,))
+        command = tyro.cli(
+            Command,
+            prog="jaxdissect",
+            args=arguments,
+            description=jaxdissect.__doc__,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
         return command()
     except InputError as error:
         print(f"jaxdissect: {error}", file=sys.stderr)
@@ -144,8 +156,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _bad_clips(too_many: bool, share: float) -> int:
     if not too_many:
         return 0
-    print(f"jaxdissect: more than {share:.1%} of the clips could not be read (--max-bad-clips {share}); everything else "
-          f"was counted and saved. See clips.csv.", file=sys.stderr)
+    print(
+        f"jaxdissect: more than {share:.1%} of the clips could not be read (--max-bad-clips {share}); everything else "
+        f"was counted and saved. See clips.csv.",
+        file=sys.stderr,
+    )
     return TOO_MANY_BAD_CLIPS
 
 

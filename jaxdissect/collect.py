@@ -113,14 +113,16 @@ def count_clips(
     flushed = statistics.flush(counts)
     totals = flushed if totals is None else statistics.merge(totals, flushed)
     if not np.isfinite(totals.sum).all():
-        raise InputError(f"The encoder {encoder.name!r} put out activations that are not finite: its weights or the "
-                         f"dtype are unfit.")
+        raise InputError(
+            f"The encoder {encoder.name!r} put out activations that are not finite: its weights or the dtype are unfit."
+        )
     return Counted(totals, tuple(recordings))
 
 
 def neuron_shape(encoder: Encoder, task: Task) -> tuple[int, int]:
     """(layers, neurons per layer) of an encoder, without running it."""
-    return _step(encoder, task, CountOptions(), keep=False)[1].sum.shape[1:]
+    _, layers, neurons = _step(encoder, task, CountOptions(), keep=False)[1].sum.shape
+    return layers, neurons
 
 
 def token_masks(
@@ -154,12 +156,12 @@ def _sounding(
     spans: Int[np.ndarray, "span 2"], pcm: Float[Array, "clip sample"], samples: Int[Array, " clip"]
 ) -> Bool[Array, "clip span"]:
     """Spans inside the recording whose mean power is within 60 dB of the loudest such span."""
-    start, stop = spans.T
+    stop = spans[:, 1]
     pcm = jnp.pad(pcm, ((0, 0), (0, max(0, int(stop.max()) - pcm.shape[1]))))
     power = jnp.stack([jnp.square(pcm[:, a:b]).mean(axis=1) for a, b in spans], axis=1)
-    inside = stop <= samples[:, None]
+    inside = stop[None] <= samples[:, None]
     peak = jnp.max(jnp.where(inside, power, 0.0), axis=1, keepdims=True)
-    return inside & (power > 0) & (power >= peak * 10 ** (-SOUNDING_DB / 10))
+    return jnp.asarray(inside) & (power > 0) & (power >= peak * 10 ** (-SOUNDING_DB / 10))
 
 
 def _step(
@@ -169,13 +171,21 @@ def _step(
     samples = unit_samples(task, encoder.sample_rate)
     layout = encoder.tokens(samples)
     if keep and _tokens_per_clip(encoder, task) > np.iinfo(np.uint16).max:
-        raise InputError("--keep-clips stores counts below 65536, and a clip of this task has more tokens: choose a "
-                         "shorter --unit-seconds.")
+        raise InputError(
+            "--keep-clips stores counts below 65536, and a clip of this task has more tokens: choose a "
+            "shorter --unit-seconds."
+        )
 
     def read(variables: Any, pcm: Array, recorded: Array) -> Reading:
         masks = token_masks(layout, options.tokens, pcm, recorded)
-        _, readings = read_neurons(encoder.module, variables, encoder.front_end(variables, pcm),
-                                   neurons=encoder.neurons, masks=masks, threshold=options.threshold)
+        _, readings = read_neurons(
+            encoder.module,
+            variables,
+            encoder.front_end(variables, pcm),
+            neurons=encoder.neurons,
+            masks=masks,
+            threshold=options.threshold,
+        )
         return stack_layers(readings)
 
     def step(counts: ClassCounts, variables: Any, batch: Mapping[str, Array]) -> tuple[ClassCounts, Any]:
@@ -186,8 +196,9 @@ def _step(
             per_clip["active_tokens"] = reading.active_tokens.astype(jnp.uint16)
         return counts, per_clip
 
-    shapes = jax.eval_shape(read, encoder.variables, jax.ShapeDtypeStruct((1, samples), jnp.float32),
-                            jax.ShapeDtypeStruct((1,), jnp.int32))
+    shapes = jax.eval_shape(
+        read, encoder.variables, jax.ShapeDtypeStruct((1, samples), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    )
     return step, shapes
 
 
@@ -196,7 +207,10 @@ def _tokens_per_clip(encoder: Encoder, task: Task) -> int:
 
 
 def _finish(
-    per_clip: Mapping[str, Array], batch: Batch, clip_counts: np.ndarray | None, progress: Callable[[int], object],
+    per_clip: Mapping[str, Array],
+    batch: Batch,
+    clip_counts: np.ndarray | None,
+    progress: Callable[[int], object],
     finished: int,
 ) -> Callable[[], None]:
     def finish() -> None:

@@ -31,6 +31,7 @@ def untrained_tiny(dtype: object) -> M2D:
 def run_demo(options: DemoOptions) -> tuple[Path, Pass, Neurons]:
     """Count and select on the training split of `notes`; returns the run directory and the results."""
     run = options.run or Path(tempfile.mkdtemp(prefix="jaxdissect-demo-"))
-    done = run_activations(ActivationsOptions(
-        encoder=f"{__name__}:untrained_tiny", task="notes", run=run, batch_size=options.batch_size))
+    done = run_activations(
+        ActivationsOptions(encoder=f"{__name__}:untrained_tiny", task="notes", run=run, batch_size=options.batch_size)
+    )
     return run, done, run_neurons(NeuronsOptions(run=run))

@@ -120,23 +120,50 @@ def run_activations(options: ActivationsOptions) -> Pass:
     count = CountOptions(options.tokens, options.threshold, options.batch_size)
     encoder = load_encoder(options.encoder, options.dtype)
     labels = [name.strip() for name in (options.label or "").split(",") if name.strip()]
-    task = load_task(options.task, options.data, labels, options.unit_seconds, options.multi_label, options.test_fold,
-                     lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"))
+    task = load_task(
+        options.task,
+        options.data,
+        labels,
+        options.unit_seconds,
+        options.multi_label,
+        options.test_fold,
+        lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
+    )
     chosen = task.only(options.split)
     run = Run(options.run)
-    fingerprints = {"encoder": fingerprint(encoder), "task": task.fingerprint(),
-                    "front_end": json_fingerprint(encoder.settings().get("front_end"))}
-    result_options = {"label": [labels.name for labels in task.label_sets], "split": options.split,
-                      "test_fold": options.test_fold if any(task.folds) else None, "dtype": options.dtype,
-                      "tokens": options.tokens, "threshold": options.threshold, "keep_clips": options.keep_clips}
-    record = {"options": result_options, "fingerprints": fingerprints, "task": task.name, "encoder": encoder.name,
-              "unit_seconds": task.unit_seconds, "keep": task.keep, "max_bad_clips": options.max_bad_clips}
+    fingerprints = {
+        "encoder": fingerprint(encoder),
+        "task": task.fingerprint(),
+        "front_end": json_fingerprint(encoder.settings().get("front_end")),
+    }
+    result_options = {
+        "label": [labels.name for labels in task.label_sets],
+        "split": options.split,
+        "test_fold": options.test_fold if any(task.folds) else None,
+        "dtype": options.dtype,
+        "tokens": options.tokens,
+        "threshold": options.threshold,
+        "keep_clips": options.keep_clips,
+    }
+    record = {
+        "options": result_options,
+        "fingerprints": fingerprints,
+        "task": task.name,
+        "encoder": encoder.name,
+        "unit_seconds": task.unit_seconds,
+        "keep": task.keep,
+        "max_bad_clips": options.max_bad_clips,
+    }
     if run.is_done("activations", result_options, fingerprints):
         return Pass(read_activations(run), run.require("activations") | {"reused": True})
     started = time.perf_counter()
     activations, rate = _count(encoder, chosen, count, run, record)
-    record |= {"seconds": round(time.perf_counter() - started, 3), "clips_per_second": round(rate, 3),
-               "peak_memory_mb": round(peak_memory() / 1e6), "batch_size": options.batch_size}
+    record |= {
+        "seconds": round(time.perf_counter() - started, 3),
+        "clips_per_second": round(rate, 3),
+        "peak_memory_mb": round(peak_memory() / 1e6),
+        "batch_size": options.batch_size,
+    }
     done = Pass(activations, record)
     record["status"] = "too many unreadable clips" if done.too_many_bad else "done"
     _save_or_rescue(done, run)
@@ -151,8 +178,9 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     """
     run = Run(options.run)
     counted = run.require("activations")
-    rule = SelectionRule(options.preset, counted["keep"] if options.keep is None else options.keep,
-                         options.drop_weakest, options.bar)
+    rule = SelectionRule(
+        options.preset, counted["keep"] if options.keep is None else options.keep, options.drop_weakest, options.bar
+    )
     started = time.perf_counter()
     counts = read_netcdf(run.file("activations.nc"))
     _require_same_run(run, counts.attrs, counted["fingerprints"])
@@ -160,9 +188,15 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     write_netcdf(neurons.scores, run.file("scores.nc"))
     write_csv(neurons.neurons, run.file("neurons.csv"))
     write_csv(neurons.coverage, run.file("coverage.csv"))
-    run.finish("neurons", {"options": dataclasses.asdict(rule) | {"selector": "aape"},
-                           "fingerprints": counted["fingerprints"],
-                           "seconds": round(time.perf_counter() - started, 3), "status": "done"})
+    run.finish(
+        "neurons",
+        {
+            "options": dataclasses.asdict(rule) | {"selector": "aape"},
+            "fingerprints": counted["fingerprints"],
+            "seconds": round(time.perf_counter() - started, 3),
+            "status": "done",
+        },
+    )
     return neurons
 
 
@@ -181,7 +215,9 @@ def read_activations(run: Run) -> Activations:
     try:
         clips = pd.read_csv(run.file("clips.csv"), keep_default_na=False, dtype={"fold": str})
     except (OSError, ValueError) as error:
-        raise InputError(f"{run.file('clips.csv')} cannot be read ({error}): run the stage activations again.") from error
+        raise InputError(
+            f"{run.file('clips.csv')} cannot be read ({error}): run the stage activations again."
+        ) from error
     return Activations(counts, top, clips)
 
 
@@ -191,13 +227,20 @@ def _count(
     """Count with a progress bar; returns clips/s, where there are several batches without the first, which compiles."""
     layers, neurons = neuron_shape(encoder, task)
     require_space(run.path, 6 * 8 * (len(task.classes) + 1) * layers * neurons // 2 + 2**20, "the run's counts")
-    attrs = {"task": task.name, "encoder": encoder.name, "unit_seconds": task.unit_seconds,
-             "neurons": encoder.neurons, **{name: _attribute(value) for name, value in record["options"].items()},
-             **{f"{name}_sha256": value for name, value in record["fingerprints"].items()}}
+    attrs = {
+        "task": task.name,
+        "encoder": encoder.name,
+        "unit_seconds": task.unit_seconds,
+        "neurons": encoder.neurons,
+        **{name: _attribute(value) for name, value in record["options"].items()},
+        **{f"{name}_sha256": value for name, value in record["fingerprints"].items()},
+    }
     finished = [(time.perf_counter(), 0)]
     keep = record["options"]["keep_clips"]
-    with _clip_store(run, (len(task), layers, neurons), keep) as store, \
-            progress_bar(what=f"Counting {task.name}", total=len(task)) as bar:
+    with (
+        _clip_store(run, (len(task), layers, neurons), keep) as store,
+        progress_bar(what=f"Counting {task.name}", total=len(task)) as bar,
+    ):
 
         def progress(clips: int) -> None:
             finished.append((time.perf_counter(), clips))
@@ -231,8 +274,10 @@ def _save_or_rescue(done: Pass, run: Run) -> None:
     except InputError as error:
         rescue = Run(Path(tempfile.mkdtemp(prefix="jaxdissect-rescued-")))
         _save(done, rescue)
-        raise InputError(f"{error} Nothing is lost: what was counted is kept in {rescue.path}, a run directory like any "
-                         f"other; continue with --run {rescue.path}.") from error
+        raise InputError(
+            f"{error} Nothing is lost: what was counted is kept in {rescue.path}, a run directory like any "
+            f"other; continue with --run {rescue.path}."
+        ) from error
 
 
 def _save(done: Pass, run: Run) -> None:
@@ -245,12 +290,14 @@ def _save(done: Pass, run: Run) -> None:
 def _require_same_run(run: Run, attrs: dict[str, Any], fingerprints: dict[str, str]) -> None:
     for name, value in fingerprints.items():
         if attrs.get(f"{name}_sha256") != value:
-            raise InputError(f"--run {run.path}: its files are of different runs, the {name} differs from run.json's. "
-                             f"Choose another --run, or remove {run.path} to start afresh.")
+            raise InputError(
+                f"--run {run.path}: its files are of different runs, the {name} differs from run.json's. "
+                f"Choose another --run, or remove {run.path} to start afresh."
+            )
 
 
 def _attribute(value: Any) -> Any:
-    """netCDF attributes hold numbers and strings."""
+    """Attributes of netCDF hold numbers and strings."""
     if value is None:
         return "none"
     return ",".join(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value

@@ -55,7 +55,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -71,8 +71,10 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise InputError(f"{folder}: {what} needs {needed / 1e6:,.0f} MB of disk and {free / 1e6:,.0f} MB are free: "
-                         f"make room or choose another folder.")
+        raise InputError(
+            f"{folder}: {what} needs {needed / 1e6:,.0f} MB of disk and {free / 1e6:,.0f} MB are free: "
+            f"make room or choose another folder."
+        )
 
 
 def reserve(path: Path) -> None:

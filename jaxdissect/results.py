@@ -21,7 +21,17 @@ COUNTS = {
     "sum": "sum of the activation over tokens",
     "sum_squares": "sum of the squared activation over tokens",
 }
-NEURON_COLUMNS = ("label_set", "class", "layer", "neuron", "probability", "aape", "aape_normalised", "selector", "score")
+NEURON_COLUMNS = (
+    "label_set",
+    "class",
+    "layer",
+    "neuron",
+    "probability",
+    "aape",
+    "aape_normalised",
+    "selector",
+    "score",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,10 @@ class Neurons:
 
 
 def collect_activations(
-    encoder: Encoder, task: Task, options: CountOptions | None = None, attrs: Mapping[str, Any] | None = None,
+    encoder: Encoder,
+    task: Task,
+    options: CountOptions | None = None,
+    attrs: Mapping[str, Any] | None = None,
     **streaming: Any,
 ) -> Activations:
     """Count how often every neuron of an encoder fires for every class of a task.
@@ -102,11 +115,14 @@ def label_activations(counted: Counted, task: Task, attrs: Mapping[str, Any] | N
         "label_set": ("class", np.array(label_sets, object), {"long_name": "label set of the class"}),
         **_neuron_axes(*totals.active_tokens.shape[1:]),
     }
-    top = {name: (("layer", "neuron", "rank"), np.moveaxis(getattr(totals.top, name), 0, -1), {"long_name": meaning})
-           for name, meaning in {
-               "clip": "row in clips.csv; -1: fewer clips fire the neuron",
-               "active_share": "active tokens / tokens of the clip; clips are ranked by it, then by max_activation",
-               "max_activation": "largest activation on the clip"}.items()}
+    top = {
+        name: (("layer", "neuron", "rank"), np.moveaxis(getattr(totals.top, name), 0, -1), {"long_name": meaning})
+        for name, meaning in {
+            "clip": "row in clips.csv; -1: fewer clips fire the neuron",
+            "active_share": "active tokens / tokens of the clip; clips are ranked by it, then by max_activation",
+            "max_activation": "largest activation on the clip",
+        }.items()
+    }
     return Activations(
         xr.Dataset(arrays, coordinates, dict(attrs or {})),
         xr.Dataset(top, _neuron_axes(*totals.active_tokens.shape[1:]), dict(attrs or {})),
@@ -136,8 +152,10 @@ def select_neurons(activations: Activations | xr.Dataset, rule: SelectionRule | 
         has_tokens = part["tokens"].values > 0
         skipped += [f"{name}:{label}" for label in part["class"].values[~has_tokens]]
         if not has_tokens.any():
-            raise InputError(f"The label set {name!r} has no class with a counted token: nothing can be selected. "
-                             f"See clips.csv for what could not be read.")
+            raise InputError(
+                f"The label set {name!r} has no class with a counted token: nothing can be selected. "
+                f"See clips.csv for what could not be read."
+            )
         part = part.isel({"class": np.flatnonzero(has_tokens)})
         chosen[name] = select(part["active_tokens"].values, part["tokens"].values, rule)
         rows.append(_neuron_rows(name, part["class"].values, chosen[name]))
@@ -200,11 +218,20 @@ def _clip_table(counted: Counted, task: Task) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _neuron_rows(label_set: str, classes: Sequence[str], selection: Selection) -> pd.DataFrame:
+def _neuron_rows(label_set: str, classes: np.ndarray, selection: Selection) -> pd.DataFrame:
     index, layer, neuron = np.nonzero(selection.specific)  # in the order (class, layer, neuron)
     aape = selection.aape[layer, neuron]
-    values = (label_set, np.asarray(classes, object)[index], layer, neuron, selection.probability[index, layer, neuron],
-              aape, selection.aape_normalised[layer, neuron], "aape", aape)
+    values = (
+        label_set,
+        classes[index],
+        layer,
+        neuron,
+        selection.probability[index, layer, neuron],
+        aape,
+        selection.aape_normalised[layer, neuron],
+        "aape",
+        aape,
+    )
     return pd.DataFrame(dict(zip(NEURON_COLUMNS, values, strict=True)), columns=list(NEURON_COLUMNS))
 
 
@@ -212,8 +239,12 @@ def _coverage(label_set: str, selection: Selection) -> dict[str, Any]:
     classes, pairs, kept = len(selection.specific), int(selection.specific.sum()), int(selection.kept.sum())
     covered = int(selection.specific.any(axis=(1, 2)).sum())
     return {
-        "label_set": label_set, "classes": classes, "covered": covered, "coverage": covered / classes,
-        "kept_neurons": kept, "mean_neurons_per_class": pairs / classes,
+        "label_set": label_set,
+        "classes": classes,
+        "covered": covered,
+        "coverage": covered / classes,
+        "kept_neurons": kept,
+        "mean_neurons_per_class": pairs / classes,
         "mean_classes_per_neuron": pairs / kept if kept else np.nan,
     }
 
@@ -230,10 +261,16 @@ def _scores(chosen: Mapping[str, Selection], rule: SelectionRule, skipped: Seque
         name: (axes, np.stack([getattr(selection, name) for selection in chosen.values()]), {"long_name": meaning})
         for name, meaning in meanings.items()
     }
-    arrays["aape_cutoff"] = ("label_set", [selection.aape_cutoff for selection in chosen.values()],
-                             {"long_name": "highest AAPE kept, nats"})
-    arrays["probability_bar"] = ("label_set", [selection.probability_bar for selection in chosen.values()],
-                                 {"long_name": "a kept neuron is specific to the classes whose p exceeds this"})
+    arrays["aape_cutoff"] = (
+        "label_set",
+        [selection.aape_cutoff for selection in chosen.values()],
+        {"long_name": "highest AAPE kept, nats"},
+    )
+    arrays["probability_bar"] = (
+        "label_set",
+        [selection.probability_bar for selection in chosen.values()],
+        {"long_name": "a kept neuron is specific to the classes whose p exceeds this"},
+    )
     first = next(iter(chosen.values()))
     coordinates = {"label_set": np.array(list(chosen), object), **_neuron_axes(*first.aape.shape)}
     return xr.Dataset(arrays, coordinates, {**vars(rule), "selector": "aape", "skipped_classes": ", ".join(skipped)})

@@ -38,8 +38,10 @@ class Run:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.file('run.json')} is damaged ({error}): choose another --run, or remove "
-                             f"{self.path} to start afresh.") from error
+            raise InputError(
+                f"{self.file('run.json')} is damaged ({error}): choose another --run, or remove "
+                f"{self.path} to start afresh."
+            ) from error
 
     def require(self, stage: str) -> dict[str, Any]:
         """The record of a stage that another builds on.
@@ -49,8 +51,10 @@ class Run:
         """
         stages = self.stages()
         if stage not in stages:
-            raise InputError(f"--run {self.path}: the stage {stage!r} has not been run here: run "
-                             f"`jaxdissect {stage} --run {self.path} ...` first.")
+            raise InputError(
+                f"--run {self.path}: the stage {stage!r} has not been run here: run "
+                f"`jaxdissect {stage} --run {self.path} ...` first."
+            )
         return stages[stage]
 
     def is_done(self, stage: str, options: Mapping[str, Any], fingerprints: Mapping[str, str]) -> bool:
@@ -62,12 +66,17 @@ class Run:
         record = self.stages().get(stage)
         if record is None:
             return False
-        differing = [f"{label.format(name.replace('_', '-'))} (there {_short(record[kind].get(name))}, here {_short(value)})"
-                     for kind, label, new in (("options", "--{}", options), ("fingerprints", "the {}", fingerprints))
-                     for name, value in new.items() if record[kind].get(name) != value]
+        differing = [
+            f"{label.format(name.replace('_', '-'))} (there {_short(record[kind].get(name))}, here {_short(value)})"
+            for kind, label, new in (("options", "--{}", options), ("fingerprints", "the {}", fingerprints))
+            for name, value in new.items()
+            if record[kind].get(name) != value
+        ]
         if differing:
-            raise InputError(f"--run {self.path} holds the stage {stage!r} of another run, which differs in "
-                             f"{', '.join(differing)}. Choose another --run, or remove {self.path} to start afresh.")
+            raise InputError(
+                f"--run {self.path} holds the stage {stage!r} of another run, which differs in "
+                f"{', '.join(differing)}. Choose another --run, or remove {self.path} to start afresh."
+            )
         return True
 
     def finish(self, stage: str, record: Mapping[str, Any]) -> None:

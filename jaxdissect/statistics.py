@@ -6,6 +6,7 @@ int64 before it can overflow (`Totals`); float sums are kept as unevaluated pair
 does not show. All clips together are kept as one more class, the last one.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import flax.struct
@@ -27,29 +28,36 @@ class TopClips:
     Ordered by the share of active tokens, then by the maximal activation, then by the clip's number.
 
     Attributes:
-      clip: number of the clip; -1 where fewer clips fire the neuron than there are ranks.
-      active_share: active tokens / tokens of that clip.
-      max_activation: largest activation on that clip.
+      clip: number of the clip, -1 where fewer clips fire the neuron than there are ranks; int32 (rank, layer, neuron).
+      active_share: active tokens / tokens of that clip; float32, likewise.
+      max_activation: largest activation on that clip; float32, likewise.
     """
 
-    clip: Int[Any, "*device rank layer neuron"]
-    active_share: Float[Any, "*device rank layer neuron"]
-    max_activation: Float[Any, "*device rank layer neuron"]
+    clip: Any
+    active_share: Any
+    max_activation: Any
 
 
 @flax.struct.dataclass
 class ClassCounts:
-    """What one device has counted since the last flush. The last class is all clips."""
+    """What one device has counted since the last flush; a pytree. The last class is all clips.
 
-    clips: Int[Array, "*device class"]
-    tokens: Int[Array, "*device class"]
-    active_tokens: Int[Array, "*device class layer neuron"]
-    sum: Float[Array, "*device pair class layer neuron"]
-    sum_squares: Float[Array, "*device pair class layer neuron"]
+    Attributes:
+      clips, tokens: int32 (class).
+      active_tokens: int32 (class, layer, neuron).
+      sum, sum_squares: float32 (2, class, layer, neuron), two parts whose sum is meant.
+      top: the clips that fire each neuron most.
+    """
+
+    clips: Any
+    tokens: Any
+    active_tokens: Any
+    sum: Any
+    sum_squares: Any
     top: TopClips
 
 
-@flax.struct.dataclass
+@dataclass(frozen=True)
 class Totals:
     """What was counted altogether, on the host. The last class is all clips."""
 
@@ -127,14 +135,14 @@ def update(
 
 def flush(counts: ClassCounts) -> Totals:
     """Move what devices have counted (leading axis `device`) to the host, as int64 and float64."""
-    host: ClassCounts = jax.device_get(counts)
+    host: Any = jax.device_get(counts)
     return Totals(
         clips=host.clips.sum(axis=0, dtype=np.int64),
         tokens=host.tokens.sum(axis=0, dtype=np.int64),
         active_tokens=host.active_tokens.sum(axis=0, dtype=np.int64),
         sum=host.sum.sum(axis=(0, 1), dtype=np.float64),
         sum_squares=host.sum_squares.sum(axis=(0, 1), dtype=np.float64),
-        top=_best_clips(*(jax.tree.map(lambda leaf: leaf[device], host.top) for device in range(len(host.clips)))),
+        top=_best_clips(*(_on_device(host.top, device) for device in range(len(host.clips)))),
     )
 
 
@@ -157,8 +165,10 @@ def tokens_before_overflow(tokens_per_clip: int, clips_per_batch: int) -> int:
       InputError: a batch has so many tokens that a float32 class sum would not be exact.
     """
     if tokens_per_clip * clips_per_batch >= 2**24:
-        raise InputError(f"A batch may hold up to 2**24 tokens a device, got {clips_per_batch} clips of "
-                         f"{tokens_per_clip} tokens: choose a smaller batch size.")
+        raise InputError(
+            f"A batch may hold up to 2**24 tokens a device, got {clips_per_batch} clips of "
+            f"{tokens_per_clip} tokens: choose a smaller batch size."
+        )
     return 2**31 - 1 - tokens_per_clip * clips_per_batch
 
 
@@ -170,10 +180,12 @@ def _two_sum(high: Array, low: Array, value: Array) -> tuple[Array, Array]:
 
 
 def _insert_clips(top: TopClips, reading: Reading, valid: Bool[Array, " clip"], clip: Int[Array, " clip"]) -> TopClips:
-    share = reading.active_tokens / jnp.maximum(reading.tokens, 1)[:, None, None].astype(jnp.float32)
+    tokens = jnp.maximum(reading.tokens, 1).astype(jnp.float32)
+    share = reading.active_tokens.astype(jnp.float32) / tokens[:, None, None]
 
     def insert(top: TopClips, new: tuple[Array, Array, Array, Array]) -> tuple[TopClips, None]:
         share, maximum, valid, clip = new
+        share, maximum = share[None], maximum[None]
         fires = valid & (share > 0)
         above = (share > top.active_share) | ((share == top.active_share) & (maximum > top.max_activation))
         above &= fires
@@ -188,12 +200,17 @@ def _insert_clips(top: TopClips, reading: Reading, valid: Bool[Array, " clip"], 
     return jax.lax.scan(insert, top, (share, reading.maximum, valid, clip))[0]
 
 
+def _on_device(top: TopClips, device: int) -> TopClips:
+    return TopClips(top.clip[device], top.active_share[device], top.max_activation[device])
+
+
 def _best_clips(*parts: TopClips) -> TopClips:
     """The best of several lists, as if one list had seen all clips."""
     if len(parts) == 1:
         return parts[0]
     ranks = len(parts[0].clip)
-    clip, share, maximum = (np.concatenate([getattr(part, name) for part in parts])
-                            for name in ("clip", "active_share", "max_activation"))
+    clip, share, maximum = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("clip", "active_share", "max_activation")
+    )
     order = np.lexsort((clip, -maximum, -share), axis=0)[:ranks]
     return TopClips(*(np.take_along_axis(values, order, axis=0) for values in (clip, share, maximum)))

@@ -26,8 +26,10 @@ def activations_summary(done: Pass) -> str:
     if record.get("reused"):
         lines.append("These counts were in the run directory already.")
     else:
-        lines.append(f"{record['clips_per_second']:,.1f} clips/s, {record['seconds']:,.1f} s in all, "
-                     f"peak memory {record['peak_memory_mb']:,} MB.")
+        lines.append(
+            f"{record['clips_per_second']:,.1f} clips/s, {record['seconds']:,.1f} s in all, "
+            f"peak memory {record['peak_memory_mb']:,} MB."
+        )
     bad = clips[clips["status"] == "unreadable"]
     for _, clip in bad.head(10).iterrows():
         lines.append(f"Not counted: {clip['file_name']}: {clip['reason']}")
@@ -38,22 +40,37 @@ def activations_summary(done: Pass) -> str:
 
 def neurons_summary(neurons: Neurons) -> str:
     """Coverage, neurons per class and the busiest layers of every label set."""
-    lines = [table(
-        ["label set", "classes", "coverage", "kept neurons", "neurons/class", "classes/neuron", "busiest layers"],
-        [[row["label_set"], row["classes"], f"{row['coverage']:.0%}", row["kept_neurons"],
-          f"{row['mean_neurons_per_class']:.1f}", f"{row['mean_classes_per_neuron']:.2f}",
-          _busiest_layers(neurons, str(row["label_set"]))] for _, row in neurons.coverage.iterrows()],
-    )]
+    lines = [
+        table(
+            ["label set", "classes", "coverage", "kept neurons", "neurons/class", "classes/neuron", "busiest layers"],
+            [
+                [
+                    row["label_set"],
+                    row["classes"],
+                    f"{row['coverage']:.0%}",
+                    row["kept_neurons"],
+                    f"{row['mean_neurons_per_class']:.1f}",
+                    f"{row['mean_classes_per_neuron']:.2f}",
+                    _busiest_layers(neurons, str(row["label_set"])),
+                ]
+                for _, row in neurons.coverage.iterrows()
+            ],
+        )
+    ]
     for name in neurons.coverage["label_set"]:
-        found = neurons.neurons[neurons.neurons["label_set"] == name].groupby("class").size().sort_values(ascending=False)
+        found = (
+            neurons.neurons[neurons.neurons["label_set"] == name].groupby("class").size().sort_values(ascending=False)
+        )
         if len(found):
             most = ", ".join(f"{label} {count}" for label, count in found.head(5).items())
             least = ", ".join(f"{label} {count}" for label, count in found.tail(2).items())
             lines.append(f"{name}: most {most}" + (f"; fewest {least}" if len(found) > 5 else ""))
     if neurons.scores.attrs["skipped_classes"]:
         lines.append(f"Left out, without a counted token: {neurons.scores.attrs['skipped_classes']}.")
-    lines.append("AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
-                 "Compare with an untrained encoder.")
+    lines.append(
+        "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
+        "Compare with an untrained encoder."
+    )
     return "\n".join(lines)
 
 
@@ -61,8 +78,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A plain table: the first column to the left, the others to the right."""
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) if not column else cell.rjust(width)
-                       for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in cells]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 

@@ -18,7 +18,7 @@ from jaxdissect.tasks import synthesis
 from jaxdissect.tasks.synthesis import SAMPLE_RATE, VARIANTS, Note, all_notes, synthesise, write_notes
 
 TIMBRES = [(variant, instrument) for variant, instruments in VARIANTS.items() for instrument in instruments]
-PITCH_TOLERANCE_CENTS = {"breath": 25.0, "string_pad": 6.0}  # noise; three saws 8 cents apart, which beat
+PITCH_TOLERANCE_CENTS = {"breath": 25.0, "string_pad": 6.0, "harmonium": 1.5}  # noise; beating saws; tremolo
 NOT_HARMONIC = {"breath", "pan_pipe", "marimba", "glass", "zither"}
 
 
@@ -58,7 +58,8 @@ def test_all_notes_cover_every_combination_once(variant):
     notes = all_notes(variant)
     assert len(notes) == len({note.file_name for note in notes}) == 960
     assert set(Counter((n.octave, n.pitch_class, n.instrument) for n in notes).values()) == {2}
-    assert len({n.octave for n in notes}) == 5 and len({n.pitch_class for n in notes}) == 12
+    assert len({n.octave for n in notes}) == 5
+    assert len({n.pitch_class for n in notes}) == 12
 
 
 def test_variants_share_no_instrument():
@@ -99,13 +100,16 @@ def test_clip_is_sound_and_takes_differ(variant, instrument):
     for midi in (36, 65, 95):
         takes = [synthesise(Note(variant, instrument, midi, take)).astype(np.float64) for take in (1, 2)]
         for samples in takes:
-            assert samples.shape == (32000,) and np.isfinite(samples).all()
+            assert samples.shape == (32000,)
+            assert np.isfinite(samples).all()
             assert 10 ** (-15 / 20) - 1e-6 <= np.abs(samples).max() <= 10 ** (-3 / 20) + 1e-6
             assert np.flatnonzero(samples)[0] <= 0.15 * SAMPLE_RATE + 2
-            assert samples[-1] == 0 and np.abs(samples[-16:]).max() < 0.15 * np.abs(samples).max()
+            assert samples[-1] == 0
+            assert np.abs(samples[-16:]).max() < 0.15 * np.abs(samples).max()
         loud = [np.abs(samples).max() for samples in takes]
         onset = [np.flatnonzero(np.abs(samples) > 1e-3 * peak)[0] for samples, peak in zip(takes, loud, strict=True)]
-        assert abs(loud[0] - loud[1]) > 1e-4 and onset[0] != onset[1]
+        assert abs(loud[0] - loud[1]) > 1e-4
+        assert onset[0] != onset[1]
 
 
 def test_takes_are_a_few_cents_apart():
@@ -113,14 +117,45 @@ def test_takes_are_a_few_cents_apart():
                        for note in (Note("notes", "organ", midi, 1), Note("notes", "organ", midi, 2))]
                       for midi in range(48, 84, 3)])
     assert np.abs(cents).max() < 5.1
-    assert np.abs(cents[:, 0] - cents[:, 1]).mean() > 1 and cents.min() < 0 < cents.max()
+    assert np.abs(cents[:, 0] - cents[:, 1]).mean() > 1
+    assert cents.min() < 0 < cents.max()
+
+
+def test_partials_equal_their_formulas():
+    time_s = np.arange(30011) / SAMPLE_RATE
+    cycles = 2 * np.pi * time_s
+    index = 1.5 * np.exp(-time_s)
+    carrier, modulator = 2 * np.pi * np.random.default_rng(3).random(2)
+    np.testing.assert_allclose(
+        synthesis._fm(300.0, 1.5, index, time_s, np.random.default_rng(3)),
+        np.sin(300 * cycles + carrier + index * np.sin(450 * cycles + modulator)), atol=1e-4)
+
+    hz, levels, decays_s = np.array([100.0, 231.0, 9000.0]), np.array([1.0, 0.3, 5.0]), np.array([0.5, 0.2, 1.0])
+    phases = 2 * np.pi * np.random.default_rng(3).random(2)
+    np.testing.assert_allclose(
+        synthesis._modes(hz, levels, decays_s, time_s, np.random.default_rng(3)),
+        sum(levels[m] * np.exp(-time_s / decays_s[m]) * np.sin(hz[m] * cycles + phases[m]) for m in (0, 1)), atol=1e-9)
+
+    phases = 2 * np.pi * np.random.default_rng(3).random(3)  # the highest harmonic draws first
+    np.testing.assert_allclose(
+        synthesis._harmonics(2000.0, time_s, np.random.default_rng(3), lambda k: time_s / k),
+        sum(time_s / k * np.sin(2000 * k * cycles + phases[3 - k]) for k in (1, 2, 3)), atol=1e-9)
+
+
+def test_guitar_solves_the_karplus_strong_loop():
+    delay = 160  # samples; averaging two neighbours adds half of one
+    frequency = SAMPLE_RATE / (delay + 0.5)
+    samples = synthesis._guitar(frequency, np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE, np.random.default_rng(0))
+    loop = 10 ** (-3 / (2.5 * frequency)) * (samples[1:-delay] + samples[: -delay - 1]) / 2
+    burst = delay + 1 + 4
+    np.testing.assert_allclose(samples[delay + 1 :][burst:], loop[burst:], atol=1e-3 * np.abs(samples[-4000:]).max())
 
 
 @pytest.mark.parametrize(("variant", "instrument"), TIMBRES)
 def test_fundamental_is_in_tune_and_lowest(variant, instrument):
     for midi in (36, 47, 58, 69, 78, 87, 95):
         frequency, samples = played(variant, instrument, midi)
-        assert abs(cents_off(samples, frequency)) < PITCH_TOLERANCE_CENTS.get(instrument, 1.5), midi
+        assert abs(cents_off(samples, frequency)) < PITCH_TOLERANCE_CENTS.get(instrument, 0.5), midi
         hz, share = power(samples)
         assert share[np.abs(hz / frequency - 1) < 0.06].sum() > 0.03, midi
         assert share[hz < 0.7 * frequency].sum() < 5e-3, midi
@@ -176,8 +211,8 @@ def test_interrupted_writing_leaves_nothing(tmp_path):
 
 
 def test_unknown_variant_names_the_known(tmp_path):
-    with pytest.raises(InputError, match="'surge'.*notes, notes2"):
+    with pytest.raises(InputError, match=r"'surge'.*notes, notes2"):
         all_notes("surge")
-    with pytest.raises(InputError, match="'surge'.*notes, notes2"):
+    with pytest.raises(InputError, match=r"'surge'.*notes, notes2"):
         write_notes("surge", tmp_path / "data")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,7 @@
-"""Audio files -> fixed-length PCM: mixed to mono, resampled by soxr HQ, cropped from the start, zero-padded at the end."""
+"""Audio files -> fixed-length PCM.
+
+Mixed to mono, resampled by soxr HQ, cropped from the start, zero-padded at the end.
+"""
 
 import re
 from dataclasses import dataclass
@@ -52,8 +55,9 @@ def read_clip(data: Path, file_name: str, sample_rate: int, samples: int) -> Rec
     if not padded.any():
         return Recording(padded, recorded, "silent", "every sample is zero")
     if recorded < samples:
-        return Recording(padded, recorded, "short",
-                         f"{recorded / sample_rate:.3f} s, padded to {samples / sample_rate:g} s")
+        return Recording(
+            padded, recorded, "short", f"{recorded / sample_rate:.3f} s, padded to {samples / sample_rate:g} s"
+        )
     return Recording(padded, recorded, "ok")
 
 
@@ -72,7 +76,9 @@ def _decode(path: Path, sample_rate: int, samples: int) -> Float[np.ndarray, " s
     try:
         with soundfile.SoundFile(path) as file:
             _refuse_truncated(file, path)
-            wanted = min(file.frames, -(-samples * file.samplerate // sample_rate) + int(MARGIN_SECONDS * file.samplerate))
+            wanted = min(
+                file.frames, -(-samples * file.samplerate // sample_rate) + int(MARGIN_SECONDS * file.samplerate)
+            )
             pcm = file.read(wanted, dtype="float32", always_2d=True)
             rate = file.samplerate
     except (soundfile.SoundFileError, OSError) as error:
@@ -90,7 +96,7 @@ def _decode(path: Path, sample_rate: int, samples: int) -> Float[np.ndarray, " s
 
 
 def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
-    """libsndfile plays what is left of a cut WAV, AIFF or Ogg file without a word; its header or last page tells."""
+    """Refuse a cut WAV, AIFF or Ogg file, of which libsndfile plays what is left without a word."""
     log = file.extra_info
     claimed = re.search(r"data : (\d+) \(should be (\d+)\)", log)
     if claimed and int(claimed[2]) < int(claimed[1]) < UNKNOWN_LENGTH:

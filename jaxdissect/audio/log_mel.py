@@ -61,8 +61,11 @@ def mel_filters(front_end: LogMel) -> Float[np.ndarray, "bin band"]:
     import librosa  # only here: an encoder directory keeps its filters, so a bare host can do without
 
     return librosa.filters.mel(
-        sr=front_end.sample_rate, n_fft=front_end.n_fft, n_mels=front_end.bands,
-        fmin=front_end.f_min, fmax=front_end.f_max,
+        sr=front_end.sample_rate,
+        n_fft=front_end.n_fft,
+        n_mels=front_end.bands,
+        fmin=front_end.f_min,
+        fmax=front_end.f_max,
     ).T.astype(np.float32)
 
 
@@ -81,10 +84,12 @@ def log_mel(
     """
     half = front_end.n_fft // 2
     if pcm.shape[-1] <= half:
-        raise InputError(f"The front end reflects {half} samples at each end and needs more than that, "
-                         f"got {pcm.shape[-1]} samples: choose a longer unit length.")
+        raise InputError(
+            f"The front end reflects {half} samples at each end and needs more than that, "
+            f"got {pcm.shape[-1]} samples: choose a longer unit length."
+        )
     frames = _frame(jnp.pad(pcm, ((0, 0), (half, half)), mode="reflect"), front_end.n_fft, front_end.hop)
-    spectrum = jnp.fft.rfft(frames * _periodic_hann(front_end.n_fft))
+    spectrum = jnp.fft.rfft(frames * _periodic_hann(front_end.n_fft)[None, None])
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     mel = jnp.matmul(power, filters, precision=HIGHEST)
     return jnp.log(mel + EPSILON)

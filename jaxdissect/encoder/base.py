@@ -35,11 +35,20 @@ class Encoder(Protocol):
       neurons: pattern of the paths of the modules whose outputs are neurons (see `read_neurons`).
     """
 
-    name: str
-    sample_rate: int
-    module: nn.Module
-    variables: Mapping[str, Any]
-    neurons: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def variables(self) -> Mapping[str, Any]: ...
+
+    @property
+    def neurons(self) -> str: ...
 
     def front_end(self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]) -> Any:
         """PCM -> the module's input; jit-safe."""

@@ -69,12 +69,16 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
         variables = _restore(folder, _target(config, front_end, description["head_classes"]))
         return M2D(description["name"], config, front_end, variables, DTYPES[dtype], source)
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'encoder.json'} lacks or misnames an entry ({error}): convert the checkpoint again.") from error
+        raise InputError(
+            f"{folder / 'encoder.json'} lacks or misnames an entry ({error}): convert the checkpoint again."
+        ) from error
 
 
 def fingerprint(encoder: Encoder) -> str:
     """SHA-256 over everything that defines an encoder: its settings, and every array's path, type, shape and bytes."""
-    digest = hashlib.sha256(json.dumps([encoder.neurons, encoder.sample_rate, encoder.settings()], sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps([encoder.neurons, encoder.sample_rate, encoder.settings()], sort_keys=True).encode()
+    )
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(encoder.variables))
     for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
         array = np.asarray(leaf)
@@ -88,13 +92,16 @@ def _read_description(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads(file.read_text())
     except FileNotFoundError as error:
-        raise InputError(f"{folder} is no encoder directory (no {file.name} in it): make one with "
-                         f"`jaxdissect convert CHECKPOINT OUT`, or give package.module:factory.") from error
+        raise InputError(
+            f"{folder} is no encoder directory (no {file.name} in it): make one with "
+            f"`jaxdissect convert CHECKPOINT OUT`, or give package.module:factory."
+        ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}): convert the checkpoint again.") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise InputError(f"{file} must be an encoder description of format {FORMAT}: convert the checkpoint again "
-                         f"with this version.")
+        raise InputError(
+            f"{file} must be an encoder description of format {FORMAT}: convert the checkpoint again with this version."
+        )
     return description
 
 
@@ -111,8 +118,12 @@ def _target(config: ViTConfig, front_end: LogMel, head_classes: int | None) -> d
     }
     if head_classes is not None:
         features = config.grid[0] * config.width
-        target["head"] = {"mean": array(features), "variance": array(features),
-                          "kernel": array(features, head_classes), "bias": array(head_classes)}
+        target["head"] = {
+            "mean": array(features),
+            "variance": array(features),
+            "kernel": array(features, head_classes),
+            "bias": array(head_classes),
+        }
     return target
 
 
@@ -126,8 +137,10 @@ def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
             return checkpointer.restore((folder / "params").absolute(), target)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise InputError(f"{folder / 'params'} does not hold the arrays that encoder.json describes ({reason}): "
-                         f"convert the checkpoint again.") from error
+        raise InputError(
+            f"{folder / 'params'} does not hold the arrays that encoder.json describes ({reason}): "
+            f"convert the checkpoint again."
+        ) from error
 
 
 def _from_factory(path: str, dtype: str) -> Encoder:
@@ -135,11 +148,26 @@ def _from_factory(path: str, dtype: str) -> Encoder:
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"--encoder {path}: neither a directory nor an importable package.module:factory ({error}).") from error
+        raise InputError(
+            f"--encoder {path}: neither a directory nor an importable package.module:factory ({error})."
+        ) from error
     encoder = factory(dtype=DTYPES[dtype])
     if not isinstance(encoder, Encoder):
-        missing = [name for name in ("name", "sample_rate", "module", "variables", "neurons", "front_end", "embed",
-                                     "tokens", "settings") if not hasattr(encoder, name)]
+        missing = [
+            name
+            for name in (
+                "name",
+                "sample_rate",
+                "module",
+                "variables",
+                "neurons",
+                "front_end",
+                "embed",
+                "tokens",
+                "settings",
+            )
+            if not hasattr(encoder, name)
+        ]
         raise InputError(f"--encoder {path} must return a jaxdissect Encoder; it lacks {', '.join(missing)}.")
     return encoder
 

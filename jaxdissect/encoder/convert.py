@@ -33,7 +33,9 @@ HEAD = {
     "bias": "module.head.mlp.mlp.0.bias",
 }
 BATCHES_SEEN = "module.head.norm.num_batches_tracked"
-NAME = re.compile(r"(?P<bands>\d+)x(?P<frames>\d+)p(?P<patch_bands>\d+)x(?P<patch_frames>\d+)(?P<rate>p32k)?(?![0-9a-zA-Z])")
+NAME = re.compile(
+    r"(?P<bands>\d+)x(?P<frames>\d+)p(?P<patch_bands>\d+)x(?P<patch_frames>\d+)(?P<rate>p32k)?(?![0-9a-zA-Z])"
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ def sizes_from_name(name: str) -> Sizes:
     """
     found = NAME.search(name)
     if not found:
-        raise InputError(f"The name {name!r} carries no sizes such as 80x608p16x16: give them with "
-                         f"--name m2d_vit_base-80x608p16x16 (a third part p32k means 32 kHz).")
+        raise InputError(
+            f"The name {name!r} carries no sizes such as 80x608p16x16: give them with "
+            f"--name m2d_vit_base-80x608p16x16 (a third part p32k means 32 kHz)."
+        )
     numbers = {key: int(value) for key, value in found.groupdict().items() if key != "rate"}
     return Sizes(**numbers, sample_rate=32000 if found["rate"] else 16000)
 
@@ -103,13 +107,21 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class|operand)[^\n.]*", str(error))
-        raise InputError(f"{path} holds more than tensors and an argparse.Namespace "
-                         f"({found[0] if found else 'foreign objects'}); it is not opened, since unpickling could run "
-                         f"code. Save its state dict alone.") from error
+        raise InputError(
+            f"{path} holds more than tensors and an argparse.Namespace "
+            f"({found[0] if found else 'foreign objects'}); it is not opened, since unpickling could run "
+            f"code. Save its state dict alone."
+        ) from error
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise InputError(f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}): download it again.") from error
+        raise InputError(
+            f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}): download it again."
+        ) from error
     state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(value, torch.Tensor) for value in state.values())
+    ):
         raise InputError(f"{path} must hold a state dict, or one under 'model'; got {_describe(content)}.")
     return {key: value.detach().to(torch.float32).numpy() for key, value in state.items()}
 
@@ -124,22 +136,32 @@ def encoder_from_state(
     """
     prefix = next((prefix for prefix in reversed(PREFIXES) if f"{prefix}cls_token" in state), None)
     if prefix is None:
-        raise InputError(f"{name}: no key ends an M2D encoder's prefix ({', '.join(repr(p) for p in PREFIXES)}) with "
-                         f"'cls_token'; the first keys are {', '.join(sorted(state)[:5])}.")
-    kept = {key: value for key, value in state.items()
-            if not DROPPABLE.match(key) and not DROPPABLE.match(key.removeprefix(prefix)) and key != BATCHES_SEEN}
+        raise InputError(
+            f"{name}: no key ends an M2D encoder's prefix ({', '.join(repr(p) for p in PREFIXES)}) with "
+            f"'cls_token'; the first keys are {', '.join(sorted(state)[:5])}."
+        )
+    kept = {
+        key: value
+        for key, value in state.items()
+        if not DROPPABLE.match(key) and not DROPPABLE.match(key.removeprefix(prefix)) and key != BATCHES_SEEN
+    }
     head = {entry: kept.pop(key) for entry, key in HEAD.items() if key in kept}
     foreign = sorted(key for key in kept if not key.startswith(prefix))
     if foreign:
-        raise InputError(f"{name}: unknown keys {', '.join(foreign[:5])} ({len(foreign)} in all); nothing is converted, "
-                         f"because they may matter.")
+        raise InputError(
+            f"{name}: unknown keys {', '.join(foreign[:5])} ({len(foreign)} in all); nothing is converted, "
+            f"because they may matter."
+        )
     weights = {key.removeprefix(prefix): value for key, value in kept.items()}
     norm_stats = weights.pop("norm_stats", np.asarray(NORM_STATS, np.float32)).reshape(-1)
     config = _config(weights, name, sizes, heads)
     front_end = m2d_front_end(sizes.sample_rate, sizes.bands)
     variables: dict[str, Any] = {
         "params": _params(weights, config, name),
-        "front_end": {"mel_filters": mel_filters(front_end), "norm_stats": _shaped("norm_stats", norm_stats, (2,), name)},
+        "front_end": {
+            "mel_filters": mel_filters(front_end),
+            "norm_stats": _shaped("norm_stats", norm_stats, (2,), name),
+        },
     }
     if norm_stats[1] <= 0:
         raise InputError(f"{name}: norm_stats must have a positive standard deviation, got {norm_stats.tolist()}.")
@@ -157,21 +179,31 @@ def _config(weights: Mapping[str, np.ndarray], name: str, sizes: Sizes, heads: i
 
     width, channels, *patch = shape("patch_embed.proj.weight", 4)
     if [channels, *patch] != [1, sizes.patch_bands, sizes.patch_frames]:
-        raise InputError(f"{name}: the name says patches of {sizes.patch_bands}x{sizes.patch_frames} (bands x frames), "
-                         f"the checkpoint's patch_embed.proj.weight has {channels} channel(s) and {patch[0]}x{patch[1]}: "
-                         f"give the right --name.")
+        raise InputError(
+            f"{name}: the name says patches of {sizes.patch_bands}x{sizes.patch_frames} (bands x frames), "
+            f"the checkpoint's patch_embed.proj.weight has {channels} channel(s) and {patch[0]}x{patch[1]}: "
+            f"give the right --name."
+        )
     if heads is None and width % 64:
         raise InputError(f"{name}: attention heads are taken as width / 64, but the width is {width}: give --heads.")
     blocks = {int(key.split(".")[1]) for key in weights if re.match(r"blocks\.\d+\.", key)}
     config = ViTConfig(
-        sizes.bands, sizes.frames, sizes.patch_bands, sizes.patch_frames, width,
-        depth=len(blocks), heads=heads or width // 64, mlp=shape("blocks.0.mlp.fc1.weight", 2)[0],
+        sizes.bands,
+        sizes.frames,
+        sizes.patch_bands,
+        sizes.patch_frames,
+        width,
+        depth=len(blocks),
+        heads=heads or width // 64,
+        mlp=shape("blocks.0.mlp.fc1.weight", 2)[0],
     )
     positions = shape("pos_embed", 3)[1] - 1
     if positions != config.grid[0] * config.grid[1]:
-        raise InputError(f"{name}: the name says {sizes.bands}x{sizes.frames} in patches of {sizes.patch_bands}x"
-                         f"{sizes.patch_frames}, that is {config.grid[0] * config.grid[1]} positions; the checkpoint's "
-                         f"pos_embed has {positions}: give the right --name.")
+        raise InputError(
+            f"{name}: the name says {sizes.bands}x{sizes.frames} in patches of {sizes.patch_bands}x"
+            f"{sizes.patch_frames}, that is {config.grid[0] * config.grid[1]} positions; the checkpoint's "
+            f"pos_embed has {positions}: give the right --name."
+        )
     return config
 
 
@@ -183,11 +215,15 @@ def _params(weights: Mapping[str, np.ndarray], config: ViTConfig, name: str) -> 
     missing = sorted(set(keys.values()) - set(weights))
     unknown = sorted(set(weights) - set(keys.values()))
     if missing or unknown:
-        raise InputError(f"{name}: the checkpoint's keys are not those of a ViT of {config.depth} blocks: "
-                         f"{len(missing)} missing ({', '.join(missing[:5]) or '-'}), "
-                         f"{len(unknown)} unknown ({', '.join(unknown[:5]) or '-'}).")
+        raise InputError(
+            f"{name}: the checkpoint's keys are not those of a ViT of {config.depth} blocks: "
+            f"{len(missing)} missing ({', '.join(missing[:5]) or '-'}), "
+            f"{len(unknown)} unknown ({', '.join(unknown[:5]) or '-'})."
+        )
     arrays = {path: _to_flax(path, weights[key], wanted[path].shape) for path, key in keys.items()}
-    return unflatten_dict({path: _shaped(keys[path], array, wanted[path].shape, name) for path, array in arrays.items()})
+    return unflatten_dict(
+        {path: _shaped(keys[path], array, wanted[path].shape, name) for path, array in arrays.items()}
+    )
 
 
 def _torch_key(path: tuple[str, ...]) -> str:
@@ -200,7 +236,11 @@ def _to_flax(path: tuple[str, ...], array: np.ndarray, shape: tuple[int, ...]) -
     """PyTorch's layout -> Flax's: kernels transposed, the patch convolution as a matrix, leading ones dropped."""
     if path[-1] == "kernel" and array.ndim >= 2:
         return array.reshape(len(array), -1).T
-    return array.reshape(array.shape[array.ndim - len(shape):]) if set(array.shape[: array.ndim - len(shape)]) <= {1} else array
+    return (
+        array.reshape(array.shape[array.ndim - len(shape) :])
+        if set(array.shape[: array.ndim - len(shape)]) <= {1}
+        else array
+    )
 
 
 def _head(head: Mapping[str, np.ndarray], config: ViTConfig, name: str) -> dict[str, np.ndarray]:

@@ -43,14 +43,18 @@ class M2D:
 
     def __post_init__(self) -> None:
         if self.config.bands != self.log_mel.bands:
-            raise InputError(f"The front end's bands must be the ViT's, got {self.log_mel.bands} and {self.config.bands}.")
+            raise InputError(
+                f"The front end's bands must be the ViT's, got {self.log_mel.bands} and {self.config.bands}."
+            )
 
     @property
     def sample_rate(self) -> int:
+        """Hz."""
         return self.log_mel.sample_rate
 
     @property
     def module(self) -> ViT:
+        """The ViT, computing in `dtype`."""
         return ViT(self.config, self.dtype)
 
     def front_end(
@@ -87,6 +91,7 @@ class M2D:
         return tuple(layout)
 
     def settings(self) -> dict[str, Any]:
+        """Sizes of the ViT and of the front end."""
         return {"vit": dataclasses.asdict(self.config), "front_end": dataclasses.asdict(self.log_mel)}
 
 

@@ -47,8 +47,10 @@ class ViTConfig:
         if self.width % self.heads:
             raise InputError(f"The width must be a multiple of the heads, got {self.width} and {self.heads}.")
         if self.bands % self.patch_bands or self.frames < self.patch_frames:
-            raise InputError(f"The bands must be a multiple of the patch's bands and the frames at least the "
-                             f"patch's frames, got {self}.")
+            raise InputError(
+                f"The bands must be a multiple of the patch's bands and the frames at least the "
+                f"patch's frames, got {self}."
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -140,7 +142,9 @@ class ViT(nn.Module):
         self.blocks = [Block(config, self.dtype) for _ in range(config.depth)]
         self.norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
 
-    def __call__(self, spectrogram: Float[Array, "clip frame band"]) -> tuple[Float[Array, "clip chunk token width"], ...]:
+    def __call__(
+        self, spectrogram: Float[Array, "clip frame band"]
+    ) -> tuple[Float[Array, "clip chunk token width"], ...]:
         config = self.config
         if spectrogram.shape[-1] != config.bands:
             raise InputError(f"The encoder takes {config.bands} mel bands, got {spectrogram.shape[-1]}.")
@@ -157,13 +161,13 @@ class ViT(nn.Module):
 
     def encode(self, chunk: Float[Array, "clip chunk frame band"]) -> Float[Array, "clip chunk token width"]:
         """One chunk of at most `config.frames` frames -> class token and patches, lowest band first."""
-        x = self.patch_embed(self.patches(chunk.astype(self.dtype)))
+        patches = self.patch_embed(self.patches(chunk.astype(self.dtype)))
         bands, frames = self.config.grid
-        shown = x.shape[-2] // bands
-        grid = self.pos_embed[1:].reshape(bands, frames, -1)[:, :shown].reshape(bands * shown, -1)
-        x = x + grid.astype(x.dtype)
-        first = (self.cls_token + self.pos_embed[0]).astype(x.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(first, (*x.shape[:-2], 1, x.shape[-1])), x], axis=-2)
+        shown = patches.shape[-2] // bands  # a short input takes the first time columns of the grid
+        grid = self.pos_embed[1:].reshape(bands, frames, -1)[:, :shown].reshape(1, 1, bands * shown, -1)
+        first = (self.cls_token + self.pos_embed[0]).astype(patches.dtype)
+        first = jnp.broadcast_to(first, (*patches.shape[:-2], 1, patches.shape[-1]))
+        x = jnp.concatenate([first, patches + grid.astype(patches.dtype)], axis=-2)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -181,7 +185,7 @@ class ViT(nn.Module):
 def frame_embeddings(
     tokens: tuple[Float[Array, "clip chunk token width"], ...], config: ViTConfig
 ) -> Float[Array, "clip time feature"]:
-    """Drop the class token and put the frequency bands side by side: `bands of the grid x width` features a time step."""
+    """Drop the class token and put the frequency bands side by side: (grid bands x width) features a time step."""
     parts = []
     for part in tokens:
         clips, chunks, count, width = part.shape

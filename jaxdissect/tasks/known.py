@@ -7,7 +7,16 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from jaxdissect.errors import InputError
-from jaxdissect.tasks.table import LabelSet, Task, clip_splits, column_labels, evar_task, label_set, make_task, read_table
+from jaxdissect.tasks.table import (
+    LabelSet,
+    Task,
+    clip_splits,
+    column_labels,
+    evar_task,
+    label_set,
+    make_task,
+    read_table,
+)
 
 Columns = Mapping[str, list[str]]
 Derive = Callable[[Columns, Path], list[str]]
@@ -113,15 +122,20 @@ def load_task(
         return _synthetic(task, data, label, unit_seconds, progress)
     if task in KNOWN_TASKS:
         if data is None:
-            raise InputError(f"--task {task} needs --data: the folder that holds "
-                             f"{KNOWN_TASKS[task].table or task + '.csv'} and the audio.")
+            raise InputError(
+                f"--task {task} needs --data: the folder that holds "
+                f"{KNOWN_TASKS[task].table or task + '.csv'} and the audio."
+            )
         return _known(task, KNOWN_TASKS[task], Path(data), label, unit_seconds, test_fold)
     path = Path(task)
     if path.suffix.lower() != ".csv":
-        raise InputError(f"--task {task!r} is neither a known task ({', '.join((*KNOWN_TASKS, *SYNTHETIC_TASKS))}) nor a "
-                         f".csv file.")
+        raise InputError(
+            f"--task {task!r} is neither a known task ({', '.join((*KNOWN_TASKS, *SYNTHETIC_TASKS))}) nor a .csv file."
+        )
     if unit_seconds is None:
-        raise InputError(f"--task {task}: a table needs --unit-seconds, the length to which clips are cropped or padded.")
+        raise InputError(
+            f"--task {task}: a table needs --unit-seconds, the length to which clips are cropped or padded."
+        )
     folder = path.parent if data is None else Path(data)
     return evar_task(path.stem, path, folder, unit_seconds, tuple(label) or ("label",), multi_label, test_fold)
 
@@ -133,9 +147,15 @@ def _known(
     if seconds is None:
         raise InputError(f"--task {name}: its unit length is not published: give --unit-seconds.")
     path = data / (known.table or f"{name}.csv")
-    columns = read_table(path, ["filename", "fold", "target", "category"] if name == "esc50" else ["file_name", "label"])
+    columns = read_table(
+        path, ["filename", "fold", "target", "category"] if name == "esc50" else ["file_name", "label"]
+    )
     if name == "esc50":  # in the data set's own layout
-        columns = {**columns, "file_name": [f"audio/{file}" for file in columns["filename"]], "label": columns["category"]}
+        columns = {
+            **columns,
+            "file_name": [f"audio/{file}" for file in columns["filename"]],
+            "label": columns["category"],
+        }
     splits, folds = clip_splits(columns, path, test_fold)
     labels = [_known_labels(known, columns, column, path) for column in label or (known.label,)]
     return make_task(name, data, seconds, columns["file_name"], splits, folds, labels, known.keep)
@@ -147,7 +167,12 @@ def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path) -> 
         return LabelSet(name, labels.classes, labels.members)
     if name in known.derived:
         return label_set(name, [[value] if value else [] for value in known.derived[name](columns, path.parent)])
-    return column_labels({**columns, known.label: [], **dict.fromkeys(known.derived, [])}, name, path)
+    if name in columns:
+        return column_labels(columns, name, path)
+    raise InputError(
+        f"--label {name}: {path} has no such label set; there are {known.label}, "
+        f"{''.join(f'{derived}, ' for derived in known.derived)}and its columns {', '.join(columns)}."
+    )
 
 
 def _synthetic(

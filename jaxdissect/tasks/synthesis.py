@@ -173,8 +173,8 @@ def _resonances(frequency_hz: float, centres_hz: Sequence[float], width_hz: floa
 
 
 def _electric_piano(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
-    body = _fm(frequency_hz, 1, 1.3 * np.exp(-time_s / 0.4), time_s, rng)
-    tine = _fm(frequency_hz, 14, 0.6 * np.exp(-time_s / 0.08), time_s, rng)
+    body = _fm(frequency_hz, 1.0, 1.3 * np.exp(-time_s / 0.4), time_s, rng)
+    tine = _fm(frequency_hz, 14.0, 0.6 * np.exp(-time_s / 0.08), time_s, rng)
     return _rise(time_s, 0.002) * np.exp(-time_s / 0.9) * (body + 0.4 * tine)
 
 
@@ -193,7 +193,8 @@ def _guitar(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
 def _saw_lead(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
     cutoff_hz = 1.5 * frequency_hz + 5000 * np.exp(-time_s / 0.25)
     return _rise(time_s, 0.004) * _harmonics(
-        frequency_hz, time_s, rng, lambda k: 1 / (k * np.sqrt(1 + (k * frequency_hz / cutoff_hz) ** 4)))
+        frequency_hz, time_s, rng, lambda k: 1 / (k * np.sqrt(1 + (k * frequency_hz / cutoff_hz) ** 4))
+    )
 
 
 def _trumpet(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
@@ -219,32 +220,59 @@ def _pan_pipe(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
 
 DRAWBARS = {1: 1.0, 2: 0.8, 3: 0.5, 4: 0.5, 5: 0.15, 6: 0.3, 8: 0.4}  # level of a harmonic
 PAD_CENTS = {-8: 0.5, 0: 1.0, 8: 0.5}  # level of a detuned saw
-VIOLIN_HZ, VOWEL_HZ = (280, 460, 1000, 2500, 3200), (700, 1150, 2700, 3500)  # resonances
+VIOLIN_HZ, VOWEL_HZ = (280.0, 460.0, 1000.0, 2500.0, 3200.0), (700.0, 1150.0, 2700.0, 3500.0)  # resonances
 BAR, BAR_LEVELS = np.array([[1, 3.98, 9.2, 16.1], [1, 0.35, 0.2, 0.1]])  # modes over the lowest
 GLASS, GLASS_LEVELS = np.array([[1, 2.32, 4.25, 6.63, 9.38], [1, 0.6, 0.4, 0.25, 0.15]])
 
 VARIANTS: Mapping[str, Mapping[str, Timbre]] = {  # an instrument's place decides its splits
     "notes": {
         "organ": lambda f, t, rng: _rise(t, 0.006) * _harmonics(f, t, rng, lambda k: DRAWBARS.get(k, 0.0)),
-        "electric_piano": _electric_piano, "guitar": _guitar, "saw_lead": _saw_lead, "trumpet": _trumpet,
-        "breath": lambda f, t, rng: _rise(t, 0.08) * _noise(t, rng, lambda hz: 0.002 + np.sum(
-            [k**-1.5 * np.exp(-(((hz - k * f) / (1.5 + 0.004 * f)) ** 2)) for k in (1, 2, 3)], axis=0)),
-        "marimba": lambda f, t, rng: _rise(t, 0.001) * _modes(
-            BAR * f, BAR_LEVELS, 0.45 * (200 / f) ** 0.4 / BAR**0.8, t, rng),
-        "violin": lambda f, t, rng: _rise(t, 0.06) * _harmonics(
-            f, _vibrato(t, rng, 5.8, 14), rng, lambda k: _resonances(k * f, VIOLIN_HZ, 250) / k),
+        "electric_piano": _electric_piano,
+        "guitar": _guitar,
+        "saw_lead": _saw_lead,
+        "trumpet": _trumpet,
+        "breath": lambda f, t, rng: (
+            _rise(t, 0.08)
+            * _noise(
+                t,
+                rng,
+                lambda hz: (
+                    0.002 * (hz < HIGHEST_HZ)
+                    + np.sum([k**-1.5 * np.exp(-(((hz - k * f) / (1.5 + 0.004 * f)) ** 2)) for k in (1, 2, 3)], axis=0)
+                ),
+            )
+        ),
+        "marimba": lambda f, t, rng: (
+            _rise(t, 0.001) * _modes(BAR * f, BAR_LEVELS, 0.45 * (200 / f) ** 0.4 / BAR**0.8, t, rng)
+        ),
+        "violin": lambda f, t, rng: (
+            _rise(t, 0.06)
+            * _harmonics(f, _vibrato(t, rng, 5.8, 14.0), rng, lambda k: _resonances(k * f, VIOLIN_HZ, 250.0) / k)
+        ),
     },
     "notes2": {
-        "clarinet": lambda f, t, rng: _rise(t, 0.03) * _harmonics(
-            f, t, rng, lambda k: (1.0 if k % 2 else 0.03) * k**-1.1),
-        "horn": lambda f, t, rng: _rise(t, 0.09) * _fm(f, 1, 2.4 * _rise(t, 0.09), t, rng),
-        "voice": lambda f, t, rng: _rise(t, 0.1) * _harmonics(
-            f, _vibrato(t, rng, 5.2, 18), rng, lambda k: _resonances(k * f, VOWEL_HZ, 90) * k**-1.5),
-        "zither": _zither, "pan_pipe": _pan_pipe,
-        "string_pad": lambda f, t, rng: _rise(t, 0.25) * sum(
-            level * _harmonics(f * 2 ** (cents / 1200), t, rng, lambda k: 1 / k) for cents, level in PAD_CENTS.items()),
-        "harmonium": lambda f, t, rng: (_rise(t, 0.04) * (1 + 0.35 * np.sin(2 * math.pi * (6 * t + rng.random())))
-                                        * _harmonics(f, t, rng, lambda k: math.sin(0.22 * math.pi * k) / k)),
+        "clarinet": lambda f, t, rng: (
+            _rise(t, 0.03) * _harmonics(f, t, rng, lambda k: (1.0 if k % 2 else 0.03) * k**-1.1)
+        ),
+        "horn": lambda f, t, rng: _rise(t, 0.09) * _fm(f, 1.0, 2.4 * _rise(t, 0.09), t, rng),
+        "voice": lambda f, t, rng: (
+            _rise(t, 0.1)
+            * _harmonics(f, _vibrato(t, rng, 5.2, 18.0), rng, lambda k: _resonances(k * f, VOWEL_HZ, 90.0) * k**-1.5)
+        ),
+        "zither": _zither,
+        "pan_pipe": _pan_pipe,
+        "string_pad": lambda f, t, rng: (
+            _rise(t, 0.25)
+            * sum(
+                level * _harmonics(f * 2 ** (cents / 1200), t, rng, lambda k: 1 / k)
+                for cents, level in PAD_CENTS.items()
+            )
+        ),
+        "harmonium": lambda f, t, rng: (
+            _rise(t, 0.04)
+            * (1 + 0.35 * np.sin(2 * math.pi * (6 * t + rng.random())))
+            * _harmonics(f, t, rng, lambda k: math.sin(0.22 * math.pi * k) / k)
+        ),
         "glass": lambda f, t, rng: _rise(t, 0.001) * _modes(GLASS * f, GLASS_LEVELS, 1.4 / GLASS, t, rng),
     },
 }

@@ -63,8 +63,10 @@ class Task:
     @property
     def labels_per_clip(self) -> int:
         """The most classes that any clip belongs to, over all label sets."""
-        return max((sum(map(len, rows)) for rows in zip(*(labels.members for labels in self.label_sets), strict=True)),
-                   default=0)
+        return max(
+            (sum(map(len, rows)) for rows in zip(*(labels.members for labels in self.label_sets), strict=True)),
+            default=0,
+        )
 
     def members(self, clips: Sequence[int]) -> Bool[np.ndarray, "clip class"]:
         """Which of some clips belong to which classes."""
@@ -85,15 +87,19 @@ class Task:
         chosen = [row for row, name in enumerate(self.splits) if split in ("all", name)]
         if not chosen:
             found = ", ".join(sorted(set(self.splits))) or "no clips"
-            raise InputError(f"--split {split}: task {self.name!r} has no such clips (it has {found}): choose one of "
-                             f"{', '.join(SPLITS)}, all.")
+            raise InputError(
+                f"--split {split}: task {self.name!r} has no such clips (it has {found}): choose one of "
+                f"{', '.join(SPLITS)}, all."
+            )
         return dataclasses.replace(
             self,
             file_names=tuple(self.file_names[row] for row in chosen),
             splits=tuple(self.splits[row] for row in chosen),
             folds=tuple(self.folds[row] for row in chosen),
-            label_sets=tuple(dataclasses.replace(labels, members=tuple(labels.members[row] for row in chosen))
-                             for labels in self.label_sets),
+            label_sets=tuple(
+                dataclasses.replace(labels, members=tuple(labels.members[row] for row in chosen))
+                for labels in self.label_sets
+            ),
         )
 
     def fingerprint(self) -> str:
@@ -129,12 +135,16 @@ def read_table(path: Path, needed: Sequence[str], delimiter: str = ",") -> dict[
         raise InputError(f"{path} has no rows: a task's table needs a header and a row per clip.")
     missing = [column for column in needed if column not in rows[0]]
     if missing:
-        raise InputError(f"{path}: column {', '.join(map(repr, missing))} is missing; the table has "
-                         f"{', '.join(column for column in rows[0] if column)}.")
+        raise InputError(
+            f"{path}: column {', '.join(map(repr, missing))} is missing; the table has "
+            f"{', '.join(column for column in rows[0] if column)}."
+        )
     for line, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise InputError(f"{path}, line {line}: expected {len(rows[0])} fields as in the header, found "
-                             f"{sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())}.")
+            raise InputError(
+                f"{path}, line {line}: expected {len(rows[0])} fields as in the header, found "
+                f"{sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())}."
+            )
     return {column: [row[column].strip() for row in rows] for column in rows[0] if column}
 
 
@@ -188,8 +198,10 @@ def make_task(
     for line, file_name in enumerate(file_names, start=2):
         _check_file_name(file_name, line, name)
         if file_name in seen:
-            raise InputError(f"Task {name!r}, line {line}: {file_name!r} stands twice in the table and would be counted "
-                             f"twice: remove one row.")
+            raise InputError(
+                f"Task {name!r}, line {line}: {file_name!r} stands twice in the table and would be counted "
+                f"twice: remove one row."
+            )
         seen.add(file_name)
     names = [labels.name for labels in label_sets]
     if len(set(names)) < len(names):
@@ -197,23 +209,24 @@ def make_task(
     for labels in label_sets:
         if not labels.classes:
             raise InputError(f"Task {name!r}: the label set {labels.name!r} holds no label: choose another --label.")
-    return Task(name, data, float(unit_seconds), tuple(file_names), tuple(splits), tuple(folds), tuple(label_sets), keep)
+    return Task(
+        name, data, float(unit_seconds), tuple(file_names), tuple(splits), tuple(folds), tuple(label_sets), keep
+    )
 
 
 def column_labels(columns: Mapping[str, list[str]], column: str, path: Path, multi_label: bool = False) -> LabelSet:
     """A label set from one column; an empty cell is no label."""
     if column not in columns:
-        raise InputError(f"{path}: there is no label column {column!r}; the table has {', '.join(columns)}: name them "
-                         f"with --label.")
+        raise InputError(
+            f"{path}: there is no label column {column!r}; the table has {', '.join(columns)}: name them with --label."
+        )
     values = columns[column]
     if multi_label:
         return label_set(column, [[part.strip() for part in value.split(",") if part.strip()] for value in values])
     return label_set(column, [[value] if value else [] for value in values])
 
 
-def clip_splits(
-    columns: Mapping[str, list[str]], path: Path, test_fold: int
-) -> tuple[list[str], list[int | None]]:
+def clip_splits(columns: Mapping[str, list[str]], path: Path, test_fold: int) -> tuple[list[str], list[int | None]]:
     """Split and fold of every clip, from the column `split` or `fold`."""
     if "split" in columns:
         for line, split in enumerate(columns["split"], start=2):
@@ -233,6 +246,11 @@ def clip_splits(
 
 def _check_file_name(file_name: str, line: int, task: str) -> None:
     paths = (PurePosixPath(file_name), PureWindowsPath(file_name))
-    if not file_name or "\0" in file_name or any(path.is_absolute() or path.drive or ".." in path.parts for path in paths):
-        raise InputError(f"Task {task!r}, line {line}: a file name must be a path inside the data folder, found "
-                         f"{file_name!r}.")
+    if (
+        not file_name
+        or "\0" in file_name
+        or any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
+    ):
+        raise InputError(
+            f"Task {task!r}, line {line}: a file name must be a path inside the data folder, found {file_name!r}."
+        )

@@ -1,0 +1,1 @@
+"""What is measured, against whom; run as `python -m benchmarks.NAME`."""

@@ -1,0 +1,404 @@
+"""Parity at full size: the encoder against transformers' ViT, and waveform to neuron counts against nnAudio and PyTorch.
+
+Weights are random, since what is compared is arithmetic; recordings are real. Writes the tables of `docs/parity.md`:
+`python -m benchmarks.parity --data ESC-50`
+"""
+
+import csv
+import dataclasses
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import tyro
+from torch import nn
+
+from benchmarks.torch_vit import NeuronCounter, TorchViT, load_torch_vit, random_checkpoint
+from jaxdissect.activations import read_neurons, stack_layers
+from jaxdissect.audio.decode import read_clip
+from jaxdissect.encoder.convert import encoder_from_state, load_state, sizes_from_name
+from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.vit import ViTConfig, vit_config
+
+TINY = {"width": 64, "depth": 2, "heads": 4, "mlp": 256}
+LENGTHS = (0.4, 1.0, 2.3)  # of a clip, in widths of the model: shorter than it, as long, several chunks
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to compare."""
+
+    data: Path  # the ESC-50 folder, with meta/esc50.csv and audio/
+    out: Path = Path("docs/parity.md")  # the page to write
+    size: str = "base"  # "tiny", "small", "base" or "large"
+    depth: int | None = None  # blocks, if not the size's own number
+    clips: int = 8  # recordings, evenly spaced over the data set
+    batch: int = 2  # clips at a time
+    shapes: tuple[str, ...] = ("80x208p16x16", "80x1001p16x16", "80x608p80x2", "80x608p16x16p32k")  # at a tiny width
+    seed: int = 0  # of weights and inputs
+
+
+class Trace(NamedTuple):
+    """What one side computed of a batch: arrays (clip, token, feature), the neurons' as one array per layer."""
+
+    output: np.ndarray
+    before: list[np.ndarray]
+    after: list[np.ndarray]
+
+
+@dataclasses.dataclass
+class Error:
+    """Difference of two arrays, gathered over batches."""
+
+    largest_difference: float = 0.0
+    largest: float = 0.0
+    squared_difference: float = 0.0
+    squared: float = 0.0
+
+    def add(self, ours: np.ndarray, reference: np.ndarray) -> None:
+        difference = np.abs(ours - reference, dtype=np.float64)
+        self.largest_difference = max(self.largest_difference, float(difference.max()))
+        self.largest = max(self.largest, float(np.abs(reference).max()))
+        self.squared_difference += float(np.square(difference).sum())
+        self.squared += float(np.square(reference, dtype=np.float64).sum())
+
+    @property
+    def of_largest(self) -> float:
+        """Largest difference / largest value."""
+        return self.largest_difference / self.largest
+
+    @property
+    def of_rms(self) -> float:
+        """Root mean square of the difference / of the values."""
+        return (self.squared_difference / self.squared) ** 0.5
+
+
+@dataclasses.dataclass
+class Layer:
+    """The neurons of one layer (or of several): how far activations differ, and how many of them in being active."""
+
+    before: Error = dataclasses.field(default_factory=Error)
+    after: Error = dataclasses.field(default_factory=Error)
+    pairs: int = 0
+    differing: int = 0
+    largest_differing: float = 0.0
+
+    def add(self, ours: Trace, reference: Trace, layer: int) -> None:
+        self.before.add(ours.before[layer], reference.before[layer])
+        self.after.add(ours.after[layer], reference.after[layer])
+        differs = (ours.after[layer] > 0) != (reference.after[layer] > 0)
+        self.pairs += differs.size
+        self.differing += int(differs.sum())
+        magnitude = np.maximum(np.abs(ours.before[layer]), np.abs(reference.before[layer]))
+        self.largest_differing = max(self.largest_differing, float(magnitude.max(where=differs, initial=0.0)))
+
+    def row(self, name: object) -> list[object]:
+        """Its row in a table of `NEURONS`."""
+        return [name, f"{self.after.of_largest:.1e}", f"{self.after.of_rms:.1e}", f"{self.pairs:,}", self.differing,
+                f"{self.differing / self.pairs:.1e}", f"{self.largest_differing:.1e}" if self.differing else "-",
+                f"{self.before.largest_difference:.1e}"]
+
+
+NEURONS = ["layer", "activation, of the largest", "activation, of the RMS", "pairs", "differing", "share",
+           "largest pre-activation among them", "largest error of a pre-activation"]
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Our side against a reference, gathered over batches."""
+
+    output: Error
+    layers: list[Layer]
+    log_mel: Error
+    counts: int = 0
+    differing_counts: int = 0
+
+    @staticmethod
+    def of(depth: int) -> "Comparison":
+        return Comparison(Error(), [Layer() for _ in range(depth)], Error())
+
+    def add(self, ours: Trace, reference: Trace) -> None:
+        self.output.add(ours.output, reference.output)
+        for number, layer in enumerate(self.layers):
+            layer.add(ours, reference, number)
+
+    def add_counts(self, ours: np.ndarray, reference: np.ndarray) -> None:
+        self.counts += ours.size
+        self.differing_counts += int((ours != reference).sum())
+
+    @property
+    def total(self) -> Layer:
+        """All layers together; its errors are the worst layer's."""
+        return Layer(max((layer.before for layer in self.layers), key=lambda error: error.largest_difference),
+                     max((layer.after for layer in self.layers), key=lambda error: error.of_largest),
+                     sum(layer.pairs for layer in self.layers), sum(layer.differing for layer in self.layers),
+                     max(layer.largest_differing for layer in self.layers))
+
+    def table(self) -> str:
+        """One row per layer, and one for all."""
+        rows = [layer.row(number) for number, layer in enumerate(self.layers)]
+        return table(NEURONS, [*rows, self.total.row("all (errors: the worst)")])
+
+
+def build_encoder(checkpoint: Path, config: ViTConfig, dtype: str = "float32", sample_rate: int = 16000) -> M2D:
+    """The encoder of a checkpoint, through the package's own conversion."""
+    name = (f"m2d_vit_random-{config.bands}x{config.frames}p{config.patch_bands}x{config.patch_frames}"
+            + ("p32k" if sample_rate == 32000 else ""))
+    encoder = encoder_from_state(load_state(checkpoint), name, sizes_from_name(name), config.heads, {})
+    if encoder.config != config:
+        raise SystemExit(f"The conversion found {encoder.config}, the checkpoint was written for {config}.")
+    return dataclasses.replace(encoder, dtype=jnp.dtype(dtype))
+
+
+def flax_tracer(encoder: M2D) -> Callable[[np.ndarray], Trace]:
+    """Run our encoder on inputs (clip, frame, band), keeping every neuron before and after GELU."""
+
+    @jax.jit
+    def run(params: Any, inputs: jax.Array) -> Any:
+        return encoder.module.apply({"params": params}, inputs, mutable=["intermediates"],
+                                    capture_intermediates=lambda module, _: module.path[-1] in ("fc1", "act"))
+
+    def trace(inputs: np.ndarray) -> Trace:
+        output, captured = jax.device_get(run(encoder.variables["params"], inputs))
+        layers = [captured["intermediates"][f"blocks_{layer}"]["mlp"] for layer in range(encoder.config.depth)]
+        return Trace(_join(output), *([_join(layer[name]["__call__"]) for layer in layers] for name in ("fc1", "act")))
+
+    return trace
+
+
+def _join(calls: Sequence[np.ndarray]) -> np.ndarray:
+    """(clip, chunk, token, feature) of every call -> (clip, token, feature)."""
+    return np.concatenate([part.reshape(len(part), -1, part.shape[-1]) for part in calls], axis=1)
+
+
+def torch_tracer(
+    model: nn.Module, mlps: Sequence[nn.Module], activation: str, output: Callable[[Any], Sequence[torch.Tensor]]
+) -> Callable[[np.ndarray], Trace]:
+    """The same of a PyTorch model, whose blocks' MLPs have `fc1` and an activation module; by forward hooks."""
+    kept: dict[tuple[int, str], list[torch.Tensor]] = {}
+
+    def keep(key: tuple[int, str]) -> Callable[..., None]:
+        return lambda _module, _inputs, value: kept.setdefault(key, []).append(value)
+
+    for layer, mlp in enumerate(mlps):
+        for name in ("fc1", activation):
+            getattr(mlp, name).register_forward_hook(keep((layer, name)))
+
+    def trace(inputs: np.ndarray) -> Trace:
+        kept.clear()
+        with torch.inference_mode():
+            parts = output(model(torch.from_numpy(inputs).mT[:, None].contiguous()))
+        layers = ([torch.cat(kept[layer, name], dim=1).numpy() for layer in range(len(mlps))] for name in ("fc1", activation))
+        return Trace(torch.cat(list(parts), dim=1).numpy(), *layers)
+
+    return trace
+
+
+def transformers_vit(checkpoint: Path, config: ViTConfig) -> nn.Module:
+    """transformers' `ViTModel` with the checkpoint's weights; it has query, key and value apart."""
+    import transformers
+
+    model = transformers.ViTModel(transformers.ViTConfig(
+        hidden_size=config.width, num_hidden_layers=config.depth, num_attention_heads=config.heads,
+        intermediate_size=config.mlp, hidden_act="gelu", layer_norm_eps=1e-6, qkv_bias=True, num_channels=1,
+        image_size=(config.bands, config.frames), patch_size=(config.patch_bands, config.patch_frames),
+    ), add_pooling_layer=False)
+    state = {}
+    for name, array in load_state(checkpoint).items():
+        if name.startswith("blocks.") and ".attn.qkv." in name:
+            for part, value in zip("qkv", np.split(array, 3), strict=True):
+                state[_transformers_name(name.replace("attn.qkv", f"attention.{part}_proj"))] = torch.from_numpy(value)
+        elif name.startswith(("cls_token", "pos_embed", "patch_embed", "blocks.", "norm.")):
+            state[_transformers_name(name)] = torch.from_numpy(array)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _transformers_name(name: str) -> str:
+    for ours, theirs in (("blocks.", "layers."), ("norm1", "layernorm_before"), ("norm2", "layernorm_after"),
+                         ("attn.proj", "attention.o_proj"), ("cls_token", "embeddings.cls_token"),
+                         ("pos_embed", "embeddings.position_embeddings"),
+                         ("patch_embed.proj", "embeddings.patch_embeddings.projection")):
+        name = name.replace(ours, theirs)
+    return name.replace("norm.", "layernorm.", 1) if name.startswith("norm.") else name
+
+
+def compare_encoder(checkpoint: Path, config: ViTConfig, options: Options) -> Comparison:
+    """Our ViT against transformers' on full inputs."""
+    reference = transformers_vit(checkpoint, config)
+    mlps = [layer.mlp for layer in reference.layers]
+    theirs = torch_tracer(reference, mlps, "activation_fn", lambda output: [output.last_hidden_state])
+    ours, found = flax_tracer(build_encoder(checkpoint, config)), Comparison.of(config.depth)
+    generator = np.random.default_rng(options.seed)
+    for _ in _batches(options):
+        inputs = generator.standard_normal((options.batch, config.frames, config.bands), np.float32)
+        found.add(ours(inputs), theirs(inputs))
+    return found
+
+
+def compare_chain(checkpoint: Path, config: ViTConfig, batches: Iterator[np.ndarray], sample_rate: int) -> Comparison:
+    """PCM to neuron counts: `front_end` and `read_neurons` against nnAudio and PyTorch with hooks."""
+    encoder, reference = build_encoder(checkpoint, config, sample_rate=sample_rate), load_torch_vit(checkpoint, config)
+    ours, found = flax_tracer(encoder), Comparison.of(config.depth)
+    theirs = torch_tracer(reference, [block.mlp for block in reference.blocks], "act", list)
+    front_end, counter = jax.jit(lambda pcm: encoder.front_end(encoder.variables, pcm)), NeuronCounter(reference)
+    read = jax.jit(lambda params, inputs: stack_layers(
+        read_neurons(encoder.module, {"params": params}, inputs, neurons=encoder.neurons)[1]))
+    nnaudio = nnaudio_front_end(reference, sample_rate)
+    for pcm in batches:
+        our_input, their_input = np.asarray(front_end(pcm)), nnaudio(pcm)
+        found.log_mel.add(our_input, their_input)
+        found.add(ours(our_input), theirs(their_input))
+        reading = read(encoder.variables["params"], our_input)
+        found.add_counts(np.asarray(reading.active_tokens), counter.take().active_tokens.numpy())
+    return found
+
+
+def nnaudio_front_end(model: TorchViT, sample_rate: int) -> Callable[[np.ndarray], np.ndarray]:
+    """PCM -> normalised log-mel (clip, frame, band) by nnAudio."""
+    from nnAudio.features import MelSpectrogram
+
+    scale = sample_rate // 16000
+    mel = MelSpectrogram(sr=sample_rate, n_fft=400 * scale, win_length=400 * scale, hop_length=160 * scale,
+                         n_mels=model.config.bands, fmin=50, fmax=8000 * scale, power=2, center=True,
+                         pad_mode="reflect", verbose=False)
+    mean, std = model.norm_stats
+
+    def run(pcm: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            log_mel = torch.log(mel(torch.from_numpy(pcm)) + torch.finfo(torch.float32).eps)
+            return ((log_mel - mean) / std).mT.contiguous().numpy()
+
+    return run
+
+
+def recordings(options: Options, sample_rate: int) -> np.ndarray:
+    """Recordings of 5 s, evenly spaced over the data set: (clip, sample)."""
+    with (options.data / "meta" / "esc50.csv").open() as file:
+        names = [row["filename"] for row in csv.DictReader(file)]
+    chosen = names[:: max(1, len(names) // options.clips)][: options.clips]
+    clips = [read_clip(options.data, f"audio/{name}", sample_rate, 5 * sample_rate) for name in chosen]
+    unreadable = [f"{name}: {clip.reason}" for name, clip in zip(chosen, clips, strict=True) if clip.status == "unreadable"]
+    if unreadable or len(clips) < options.clips:
+        raise SystemExit(f"{options.clips} recordings are needed, found {len(clips)}; unreadable: {unreadable}")
+    return np.stack([clip.pcm for clip in clips])
+
+
+def _batches(options: Options) -> Iterator[slice]:
+    return (slice(start, start + options.batch) for start in range(0, options.clips, options.batch))
+
+
+def compare_shapes(folder: Path, options: Options) -> str:
+    """The whole chain at other shapes of input and patch, on clips shorter and longer than the model's width."""
+    rows = []
+    for shape in options.shapes:
+        sizes = sizes_from_name(shape)
+        config = ViTConfig(sizes.bands, sizes.frames, sizes.patch_bands, sizes.patch_frames, **TINY)
+        checkpoint = random_checkpoint(folder / f"{shape}.pth", config, options.seed)
+        endless = np.tile(recordings(options, sizes.sample_rate).reshape(-1), 8)
+        for length in LENGTHS:
+            samples = int(length * config.frames) * sizes.sample_rate // 100
+            pcm = np.stack([endless[start : start + samples] for start in (0, samples)])
+            found = compare_chain(checkpoint, config, iter([pcm]), sizes.sample_rate)
+            total = found.total
+            rows.append([shape, 1 + samples * 100 // sizes.sample_rate, f"{found.log_mel.of_largest:.1e}",
+                         f"{found.output.of_largest:.1e}", f"{total.after.of_largest:.1e}", f"{total.pairs:,}",
+                         total.differing, f"{found.differing_counts:,} of {found.counts:,}"])
+    return table(["shape", "frames", "log-mel", "output", "activation", "pairs", "differing", "differing counts"], rows)
+
+
+def page(config: ViTConfig, encoder: Comparison, chain: Comparison, shapes: str, options: Options) -> str:
+    """The text of `docs/parity.md`."""
+    packages = ", ".join(f"{name} {number}" for name, number in
+                         versions("jax", "flax", "torch", "transformers", "nnaudio", "numpy").items())
+    return f"""# Parity
+
+Written by `benchmarks/parity.py`; run it again with
+
+    python -m benchmarks.parity --data ESC-50
+
+Random weights (seed {options.seed}), float32, on: {machine()["cpu"]}. {packages}.
+Encoder: {config.depth} layers, width {config.width}, {config.heads} heads, {config.mlp} neurons a layer.
+
+All errors are relative: "of the largest" is the largest difference over the largest value, "of the RMS" the root mean
+square of the difference over that of the values. A *pair* is one neuron at one token; it *differs* if one side has the
+neuron active (above zero after GELU) and the other has not. That can only happen where the pre-activation is within
+the rounding error of zero, which the last two columns show in the pre-activation's own unit.
+
+## The encoder against transformers' `ViTModel`
+
+{options.clips} inputs of {config.bands} bands x {config.frames} frames, standard normal. Final tokens: {encoder.output.of_largest:.1e} of the
+largest, {encoder.output.of_rms:.1e} of the RMS.
+
+{encoder.table()}
+
+## From waveform to neuron counts
+
+{options.clips} recordings of 5 s from ESC-50 at 16 kHz. Reference: nnAudio's `MelSpectrogram`, logarithm, normalisation, a PyTorch ViT
+with fused attention, and forward hooks. Ours: `front_end` and `read_neurons`. Normalised log-mel: {chain.log_mel.of_largest:.1e} of the
+largest, {chain.log_mel.of_rms:.1e} of the RMS. Final tokens: {chain.output.of_largest:.1e} and {chain.output.of_rms:.1e}.
+Counts of active tokens (clip x neuron) that differ: {chain.differing_counts:,} of {chain.counts:,}.
+
+{chain.table()}
+
+## Other shapes
+
+The same chain at width {TINY["width"]} and {TINY["depth"]} layers, on 2 clips shorter than the model's width, as long, and several chunks long.
+
+{shapes}
+"""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there, so that nobody ever reads a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of the packages that a result depends on."""
+    return {name: version(name) for name in packages}
+
+
+def machine() -> dict[str, Any]:
+    """What the result depends on of this computer, and how busy it is."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": models[0] if models else platform.processor(), "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            "system": platform.system(), "processor": platform.processor(), "load_before": os.getloadavg(),
+            "torch_threads": torch.get_num_threads()}
+
+
+def main(options: Options) -> None:
+    """Compare, write the page, print it."""
+    config = vit_config(options.size, **({"depth": options.depth} if options.depth else {}))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = random_checkpoint(folder / "checkpoint.pth", config, options.seed)
+        encoder = compare_encoder(checkpoint, config, options)
+        pcm = recordings(options, 16000)
+        chain = compare_chain(checkpoint, config, (pcm[part] for part in _batches(options)), 16000)
+        text = page(config, encoder, chain, compare_shapes(folder, options), options)
+    write_whole(options.out, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

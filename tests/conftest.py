@@ -1,0 +1,34 @@
+"""Strict JAX for every test: eight CPU devices, no silent promotion of types or ranks, shapes checked at run time."""
+
+import jaxtyping
+
+jaxtyping.install_import_hook("jaxdissect", "beartype.beartype")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import soundfile  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def data_folder(tmp_path):
+    """A writer of small data sets: `write(name, samples, rate)` puts a WAV file into `folder`."""
+
+    class Folder:
+        path = tmp_path / "data"
+
+        def write(self, name, samples, rate=16000, **options):
+            file = self.path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(file, np.asarray(samples, np.float32), rate, **options)
+
+        def table(self, name, text):
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / name).write_text(text)
+            return self.path / name
+
+    return Folder()
