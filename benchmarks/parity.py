@@ -1,4 +1,4 @@
-"""Parity at full size: the encoder against transformers' ViT, and waveform to neuron counts against nnAudio and PyTorch.
+"""Parity at full size: our encoder against transformers' ViT, waveform to neuron counts against nnAudio and PyTorch.
 
 Weights are random, since what is compared is arithmetic; recordings are real. Writes the tables of `docs/parity.md`:
 `python -m benchmarks.parity --data ESC-50`
@@ -64,6 +64,7 @@ class Error:
     squared: float = 0.0
 
     def add(self, ours: np.ndarray, reference: np.ndarray) -> None:
+        """Add a batch."""
         difference = np.abs(ours - reference, dtype=np.float64)
         self.largest_difference = max(self.largest_difference, float(difference.max()))
         self.largest = max(self.largest, float(np.abs(reference).max()))
@@ -80,6 +81,11 @@ class Error:
         """Root mean square of the difference / of the values."""
         return (self.squared_difference / self.squared) ** 0.5
 
+    @property
+    def text(self) -> str:
+        """Both, in words."""
+        return f"{self.of_largest:.1e} of the largest, {self.of_rms:.1e} of the RMS"
+
 
 @dataclasses.dataclass
 class Layer:
@@ -92,6 +98,7 @@ class Layer:
     largest_differing: float = 0.0
 
     def add(self, ours: Trace, reference: Trace, layer: int) -> None:
+        """Add a layer of a batch."""
         self.before.add(ours.before[layer], reference.before[layer])
         self.after.add(ours.after[layer], reference.after[layer])
         differs = (ours.after[layer] > 0) != (reference.after[layer] > 0)
@@ -123,14 +130,17 @@ class Comparison:
 
     @staticmethod
     def of(depth: int) -> "Comparison":
+        """Nothing compared so far."""
         return Comparison(Error(), [Layer() for _ in range(depth)], Error())
 
     def add(self, ours: Trace, reference: Trace) -> None:
+        """Add a batch."""
         self.output.add(ours.output, reference.output)
         for number, layer in enumerate(self.layers):
             layer.add(ours, reference, number)
 
     def add_counts(self, ours: np.ndarray, reference: np.ndarray) -> None:
+        """Add a batch's active tokens, (clip, layer, neuron)."""
         self.counts += ours.size
         self.differing_counts += int((ours != reference).sum())
 
@@ -164,7 +174,7 @@ def flax_tracer(encoder: M2D) -> Callable[[np.ndarray], Trace]:
     @jax.jit
     def run(params: Any, inputs: jax.Array) -> Any:
         return encoder.module.apply({"params": params}, inputs, mutable=["intermediates"],
-                                    capture_intermediates=lambda module, _: module.path[-1] in ("fc1", "act"))
+                                    capture_intermediates=lambda module, _: module.name in ("fc1", "act"))
 
     def trace(inputs: np.ndarray) -> Trace:
         output, captured = jax.device_get(run(encoder.variables["params"], inputs))
@@ -196,14 +206,15 @@ def torch_tracer(
         kept.clear()
         with torch.inference_mode():
             parts = output(model(torch.from_numpy(inputs).mT[:, None].contiguous()))
-        layers = ([torch.cat(kept[layer, name], dim=1).numpy() for layer in range(len(mlps))] for name in ("fc1", activation))
-        return Trace(torch.cat(list(parts), dim=1).numpy(), *layers)
+        before, after = ([torch.cat(kept[layer, name], dim=1).numpy() for layer in range(len(mlps))]
+                         for name in ("fc1", activation))
+        return Trace(torch.cat(list(parts), dim=1).numpy(), before, after)
 
     return trace
 
 
 def transformers_vit(checkpoint: Path, config: ViTConfig) -> nn.Module:
-    """transformers' `ViTModel` with the checkpoint's weights; it has query, key and value apart."""
+    """The `ViTModel` of transformers with the checkpoint's weights; it has query, key and value apart."""
     import transformers
 
     model = transformers.ViTModel(transformers.ViTConfig(
@@ -233,7 +244,7 @@ def _transformers_name(name: str) -> str:
 
 def compare_encoder(checkpoint: Path, config: ViTConfig, options: Options) -> Comparison:
     """Our ViT against transformers' on full inputs."""
-    reference = transformers_vit(checkpoint, config)
+    reference: Any = transformers_vit(checkpoint, config)
     mlps = [layer.mlp for layer in reference.layers]
     theirs = torch_tracer(reference, mlps, "activation_fn", lambda output: [output.last_hidden_state])
     ours, found = flax_tracer(build_encoder(checkpoint, config)), Comparison.of(config.depth)
@@ -286,9 +297,9 @@ def recordings(options: Options, sample_rate: int) -> np.ndarray:
         names = [row["filename"] for row in csv.DictReader(file)]
     chosen = names[:: max(1, len(names) // options.clips)][: options.clips]
     clips = [read_clip(options.data, f"audio/{name}", sample_rate, 5 * sample_rate) for name in chosen]
-    unreadable = [f"{name}: {clip.reason}" for name, clip in zip(chosen, clips, strict=True) if clip.status == "unreadable"]
-    if unreadable or len(clips) < options.clips:
-        raise SystemExit(f"{options.clips} recordings are needed, found {len(clips)}; unreadable: {unreadable}")
+    reasons = [clip.reason for clip in clips if clip.status == "unreadable"]
+    if reasons or len(clips) < options.clips:
+        raise SystemExit(f"{options.clips} recordings are needed, found {len(clips)}; unreadable: {reasons}")
     return np.stack([clip.pcm for clip in clips])
 
 
@@ -321,37 +332,41 @@ def page(config: ViTConfig, encoder: Comparison, chain: Comparison, shapes: str,
                          versions("jax", "flax", "torch", "transformers", "nnaudio", "numpy").items())
     return f"""# Parity
 
-Written by `benchmarks/parity.py`; run it again with
+Written by `benchmarks/parity.py`. To run it again, with ESC-50 in a folder of that name:
 
-    python -m benchmarks.parity --data ESC-50
+    python -m benchmarks.parity --data ESC-50 --size {options.size} --clips {options.clips} --seed {options.seed}
 
-Random weights (seed {options.seed}), float32, on: {machine()["cpu"]}. {packages}.
+Random weights, float32, on {machine()["cpu"]}. {packages}.
 Encoder: {config.depth} layers, width {config.width}, {config.heads} heads, {config.mlp} neurons a layer.
 
-All errors are relative: "of the largest" is the largest difference over the largest value, "of the RMS" the root mean
+Errors are relative: "of the largest" is the largest difference over the largest value, "of the RMS" the root mean
 square of the difference over that of the values. A *pair* is one neuron at one token; it *differs* if one side has the
-neuron active (above zero after GELU) and the other has not. That can only happen where the pre-activation is within
-the rounding error of zero, which the last two columns show in the pre-activation's own unit.
+neuron active (above zero after GELU) and the other has not, which rounding can do only to a pre-activation that is
+nearly zero: the last two columns show how nearly, and the rounding, both absolute.
 
-## The encoder against transformers' `ViTModel`
+## The encoder against `ViTModel` of transformers
 
-{options.clips} inputs of {config.bands} bands x {config.frames} frames, standard normal. Final tokens: {encoder.output.of_largest:.1e} of the
-largest, {encoder.output.of_rms:.1e} of the RMS.
+{options.clips} inputs of {config.bands} bands x {config.frames} frames, standard normal.
+Final tokens: {encoder.output.text}.
 
 {encoder.table()}
 
 ## From waveform to neuron counts
 
-{options.clips} recordings of 5 s from ESC-50 at 16 kHz. Reference: nnAudio's `MelSpectrogram`, logarithm, normalisation, a PyTorch ViT
-with fused attention, and forward hooks. Ours: `front_end` and `read_neurons`. Normalised log-mel: {chain.log_mel.of_largest:.1e} of the
-largest, {chain.log_mel.of_rms:.1e} of the RMS. Final tokens: {chain.output.of_largest:.1e} and {chain.output.of_rms:.1e}.
-Counts of active tokens (clip x neuron) that differ: {chain.differing_counts:,} of {chain.counts:,}.
+{options.clips} recordings of 5 s from ESC-50 at 16 kHz. Reference: nnAudio's `MelSpectrogram`, logarithm, normalisation,
+a PyTorch ViT with fused attention, and forward hooks.
+Ours: `front_end` and `read_neurons`.
+
+- Normalised log-mel: {chain.log_mel.text}.
+- Final tokens: {chain.output.text}.
+- Counts of active tokens, one per clip and neuron: {chain.differing_counts:,} of {chain.counts:,} differ.
 
 {chain.table()}
 
 ## Other shapes
 
-The same chain at width {TINY["width"]} and {TINY["depth"]} layers, on 2 clips shorter than the model's width, as long, and several chunks long.
+The same chain at width {TINY["width"]} and {TINY["depth"]} layers, on two clips: shorter than the model's width,
+longer by a frame, and several chunks long. Errors are of the largest value.
 
 {shapes}
 """

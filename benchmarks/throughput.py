@@ -10,6 +10,7 @@ import math
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import torch.nn.functional as F
 import tyro
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils import mkldnn
 
 from benchmarks.parity import build_encoder, machine, table, versions, write_whole
-from benchmarks.torch_vit import Counts, NeuronCounter, load_torch_vit, random_checkpoint
+from benchmarks.torch_vit import Counts, NeuronCounter, TorchViT, load_torch_vit, random_checkpoint
 from jaxdissect import statistics
 from jaxdissect.activations import read_neurons, stack_layers
 from jaxdissect.encoder.m2d import M2D
@@ -32,11 +34,12 @@ from jaxdissect.encoder.vit import ViTConfig, vit_config
 from jaxdissect.sharding import local_mesh, map_per_device, per_device, replicate, shard_clips
 
 CLASSES = 50
-COUNTING, PEER, COMPILED = "jax counting", "torch counting", "torch compiled counting"
-FROM_PCM, ENCODER = "jax counting from PCM", "jax encoder"
-RATIOS = ((COUNTING, PEER), (COUNTING, COMPILED), (COUNTING, ENCODER), (FROM_PCM, COUNTING))
+COUNTING, FROM_PCM, ENCODER = "jax counting", "jax counting from PCM", "jax encoder"
+PEER, ONEDNN, COMPILED = "torch counting", "torch oneDNN counting", "torch compiled counting"
 MOST_DIFFERING = {"float32": 1e-4, "bfloat16": 0.05}  # share of neuron-token pairs; beyond it, not the same model
 Run = Callable[[], None]
+Shape = tuple[int, ...]
+Product = tuple[int, Shape, Shape]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Devices:
 
     @staticmethod
     def choose() -> "Devices":
+        """The default device of JAX; float32 products stay float32."""
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")  # leaves half of a GPU to PyTorch
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         first = jax.local_devices()[0]
@@ -75,11 +79,6 @@ class Devices:
             torch.cuda.synchronize()
         jax.block_until_ready([leaf for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)])
 
-    def describe(self) -> dict[str, str | None]:
-        """Both devices; where PyTorch has no CUDA, a GPU is compared with a CPU."""
-        return {"jax_device": self.jax.platform, "accelerator": self.jax.device_kind,
-                "torch_device": self.torch.type, "torch_cuda": torch.version.cuda or "this PyTorch has none"}
-
 
 class JaxSide:
     """The encoder and the counting step of this package, on a mesh of one device."""
@@ -87,34 +86,31 @@ class JaxSide:
     def __init__(self, encoder: M2D, devices: Devices) -> None:
         self.encoder, self.devices, self.mesh = encoder, devices, local_mesh([devices.jax])
         self.steps = {source: map_per_device(partial(self.step, source), self.mesh) for source in ("input", "pcm")}
-        self.encode = jax.jit(lambda params, inputs: encoder.embed(encoder.module.apply({"params": params}, inputs)))
+        self.encode = jax.jit(lambda params, inputs: encoder.module.apply({"params": params}, inputs))
         empty = partial(statistics.init, CLASSES, encoder.config.depth, encoder.config.mlp)
         self.empty = partial(per_device, empty, self.mesh)
 
     def step(self, source: str, counts: Any, variables: Any, clips: Any) -> tuple[Any, Any]:
         """Encode a batch, read its neurons, add them to their classes: the step of a run."""
         inputs = clips["input"] if source == "input" else self.encoder.front_end(variables, clips["pcm"])
-        params = {"params": variables["params"]}
-        output, readings = read_neurons(self.encoder.module, params, inputs, neurons=self.encoder.neurons)
+        _, readings = read_neurons(self.encoder.module, variables, inputs, neurons=self.encoder.neurons)
         reading = stack_layers(readings)
-        counts = statistics.update(counts, reading, clips["members"], clips["number"], labels_per_clip=1)
-        return counts, self.encoder.embed(output)
+        counts = statistics.update(counts, reading, clips["members"], clips["clip"], labels_per_clip=1)
+        return counts, reading.tokens
 
     def put(self, inputs: np.ndarray, pcm: np.ndarray) -> Any:
         """A batch on the device; clip n is of class n modulo the classes."""
         number = np.arange(len(inputs), dtype=np.int32)
-        members = np.arange(CLASSES + 1) == number[:, None] % CLASSES
-        members[:, -1] = True
-        return shard_clips({"input": inputs, "pcm": pcm, "members": members, "number": number}, self.mesh)
+        members = (np.arange(CLASSES + 1) == number[:, None] % CLASSES) | (np.arange(CLASSES + 1) == CLASSES)
+        return shard_clips({"input": inputs, "pcm": pcm, "members": members, "clip": number}, self.mesh)
 
     def variants(self, inputs: np.ndarray, pcm: np.ndarray) -> dict[str, Run]:
         """What to time on one batch."""
-        state, variables = [self.empty()], replicate(dict(self.encoder.variables), self.mesh)
-        clips = self.put(inputs, pcm)
+        state, variables, clips = [self.empty()], self.encoder.variables, self.put(inputs, pcm)
 
         def count(source: str) -> None:
-            state[0], embedding = self.steps[source](state[0], variables, clips)
-            self.devices.wait(state, embedding)
+            state[0], _ = self.steps[source](state[0], variables, clips)
+            self.devices.wait(state)
 
         return {COUNTING: partial(count, "input"), FROM_PCM: partial(count, "pcm"),
                 ENCODER: lambda: self.devices.wait(self.encode(variables["params"], clips["input"]))}
@@ -125,29 +121,34 @@ class TorchSide:
 
     def __init__(self, checkpoint: Path, config: ViTConfig, dtype: str, devices: Devices, compiled: bool) -> None:
         self.devices, self.dtype = devices, getattr(torch, dtype)
-        self.model = load_torch_vit(checkpoint, config).to(devices.torch, self.dtype)
-        self.counter = NeuronCounter(self.model)
-        compiling = {COMPILED: torch.compile(self.count, fullgraph=True, dynamic=False)} if compiled else {}
-        self.calls = {PEER: self.count, **compiling}
-
-    def count(self, batch: torch.Tensor) -> tuple[list[torch.Tensor], Counts]:
-        return self.model(batch), self.counter.take()
+        model = load_torch_vit(checkpoint, config).to(devices.torch, self.dtype)
+        self.calls: dict[str, Callable[[torch.Tensor], tuple[list[torch.Tensor], Counts]]] = {PEER: counting(model)}
+        if devices.torch.type == "cpu" and dtype == "float32":  # MKL's products take half of an AMD processor's speed
+            self.calls[ONEDNN] = counting(mkldnn.to_mkldnn(load_torch_vit(checkpoint, config)))
+        if compiled:
+            self.calls[COMPILED] = torch.compile(counting(model), fullgraph=True, dynamic=False)
 
     def put(self, inputs: np.ndarray) -> torch.Tensor:
         """(clip, frame, band) -> (clip, 1, band, frame) on the device."""
         return torch.from_numpy(inputs).mT[:, None].contiguous().to(self.devices.torch, self.dtype)
 
-    def variants(self, inputs: np.ndarray, _pcm: np.ndarray) -> dict[str, Run]:
+    def variants(self, inputs: np.ndarray) -> dict[str, Run]:
         """What to time on one batch."""
         batch = self.put(inputs)
-        return {name: lambda call=call: self.devices.wait(call(batch)) for name, call in self.calls.items()}
+        return {name: partial(lambda call: self.devices.wait(call(batch)), call) for name, call in self.calls.items()}
+
+
+def counting(model: TorchViT) -> Callable[[torch.Tensor], tuple[list[torch.Tensor], Counts]]:
+    """A model with hooks as a function that returns what they counted, too."""
+    counter = NeuronCounter(model)
+    return lambda batch: (model(batch), counter.take())
 
 
 def compare_counts(ours: JaxSide, peer: TorchSide, inputs: np.ndarray, limit: float) -> dict[str, float]:
     """How far the counts of the two timed programs agree on clips that are each in a class of their own."""
     clips = ours.put(inputs, np.zeros((len(inputs), 1), np.float32))
-    counts, _ = ours.steps["input"](ours.empty(), replicate(dict(ours.encoder.variables), ours.mesh), clips)
-    totals, theirs = statistics.flush(counts), peer.count(peer.put(inputs))[1].active_tokens.cpu().numpy()
+    totals = statistics.flush(ours.steps["input"](ours.empty(), ours.encoder.variables, clips)[0])
+    theirs = peer.calls[PEER](peer.put(inputs))[1].active_tokens.cpu().numpy()
     difference = np.abs(totals.active_tokens[: len(inputs)] - theirs)
     pairs = int(totals.tokens[-1]) * math.prod(theirs.shape[1:])
     found = {"neuron_token_pairs": pairs, "differing_pairs_at_least": difference.sum(),
@@ -168,18 +169,12 @@ def best_time(call: Callable[[], Any], devices: Devices) -> float:
     """Best seconds of one call out of 5 times as many calls as take 20 ms, so that launching them does not count."""
     devices.wait(call())
     calls = int(max(1, 0.02 // seconds_of(lambda: devices.wait(call()))))
-
-    def several() -> None:
-        for _ in range(calls):
-            result = call()
-        devices.wait(result)
-
-    return min(seconds_of(several) for _ in range(5)) / calls
+    return min(seconds_of(lambda: devices.wait(*deque((call() for _ in range(calls)), 1))) for _ in range(5)) / calls
 
 
-def products(encoder: M2D, samples: int, clips: int) -> dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]]:
+def products(encoder: M2D, samples: int, clips: int) -> dict[str, Product]:
     """The matrix products of the model on a batch: how many, shape of the left, shape of the right side."""
-    config, found = encoder.config, {}
+    config, found = encoder.config, dict[str, Product]()
     depth, width, head = config.depth, config.width, config.width // config.heads
     linear = {"qkv": (width, 3 * width), "proj": (width, width), "fc1": (width, config.mlp), "fc2": (config.mlp, width)}
     for call, layout in enumerate(encoder.tokens(samples)):
@@ -193,7 +188,7 @@ def products(encoder: M2D, samples: int, clips: int) -> dict[str, tuple[int, tup
     return found
 
 
-def product_times(left: tuple[int, ...], right: tuple[int, ...], dtype: str, devices: Devices) -> dict[str, float]:
+def product_times(left: Shape, right: Shape, dtype: str, devices: Devices) -> dict[str, float]:
     """Seconds of one product in both frameworks; PyTorch keeps the right side of a linear layer transposed."""
     a, b = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in (left, right))
     x, y = (jax.device_put(jnp.asarray(side, dtype), devices.jax) for side in (a, b))
@@ -204,42 +199,33 @@ def product_times(left: tuple[int, ...], right: tuple[int, ...], dtype: str, dev
 
 
 def ceiling(encoder: M2D, samples: int, clips: int, dtype: str, devices: Devices) -> dict[str, Any]:
-    """Clips a second if the model were its products alone, each as fast as the faster framework does it.
-
-    PyTorch's fused attention stands in for attention's two products where it is faster than they are.
-    """
-    rows = {}
+    """Clips a second if the model were its products alone, each (or fused attention) by the faster framework."""
+    rows: dict[str, dict[str, Any]] = {}
     for name, (times, left, right) in products(encoder, samples, clips).items():
         seconds = product_times(left, right, dtype, devices)
         rows[name] = {"times": times, "left": left, "right": right, "seconds": seconds, "best": min(seconds.values()),
                       "gflops": 2e-9 * math.prod(left) * right[-1] / min(seconds.values())}
     for scores, mix in [(row, rows[name.replace("scores", "mix")]) for name, row in rows.items() if "scores" in name]:
-        parts = [torch.randn(scores["left"], device=devices.torch, dtype=getattr(torch, dtype)) for _ in range(3)]
-        scores["fused"] = best_time(partial(F.scaled_dot_product_attention, *parts), devices)
+        part = torch.randn(scores["left"], device=devices.torch, dtype=getattr(torch, dtype))
+        scores["fused"] = best_time(partial(scaled_dot_product_attention, part, part, part), devices)
         if scores["fused"] < scores["best"] + mix["best"]:
             scores["best"], mix["best"] = scores["fused"], 0.0
     total = sum(row["times"] * row["best"] for row in rows.values())
     return {"seconds": total, "clips_per_second": clips / total, "products": rows}
 
 
-def speeds(side: JaxSide | TorchSide, data: Sequence[np.ndarray], sizes: Sequence[int]) -> dict[str, dict[int, Any]]:
-    """Clips a second of counting, by batch size: the better of two runs, or why there is none."""
-    found: dict[str, dict[int, Any]] = {}
-    for size in sizes:
-        runs = side.variants(*(part[:size] for part in data))
-        for name in (name for name in (COUNTING, PEER, COMPILED) if name in runs):
-            try:
-                runs[name]()
-                rate: float | str = size / min(seconds_of(runs[name]) for _ in range(2))
-            except Exception as error:  # compilers and allocators raise many kinds
-                rate = f"{type(error).__name__}: {str(error)[:500]}"
-            found.setdefault(name, {})[size] = rate
-    return found
+def speed(run: Run, clips: int) -> float | str:
+    """Clips a second, the better of two runs after a first; or why there is none."""
+    try:
+        run()
+        return clips / min(seconds_of(run) for _ in range(2))
+    except Exception as error:  # compilers and allocators raise many kinds
+        return f"{type(error).__name__}: {str(error)[:500]}"
 
 
-def memory_by_depth(encoder: M2D, data: Sequence[np.ndarray], depths: Sequence[int], devices: Devices) -> dict[int, Any]:
+def memory(encoder: M2D, data: Sequence[np.ndarray], depths: Sequence[int], devices: Devices) -> dict[int, Any]:
     """Bytes of temporaries of the encoder and of counting, by the compiler's account; the first block is repeated."""
-    found, params = {}, encoder.variables["params"]
+    found, params = dict[int, Any](), encoder.variables["params"]
     rest = {name: value for name, value in params.items() if "blocks" not in name}
     for depth in depths:
         config = dataclasses.replace(encoder.config, depth=depth)
@@ -248,7 +234,7 @@ def memory_by_depth(encoder: M2D, data: Sequence[np.ndarray], depths: Sequence[i
         clips, state = side.put(*data), jax.eval_shape(side.empty)
         programs = {"encoder": side.encode.lower(deep, clips["input"]),
                     "counting": side.steps["input"].lower(state, {**encoder.variables, "params": deep}, clips)}
-        found[depth] = {name: program.compile().memory_analysis().temp_size_in_bytes for name, program in programs.items()}
+        found[depth] = {name: one.compile().memory_analysis().temp_size_in_bytes for name, one in programs.items()}
     return found
 
 
@@ -256,35 +242,37 @@ def memory_by_depth(encoder: M2D, data: Sequence[np.ndarray], depths: Sequence[i
 def measure(options: Options, config: ViTConfig, checkpoint: Path, dtype: str, devices: Devices) -> dict[str, Any]:
     """Everything at one precision."""
     encoder = build_encoder(checkpoint, config, dtype)
+    encoder = dataclasses.replace(encoder, variables=replicate(dict(encoder.variables), local_mesh([devices.jax])))
     samples, least = round(options.seconds * encoder.sample_rate), min(*options.batch_sizes, CLASSES)
     pcm = np.random.default_rng(options.seed).normal(0, 0.1, (max(options.batch_sizes), samples)).astype(np.float32)
-    front_end = jax.jit(lambda clip: encoder.front_end(encoder.variables, clip))
-    data = (np.concatenate([front_end(clip[None]) for clip in pcm]), pcm)
-    few = tuple(part[:least] for part in data)
+    data = (np.concatenate([encoder.front_end(encoder.variables, clip[None]) for clip in pcm]), pcm)
     ours, peer = JaxSide(encoder, devices), TorchSide(checkpoint, config, dtype, devices, options.compile)
-    agreement = compare_counts(ours, peer, few[0], MOST_DIFFERING[dtype])
-    search = speeds(ours, data, options.batch_sizes) | speeds(peer, data, options.batch_sizes)
-    rates = {name: {size: r for size, r in found.items() if isinstance(r, float)} for name, found in search.items()}
-    best = {name: max(found, key=found.__getitem__) for name, found in rates.items() if found}
+    agreement = compare_counts(ours, peer, data[0][:least], MOST_DIFFERING[dtype])
+    search = {name: dict[int, Any]() for name in (COUNTING, *peer.calls)}
+    for size in options.batch_sizes:
+        runs = ours.variants(*(part[:size] for part in data)) | peer.variants(data[0][:size])
+        for name, found in search.items():
+            found[size] = speed(runs[name], size)
+    best = {name: max(found, key=lambda size: found[size] if isinstance(found[size], float) else 0.0)
+            for name, found in search.items() if any(isinstance(rate, float) for rate in found.values())}
+    batches = {size: ours.variants(*(part[:size] for part in data)) | peer.variants(data[0][:size])
+               for size in set(best.values())}
     best |= dict.fromkeys((ENCODER, FROM_PCM), best[COUNTING])
-    runs = {name: (peer if name in peer.calls else ours).variants(*(part[:size] for part in data))[name]
-            for name, size in best.items()}
-    rounds = [{name: seconds_of(run) for name, run in runs.items()} for _ in range(options.pairs + 1)][1:]
-    limits = {size: ceiling(encoder, samples, size, dtype, devices) for size in sorted(set(best.values()))}
+    rounds = [{name: seconds_of(batches[size][name]) for name, size in best.items()}
+              for _ in range(1 + options.pairs)][1:]  # the first one warms up
+    limits = {size: ceiling(encoder, samples, size, dtype, devices) for size in batches}
     side = 2048 if devices.jax.platform == "cpu" else 8192
-    square = {name: 2e-9 * side**3 / t for name, t in product_times((side,) * 2, (side,) * 2, dtype, devices).items()}
-    return {"agreement": agreement, "search": search, "batch": best, "seconds": rounds, "ceiling": limits,
-            "square_product": {"side": side, "gflops": square}, **summary(rounds, best, limits),
-            "memory": {"clips": least, "bytes": memory_by_depth(encoder, few, options.memory_depths, devices)}}
-
-
-def summary(rounds: list[dict[str, float]], best: dict[str, int], limits: dict[int, Any]) -> dict[str, Any]:
-    """Medians, and the ratios of speeds within the rounds."""
-    speed = {name: [size / one[name] for one in rounds] for name, size in best.items()}
-    ratios = {f"{a} / {b}": [x / y for x, y in zip(speed[a], speed[b], strict=True)] for a, b in RATIOS if b in speed}
-    shares = {name: median(speed[name]) / limits[size]["clips_per_second"] for name, size in best.items()}
-    return {"clips_per_second": {name: median(values) for name, values in speed.items()}, "ceiling_share": shares,
-            "ratios": {name: {"median": median(r), "min": min(r), "max": max(r)} for name, r in ratios.items()}}
+    rates = {name: [size / one[name] for one in rounds] for name, size in best.items()}
+    ratios = {f"{COUNTING} / {name}": [a / b for a, b in zip(rates[COUNTING], other, strict=True)]
+              for name, other in rates.items() if name != COUNTING}
+    return {
+        "agreement": agreement, "search": search, "batch": best, "seconds": rounds, "ceiling": limits,
+        "square_product": {"side": side, "seconds": product_times((side, side), (side, side), dtype, devices)},
+        "clips_per_second": {name: median(values) for name, values in rates.items()},
+        "ceiling_share": {name: median(rates[name]) / limits[size]["clips_per_second"] for name, size in best.items()},
+        "ratios": {name: {"median": median(r), "min": min(r), "max": max(r)} for name, r in ratios.items()},
+        "memory": memory(encoder, [part[:least] for part in data], options.memory_depths, devices),
+    }
 
 
 def report(dtype: str, found: dict[str, Any]) -> str:
@@ -292,11 +280,10 @@ def report(dtype: str, found: dict[str, Any]) -> str:
     rows = [[name, found["batch"][name], f"{rate:.2f}", f"{found['ceiling_share'][name]:.0%}"]
             for name, rate in found["clips_per_second"].items()]
     ratios = [[name, *(f"{value:.3f}" for value in ratio.values())] for name, ratio in found["ratios"].items()]
-    memory = [[depth, *(f"{size / 2**20:.1f}" for size in sizes.values())]
-              for depth, sizes in found["memory"]["bytes"].items()]
+    sizes = [[depth, *(f"{size / 2**20:.1f}" for size in one.values())] for depth, one in found["memory"].items()]
     return "\n\n".join([table([dtype, "clips a batch", "clips/s, median", "of the ceiling"], rows),
                         table(["ratio of speeds", "median", "min", "max"], ratios),
-                        table(["blocks", "temporaries of the encoder, MiB", "with counting, MiB"], memory)])
+                        table(["blocks", "temporaries of the encoder, MiB", "with counting, MiB"], sizes)])
 
 
 def main(options: Options) -> None:
@@ -304,7 +291,8 @@ def main(options: Options) -> None:
     devices = Devices.choose()
     config = vit_config(options.size, **({"depth": options.depth} if options.depth else {}))
     result = {"options": {**dataclasses.asdict(options), "out": options.out.name}, "vit": dataclasses.asdict(config),
-              "machine": {**machine(), **devices.describe()},
+              "machine": {**machine(), "accelerator": devices.jax.device_kind, "jax_device": devices.jax.platform,
+                          "torch_device": f"{devices.torch.type} (CUDA of this PyTorch: {torch.version.cuda})"},
               "versions": versions("jax", "jaxlib", "flax", "torch", "numpy")}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = random_checkpoint(Path(folder) / "checkpoint.pth", config, options.seed)

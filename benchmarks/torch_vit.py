@@ -1,17 +1,17 @@
-"""The peer: M2D's ViT in plain PyTorch, and counting its neurons with forward hooks.
+"""The peer: M2D's ViT as a careful PyTorch user would run it, and counting its neurons with forward hooks.
 
-Written to be what a careful PyTorch user would run: fused qkv, fused attention, and per-clip statistics reduced
-inside the hooks. The names of its parameters are those of M2D's checkpoints.
+Fused qkv, fused attention, statistics reduced inside the hooks; parameters are named as in M2D's checkpoints.
 """
+# ruff: noqa: D102 - every `forward` is what its class says
 
 import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from jaxdissect.encoder.vit import ViTConfig
 
@@ -31,7 +31,7 @@ class Attention(nn.Module):
         clips, tokens, width = x.shape
         qkv = self.qkv(x).reshape(clips, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).reshape(clips, tokens, width))
 
 
@@ -87,7 +87,7 @@ class TorchViT(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + bands * frames, config.width))
-        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.depth)))
+        self.blocks: Any = nn.Sequential(*(Block(config) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width, eps=EPSILON)
         self.register_buffer("norm_stats", torch.tensor([-7.1, 4.2]))
 
@@ -98,7 +98,7 @@ class TorchViT(nn.Module):
         """Cut into the model's width; the last chunk is zero-padded to a whole number of patches."""
         width, patch = self.config.frames, self.config.patch_frames
         for chunk in spectrogram.split(width, dim=-1):
-            yield F.pad(chunk, (0, -chunk.shape[-1] % patch))[..., :width]
+            yield pad(chunk, (0, -chunk.shape[-1] % patch))[..., :width]
 
     def encode(self, chunk: Tensor) -> Tensor:
         """One chunk -> its tokens, the class token first."""
@@ -134,8 +134,8 @@ def count(activation: Tensor) -> Counts:
 
 def merge(one: Counts, other: Counts) -> Counts:
     """The counts of two chunks of the same clips together."""
-    *sums, maximum = zip(one, other, strict=True)
-    return Counts(*(a + b for a, b in sums), torch.maximum(*maximum))
+    return Counts(one.active_tokens + other.active_tokens, one.sum + other.sum,
+                  one.sum_squares + other.sum_squares, torch.maximum(one.maximum, other.maximum))
 
 
 class NeuronCounter:

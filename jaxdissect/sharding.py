@@ -41,7 +41,7 @@ def per_device(init: Callable[[], Any], mesh: Mesh) -> Any:
     return jax.jit(stacked, out_shardings=NamedSharding(mesh, P(AXIS)))()
 
 
-def map_per_device(step: Callable[..., tuple[Any, Any]], mesh: Mesh) -> Callable[..., tuple[Any, Any]]:
+def map_per_device(step: Callable[..., tuple[Any, Any]], mesh: Mesh) -> Any:
     """Jit `step(state, replicated, clips) -> (state, per_clip)` so that each device runs it on its own clips.
 
     `state` carries the leading `device` axis of `per_device` and is donated; `step` itself sees no such axis.

@@ -2,7 +2,7 @@
 
 import jaxtyping
 
-jaxtyping.install_import_hook("jaxdissect", "beartype.beartype")
+jaxtyping.install_import_hook("jaxdissect", "typechecker.check")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

@@ -50,7 +50,9 @@ def test_labels():
     assert (note.file_name, note.octave, note.pitch_class) == ("audio/organ_060_1.wav", 4, "C")
     assert note.frequency == pytest.approx(261.6256, abs=1e-4)
     assert [(n.octave, n.pitch_class) for n in (Note("notes", "organ", 36, 1), Note("notes", "organ", 95, 1))] == [
-        (2, "C"), (6, "B")]
+        (2, "C"),
+        (6, "B"),
+    ]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -70,8 +72,10 @@ def test_variants_share_no_instrument():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_splits_hold_out_combinations_and_are_balanced(variant):
-    table = pd.DataFrame([(n.octave, n.pitch_class, n.instrument, n.midi, n.split) for n in all_notes(variant)],
-                         columns=["octave", "pitch_class", "instrument", "midi", "split"])
+    table = pd.DataFrame(
+        [(n.octave, n.pitch_class, n.instrument, n.midi, n.split) for n in all_notes(variant)],
+        columns=["octave", "pitch_class", "instrument", "midi", "split"],
+    )
     assert (table.groupby(["instrument", "midi"]).split.nunique() == 1).all()
     wanted = pd.Series({"test": 0.2, "train": 0.6, "valid": 0.2})
     for column, tolerance in (("octave", 0.04), ("pitch_class", 1e-9), ("instrument", 1e-9)):
@@ -87,11 +91,19 @@ def test_clips_do_not_depend_on_order_or_process():
     backward = [synthesise(note).tobytes() for note in reversed(notes)]
     assert forward == backward[::-1]
     assert len(set(forward)) == len(notes)
-    code = ("import hashlib; from jaxdissect.tasks.synthesis import *; "
-            "print(hashlib.sha256(synthesise(Note('notes', 'organ', 60, 1)).tobytes()).hexdigest())")
+    code = (
+        "import hashlib; from jaxdissect.tasks.synthesis import *; "
+        "print(hashlib.sha256(synthesise(Note('notes', 'organ', 60, 1)).tobytes()).hexdigest())"
+    )
     root = str(Path(synthesis.__file__).parents[2])
-    elsewhere = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"}, cwd=root,
-                               capture_output=True, text=True, check=True).stdout.strip()
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     assert elsewhere == hashlib.sha256(forward[notes.index(Note("notes", "organ", 60, 1))]).hexdigest()
 
 
@@ -113,9 +125,15 @@ def test_clip_is_sound_and_takes_differ(variant, instrument):
 
 
 def test_takes_are_a_few_cents_apart():
-    cents = np.array([[cents_off(synthesise(note), note.frequency)
-                       for note in (Note("notes", "organ", midi, 1), Note("notes", "organ", midi, 2))]
-                      for midi in range(48, 84, 3)])
+    cents = np.array(
+        [
+            [
+                cents_off(synthesise(note), note.frequency)
+                for note in (Note("notes", "organ", midi, 1), Note("notes", "organ", midi, 2))
+            ]
+            for midi in range(48, 84, 3)
+        ]
+    )
     assert np.abs(cents).max() < 5.1
     assert np.abs(cents[:, 0] - cents[:, 1]).mean() > 1
     assert cents.min() < 0 < cents.max()
@@ -128,18 +146,24 @@ def test_partials_equal_their_formulas():
     carrier, modulator = 2 * np.pi * np.random.default_rng(3).random(2)
     np.testing.assert_allclose(
         synthesis._fm(300.0, 1.5, index, time_s, np.random.default_rng(3)),
-        np.sin(300 * cycles + carrier + index * np.sin(450 * cycles + modulator)), atol=1e-4)
+        np.sin(300 * cycles + carrier + index * np.sin(450 * cycles + modulator)),
+        atol=1e-4,
+    )
 
     hz, levels, decays_s = np.array([100.0, 231.0, 9000.0]), np.array([1.0, 0.3, 5.0]), np.array([0.5, 0.2, 1.0])
-    phases = 2 * np.pi * np.random.default_rng(3).random(2)
+    phases = 2 * np.pi * np.random.default_rng(3).random(3)
     np.testing.assert_allclose(
         synthesis._modes(hz, levels, decays_s, time_s, np.random.default_rng(3)),
-        sum(levels[m] * np.exp(-time_s / decays_s[m]) * np.sin(hz[m] * cycles + phases[m]) for m in (0, 1)), atol=1e-9)
+        sum(levels[m] * np.exp(-time_s / decays_s[m]) * np.sin(hz[m] * cycles + phases[m]) for m in (0, 1)),
+        atol=1e-9,
+    )
 
     phases = 2 * np.pi * np.random.default_rng(3).random(3)  # the highest harmonic draws first
     np.testing.assert_allclose(
         synthesis._harmonics(2000.0, time_s, np.random.default_rng(3), lambda k: time_s / k),
-        sum(time_s / k * np.sin(2000 * k * cycles + phases[3 - k]) for k in (1, 2, 3)), atol=1e-9)
+        sum(time_s / k * np.sin(2000 * k * cycles + phases[3 - k]) for k in (1, 2, 3)),
+        atol=1e-9,
+    )
 
 
 def test_guitar_solves_the_karplus_strong_loop():
@@ -187,8 +211,7 @@ def test_write_notes(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["audio", "notes2.csv"]
     table = pd.read_csv(tmp_path / "data" / "notes2.csv", dtype=str)
     assert list(table.columns) == ["file_name", "octave", "pitch_class", "instrument", "split"]
-    assert table.values.tolist() == [
-        [n.file_name, str(n.octave), n.pitch_class, n.instrument, n.split] for n in notes]
+    assert table.values.tolist() == [[n.file_name, str(n.octave), n.pitch_class, n.instrument, n.split] for n in notes]
     for note in notes:
         path = tmp_path / "data" / note.file_name
         samples, rate = soundfile.read(path)

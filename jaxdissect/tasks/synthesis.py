@@ -25,7 +25,6 @@ SAMPLE_RATE = 16000
 SECONDS = 2.0
 MIDI = range(36, 96)
 PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-TAKES = (1, 2)
 HIGHEST_HZ = 0.95 * SAMPLE_RATE / 2  # partials above it are left out, so that none folds back, not even with vibrato
 SPLITS = ("train", "train", "train", "valid", "test")
 COLUMNS = ("file_name", "octave", "pitch_class", "instrument", "split")
@@ -68,12 +67,14 @@ class Note:
     @property
     def split(self) -> str:
         """Of the five octaves of a pitch class on an instrument, three are for training, one each for the others."""
-        return SPLITS[(self.midi - MIDI[0] + 3 * list(_instruments(self.variant)).index(self.instrument)) % 5]
+        return SPLITS[(self.midi - MIDI[0] + 3 * list(VARIANTS[self.variant]).index(self.instrument)) % 5]
 
 
 def all_notes(variant: str) -> tuple[Note, ...]:
     """The 960 notes of a variant; an unknown one is an InputError that names the known."""
-    return tuple(Note(variant, name, midi, take) for name in _instruments(variant) for midi in MIDI for take in TAKES)
+    if variant not in VARIANTS:
+        raise InputError(f"There is no synthetic data set {variant!r}: choose one of {', '.join(VARIANTS)}.")
+    return tuple(Note(variant, name, midi, take) for name in VARIANTS[variant] for midi in MIDI for take in (1, 2))
 
 
 def synthesise(note: Note) -> Samples:
@@ -83,15 +84,12 @@ def synthesise(note: Note) -> Samples:
     samples = np.zeros(int(SECONDS * SAMPLE_RATE))
     time_s = np.arange(len(samples) - onset) / SAMPLE_RATE
     samples[onset:] = VARIANTS[note.variant][note.instrument](note.frequency * 2 ** (cents / 1200), time_s, rng)
-    fade = SAMPLE_RATE // 100
-    samples[-fade:] *= np.linspace(1, 0, fade)
+    samples[-160:] *= np.linspace(1, 0, 160)  # 10 ms
     return (samples * (peak / np.abs(samples).max())).astype(np.float32)
 
 
 def write_notes(variant: str, folder: Path, progress: Callable[[Iterable[Note]], Iterable[Note]] = iter) -> None:
-    """Write a variant as 16-bit WAV files and a table `<variant>.csv` of their labels and splits, whole or not at all.
-
-    `progress` wraps the notes while they are written, as `tqdm` does.
+    """Write 16-bit WAV files and a table `<variant>.csv`, whole or not at all; `progress` wraps the notes like `tqdm`.
 
     Raises:
       InputError: there is no such variant, `folder` exists and is not empty, or it cannot be written.
@@ -105,15 +103,8 @@ def write_notes(variant: str, folder: Path, progress: Callable[[Iterable[Note]],
             soundfile.write(buffer, synthesise(note), SAMPLE_RATE, format="WAV", subtype="PCM_16")
             (temporary / note.file_name).write_bytes(buffer.getvalue())
         with (temporary / f"{variant}.csv").open("w", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(COLUMNS)
-            table.writerows([getattr(note, column) for column in COLUMNS] for note in notes)
-
-
-def _instruments(variant: str) -> Mapping[str, Timbre]:
-    if variant not in VARIANTS:
-        raise InputError(f"There is no synthetic data set {variant!r}: choose one of {', '.join(VARIANTS)}.")
-    return VARIANTS[variant]
+            rows = ([getattr(note, column) for column in COLUMNS] for note in notes)
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
 
 def _harmonics(frequency_hz: float, time_s: Samples, rng: Rng, level: Callable[[int], float | Samples]) -> Samples:
@@ -128,9 +119,8 @@ def _harmonics(frequency_hz: float, time_s: Samples, rng: Rng, level: Callable[[
 
 def _modes(modes_hz: Modes, levels: Modes, decays_s: Modes, time_s: Samples, rng: Rng) -> Samples:
     """`sum_m level exp(-t / decay) sin(2 pi f t + phase)`: blocks of 256 samples, each the first one times a factor."""
-    heard = modes_hz < HIGHEST_HZ
-    rates = 2j * math.pi * modes_hz[heard] - 1 / decays_s[heard]
-    starts = levels[heard] * np.exp(2j * math.pi * rng.random(len(rates)))
+    rates = 2j * math.pi * modes_hz - 1 / decays_s
+    starts = levels * (modes_hz < HIGHEST_HZ) * np.exp(2j * math.pi * rng.random(len(rates)))
     blocks = starts * np.exp(np.multiply.outer(time_s[::256], rates))
     return (blocks @ np.exp(np.multiply.outer(rates, time_s[:256]))).ravel()[: len(time_s)].imag
 
@@ -144,32 +134,42 @@ def _fm(frequency_hz: float, ratio: float, index: Samples, time_s: Samples, rng:
         partial_hz = frequency_hz * (1 + n * ratio)
         if 0 < abs(partial_hz) < HIGHEST_HZ:
             bessel = np.cos(n * angle - np.multiply.outer(grid, np.sin(angle))).mean(axis=1)
-            cycles = partial_hz * time_s + carrier + n * modulator
-            total += np.interp(index, grid, bessel) * np.sin(2 * math.pi * cycles)
+            total += np.interp(index, grid, bessel) * np.sin(2 * math.pi * (partial_hz * time_s + carrier + n * modulator))
     return total
 
 
-def _noise(time_s: Samples, rng: Rng, gain: Callable[[Samples], Samples]) -> Samples:
-    """White noise through a filter given by its gain at each frequency in Hz; root mean square 1."""
-    length = 2 ** math.ceil(math.log2(len(time_s)))
-    spectrum = np.fft.rfft(rng.standard_normal(length)) * gain(np.fft.rfftfreq(length, 1 / SAMPLE_RATE))
-    noise = np.fft.irfft(spectrum)[: len(time_s)]
-    return noise / noise.std()
+def _noise(frequency_hz: float, time_s: Samples, rng: Rng, gain: Callable[[Samples], Samples]) -> Samples:
+    """White noise through a filter given by its gain at each multiple of the frequency; standard deviation 1."""
+    hz = np.fft.rfftfreq(2**15, 1 / SAMPLE_RATE)
+    noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(2**15)) * gain(hz / frequency_hz) * (hz < HIGHEST_HZ))
+    return noise[: len(time_s)] / noise.std()
 
 
 def _rise(time_s: Samples, seconds: float) -> Samples:
     return 1 - np.exp(-time_s / seconds)
 
 
-def _vibrato(time_s: Samples, rng: Rng, rate_hz: float, cents: float) -> Samples:
-    """Time warped so that a tone in it sways by `cents` to either side, fully after 0.5 s."""
-    swing = (2 ** (cents / 1200) - 1) / (2 * math.pi * rate_hz) * np.minimum(time_s / 0.5, 1)
-    return time_s + swing * np.sin(2 * math.pi * (rate_hz * time_s + rng.random()))
-
-
 def _resonances(frequency_hz: float, centres_hz: Sequence[float], width_hz: float) -> float:
     """Gain of a body or a vocal tract, a sum of resonances over a floor."""
     return 0.05 + sum(1 / (1 + ((frequency_hz - centre) / width_hz) ** 2) for centre in centres_hz)
+
+
+def _sustained(rise_s: float, level: Callable[[int, float], float], cents: float = 0.0, tremolo: float = 0.0) -> Timbre:
+    """Harmonics at the level given for their number and Hz; a vibrato of so many cents after 0.5 s, and a tremolo."""
+    swing_s = (2 ** (cents / 1200) - 1) / (2 * math.pi * 5.5)
+
+    def timbre(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
+        sway = np.sin(2 * math.pi * (5.5 * time_s + rng.random()))
+        warped_s = time_s + swing_s * np.minimum(time_s / 0.5, 1) * sway
+        tone = _harmonics(frequency_hz, warped_s, rng, lambda k: level(k, k * frequency_hz))
+        return _rise(time_s, rise_s) * (1 + tremolo * sway) * tone
+
+    return timbre
+
+
+def _struck(ratios: Modes, levels: Modes, decay_s: float) -> Timbre:
+    """Modes at `ratios` to the lowest, which decays by 1 / e in `decay_s` at 200 Hz; the higher, the shorter."""
+    return lambda f, t, rng: _rise(t, 0.001) * _modes(ratios * f, levels, decay_s * (200 / f) ** 0.4 / ratios, t, rng)
 
 
 def _electric_piano(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
@@ -180,99 +180,71 @@ def _electric_piano(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
 
 def _guitar(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
     """Karplus-Strong, solved in frequency: the loop delays by exactly a period, its average's half sample included."""
-    period = SAMPLE_RATE / frequency_hz
-    burst = rng.standard_normal(math.ceil(period))
-    burst += np.cos(2 * math.pi * np.arange(len(burst)) / len(burst))
-    omega = np.linspace(0, math.pi, 2**15 + 1)
+    period, omega = SAMPLE_RATE / frequency_hz, np.linspace(0, math.pi, 2**15 + 1)
+    burst = np.cos(np.linspace(0, 2 * math.pi, math.ceil(period))) + rng.standard_normal(math.ceil(period))
     average = np.cos(omega / 2)
     loss = 10 ** (-3 / (2.5 * frequency_hz)) * average ** min(1.0, 150 / frequency_hz)  # at least 60 dB in 2.5 s
     pick = np.fft.rfft(burst - burst.mean(), 2**16) * average**4  # 4 s, so that no more than -98 dB wraps around
     return np.fft.irfft(pick / (1 - loss * np.exp(-1j * omega * period)))[: len(time_s)]
 
 
+def _breath(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
+    """Noise in narrow bands round the harmonics, the lowest the loudest."""
+    air = _noise(frequency_hz, time_s, rng, lambda x: 0.001 + (x * np.exp(-x)) ** 2 * np.cos(math.pi * x) ** 400)
+    return _rise(time_s, 0.08) * air
+
+
 def _saw_lead(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
-    cutoff_hz = 1.5 * frequency_hz + 5000 * np.exp(-time_s / 0.25)
-    return _rise(time_s, 0.004) * _harmonics(
-        frequency_hz, time_s, rng, lambda k: 1 / (k * np.sqrt(1 + (k * frequency_hz / cutoff_hz) ** 4))
-    )
+    """A saw through two one-pole low-passes that close, `1 / (1 + (k f / cutoff)^2)`."""
+    closing = 1 / (1.5 + 5000 / frequency_hz * np.exp(-time_s / 0.25))
+    return _rise(time_s, 0.004) * _harmonics(frequency_hz, time_s, rng, lambda k: 1 / (k + k**3 * closing**2))
 
 
 def _trumpet(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
     effort = _rise(time_s, 0.05) * (0.75 + 0.25 * np.exp(-time_s / 0.3))
-    brightness_hz = 300 + 2200 * effort**2
-    return effort * _harmonics(frequency_hz, time_s, rng, lambda k: np.exp((1 - k) * frequency_hz / brightness_hz))
-
-
-def _zither(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
-    k = np.arange(1, 1 + int(HIGHEST_HZ / frequency_hz))
-    modes_hz = k * frequency_hz * np.sqrt((1 + 3e-4 * k**2) / (1 + 3e-4))  # a stiff string, plucked at 0.13
-    modes = _modes(modes_hz, np.sin(0.13 * math.pi * k) / k, 1 / (1 + (modes_hz / 2500) ** 2), time_s, rng)
-    return _rise(time_s, 0.001) * modes
+    dullness = frequency_hz / (300 + 2200 * effort**2)
+    return effort * _harmonics(frequency_hz, time_s, rng, lambda k: np.exp((1 - k) * dullness))
 
 
 def _pan_pipe(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
-    def gain(hz: Samples) -> Samples:  # a pipe closed at one end resonates at odd multiples
-        return (0.2 + np.abs(np.sin(math.pi * hz / (2 * frequency_hz))) ** 9) / (1 + hz / 1000) * (hz < HIGHEST_HZ)
-
+    """Closed at one end: odd harmonics, in air that resonates at odd multiples."""
     pipe = _harmonics(frequency_hz, time_s, rng, lambda k: k**-3.0 if k % 2 else 0.0)
-    return _rise(time_s, 0.05) * pipe + (0.06 + 0.3 * np.exp(-time_s / 0.06)) * _noise(time_s, rng, gain)
+    air = _noise(frequency_hz, time_s, rng, lambda x: (0.2 + np.abs(np.sin(math.pi * x / 2)) ** 9) / (2 + x))
+    return _rise(time_s, 0.05) * pipe + (0.06 + 0.3 * np.exp(-time_s / 0.06)) * air
+
+
+def _string_pad(frequency_hz: float, time_s: Samples, rng: Rng) -> Samples:
+    voices_hz = frequency_hz * 2 ** (np.array([-8, 0, 8]) / 1200)
+    low, middle, high = (_harmonics(hz, time_s, rng, lambda k: 1 / k) for hz in voices_hz)
+    return _rise(time_s, 0.25) * (0.5 * low + middle + 0.5 * high)
 
 
 DRAWBARS = {1: 1.0, 2: 0.8, 3: 0.5, 4: 0.5, 5: 0.15, 6: 0.3, 8: 0.4}  # level of a harmonic
-PAD_CENTS = {-8: 0.5, 0: 1.0, 8: 0.5}  # level of a detuned saw
-VIOLIN_HZ, VOWEL_HZ = (280.0, 460.0, 1000.0, 2500.0, 3200.0), (700.0, 1150.0, 2700.0, 3500.0)  # resonances
+BODY_HZ, VOWEL_HZ = (280.0, 460.0, 1000.0, 2500.0, 3200.0), (700.0, 1150.0, 2700.0, 3500.0)  # resonances
 BAR, BAR_LEVELS = np.array([[1, 3.98, 9.2, 16.1], [1, 0.35, 0.2, 0.1]])  # modes over the lowest
+K = np.arange(1, 117)
+STRING, STRING_LEVELS = K * np.sqrt((1 + 3e-4 * K**2) / (1 + 3e-4)), np.sin(0.13 * math.pi * K) / K  # stiff, plucked
 GLASS, GLASS_LEVELS = np.array([[1, 2.32, 4.25, 6.63, 9.38], [1, 0.6, 0.4, 0.25, 0.15]])
 
 VARIANTS: Mapping[str, Mapping[str, Timbre]] = {  # an instrument's place decides its splits
     "notes": {
-        "organ": lambda f, t, rng: _rise(t, 0.006) * _harmonics(f, t, rng, lambda k: DRAWBARS.get(k, 0.0)),
+        "organ": _sustained(0.006, lambda k, hz: DRAWBARS.get(k, 0.0)),
         "electric_piano": _electric_piano,
         "guitar": _guitar,
         "saw_lead": _saw_lead,
         "trumpet": _trumpet,
-        "breath": lambda f, t, rng: (
-            _rise(t, 0.08)
-            * _noise(
-                t,
-                rng,
-                lambda hz: (
-                    0.002 * (hz < HIGHEST_HZ)
-                    + np.sum([k**-1.5 * np.exp(-(((hz - k * f) / (1.5 + 0.004 * f)) ** 2)) for k in (1, 2, 3)], axis=0)
-                ),
-            )
-        ),
-        "marimba": lambda f, t, rng: (
-            _rise(t, 0.001) * _modes(BAR * f, BAR_LEVELS, 0.45 * (200 / f) ** 0.4 / BAR**0.8, t, rng)
-        ),
-        "violin": lambda f, t, rng: (
-            _rise(t, 0.06)
-            * _harmonics(f, _vibrato(t, rng, 5.8, 14.0), rng, lambda k: _resonances(k * f, VIOLIN_HZ, 250.0) / k)
-        ),
+        "breath": _breath,
+        "marimba": _struck(BAR, BAR_LEVELS, 0.45),
+        "violin": _sustained(0.06, lambda k, hz: _resonances(hz, BODY_HZ, 250.0) / k, cents=14.0),
     },
     "notes2": {
-        "clarinet": lambda f, t, rng: (
-            _rise(t, 0.03) * _harmonics(f, t, rng, lambda k: (1.0 if k % 2 else 0.03) * k**-1.1)
-        ),
+        "clarinet": _sustained(0.03, lambda k, hz: (1.0 if k % 2 else 0.03) * k**-1.1),
         "horn": lambda f, t, rng: _rise(t, 0.09) * _fm(f, 1.0, 2.4 * _rise(t, 0.09), t, rng),
-        "voice": lambda f, t, rng: (
-            _rise(t, 0.1)
-            * _harmonics(f, _vibrato(t, rng, 5.2, 18.0), rng, lambda k: _resonances(k * f, VOWEL_HZ, 90.0) * k**-1.5)
-        ),
-        "zither": _zither,
+        "voice": _sustained(0.1, lambda k, hz: _resonances(hz, VOWEL_HZ, 90.0) * k**-1.5, cents=18.0),
+        "zither": _struck(STRING, STRING_LEVELS, 1.3),
         "pan_pipe": _pan_pipe,
-        "string_pad": lambda f, t, rng: (
-            _rise(t, 0.25)
-            * sum(
-                level * _harmonics(f * 2 ** (cents / 1200), t, rng, lambda k: 1 / k)
-                for cents, level in PAD_CENTS.items()
-            )
-        ),
-        "harmonium": lambda f, t, rng: (
-            _rise(t, 0.04)
-            * (1 + 0.35 * np.sin(2 * math.pi * (6 * t + rng.random())))
-            * _harmonics(f, t, rng, lambda k: math.sin(0.22 * math.pi * k) / k)
-        ),
-        "glass": lambda f, t, rng: _rise(t, 0.001) * _modes(GLASS * f, GLASS_LEVELS, 1.4 / GLASS, t, rng),
+        "string_pad": _string_pad,
+        "harmonium": _sustained(0.04, lambda k, hz: math.sin(0.22 * math.pi * k) / k, tremolo=0.35),
+        "glass": _struck(GLASS, GLASS_LEVELS, 1.4),
     },
 }

@@ -126,26 +126,30 @@ def read_table(path: Path, needed: Sequence[str], delimiter: str = ",") -> dict[
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter=delimiter, strict=True))
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            lines = [(reader.line_num, [field.strip() for field in fields]) for fields in reader if fields]
     except FileNotFoundError as error:
-        raise InputError(f"{path}: the task's table is missing: give its path or the folder that holds it.") from error
+        raise InputError(f"{path} is missing: give its path, or the folder that holds it.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a UTF-8 CSV table ({error}).") from error
-    if not rows:
-        raise InputError(f"{path} has no rows: a task's table needs a header and a row per clip.")
-    missing = [column for column in needed if column not in rows[0]]
+    if len(lines) < 2:
+        raise InputError(f"{path} has no rows: a table needs a header and a row per clip.")
+    (_, header), *rows = lines
+    missing = [column for column in needed if column not in header]
     if missing:
         raise InputError(
-            f"{path}: column {', '.join(map(repr, missing))} is missing; the table has "
-            f"{', '.join(column for column in rows[0] if column)}."
+            f"{path}: column {', '.join(map(repr, missing))} is missing; the table has {', '.join(header)}."
         )
-    for line, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
+    if len(set(header)) < len(header):
+        raise InputError(f"{path}: every column needs a name of its own, found {', '.join(header)}.")
+    for line, fields in rows:
+        if len(fields) != len(header):
             raise InputError(
-                f"{path}, line {line}: expected {len(rows[0])} fields as in the header, found "
-                f"{sum(value is not None for key, value in row.items() if key) + len(row.get(None) or ())}."
+                f"{path}, line {line}: expected {len(header)} fields as in the header, found {len(fields)}."
             )
-    return {column: [row[column].strip() for row in rows] for column in rows[0] if column}
+    return {
+        column: list(values) for column, values in zip(header, zip(*(row for _, row in rows), strict=True), strict=True)
+    }
 
 
 def evar_task(

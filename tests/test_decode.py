@@ -1,0 +1,132 @@
+"""Decoding: what a file becomes, and what is said of a bad one."""
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from jaxdissect.audio.decode import read_clip
+
+RATE = 16000
+
+
+def tone(seconds, rate=RATE, frequency=440.0):
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+
+
+def read(folder, name, seconds=1.0):
+    return read_clip(folder.path, name, RATE, round(seconds * RATE))
+
+
+def test_a_clip_of_the_unit_length_is_read_as_it_is(data_folder):
+    data_folder.write("a.wav", tone(1), subtype="FLOAT")
+    recording = read(data_folder, "a.wav")
+    assert (recording.status, recording.reason, recording.samples) == ("ok", "", RATE)
+    np.testing.assert_array_equal(recording.pcm, tone(1).astype(np.float32))
+
+
+def test_a_long_clip_is_cropped_from_the_start(data_folder):
+    data_folder.write("a.wav", np.concatenate([tone(1), np.ones(RATE)]), subtype="FLOAT")
+    recording = read(data_folder, "a.wav")
+    assert (recording.status, recording.samples) == ("ok", RATE)
+    np.testing.assert_array_equal(recording.pcm, tone(1).astype(np.float32))
+
+
+def test_a_short_clip_is_padded_with_zeros_at_the_end(data_folder):
+    data_folder.write("a.wav", tone(0.25), subtype="FLOAT")
+    recording = read(data_folder, "a.wav")
+    assert (recording.status, recording.samples) == ("short", 4000)
+    assert "0.250 s" in recording.reason
+    np.testing.assert_array_equal(recording.pcm[:4000], tone(0.25).astype(np.float32))
+    assert not recording.pcm[4000:].any()
+
+
+def test_silence_is_said_and_kept(data_folder):
+    data_folder.write("a.wav", np.zeros(RATE))
+    recording = read(data_folder, "a.wav")
+    assert (recording.status, recording.samples) == ("silent", RATE)
+
+
+def test_stereo_is_mixed_to_mono(data_folder):
+    data_folder.write("a.wav", np.stack([tone(1), np.zeros(RATE)], axis=1), subtype="FLOAT")
+    np.testing.assert_allclose(read(data_folder, "a.wav").pcm, tone(1) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000])
+def test_other_rates_are_resampled_as_if_the_whole_file_was(data_folder, rate):
+    whole = np.random.default_rng(rate).normal(size=3 * rate).astype(np.float32) * 0.1
+    data_folder.write("a.wav", whole, rate, subtype="FLOAT")
+    recording = read(data_folder, "a.wav")
+    assert (recording.status, recording.samples) == ("ok", RATE)
+    np.testing.assert_array_equal(recording.pcm, soxr.resample(whole, rate, RATE, quality="HQ")[:RATE])
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "mp3"])
+def test_formats(data_folder, suffix):
+    data_folder.write(f"a.{suffix}", tone(1.5))
+    recording = read(data_folder, f"a.{suffix}")
+    assert recording.status == "ok"
+    spectrum = np.abs(np.fft.rfft(recording.pcm))
+    assert spectrum.argmax() == 440  # 1 Hz a bin
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "mp3"])
+def test_a_truncated_file_is_not_counted(data_folder, suffix):
+    data_folder.write(f"a.{suffix}", np.random.default_rng(0).normal(size=3 * RATE) * 0.1)
+    file = data_folder.path / f"a.{suffix}"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    recording = read(data_folder, f"a.{suffix}", seconds=3)
+    assert recording.status == "unreadable"
+    assert recording.reason.startswith(("truncated", "cannot be decoded"))
+    assert recording.samples == 0
+    assert not recording.pcm.any()
+
+
+def test_a_streamed_wav_without_a_length_is_not_truncated(data_folder):
+    data_folder.write("a.wav", tone(1))
+    file = data_folder.path / "a.wav"
+    content = bytearray(file.read_bytes())
+    size = content.index(b"data") + 4
+    content[size : size + 4] = b"\xff\xff\xff\xff"
+    file.write_bytes(content)
+    assert read(data_folder, "a.wav").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty file"), (b"not audio at all", "cannot be decoded"), (b"RIFF\0\0\0\0WAVE", "cannot be decoded")],
+)
+def test_what_is_no_audio_is_not_counted(data_folder, content, reason):
+    data_folder.table("a.wav", "")
+    (data_folder.path / "a.wav").write_bytes(content)
+    recording = read(data_folder, "a.wav")
+    assert recording.status == "unreadable"
+    assert recording.reason.startswith(reason)
+    assert str(data_folder.path) not in recording.reason
+
+
+def test_a_missing_file_a_folder_and_a_file_of_no_samples(data_folder):
+    data_folder.write("folder/none.wav", np.zeros(0))
+    assert read(data_folder, "missing.wav").reason == "missing"
+    assert read(data_folder, "folder").reason == "missing"
+    assert read(data_folder, "folder/none.wav").reason == "holds no samples"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_not_finite(data_folder, value):
+    samples = tone(1)
+    samples[100] = value
+    data_folder.write("a.wav", samples, subtype="FLOAT")
+    recording = read(data_folder, "a.wav")
+    assert (recording.status, recording.reason) == ("unreadable", "holds samples that are NaN or infinite")
+    assert not recording.pcm.any()
+
+
+def test_a_link_out_of_the_data_folder_is_not_followed(data_folder, tmp_path):
+    data_folder.write("inside.wav", tone(1))
+    soundfile.write(tmp_path / "outside.wav", tone(1), RATE)
+    (data_folder.path / "out.wav").symlink_to(tmp_path / "outside.wav")
+    (data_folder.path / "in.wav").symlink_to(data_folder.path / "inside.wav")
+    assert read(data_folder, "out.wav").reason == "lies outside the data folder"
+    assert read(data_folder, "../outside.wav").reason == "lies outside the data folder"
+    assert read(data_folder, "in.wav").status == "ok"

@@ -1,0 +1,218 @@
+"""Task tables: EVAR's format, the known tasks, and what is said of bad ones."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from jaxdissect import InputError, load_task
+from jaxdissect.tasks.known import KNOWN_TASKS
+
+TABLE = """file_name,label,digit,split
+a.wav,dog,10,train
+b.wav,cat,9,valid
+c.wav,dog,2,test
+d.wav,bird,10,train
+"""
+
+
+def members_by_name(task):
+    """{file name: {(label set, class), ...}}"""
+    table = task.members(range(len(task)))
+    return {name: {task.classes[index] for index in np.flatnonzero(row)}
+            for name, row in zip(task.file_names, table, strict=True)}  # fmt: skip
+
+
+def test_a_table_with_splits(data_folder):
+    path = data_folder.table("animals.csv", TABLE)
+    task = load_task(str(path), unit_seconds=1.5)
+    assert (task.name, task.data, task.unit_seconds, task.keep) == ("animals", data_folder.path, 1.5, 0.01)
+    assert task.splits == ("train", "valid", "test", "train")
+    assert task.folds == (None,) * 4
+    assert task.classes == (("label", "bird"), ("label", "cat"), ("label", "dog"))
+    assert members_by_name(task)["a.wav"] == {("label", "dog")}
+
+
+def test_several_label_columns_whole_numbers_in_numerical_order(data_folder):
+    path = data_folder.table("animals.csv", TABLE)
+    task = load_task(str(path), label=["digit", "label"], unit_seconds=1)
+    assert [name for labels, name in task.classes if labels == "digit"] == ["2", "9", "10"]
+    assert members_by_name(task)["b.wav"] == {("digit", "9"), ("label", "cat")}
+    assert task.labels_per_clip == 2
+
+
+def test_only_a_split_keeps_all_classes(data_folder):
+    task = load_task(str(data_folder.table("animals.csv", TABLE)), unit_seconds=1)
+    train = task.only("train")
+    assert train.file_names == ("a.wav", "d.wav")
+    assert train.classes == task.classes
+    assert members_by_name(train) == {"a.wav": {("label", "dog")}, "d.wav": {("label", "bird")}}
+    assert task.only("all") == task
+    with pytest.raises(InputError, match=r"--split nothing: .*train, valid, test, all"):
+        task.only("nothing")
+
+
+def test_a_table_with_folds(data_folder):
+    rows = "".join(f"{fold}.wav,x,{fold}\n" for fold in range(1, 6))
+    path = data_folder.table("folds.csv", "file_name,label,fold\n" + rows)
+    task = load_task(str(path), unit_seconds=1, test_fold=2)
+    assert task.folds == (1, 2, 3, 4, 5)
+    assert task.splits == ("train", "test", "train", "train", "train")
+    with pytest.raises(InputError, match=r"--test-fold 6: .*\[1, 2, 3, 4, 5\]"):
+        load_task(str(path), unit_seconds=1, test_fold=6)
+
+
+def test_commas_separate_labels_only_on_demand_and_only_in_label(data_folder):
+    path = data_folder.table(
+        "multi.csv", 'file_name,label,place,split\na.wav,"dog, cat,dog","Rome, Italy",train\nb.wav,,Bonn,train\n'
+    )
+    single = load_task(str(path), label=["label", "place"], unit_seconds=1)
+    assert single.classes == (("label", "dog, cat,dog"), ("place", "Bonn"), ("place", "Rome, Italy"))
+    multi = load_task(str(path), label=["label", "place"], unit_seconds=1, multi_label=True)
+    assert members_by_name(multi) == {
+        "a.wav": {("label", "cat"), ("label", "dog"), ("place", "Rome, Italy")},
+        "b.wav": {("place", "Bonn")},
+    }
+    assert multi.labels_per_clip == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no rows"),
+        ("file_name,label,split\n", "has no rows"),
+        ("name,label,split\na,b,train\n", "column 'file_name' is missing; the table has name, label, split"),
+        ("file_name,split\na,train\n", "no label column 'label'; the table has file_name, split"),
+        ("file_name,label\na,b\n", "column 'split' or 'fold' is missing"),
+        ("file_name,label,split\na,b,training\n", "line 2: split must be one of .* found 'training'"),
+        ("file_name,label,fold\na,b,one\n", "line 2: fold must be a whole number, found 'one'"),
+        ("file_name,label,split\na,b\n", "line 2: expected 3 fields"),
+        ("file_name,label,split\na,b,train,more\n", "line 2: expected 3 fields as in the header, found 4"),
+        ("file_name,label,label,split\na,b,c,train\n", "a name of its own, found file_name, label, label, split"),
+        ("file_name,label,split\na,b,train\na,c,train\n", "line 3: 'a' stands twice"),
+        ("file_name,label,split\n../a,b,train\n", "line 2: a file name must be a path inside .* found '../a'"),
+        ("file_name,label,split\n/etc/a,b,train\n", "inside the data folder, found '/etc/a'"),
+        ("file_name,label,split\nx/../../a,b,train\n", "inside the data folder"),
+        ("file_name,label,split\nC:\\a,b,train\n", "inside the data folder"),
+        ("file_name,label,split\n,b,train\n", "inside the data folder, found ''"),
+        ("file_name,label,split\na,,train\n", "the label set 'label' holds no label"),
+        ('file_name,label,split\na,"b,train\n', "cannot be read as a UTF-8 CSV"),
+    ],
+)
+def test_bad_tables(data_folder, text, message):
+    path = data_folder.table("bad.csv", text)
+    with pytest.raises(InputError, match=message):
+        load_task(str(path), unit_seconds=1)
+
+
+def test_a_table_that_is_not_utf8(data_folder):
+    path = data_folder.table("bad.csv", "")
+    path.write_bytes("file_name,label,split\na.wav,\xe9,train\n".encode("latin-1"))
+    with pytest.raises(InputError, match="UTF-8"):
+        load_task(str(path), unit_seconds=1)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(data_folder):
+    path = data_folder.table("a.csv", "\ufefffile_name,label,split\na.wav,b,train\n")
+    assert load_task(str(path), unit_seconds=1).file_names == ("a.wav",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "nonsense"}, "neither a known task .*esc50.*notes2.* nor a .csv"),
+        ({"task": "missing.csv", "unit_seconds": 1.0}, "missing.csv is missing"),
+        ({"task": "TABLE"}, "needs --unit-seconds"),
+        ({"task": "TABLE", "unit_seconds": 0.0}, "--unit-seconds must be a positive number"),
+        ({"task": "TABLE", "unit_seconds": float("nan")}, "--unit-seconds must be a positive number"),
+        ({"task": "TABLE", "unit_seconds": 1.0, "label": ["nope"]}, "no label column 'nope'"),
+        ({"task": "TABLE", "unit_seconds": 1.0, "label": ["digit", "digit"]}, "named once"),
+        ({"task": "TABLE", "unit_seconds": 1.0, "data": "no such folder"}, "the data folder is missing"),
+        ({"task": "esc50"}, "needs --data"),
+        ({"task": "esc50", "data": "no such folder"}, "esc50.csv is missing"),
+        ({"task": "gise51", "data": "."}, "not published: give --unit-seconds"),
+    ],
+)
+def test_bad_options(data_folder, options, message):
+    path = data_folder.table("a.csv", TABLE)
+    with pytest.raises(InputError, match=message):
+        load_task(**{**options, "task": str(path) if options["task"] == "TABLE" else options["task"]})
+
+
+@pytest.fixture
+def esc50(data_folder):
+    """ESC-50's layout with two clips a fold."""
+    rows = [f"{fold}-{target}-A.wav,{fold},{target},{name},{name == 'dog'},{target},A"
+            for fold in range(1, 6) for target, name in ((0, "dog"), (49, "hand_saw"))]  # fmt: skip
+    (data_folder.path / "meta").mkdir(parents=True)
+    data_folder.table("meta/esc50.csv", "\n".join(["filename,fold,target,category,esc10,src_file,take", *rows]) + "\n")
+    return data_folder
+
+
+def test_esc50_in_its_own_layout(esc50):
+    task = load_task("esc50", esc50.path, label=["event", "group", "esc10"])
+    assert (task.unit_seconds, task.keep, len(task)) == (5.0, 0.02, 10)
+    assert task.file_names[0] == "audio/1-0-A.wav"
+    assert task.splits.count("test") == 2
+    assert members_by_name(task)["audio/1-49-A.wav"] == {
+        ("event", "hand_saw"),
+        ("group", "exterior"),
+        ("esc10", "False"),
+    }
+    assert load_task("esc50", esc50.path).classes == (("event", "dog"), ("event", "hand_saw"))
+
+
+def test_a_label_set_that_a_known_task_lacks(esc50):
+    with pytest.raises(InputError, match=r"--label octave: .*event, group, and its columns filename, fold"):
+        load_task("esc50", esc50.path, label=["octave"])
+
+
+def test_pitches_have_octaves(data_folder):
+    data_folder.table("surge.csv", "file_name,label,split\na.wav,21,train\nb.wav,60,train\nc.wav,108,test\n")
+    task = load_task("surge", data_folder.path, label=["pitch", "octave"])
+    assert task.classes == (*(("pitch", pitch) for pitch in ("21", "60", "108")),
+                            *(("octave", octave) for octave in ("0", "4", "8")))  # fmt: skip
+    data_folder.table("nspitch.csv", "file_name,label,split\na.wav,C4,train\n")
+    with pytest.raises(InputError, match="MIDI pitch numbers, found the label 'C4'"):
+        load_task("nspitch", data_folder.path, label=["octave"])
+
+
+def test_voxceleb_takes_gender_and_country_from_its_metadata(data_folder):
+    data_folder.table("vc1.csv", "file_name,label,split\na.wav,id10001,train\nb.wav,id10002,test\n")
+    header = "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n"
+    with pytest.raises(InputError, match=r"vox1_meta\.csv is missing"):
+        load_task("vc1", data_folder.path, label=["gender"])
+    data_folder.table("vox1_meta.csv", header + "id10001\tA.J._Buckley\tm\tIreland\tdev\n")
+    with pytest.raises(InputError, match="does not list the speaker 'id10002'"):
+        load_task("vc1", data_folder.path, label=["gender"])
+    data_folder.table(
+        "vox1_meta.csv", header + "id10001\tA.J._Buckley\tm\tIreland\tdev\nid10002\tA.R._Rahman\tm\tIndia\tdev\n"
+    )
+    task = load_task("vc1", data_folder.path, label=["gender", "country"])
+    assert members_by_name(task)["b.wav"] == {("gender", "m"), ("country", "India")}
+
+
+@pytest.mark.parametrize("name", sorted(set(KNOWN_TASKS) - {"esc50"}))
+def test_every_known_task_loads_from_evars_table(data_folder, name):
+    known = KNOWN_TASKS[name]
+    by_fold = name in ("us8k",)
+    with (data_folder.path.parent / "t.csv").open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "label", "fold" if by_fold else "split"])
+        writer.writerow(["a.wav", "60,61" if known.multi_label else "60", "1" if by_fold else "train"])
+        writer.writerow(["b.wav", "72", "5" if by_fold else "test"])
+    data_folder.table(f"{name}.csv", (data_folder.path.parent / "t.csv").read_text())
+    task = load_task(name, data_folder.path, unit_seconds=None if known.unit_seconds else 3.0)
+    assert task.unit_seconds == (known.unit_seconds or 3.0)
+    assert {labels for labels, _ in task.classes} == {known.label}
+    assert len(task.classes) == (3 if known.multi_label else 2)
+    assert task.splits == ("train", "test")
+
+
+def test_fingerprints_follow_the_table_and_not_its_place(data_folder, tmp_path):
+    path = data_folder.table("a.csv", TABLE)
+    one = load_task(str(path), unit_seconds=1)
+    assert one.fingerprint() == load_task(str(path), tmp_path, unit_seconds=1).fingerprint()
+    assert one.fingerprint() != load_task(str(path), unit_seconds=2).fingerprint()
+    data_folder.table("a.csv", TABLE.replace("b.wav,cat", "b.wav,dog"))
+    assert one.fingerprint() != load_task(str(path), unit_seconds=1).fingerprint()
