@@ -29,7 +29,7 @@ from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViTConfig, vit_config
 
 TINY = {"width": 64, "depth": 2, "heads": 4, "mlp": 256}
-LENGTHS = (0.4, 1.0, 2.3)  # of a clip, in widths of the model: shorter than it, as long, several chunks
+CLIP_SECONDS = 5  # of ESC-50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +109,28 @@ class Layer:
 
     def row(self, name: object) -> list[object]:
         """Its row in a table of `NEURONS`."""
-        return [name, f"{self.after.of_largest:.1e}", f"{self.after.of_rms:.1e}", f"{self.pairs:,}", self.differing,
-                f"{self.differing / self.pairs:.1e}", f"{self.largest_differing:.1e}" if self.differing else "-",
-                f"{self.before.largest_difference:.1e}"]
+        return [
+            name,
+            f"{self.after.of_largest:.1e}",
+            f"{self.after.of_rms:.1e}",
+            f"{self.pairs:,}",
+            self.differing,
+            f"{self.differing / self.pairs:.1e}",
+            f"{self.largest_differing:.1e}" if self.differing else "-",
+            f"{self.before.largest_difference:.1e}",
+        ]
 
 
-NEURONS = ["layer", "activation, of the largest", "activation, of the RMS", "pairs", "differing", "share",
-           "largest pre-activation among them", "largest error of a pre-activation"]
+NEURONS = [
+    "layer",
+    "activation, of the largest",
+    "activation, of the RMS",
+    "pairs",
+    "differing",
+    "share",
+    "largest pre-activation among them",
+    "largest error of a pre-activation",
+]
 
 
 @dataclasses.dataclass
@@ -147,10 +162,13 @@ class Comparison:
     @property
     def total(self) -> Layer:
         """All layers together; its errors are the worst layer's."""
-        return Layer(max((layer.before for layer in self.layers), key=lambda error: error.largest_difference),
-                     max((layer.after for layer in self.layers), key=lambda error: error.of_largest),
-                     sum(layer.pairs for layer in self.layers), sum(layer.differing for layer in self.layers),
-                     max(layer.largest_differing for layer in self.layers))
+        return Layer(
+            max((layer.before for layer in self.layers), key=lambda error: error.largest_difference),
+            max((layer.after for layer in self.layers), key=lambda error: error.of_largest),
+            sum(layer.pairs for layer in self.layers),
+            sum(layer.differing for layer in self.layers),
+            max(layer.largest_differing for layer in self.layers),
+        )
 
     def table(self) -> str:
         """One row per layer, and one for all."""
@@ -160,8 +178,9 @@ class Comparison:
 
 def build_encoder(checkpoint: Path, config: ViTConfig, dtype: str = "float32", sample_rate: int = 16000) -> M2D:
     """The encoder of a checkpoint, through the package's own conversion."""
-    name = (f"m2d_vit_random-{config.bands}x{config.frames}p{config.patch_bands}x{config.patch_frames}"
-            + ("p32k" if sample_rate == 32000 else ""))
+    name = f"m2d_vit_random-{config.bands}x{config.frames}p{config.patch_bands}x{config.patch_frames}" + (
+        "p32k" if sample_rate == 32000 else ""
+    )
     encoder = encoder_from_state(load_state(checkpoint), name, sizes_from_name(name), config.heads, {})
     if encoder.config != config:
         raise SystemExit(f"The conversion found {encoder.config}, the checkpoint was written for {config}.")
@@ -173,8 +192,12 @@ def flax_tracer(encoder: M2D) -> Callable[[np.ndarray], Trace]:
 
     @jax.jit
     def run(params: Any, inputs: jax.Array) -> Any:
-        return encoder.module.apply({"params": params}, inputs, mutable=["intermediates"],
-                                    capture_intermediates=lambda module, _: module.name in ("fc1", "act"))
+        return encoder.module.apply(
+            {"params": params},
+            inputs,
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: module.name in ("fc1", "act"),
+        )
 
     def trace(inputs: np.ndarray) -> Trace:
         output, captured = jax.device_get(run(encoder.variables["params"], inputs))
@@ -206,8 +229,9 @@ def torch_tracer(
         kept.clear()
         with torch.inference_mode():
             parts = output(model(torch.from_numpy(inputs).mT[:, None].contiguous()))
-        before, after = ([torch.cat(kept[layer, name], dim=1).numpy() for layer in range(len(mlps))]
-                         for name in ("fc1", activation))
+        before, after = (
+            [torch.cat(kept[layer, name], dim=1).numpy() for layer in range(len(mlps))] for name in ("fc1", activation)
+        )
         return Trace(torch.cat(list(parts), dim=1).numpy(), before, after)
 
     return trace
@@ -217,11 +241,21 @@ def transformers_vit(checkpoint: Path, config: ViTConfig) -> nn.Module:
     """The `ViTModel` of transformers with the checkpoint's weights; it has query, key and value apart."""
     import transformers
 
-    model = transformers.ViTModel(transformers.ViTConfig(
-        hidden_size=config.width, num_hidden_layers=config.depth, num_attention_heads=config.heads,
-        intermediate_size=config.mlp, hidden_act="gelu", layer_norm_eps=1e-6, qkv_bias=True, num_channels=1,
-        image_size=(config.bands, config.frames), patch_size=(config.patch_bands, config.patch_frames),
-    ), add_pooling_layer=False)
+    model = transformers.ViTModel(
+        transformers.ViTConfig(
+            hidden_size=config.width,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            intermediate_size=config.mlp,
+            hidden_act="gelu",
+            layer_norm_eps=1e-6,
+            qkv_bias=True,
+            num_channels=1,
+            image_size=(config.bands, config.frames),
+            patch_size=(config.patch_bands, config.patch_frames),
+        ),
+        add_pooling_layer=False,
+    )
     state = {}
     for name, array in load_state(checkpoint).items():
         if name.startswith("blocks.") and ".attn.qkv." in name:
@@ -234,10 +268,15 @@ def transformers_vit(checkpoint: Path, config: ViTConfig) -> nn.Module:
 
 
 def _transformers_name(name: str) -> str:
-    for ours, theirs in (("blocks.", "layers."), ("norm1", "layernorm_before"), ("norm2", "layernorm_after"),
-                         ("attn.proj", "attention.o_proj"), ("cls_token", "embeddings.cls_token"),
-                         ("pos_embed", "embeddings.position_embeddings"),
-                         ("patch_embed.proj", "embeddings.patch_embeddings.projection")):
+    for ours, theirs in (
+        ("blocks.", "layers."),
+        ("norm1", "layernorm_before"),
+        ("norm2", "layernorm_after"),
+        ("attn.proj", "attention.o_proj"),
+        ("cls_token", "embeddings.cls_token"),
+        ("pos_embed", "embeddings.position_embeddings"),
+        ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+    ):
         name = name.replace(ours, theirs)
     return name.replace("norm.", "layernorm.", 1) if name.startswith("norm.") else name
 
@@ -261,8 +300,11 @@ def compare_chain(checkpoint: Path, config: ViTConfig, batches: Iterator[np.ndar
     ours, found = flax_tracer(encoder), Comparison.of(config.depth)
     theirs = torch_tracer(reference, [block.mlp for block in reference.blocks], "act", list)
     front_end, counter = jax.jit(lambda pcm: encoder.front_end(encoder.variables, pcm)), NeuronCounter(reference)
-    read = jax.jit(lambda params, inputs: stack_layers(
-        read_neurons(encoder.module, {"params": params}, inputs, neurons=encoder.neurons)[1]))
+    read = jax.jit(
+        lambda params, inputs: stack_layers(
+            read_neurons(encoder.module, {"params": params}, inputs, neurons=encoder.neurons)[1]
+        )
+    )
     nnaudio = nnaudio_front_end(reference, sample_rate)
     for pcm in batches:
         our_input, their_input = np.asarray(front_end(pcm)), nnaudio(pcm)
@@ -278,9 +320,19 @@ def nnaudio_front_end(model: TorchViT, sample_rate: int) -> Callable[[np.ndarray
     from nnAudio.features import MelSpectrogram
 
     scale = sample_rate // 16000
-    mel = MelSpectrogram(sr=sample_rate, n_fft=400 * scale, win_length=400 * scale, hop_length=160 * scale,
-                         n_mels=model.config.bands, fmin=50, fmax=8000 * scale, power=2, center=True,
-                         pad_mode="reflect", verbose=False)
+    mel = MelSpectrogram(
+        sr=sample_rate,
+        n_fft=400 * scale,
+        win_length=400 * scale,
+        hop_length=160 * scale,
+        n_mels=model.config.bands,
+        fmin=50,
+        fmax=8000 * scale,
+        power=2,
+        center=True,
+        pad_mode="reflect",
+        verbose=False,
+    )
     mean, std = model.norm_stats
 
     def run(pcm: np.ndarray) -> np.ndarray:
@@ -292,11 +344,11 @@ def nnaudio_front_end(model: TorchViT, sample_rate: int) -> Callable[[np.ndarray
 
 
 def recordings(options: Options, sample_rate: int) -> np.ndarray:
-    """Recordings of 5 s, evenly spaced over the data set: (clip, sample)."""
+    """Recordings, evenly spaced over the data set: (clip, sample)."""
     with (options.data / "meta" / "esc50.csv").open() as file:
         names = [row["filename"] for row in csv.DictReader(file)]
     chosen = names[:: max(1, len(names) // options.clips)][: options.clips]
-    clips = [read_clip(options.data, f"audio/{name}", sample_rate, 5 * sample_rate) for name in chosen]
+    clips = [read_clip(options.data, f"audio/{name}", sample_rate, CLIP_SECONDS * sample_rate) for name in chosen]
     reasons = [clip.reason for clip in clips if clip.status == "unreadable"]
     if reasons or len(clips) < options.clips:
         raise SystemExit(f"{options.clips} recordings are needed, found {len(clips)}; unreadable: {reasons}")
@@ -314,22 +366,25 @@ def compare_shapes(folder: Path, options: Options) -> str:
         sizes = sizes_from_name(shape)
         config = ViTConfig(sizes.bands, sizes.frames, sizes.patch_bands, sizes.patch_frames, **TINY)
         checkpoint = random_checkpoint(folder / f"{shape}.pth", config, options.seed)
-        endless = np.tile(recordings(options, sizes.sample_rate).reshape(-1), 8)
-        for length in LENGTHS:
-            samples = int(length * config.frames) * sizes.sample_rate // 100
-            pcm = np.stack([endless[start : start + samples] for start in (0, samples)])
+        sound = np.tile(recordings(options, sizes.sample_rate).reshape(-1), 8)
+        for frames in (int(0.4 * config.frames), config.frames, config.frames + 1, int(2.3 * config.frames)):
+            samples = (frames - 1) * (sizes.sample_rate // 100)
+            starts = (CLIP_SECONDS * sizes.sample_rate // 2, len(sound) // 2)
+            pcm = np.stack([sound[start : start + samples] for start in starts])
             found = compare_chain(checkpoint, config, iter([pcm]), sizes.sample_rate)
             total = found.total
-            rows.append([shape, 1 + samples * 100 // sizes.sample_rate, f"{found.log_mel.of_largest:.1e}",
-                         f"{found.output.of_largest:.1e}", f"{total.after.of_largest:.1e}", f"{total.pairs:,}",
-                         total.differing, f"{found.differing_counts:,} of {found.counts:,}"])
+            rows.append([shape, frames, f"{found.log_mel.of_largest:.1e}", f"{found.output.of_largest:.1e}",
+                         f"{total.after.of_largest:.1e}", f"{total.pairs:,}", total.differing,
+                         f"{found.differing_counts:,} of {found.counts:,}"])
     return table(["shape", "frames", "log-mel", "output", "activation", "pairs", "differing", "differing counts"], rows)
 
 
 def page(config: ViTConfig, encoder: Comparison, chain: Comparison, shapes: str, options: Options) -> str:
     """The text of `docs/parity.md`."""
-    packages = ", ".join(f"{name} {number}" for name, number in
-                         versions("jax", "flax", "torch", "transformers", "nnaudio", "numpy").items())
+    packages = ", ".join(
+        f"{name} {number}"
+        for name, number in versions("jax", "flax", "torch", "transformers", "nnaudio", "numpy").items()
+    )
     return f"""# Parity
 
 Written by `benchmarks/parity.py`. To run it again, with ESC-50 in a folder of that name:
@@ -353,9 +408,8 @@ Final tokens: {encoder.output.text}.
 
 ## From waveform to neuron counts
 
-{options.clips} recordings of 5 s from ESC-50 at 16 kHz. Reference: nnAudio's `MelSpectrogram`, logarithm, normalisation,
-a PyTorch ViT with fused attention, and forward hooks.
-Ours: `front_end` and `read_neurons`.
+{options.clips} recordings of {CLIP_SECONDS} s from ESC-50 at 16 kHz. Reference: nnAudio's `MelSpectrogram`, logarithm,
+normalisation, a PyTorch ViT with fused attention, and forward hooks. Ours: `front_end` and `read_neurons`.
 
 - Normalised log-mel: {chain.log_mel.text}.
 - Final tokens: {chain.output.text}.
@@ -365,8 +419,8 @@ Ours: `front_end` and `read_neurons`.
 
 ## Other shapes
 
-The same chain at width {TINY["width"]} and {TINY["depth"]} layers, on two clips: shorter than the model's width,
-longer by a frame, and several chunks long. Errors are of the largest value.
+The same chain at width {TINY["width"]} and {TINY["depth"]} layers, on two clips that are shorter than the model's width,
+as long, longer by a frame, and several chunks long. Errors are of the largest value.
 
 {shapes}
 """
@@ -395,10 +449,15 @@ def machine() -> dict[str, Any]:
     """What the result depends on of this computer, and how busy it is."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": models[0] if models else platform.processor(), "cores": len(os.sched_getaffinity(0)),
-            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "system": platform.system(), "processor": platform.processor(), "load_before": os.getloadavg(),
-            "torch_threads": torch.get_num_threads()}
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.system(),
+        "processor": platform.processor(),
+        "load_before": os.getloadavg(),
+        "torch_threads": torch.get_num_threads(),
+    }
 
 
 def main(options: Options) -> None:

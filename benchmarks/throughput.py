@@ -38,8 +38,7 @@ COUNTING, FROM_PCM, ENCODER = "jax counting", "jax counting from PCM", "jax enco
 PEER, ONEDNN, COMPILED = "torch counting", "torch oneDNN counting", "torch compiled counting"
 MOST_DIFFERING = {"float32": 1e-4, "bfloat16": 0.05}  # share of neuron-token pairs; beyond it, not the same model
 Run = Callable[[], None]
-Shape = tuple[int, ...]
-Product = tuple[int, Shape, Shape]
+Product = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +86,7 @@ class JaxSide:
         self.encoder, self.devices, self.mesh = encoder, devices, local_mesh([devices.jax])
         self.steps = {source: map_per_device(partial(self.step, source), self.mesh) for source in ("input", "pcm")}
         self.encode = jax.jit(lambda params, inputs: encoder.module.apply({"params": params}, inputs))
-        empty = partial(statistics.init, CLASSES, encoder.config.depth, encoder.config.mlp)
-        self.empty = partial(per_device, empty, self.mesh)
+        self.init = partial(statistics.init, CLASSES, encoder.config.depth, encoder.config.mlp)
 
     def step(self, source: str, counts: Any, variables: Any, clips: Any) -> tuple[Any, Any]:
         """Encode a batch, read its neurons, add them to their classes: the step of a run."""
@@ -106,14 +104,17 @@ class JaxSide:
 
     def variants(self, inputs: np.ndarray, pcm: np.ndarray) -> dict[str, Run]:
         """What to time on one batch."""
-        state, variables, clips = [self.empty()], self.encoder.variables, self.put(inputs, pcm)
+        state, clips, variables = [per_device(self.init, self.mesh)], self.put(inputs, pcm), self.encoder.variables
 
         def count(source: str) -> None:
             state[0], _ = self.steps[source](state[0], variables, clips)
             self.devices.wait(state)
 
-        return {COUNTING: partial(count, "input"), FROM_PCM: partial(count, "pcm"),
-                ENCODER: lambda: self.devices.wait(self.encode(variables["params"], clips["input"]))}
+        return {
+            COUNTING: partial(count, "input"),
+            FROM_PCM: partial(count, "pcm"),
+            ENCODER: lambda: self.devices.wait(self.encode(variables["params"], clips["input"])),
+        }
 
 
 class TorchSide:
@@ -123,10 +124,10 @@ class TorchSide:
         self.devices, self.dtype = devices, getattr(torch, dtype)
         model = load_torch_vit(checkpoint, config).to(devices.torch, self.dtype)
         self.calls: dict[str, Callable[[torch.Tensor], tuple[list[torch.Tensor], Counts]]] = {PEER: counting(model)}
-        if devices.torch.type == "cpu" and dtype == "float32":  # MKL's products take half of an AMD processor's speed
+        if devices.torch.type == "cpu" and dtype == "float32":  # MKL runs AMD processors at half their speed
             self.calls[ONEDNN] = counting(mkldnn.to_mkldnn(load_torch_vit(checkpoint, config)))
         if compiled:
-            self.calls[COMPILED] = torch.compile(counting(model), fullgraph=True, dynamic=False)
+            self.calls[COMPILED] = torch.compile(self.calls[PEER], fullgraph=True, dynamic=False)
 
     def put(self, inputs: np.ndarray) -> torch.Tensor:
         """(clip, frame, band) -> (clip, 1, band, frame) on the device."""
@@ -147,12 +148,16 @@ def counting(model: TorchViT) -> Callable[[torch.Tensor], tuple[list[torch.Tenso
 def compare_counts(ours: JaxSide, peer: TorchSide, inputs: np.ndarray, limit: float) -> dict[str, float]:
     """How far the counts of the two timed programs agree on clips that are each in a class of their own."""
     clips = ours.put(inputs, np.zeros((len(inputs), 1), np.float32))
-    totals = statistics.flush(ours.steps["input"](ours.empty(), ours.encoder.variables, clips)[0])
+    totals = statistics.flush(ours.steps["input"](per_device(ours.init, ours.mesh), ours.encoder.variables, clips)[0])
     theirs = peer.calls[PEER](peer.put(inputs))[1].active_tokens.cpu().numpy()
     difference = np.abs(totals.active_tokens[: len(inputs)] - theirs)
     pairs = int(totals.tokens[-1]) * math.prod(theirs.shape[1:])
-    found = {"neuron_token_pairs": pairs, "differing_pairs_at_least": difference.sum(),
-             "differing_share": difference.sum() / pairs, "differing_counts_share": (difference > 0).mean()}
+    found = {
+        "neuron_token_pairs": pairs,
+        "differing_pairs_at_least": difference.sum(),
+        "differing_share": difference.sum() / pairs,
+        "differing_counts_share": (difference > 0).mean(),
+    }
     if not found["differing_share"] <= limit:
         raise SystemExit(f"The two sides do not compute the same, at most {limit} may differ: {found}")
     return {name: float(value) for name, value in found.items()}
@@ -188,7 +193,7 @@ def products(encoder: M2D, samples: int, clips: int) -> dict[str, Product]:
     return found
 
 
-def product_times(left: Shape, right: Shape, dtype: str, devices: Devices) -> dict[str, float]:
+def product_times(left: tuple[int, ...], right: tuple[int, ...], dtype: str, devices: Devices) -> dict[str, float]:
     """Seconds of one product in both frameworks; PyTorch keeps the right side of a linear layer transposed."""
     a, b = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in (left, right))
     x, y = (jax.device_put(jnp.asarray(side, dtype), devices.jax) for side in (a, b))
@@ -203,8 +208,14 @@ def ceiling(encoder: M2D, samples: int, clips: int, dtype: str, devices: Devices
     rows: dict[str, dict[str, Any]] = {}
     for name, (times, left, right) in products(encoder, samples, clips).items():
         seconds = product_times(left, right, dtype, devices)
-        rows[name] = {"times": times, "left": left, "right": right, "seconds": seconds, "best": min(seconds.values()),
-                      "gflops": 2e-9 * math.prod(left) * right[-1] / min(seconds.values())}
+        rows[name] = {
+            "times": times,
+            "left": left,
+            "right": right,
+            "seconds": seconds,
+            "best": min(seconds.values()),
+            "gflops": 2e-9 * math.prod(left) * right[-1] / min(seconds.values()),
+        }
     for scores, mix in [(row, rows[name.replace("scores", "mix")]) for name, row in rows.items() if "scores" in name]:
         part = torch.randn(scores["left"], device=devices.torch, dtype=getattr(torch, dtype))
         scores["fused"] = best_time(partial(scaled_dot_product_attention, part, part, part), devices)
@@ -214,7 +225,7 @@ def ceiling(encoder: M2D, samples: int, clips: int, dtype: str, devices: Devices
     return {"seconds": total, "clips_per_second": clips / total, "products": rows}
 
 
-def speed(run: Run, clips: int) -> float | str:
+def speed(run: Run, clips: int) -> Any:
     """Clips a second, the better of two runs after a first; or why there is none."""
     try:
         run()
@@ -231,9 +242,11 @@ def memory(encoder: M2D, data: Sequence[np.ndarray], depths: Sequence[int], devi
         config = dataclasses.replace(encoder.config, depth=depth)
         side = JaxSide(dataclasses.replace(encoder, config=config), devices)
         deep = rest | {f"blocks_{layer}": params["blocks_0"] for layer in range(depth)}
-        clips, state = side.put(*data), jax.eval_shape(side.empty)
-        programs = {"encoder": side.encode.lower(deep, clips["input"]),
-                    "counting": side.steps["input"].lower(state, {**encoder.variables, "params": deep}, clips)}
+        clips, state = side.put(*data), jax.eval_shape(partial(per_device, side.init, side.mesh))
+        programs = {
+            "encoder": side.encode.lower(deep, clips["input"]),
+            "counting": side.steps["input"].lower(state, {**encoder.variables, "params": deep}, clips),
+        }
         found[depth] = {name: one.compile().memory_analysis().temp_size_in_bytes for name, one in programs.items()}
     return found
 
@@ -248,25 +261,33 @@ def measure(options: Options, config: ViTConfig, checkpoint: Path, dtype: str, d
     data = (np.concatenate([encoder.front_end(encoder.variables, clip[None]) for clip in pcm]), pcm)
     ours, peer = JaxSide(encoder, devices), TorchSide(checkpoint, config, dtype, devices, options.compile)
     agreement = compare_counts(ours, peer, data[0][:least], MOST_DIFFERING[dtype])
-    search = {name: dict[int, Any]() for name in (COUNTING, *peer.calls)}
-    for size in options.batch_sizes:
-        runs = ours.variants(*(part[:size] for part in data)) | peer.variants(data[0][:size])
-        for name, found in search.items():
-            found[size] = speed(runs[name], size)
-    best = {name: max(found, key=lambda size: found[size] if isinstance(found[size], float) else 0.0)
-            for name, found in search.items() if any(isinstance(rate, float) for rate in found.values())}
-    batches = {size: ours.variants(*(part[:size] for part in data)) | peer.variants(data[0][:size])
-               for size in set(best.values())}
+    batches = {
+        size: ours.variants(*(part[:size] for part in data)) | peer.variants(data[0][:size])
+        for size in options.batch_sizes
+    }
+    search = {
+        name: {size: speed(runs[name], size) for size, runs in batches.items()} for name in (COUNTING, *peer.calls)
+    }
+    worked = {name: [size for size, rate in found.items() if isinstance(rate, float)] for name, found in search.items()}
+    best = {name: max(sizes, key=search[name].__getitem__) for name, sizes in worked.items() if sizes}
     best |= dict.fromkeys((ENCODER, FROM_PCM), best[COUNTING])
-    rounds = [{name: seconds_of(batches[size][name]) for name, size in best.items()}
-              for _ in range(1 + options.pairs)][1:]  # the first one warms up
-    limits = {size: ceiling(encoder, samples, size, dtype, devices) for size in batches}
+    rounds = [{name: seconds_of(batches[size][name]) for name, size in best.items()} for _ in range(1 + options.pairs)][
+        1:
+    ]  # the first one warms up
+    limits = {size: ceiling(encoder, samples, size, dtype, devices) for size in set(best.values())}
     side = 2048 if devices.jax.platform == "cpu" else 8192
     rates = {name: [size / one[name] for one in rounds] for name, size in best.items()}
-    ratios = {f"{COUNTING} / {name}": [a / b for a, b in zip(rates[COUNTING], other, strict=True)]
-              for name, other in rates.items() if name != COUNTING}
+    ratios = {
+        f"{COUNTING} / {name}": [a / b for a, b in zip(rates[COUNTING], other, strict=True)]
+        for name, other in rates.items()
+        if name != COUNTING
+    }
     return {
-        "agreement": agreement, "search": search, "batch": best, "seconds": rounds, "ceiling": limits,
+        "agreement": agreement,
+        "search": search,
+        "batch": best,
+        "seconds": rounds,
+        "ceiling": limits,
         "square_product": {"side": side, "seconds": product_times((side, side), (side, side), dtype, devices)},
         "clips_per_second": {name: median(values) for name, values in rates.items()},
         "ceiling_share": {name: median(rates[name]) / limits[size]["clips_per_second"] for name, size in best.items()},
@@ -277,23 +298,36 @@ def measure(options: Options, config: ViTConfig, checkpoint: Path, dtype: str, d
 
 def report(dtype: str, found: dict[str, Any]) -> str:
     """The tables of one precision."""
-    rows = [[name, found["batch"][name], f"{rate:.2f}", f"{found['ceiling_share'][name]:.0%}"]
-            for name, rate in found["clips_per_second"].items()]
+    rows = [
+        [name, found["batch"][name], f"{rate:.2f}", f"{found['ceiling_share'][name]:.0%}"]
+        for name, rate in found["clips_per_second"].items()
+    ]
     ratios = [[name, *(f"{value:.3f}" for value in ratio.values())] for name, ratio in found["ratios"].items()]
     sizes = [[depth, *(f"{size / 2**20:.1f}" for size in one.values())] for depth, one in found["memory"].items()]
-    return "\n\n".join([table([dtype, "clips a batch", "clips/s, median", "of the ceiling"], rows),
-                        table(["ratio of speeds", "median", "min", "max"], ratios),
-                        table(["blocks", "temporaries of the encoder, MiB", "with counting, MiB"], sizes)])
+    return "\n\n".join(
+        [
+            table([dtype, "clips a batch", "clips/s, median", "of the ceiling"], rows),
+            table(["ratio of speeds", "median", "min", "max"], ratios),
+            table(["blocks", "temporaries of the encoder, MiB", "with counting, MiB"], sizes),
+        ]
+    )
 
 
 def main(options: Options) -> None:
     """Measure, write the JSON, print the tables."""
     devices = Devices.choose()
     config = vit_config(options.size, **({"depth": options.depth} if options.depth else {}))
-    result = {"options": {**dataclasses.asdict(options), "out": options.out.name}, "vit": dataclasses.asdict(config),
-              "machine": {**machine(), "accelerator": devices.jax.device_kind, "jax_device": devices.jax.platform,
-                          "torch_device": f"{devices.torch.type} (CUDA of this PyTorch: {torch.version.cuda})"},
-              "versions": versions("jax", "jaxlib", "flax", "torch", "numpy")}
+    result = {
+        "options": {**dataclasses.asdict(options), "out": options.out.name},
+        "vit": dataclasses.asdict(config),
+        "machine": {
+            **machine(),
+            "accelerator": devices.jax.device_kind,
+            "jax_device": devices.jax.platform,
+            "torch_device": f"{devices.torch.type} (CUDA of this PyTorch: {torch.version.cuda})",
+        },
+        "versions": versions("jax", "jaxlib", "flax", "torch", "numpy"),
+    }
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = random_checkpoint(Path(folder) / "checkpoint.pth", config, options.seed)
         runs = {dtype: measure(options, config, checkpoint, dtype, devices) for dtype in options.dtypes}

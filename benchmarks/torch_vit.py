@@ -134,8 +134,12 @@ def count(activation: Tensor) -> Counts:
 
 def merge(one: Counts, other: Counts) -> Counts:
     """The counts of two chunks of the same clips together."""
-    return Counts(one.active_tokens + other.active_tokens, one.sum + other.sum,
-                  one.sum_squares + other.sum_squares, torch.maximum(one.maximum, other.maximum))
+    return Counts(
+        one.active_tokens + other.active_tokens,
+        one.sum + other.sum,
+        one.sum_squares + other.sum_squares,
+        torch.maximum(one.maximum, other.maximum),
+    )
 
 
 class NeuronCounter:
@@ -180,12 +184,23 @@ def random_checkpoint(path: Path, config: ViTConfig, seed: int = 0) -> Path:
                 mean = float("norm" in name and name.endswith("weight"))
                 value.normal_(mean, 0.5 if name.endswith(("token", "embed")) else 0.1, generator=generator)
     width = config.width
-    extra = {"mask_token": (1, 1, width), "decoder_embed.weight": (width, width), "decoder_embed.bias": (width,),
-             "decoder_blocks.0.norm1.weight": (width,), "decoder_pred.weight": (width, width),
-             "target_blocks.0.norm1.weight": (width,), "target_norm.bias": (width,)}
+    extra = {
+        "mask_token": (1, 1, width),
+        "decoder_embed.weight": (width, width),
+        "decoder_embed.bias": (width,),
+        "decoder_blocks.0.norm1.weight": (width,),
+        "decoder_pred.weight": (width, width),
+        "target_blocks.0.norm1.weight": (width,),
+        "target_norm.bias": (width,),
+    }
     state = model.state_dict() | {name: torch.randn(shape, generator=generator) for name, shape in extra.items()}
-    args = argparse.Namespace(model="m2d_vit_base", input_size=[config.bands, config.frames], seed=seed,
-                              patch_size=[config.patch_bands, config.patch_frames], mask_ratio=0.7)
+    args = argparse.Namespace(
+        model="m2d_vit_base",
+        input_size=[config.bands, config.frames],
+        seed=seed,
+        patch_size=[config.patch_bands, config.patch_frames],
+        mask_ratio=0.7,
+    )
     optimizer = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 3e-4, "params": [0]}]}
     torch.save({"model": state, "optimizer": optimizer, "epoch": 300, "args": args}, path)
     return path

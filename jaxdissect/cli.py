@@ -100,6 +100,7 @@ class Dissect(ActivationsOptions):
         selection = NeuronsOptions(
             run=self.run, preset=self.preset, keep=self.keep, drop_weakest=self.drop_weakest, bar=self.bar
         )
+        selection.rule(task_keep=0.01)  # a mistake is told before the long count, not after
         done = run_activations(self)
         print(activations_summary(done), flush=True)
         print(neurons_summary(run_neurons(selection)))

@@ -72,10 +72,6 @@ class ActivationsOptions:
     keep_clips: bool = False
     max_bad_clips: float = 0.01
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_bad_clips <= 1:
-            raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {self.max_bad_clips}.")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NeuronsOptions:
@@ -94,6 +90,11 @@ class NeuronsOptions:
     keep: float | None = None
     drop_weakest: float = 0.05
     bar: float = 0.95
+
+    def rule(self, task_keep: float) -> SelectionRule:
+        """The checked rule; `task_keep` serves where `keep` is not given."""
+        keep = task_keep if self.keep is None else self.keep
+        return SelectionRule(self.preset, keep, self.drop_weakest, self.bar)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +119,8 @@ def run_activations(options: ActivationsOptions) -> Pass:
       InputError: an option, the encoder or the task breaks a rule, or the run directory is another run's.
     """
     count = CountOptions(options.tokens, options.threshold, options.batch_size)
+    if not 0 <= options.max_bad_clips <= 1:
+        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
     encoder = load_encoder(options.encoder, options.dtype)
     labels = [name.strip() for name in (options.label or "").split(",") if name.strip()]
     task = load_task(
@@ -178,9 +181,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     """
     run = Run(options.run)
     counted = run.require("activations")
-    rule = SelectionRule(
-        options.preset, counted["keep"] if options.keep is None else options.keep, options.drop_weakest, options.bar
-    )
+    rule = options.rule(counted["keep"])
     started = time.perf_counter()
     counts = read_netcdf(run.file("activations.nc"))
     _require_same_run(run, counts.attrs, counted["fingerprints"])

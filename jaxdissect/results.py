@@ -165,13 +165,14 @@ def select_neurons(activations: Activations | xr.Dataset, rule: SelectionRule | 
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
-    """Write a dataset as netCDF4, whole or not at all; large arrays are compressed."""
+    """Write a dataset as netCDF4, whole or not at all; large arrays are compressed.
+
+    The file is made in memory, because HDF5 crashes the process when the disk fills up under it.
+    """
     encoding = {name: {"zlib": True, "complevel": 1} for name, array in dataset.items() if array.size > 1024}
+    content = dataset.to_netcdf(engine="h5netcdf", encoding=encoding)
     with whole_file(path) as temporary:
-        try:
-            dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
-        except RuntimeError as error:  # HDF5 reports a full disk at closing as one of these
-            raise OSError(str(error)) from error
+        temporary.write_bytes(content)
 
 
 def read_netcdf(path: Path) -> xr.Dataset:

@@ -8,7 +8,6 @@ exact number of neurons; ties are broken by (layer, neuron).
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,8 +115,6 @@ def select(
     else:
         eligible &= (p > bar).any(axis=0)
     order = np.argsort(np.where(eligible, aape, np.inf), axis=None, kind="stable")[: round(rule.keep * aape.size)]
-    if not len(order):
-        warnings.warn(f"--keep {rule.keep} of {aape.size} neurons rounds to none.", stacklevel=2)
     kept = np.zeros(aape.shape, bool)
     kept.flat[order] = eligible.flat[order]
     return Selection(

@@ -1,4 +1,4 @@
-"""The method a second time: slow, in loops and in exact arithmetic, written from the paper's text and not from the code.
+"""The method a second time: slow, in loops and exact arithmetic, written from the paper's text and not from the code.
 
 Probabilities are fractions and entropies have 40 decimal digits, so that two scores are tied here only if they are
 tied in mathematics. Arrays of counts have the axes (class, layer, neuron); a neuron is a pair (layer, neuron).
@@ -47,7 +47,7 @@ def count(clips, members, *, classes, threshold=0.0):
 def top_clips(clips, ranks, *, threshold=0.0):
     """The `ranks` clips that fire each neuron most: by active share, then highest activation, then lowest number.
 
-    Returns clip (-1 where fewer clips fire the neuron), active share and highest activation, (rank, layer, neuron) each.
+    Returns clip (-1 where fewer clips fire the neuron), active share and highest activation: (rank, layer, neuron).
     """
     layers, neurons = next(clip.shape[1:] for clip in clips if clip is not None)
     best = np.full((ranks, layers, neurons), -1, np.int64)
@@ -96,7 +96,7 @@ def kth_smallest(values, rate):
 
 
 def select(active_tokens, tokens, *, preset="aape", keep=0.01, weakest=0.05, bar_rate=0.95):
-    """Neurons and classes of one label set: `kept` [(layer, neuron)], `specific` [(class, layer, neuron)] and scores."""
+    """Selection in one label set: `kept` [(layer, neuron)], `specific` [(class, layer, neuron)] and the scores."""
     classes, layers, neurons = active_tokens.shape
     p = probability(active_tokens, tokens)
     places = list(product(range(layers), range(neurons)))  # in the order that breaks ties

@@ -177,7 +177,7 @@ def test_guitar_solves_the_karplus_strong_loop():
 
 @pytest.mark.parametrize(("variant", "instrument"), TIMBRES)
 def test_fundamental_is_in_tune_and_lowest(variant, instrument):
-    for midi in (36, 47, 58, 69, 78, 87, 95):
+    for midi in (36, 47, 69, 83, 95):
         frequency, samples = played(variant, instrument, midi)
         assert abs(cents_off(samples, frequency)) < PITCH_TOLERANCE_CENTS.get(instrument, 0.5), midi
         hz, share = power(samples)
@@ -187,7 +187,7 @@ def test_fundamental_is_in_tune_and_lowest(variant, instrument):
 
 @pytest.mark.parametrize(("variant", "instrument"), TIMBRES)
 def test_nothing_folds_back(variant, instrument):
-    for midi in range(84, 96):
+    for midi in (84, 87, 90, 93, 95):
         frequency, samples = played(variant, instrument, midi)
         hz, share = power(samples)
         assert share[hz > 7900].sum() < 1e-5, midi

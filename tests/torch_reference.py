@@ -10,7 +10,7 @@ from jaxdissect.encoder.convert import Sizes, encoder_from_state
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViTConfig
 
-EXTRAS = {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2", "attn.proj": "attention.o_proj",
+RENAMED = {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2", "attn.proj": "attention.o_proj",
           "norm1": "layernorm_before", "norm2": "layernorm_after"}  # fmt: skip
 
 
@@ -51,18 +51,13 @@ def encoder_of(state: dict[str, torch.Tensor], config: ViTConfig) -> M2D:
     return encoder_from_state(arrays, "random", sizes, config.heads, source={})
 
 
-def reference_chunks(
-    state: dict[str, torch.Tensor], config: ViTConfig, spectrogram: np.ndarray
-) -> list[Reference]:
+def reference_chunks(state: dict[str, torch.Tensor], config: ViTConfig, spectrogram: np.ndarray) -> list[Reference]:
     """Cut (clip, frame, band) as METHOD says, and run every chunk alone, in time order."""
     chunks = []
     for start in range(0, spectrogram.shape[1], config.frames):
         chunk = spectrogram[:, start : start + config.frames]
         missing = -chunk.shape[1] % config.patch_frames
-        padded = np.concatenate([chunk, np.zeros_like(chunk[:, :missing])], axis=1)
-        while padded.shape[1] < chunk.shape[1] + missing:  # fewer frames than are missing
-            padded = np.concatenate([padded, np.zeros_like(padded[:, :1])], axis=1)
-        padded = padded[:, : config.frames]
+        padded = np.pad(chunk, ((0, 0), (0, missing), (0, 0)))[:, : config.frames]
         whole = padded.shape[1] - padded.shape[1] % config.patch_frames
         chunks.append(reference_chunk(state, config, padded[:, :whole]))
     return chunks
@@ -97,7 +92,7 @@ def _model(state: dict[str, torch.Tensor], config: ViTConfig, frames: int) -> tr
         weights[f"embeddings.patch_embeddings.projection.{kind}"] = state[f"patch_embed.proj.{kind}"]
         weights[f"layernorm.{kind}"] = state[f"norm.{kind}"]
         for layer in range(config.depth):
-            for ours, theirs in EXTRAS.items():
+            for ours, theirs in RENAMED.items():
                 weights[f"layers.{layer}.{theirs}.{kind}"] = state[f"blocks.{layer}.{ours}.{kind}"]
             for part, value in zip("qkv", state[f"blocks.{layer}.attn.qkv.{kind}"].chunk(3), strict=True):
                 weights[f"layers.{layer}.attention.{part}_proj.{kind}"] = value

@@ -131,10 +131,10 @@ def _fm(frequency_hz: float, ratio: float, index: Samples, time_s: Samples, rng:
     grid, angle = np.linspace(0, index.max(), 200), np.linspace(0, 2 * math.pi, 64, endpoint=False)
     total = np.zeros_like(time_s)
     for n in range(-12, 13):
-        partial_hz = frequency_hz * (1 + n * ratio)
-        if 0 < abs(partial_hz) < HIGHEST_HZ:
+        hz = frequency_hz * (1 + n * ratio)
+        if 0 < abs(hz) < HIGHEST_HZ:
             bessel = np.cos(n * angle - np.multiply.outer(grid, np.sin(angle))).mean(axis=1)
-            total += np.interp(index, grid, bessel) * np.sin(2 * math.pi * (partial_hz * time_s + carrier + n * modulator))
+            total += np.interp(index, grid, bessel) * np.sin(2 * math.pi * (hz * time_s + carrier + n * modulator))
     return total
 
 

@@ -1,0 +1,332 @@
+"""The ViT and M2D's use of it, against transformers' ViT and against plain loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from tolerances import assert_within, relative_error
+from torch_reference import Reference, encoder_of, random_state, reference_chunk, reference_chunks
+
+from jaxdissect import InputError, ViTConfig, untrained_m2d, vit_config
+from jaxdissect.encoder.checkpoint import with_dtype
+from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.vit import chunk_frames, clip_embedding, frame_embeddings
+
+SMALL = {"width": 64, "depth": 3, "heads": 4, "mlp": 128}
+CONFIGS = {
+    "80x208p16x16": ViTConfig(80, 208, 16, 16, **SMALL),
+    "80x608p16x16": ViTConfig(80, 608, 16, 16, **SMALL),
+    "80x608p80x2": ViTConfig(80, 608, 80, 2, **SMALL),
+    "80x1001p16x16": ViTConfig(80, 1001, 16, 16, **SMALL),
+}
+
+
+@pytest.fixture(scope="module")
+def models():
+    """For each size: its random weights, and the package's encoder with them."""
+    states = {name: random_state(config) for name, config in CONFIGS.items()}
+    return {name: (states[name], encoder_of(states[name], config)) for name, config in CONFIGS.items()}
+
+
+def noise(clips: int, frames: int, bands: int = 80, seed: int = 0) -> np.ndarray:
+    """A normalised spectrogram."""
+    return np.random.default_rng(seed).normal(size=(clips, frames, bands)).astype(np.float32)
+
+
+def run(encoder: M2D, spectrogram: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """The output of every call, and the neurons of every layer and call."""
+    module = encoder.module
+
+    @jax.jit
+    def apply(params, spectrogram):
+        return module.apply(
+            {"params": params},
+            spectrogram,
+            capture_intermediates=lambda submodule, _: submodule.name == "act",
+            mutable=["intermediates"],
+        )
+
+    output, captured = apply(encoder.variables["params"], spectrogram)
+    layers = [captured["intermediates"][f"blocks_{layer}"]["mlp"]["act"]["__call__"]
+              for layer in range(encoder.config.depth)]  # fmt: skip
+    return [np.asarray(part, np.float32) for part in output], [[np.asarray(p, np.float32) for p in c] for c in layers]
+
+
+def in_time_order(parts: list[np.ndarray]) -> list[np.ndarray]:
+    """(clip, chunk, token, feature) of every call -> (clip, token, feature) of every chunk."""
+    return [part[:, chunk] for part in parts for chunk in range(part.shape[1])]
+
+
+def assert_parity(encoder: M2D, spectrogram: np.ndarray, chunks: list[Reference]) -> None:
+    tokens, neurons = run(encoder, spectrogram)
+    for found, reference in zip(in_time_order(tokens), chunks, strict=True):
+        assert_within("tokens against torch, relative", relative_error(found, reference.tokens))
+    for layer, calls in enumerate(neurons):
+        for found, reference in zip(in_time_order(calls), chunks, strict=True):
+            assert_within("neurons against torch, relative", relative_error(found, reference.neurons[layer]))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parity_at_the_models_width(models, name):
+    state, encoder = models[name]
+    config = encoder.config
+    spectrogram = noise(2, config.frames)
+    whole = config.grid[1] * config.patch_frames
+    assert_parity(encoder, spectrogram, [reference_chunk(state, config, spectrogram[:, :whole])])
+
+
+@pytest.mark.parametrize(
+    "name, frames",
+    [
+        ("80x208p16x16", 1),
+        ("80x208p16x16", 16),
+        ("80x208p16x16", 101),
+        ("80x608p16x16", 501),
+        ("80x608p80x2", 501),
+        ("80x1001p16x16", 501),
+    ],
+)
+def test_short_inputs_take_the_first_time_columns(models, name, frames):
+    state, encoder = models[name]
+    spectrogram = noise(2, frames)
+    missing = -frames % encoder.config.patch_frames
+    padded = np.pad(spectrogram, ((0, 0), (0, missing), (0, 0)))
+    assert_parity(encoder, spectrogram, [reference_chunk(state, encoder.config, padded)])
+
+
+@pytest.mark.parametrize(
+    "name, frames, chunks",
+    [
+        ("80x208p16x16", 209, 2),
+        ("80x208p16x16", 416, 2),
+        ("80x208p16x16", 501, 3),
+        ("80x608p16x16", 3001, 5),
+        ("80x608p80x2", 1217, 3),
+        ("80x1001p16x16", 992, 1),
+        ("80x1001p16x16", 993, 1),
+        ("80x1001p16x16", 1000, 1),
+        ("80x1001p16x16", 1002, 2),
+        ("80x1001p16x16", 3001, 3),
+    ],
+)
+def test_long_inputs_are_cut_into_chunks(models, name, frames, chunks):
+    state, encoder = models[name]
+    spectrogram = noise(2, frames)
+    alone = reference_chunks(state, encoder.config, spectrogram)
+    assert len(alone) == chunks
+    assert_parity(encoder, spectrogram, alone)
+
+
+def test_a_five_second_clip_is_512_frames_of_160_patches(models):
+    _, encoder = models["80x608p16x16"]
+    assert chunk_frames(501, encoder.config) == (0, 512)
+    spectrogram = noise(2, 501)
+    (tokens,), _ = run(encoder, spectrogram)
+    assert tokens.shape == (2, 1, 1 + 160, 64)
+    (padded,), _ = run(encoder, np.pad(spectrogram, ((0, 0), (0, 11), (0, 0))))
+    np.testing.assert_array_equal(tokens, padded)
+
+
+def test_a_thirty_second_clip_is_five_chunks(models):
+    _, encoder = models["80x608p16x16"]
+    assert chunk_frames(3001, encoder.config) == (4, 576)
+    (full, last), _ = run(encoder, noise(2, 3001))
+    assert full.shape == (2, 4, 1 + 190, 64)
+    assert last.shape == (2, 1, 1 + 180, 64)
+
+
+def test_a_full_chunk_drops_the_frames_after_its_last_whole_patch(models):
+    _, encoder = models["80x1001p16x16"]
+    spectrogram = noise(1, 2002)
+    (tokens,), _ = run(encoder, spectrogram)
+    assert tokens.shape == (1, 2, 1 + 5 * 62, 64)
+    changed = spectrogram.copy()
+    changed[:, 992:1001] += 10
+    changed[:, 1993:] += 10
+    np.testing.assert_array_equal(run(encoder, changed)[0][0], tokens)
+    changed[:, 991] += 1
+    assert (run(encoder, changed)[0][0][:, 0] != tokens[:, 0]).any()
+
+
+@pytest.mark.parametrize("name, frames", [("80x208p16x16", 501), ("80x608p80x2", 1217)])
+def test_a_chunk_does_not_depend_on_its_neighbours(models, name, frames):
+    _, encoder = models[name]
+    spectrogram = noise(2, frames)
+    together = in_time_order(run(encoder, spectrogram)[0])
+    width = encoder.config.frames
+    for number, chunk in enumerate(together):
+        (alone,), _ = run(encoder, spectrogram[:, number * width : (number + 1) * width])
+        assert_within("tokens of a chunk in a batch against alone, relative", relative_error(chunk, alone[:, 0]))
+
+
+@pytest.mark.parametrize("width", [16, 208, 304, 608, 1001, 1002])
+@pytest.mark.parametrize("patch", [1, 2, 16])
+def test_chunks_of_every_length(width, patch):
+    config = ViTConfig(80, width, 80, patch, **SMALL)
+    for frames in range(1, 2001):
+        full, last = chunk_frames(frames, config)
+        assert full * width + last >= frames, "something is left out"
+        assert full * width + last < frames + patch, "more is padded than a patch"
+        assert last % patch == 0, "the last chunk is no whole number of patches"
+        assert 0 <= last < width, "a chunk is wider than the model"
+        assert full or last
+
+
+@pytest.mark.parametrize("name, frames", [("80x608p16x16", 501), ("80x208p16x16", 501), ("80x608p80x2", 1217)])
+def test_embeddings(models, name, frames):
+    """`rearrange(x, "b (f t) d -> b t (f d)")` of the patches, chunks in time order, then the mean over time."""
+    _, encoder = models[name]
+    config = encoder.config
+    output, _ = run(encoder, noise(2, frames))
+    rows = []
+    for chunk in in_time_order(output):
+        columns = (chunk.shape[1] - 1) // config.grid[0]
+        for column in range(columns):
+            rows.append(np.concatenate([chunk[:, 1 + band * columns + column] for band in range(config.grid[0])], -1))
+    by_hand = np.stack(rows, axis=1)
+    tokens = tuple(jnp.asarray(part) for part in output)
+    np.testing.assert_array_equal(frame_embeddings(tokens, config), by_hand)
+    np.testing.assert_array_equal(encoder.embed_frames(tokens), by_hand)
+    assert by_hand.shape == (2, -(-frames // config.patch_frames), config.grid[0] * config.width)
+    mean = by_hand.astype(np.float64).mean(axis=1)
+    assert_within("embedding against numpy, relative", relative_error(clip_embedding(tokens, config), mean))
+    assert_within("embedding against numpy, relative", relative_error(encoder.embed(tokens), mean))
+
+
+def test_the_published_size_of_an_embedding():
+    config = vit_config("base")
+    tokens = (jax.ShapeDtypeStruct((1, 1, 161, 768), jnp.float32),)
+    assert jax.eval_shape(lambda tokens: clip_embedding(tokens, config), tokens).shape == (1, 3840)
+    assert config.depth * config.mlp == 36864
+
+
+def slow_layout(encoder: M2D, samples: int) -> list[list[tuple[bool, int, int]]]:
+    """(is_patch, start, stop) of the tokens of every chunk, in the order of the encoder's sequence."""
+    config, hop = encoder.config, encoder.log_mel.hop
+    frames, chunks = 1 + samples // hop, []
+    for first in range(0, frames, config.frames):
+        columns = min(-(-(frames - first) // config.patch_frames), config.frames // config.patch_frames)
+        tokens = [(False, 0, 0)]
+        for _ in range(config.bands // config.patch_bands):
+            for column in range(columns):
+                start = (first + column * config.patch_frames) * hop
+                tokens.append((True, start, start + config.patch_frames * hop))
+        chunks.append(tokens)
+    return chunks
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("samples", [201, 15999, 16000, 80000, 96999, 97120, 160000, 160160, 480000])
+def test_where_tokens_come_from(models, name, samples):
+    _, encoder = models[name]
+    layout = encoder.tokens(samples)
+    found = [
+        list(zip(part.is_patch[chunk].tolist(), part.start[chunk].tolist(), part.stop[chunk].tolist(), strict=True))
+        for part in layout
+        for chunk in range(len(part.start))
+    ]
+    assert found == slow_layout(encoder, samples)
+    output = jax.eval_shape(
+        lambda pcm: encoder.module.apply(encoder.variables, encoder.front_end(encoder.variables, pcm)),
+        jax.ShapeDtypeStruct((1, samples), jnp.float32),
+    )
+    assert [part.is_patch.shape for part in layout] == [part.shape[1:3] for part in output]
+
+
+def test_neurons_are_captured_per_block(models):
+    _, encoder = models["80x208p16x16"]
+    _, captured = encoder.module.apply(
+        {"params": encoder.variables["params"]}, noise(1, 300), capture_intermediates=True, mutable=["intermediates"]
+    )
+    paths = {"/".join(path[:-1]): calls for path, calls in flatten_dict(captured["intermediates"]).items()}
+    acts = {path: calls for path, calls in paths.items() if path.endswith("act")}
+    assert list(acts) == [f"blocks_{layer}/mlp/act" for layer in range(3)]
+    assert all([call.shape for call in calls] == [(1, 1, 66, 128), (1, 1, 31, 128)] for calls in acts.values())
+
+
+def test_the_front_end_is_normalised_by_the_checkpoints_statistics(models):
+    _, encoder = models["80x208p16x16"]
+    variables = encoder.variables | {
+        "front_end": encoder.variables["front_end"] | {"norm_stats": np.array([-3.0, 2.0], np.float32)}
+    }
+    silence = np.zeros((1, 1600), np.float32)
+    expected = (np.log(np.finfo(np.float32).eps) + 3.0) / 2.0
+    np.testing.assert_allclose(encoder.front_end(variables, silence), np.full((1, 11, 80), expected), rtol=1e-6)
+
+
+def test_bfloat16_stays_near(models):
+    _, encoder = models["80x608p16x16"]
+    half = with_dtype(encoder, jnp.bfloat16)
+    spectrogram = noise(2, 900)
+    output = jax.eval_shape(half.module.apply, {"params": half.variables["params"]}, spectrogram)
+    assert [part.dtype for part in output] == [jnp.bfloat16] * 2
+    (tokens, neurons), (near, near_neurons) = run(encoder, spectrogram), run(half, spectrogram)
+    for exact, rounded in zip(tokens, near, strict=True):
+        error = relative_error(rounded, exact)
+        assert error > 1e-4, "this is float32"
+        assert_within("tokens in bfloat16 against float32, relative", error)
+    for exact, rounded in zip(sum(neurons, []), sum(near_neurons, []), strict=True):
+        assert_within("neurons in bfloat16 against float32, relative", relative_error(rounded, exact))
+    embedding, rounded = (
+        encoder.embed(tuple(jnp.asarray(part) for part in parts)) for parts in (tokens, near)
+    )
+    assert_within("embedding in bfloat16 against float32, relative", relative_error(rounded, embedding))
+
+
+@pytest.mark.parametrize(
+    "size, width, depth, heads, mlp",
+    [("tiny", 192, 12, 3, 768), ("small", 384, 12, 6, 1536), ("base", 768, 12, 12, 3072), ("large", 1024, 24, 16, 4096)],
+)
+def test_named_sizes(size, width, depth, heads, mlp):
+    assert vit_config(size) == ViTConfig(80, 608, 16, 16, width, depth, heads, mlp)
+
+
+def test_a_named_size_can_be_changed():
+    config = vit_config("tiny", frames=208, patch_bands=80, patch_frames=2, depth=2)
+    assert config == ViTConfig(80, 208, 80, 2, 192, 2, 3, 768)
+    assert config.grid == (1, 104)
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(InputError, match="'huge'; known: tiny, small, base, large"):
+        vit_config("huge")
+
+
+@pytest.mark.parametrize(
+    "sizes, rule",
+    [
+        ({"depth": 0}, "positive sizes"),
+        ({"heads": 0}, "positive sizes"),
+        ({"patch_frames": 0}, "positive sizes"),
+        ({"mlp": -1}, "positive sizes"),
+        ({"width": 100, "heads": 3}, "multiple of the heads, got 100 and 3"),
+        ({"patch_bands": 32}, "multiple of the patch's bands"),
+        ({"bands": 64, "patch_bands": 80}, "multiple of the patch's bands"),
+        ({"frames": 15}, "at least the patch's frames"),
+    ],
+    ids=str,
+)
+def test_sizes_that_make_no_vit(sizes, rule):
+    with pytest.raises(InputError, match=rule):
+        ViTConfig(**sizes)
+
+
+def test_a_spectrogram_of_other_bands_is_refused(models):
+    _, encoder = models["80x208p16x16"]
+    with pytest.raises(InputError, match="takes 80 mel bands, got 64"):
+        encoder.module.apply({"params": encoder.variables["params"]}, noise(1, 100, bands=64))
+
+
+def test_the_front_end_must_fit_the_vit():
+    encoder = untrained_m2d(ViTConfig(64, 208, 16, 16, **SMALL))
+    with pytest.raises(InputError, match=r"bands must be the ViT's, got 64 and 80"):
+        M2D("mixed", CONFIGS["80x208p16x16"], encoder.log_mel, encoder.variables)
+
+
+def test_an_untrained_encoder_is_seeded():
+    one, same, other = (untrained_m2d(ViTConfig(80, 32, 16, 16, **SMALL), seed=seed) for seed in (0, 0, 1))
+    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(same.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (one.variables["params"]["pos_embed"] != other.variables["params"]["pos_embed"]).any()
+    np.testing.assert_array_equal(one.variables["front_end"]["norm_stats"], np.array([-7.1, 4.2], np.float32))
