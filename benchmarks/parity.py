@@ -373,9 +373,18 @@ def compare_shapes(folder: Path, options: Options) -> str:
             pcm = np.stack([sound[start : start + samples] for start in starts])
             found = compare_chain(checkpoint, config, iter([pcm]), sizes.sample_rate)
             total = found.total
-            rows.append([shape, frames, f"{found.log_mel.of_largest:.1e}", f"{found.output.of_largest:.1e}",
-                         f"{total.after.of_largest:.1e}", f"{total.pairs:,}", total.differing,
-                         f"{found.differing_counts:,} of {found.counts:,}"])
+            rows.append(
+                [
+                    shape,
+                    frames,
+                    f"{found.log_mel.of_largest:.1e}",
+                    f"{found.output.of_largest:.1e}",
+                    f"{total.after.of_largest:.1e}",
+                    f"{total.pairs:,}",
+                    total.differing,
+                    f"{found.differing_counts:,} of {found.counts:,}",
+                ]
+            )
     return table(["shape", "frames", "log-mel", "output", "activation", "pairs", "differing", "differing counts"], rows)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jaxdissect.tasks.known import load_task
     from jaxdissect.tasks.table import LabelSet, Task
 
+__version__ = "0.1.0"
+
 _PUBLIC = {
     "activations": ("Reading", "read_neurons", "stack_layers"),
     "collect": ("CountOptions",),

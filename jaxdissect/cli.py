@@ -17,7 +17,7 @@ from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError
 from jaxdissect.summary import activations_summary, neurons_summary
 
-USER_ERROR, TOO_MANY_BAD_CLIPS = 2, 1
+TOO_MANY_BAD_CLIPS, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"jaxdissect: {error}", file=sys.stderr)
         return USER_ERROR
+    except KeyboardInterrupt:
+        print("jaxdissect: stopped; stages that had finished are kept.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _bad_clips(too_many: bool, share: float) -> int:
@@ -169,6 +172,7 @@ def _keep_compiled_programs() -> None:
     """Compiled programs are kept between runs, which halves the time to the first result."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One streaming pass: audio in, class-conditional counts out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -47,7 +47,7 @@ class CountOptions:
             raise InputError(f"--batch-size must be at least 1, got {self.batch_size}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counted:
     """What a pass over a task has counted.
 
@@ -83,6 +83,7 @@ def count_clips(
     """
     options = options or CountOptions()
     mesh = local_mesh(devices)
+    options = replace(options, batch_size=min(options.batch_size, -(-len(task) // mesh.size)))
     step, reading = _step(encoder, task, options, keep=clip_counts is not None)
     _, layers, neurons = reading.sum.shape
     run_step = map_per_device(step, mesh)

@@ -16,7 +16,7 @@ from jaxdissect.collect import CountOptions, neuron_shape
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, require_space, reserve, whole_file
+from jaxdissect.files import json_fingerprint, require_folder, require_space, reserve, whole_file
 from jaxdissect.progress import progress_bar
 from jaxdissect.results import (
     Activations,
@@ -227,7 +227,8 @@ def _count(
 ) -> tuple[Activations, float]:
     """Count with a progress bar; returns clips/s, where there are several batches without the first, which compiles."""
     layers, neurons = neuron_shape(encoder, task)
-    require_space(run.path, 6 * 8 * (len(task.classes) + 1) * layers * neurons // 2 + 2**20, "the run's counts")
+    require_folder(run.path)
+    require_space(run.path, 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20, "a file of the run's counts")
     attrs = {
         "task": task.name,
         "encoder": encoder.name,

@@ -62,6 +62,19 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def require_folder(folder: Path) -> None:
+    """Make a folder that files can be written to.
+
+    Raises:
+      InputError: it cannot be made, is a file, or is read-only.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
 def require_space(folder: Path, needed: int, what: str) -> None:
     """Refuse to begin what would not fit.
 

@@ -34,7 +34,7 @@ NEURON_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activations:
     """What a pass over a task has counted, as labelled arrays.
 
@@ -55,7 +55,7 @@ class Activations:
         return int((self.clips["status"] == "unreadable").sum())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Neurons:
     """Class-specific neurons of every label set.
 

@@ -43,7 +43,7 @@ class SelectionRule:
                 raise InputError(f"{name} must be a fraction from 0 to 1, got {value}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """Class-specific neurons of one label set.
 

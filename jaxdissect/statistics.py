@@ -57,7 +57,7 @@ class ClassCounts:
     top: TopClips
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Totals:
     """What was counted altogether, on the host. The last class is all clips."""
 

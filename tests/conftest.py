@@ -1,8 +1,13 @@
 """Strict JAX for every test: eight CPU devices, no silent promotion of types or ranks, shapes checked at run time."""
 
+import os
+import tempfile
+
 import jaxtyping
 
 jaxtyping.install_import_hook("jaxdissect", "typechecker.check")
+
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdissect-tests-")  # not the user's
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -10,6 +15,7 @@ import pytest  # noqa: E402
 import soundfile  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

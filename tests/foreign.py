@@ -1,4 +1,4 @@
-"""An encoder that is not ours, whose arithmetic is exact: small integers in float32, so any batch gives the same bits."""
+"""An encoder that is not ours, with exact arithmetic: small integers in float32, so any batch gives the same bits."""
 
 from dataclasses import dataclass, field
 from functools import cached_property

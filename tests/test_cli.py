@@ -267,8 +267,16 @@ def test_a_full_disk_is_seen_before_counting(jaxdissect, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 5, 5))
     code, _, error = jaxdissect("dissect")
     assert code == 2
-    assert re.search(r"the run's counts needs .* MB of disk and 0 MB are free: make room or choose another", error)
-    assert not jaxdissect.path.exists()
+    assert re.search(r"a file of the run's counts needs .* MB of disk and 0 MB are free: make room or choose", error)
+    assert not names(jaxdissect.path)
+
+
+def test_a_run_directory_that_is_a_file(jaxdissect):
+    jaxdissect.path.write_text("mine")
+    code, _, error = jaxdissect("dissect")
+    assert code == 2
+    assert "run cannot be written (File exists)" in error
+    assert jaxdissect.path.read_text() == "mine"
 
 
 def test_counts_survive_a_disk_that_fills_up(jaxdissect, monkeypatch):

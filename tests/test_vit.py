@@ -228,7 +228,8 @@ def test_where_tokens_come_from(models, name, samples):
     ]
     assert found == slow_layout(encoder, samples)
     output = jax.eval_shape(
-        lambda pcm: encoder.module.apply(encoder.variables, encoder.front_end(encoder.variables, pcm)),
+        lambda variables, pcm: encoder.module.apply(variables, encoder.front_end(variables, pcm)),
+        encoder.variables,
         jax.ShapeDtypeStruct((1, samples), jnp.float32),
     )
     assert [part.is_patch.shape for part in layout] == [part.shape[1:3] for part in output]
@@ -237,7 +238,10 @@ def test_where_tokens_come_from(models, name, samples):
 def test_neurons_are_captured_per_block(models):
     _, encoder = models["80x208p16x16"]
     _, captured = encoder.module.apply(
-        {"params": encoder.variables["params"]}, noise(1, 300), capture_intermediates=True, mutable=["intermediates"]
+        {"params": encoder.variables["params"]},
+        jnp.asarray(noise(1, 300)),
+        capture_intermediates=True,
+        mutable=["intermediates"],
     )
     paths = {"/".join(path[:-1]): calls for path, calls in flatten_dict(captured["intermediates"]).items()}
     acts = {path: calls for path, calls in paths.items() if path.endswith("act")}
@@ -250,7 +254,7 @@ def test_the_front_end_is_normalised_by_the_checkpoints_statistics(models):
     variables = encoder.variables | {
         "front_end": encoder.variables["front_end"] | {"norm_stats": np.array([-3.0, 2.0], np.float32)}
     }
-    silence = np.zeros((1, 1600), np.float32)
+    silence = jnp.zeros((1, 1600))
     expected = (np.log(np.finfo(np.float32).eps) + 3.0) / 2.0
     np.testing.assert_allclose(encoder.front_end(variables, silence), np.full((1, 11, 80), expected), rtol=1e-6)
 
@@ -258,7 +262,7 @@ def test_the_front_end_is_normalised_by_the_checkpoints_statistics(models):
 def test_bfloat16_stays_near(models):
     _, encoder = models["80x608p16x16"]
     half = with_dtype(encoder, jnp.bfloat16)
-    spectrogram = noise(2, 900)
+    spectrogram = jnp.asarray(noise(2, 900))
     output = jax.eval_shape(half.module.apply, {"params": half.variables["params"]}, spectrogram)
     assert [part.dtype for part in output] == [jnp.bfloat16] * 2
     (tokens, neurons), (near, near_neurons) = run(encoder, spectrogram), run(half, spectrogram)
@@ -268,15 +272,18 @@ def test_bfloat16_stays_near(models):
         assert_within("tokens in bfloat16 against float32, relative", error)
     for exact, rounded in zip(sum(neurons, []), sum(near_neurons, []), strict=True):
         assert_within("neurons in bfloat16 against float32, relative", relative_error(rounded, exact))
-    embedding, rounded = (
-        encoder.embed(tuple(jnp.asarray(part) for part in parts)) for parts in (tokens, near)
-    )
+    embedding, rounded = (encoder.embed(tuple(jnp.asarray(part) for part in parts)) for parts in (tokens, near))
     assert_within("embedding in bfloat16 against float32, relative", relative_error(rounded, embedding))
 
 
 @pytest.mark.parametrize(
     "size, width, depth, heads, mlp",
-    [("tiny", 192, 12, 3, 768), ("small", 384, 12, 6, 1536), ("base", 768, 12, 12, 3072), ("large", 1024, 24, 16, 4096)],
+    [
+        ("tiny", 192, 12, 3, 768),
+        ("small", 384, 12, 6, 1536),
+        ("base", 768, 12, 12, 3072),
+        ("large", 1024, 24, 16, 4096),
+    ],
 )
 def test_named_sizes(size, width, depth, heads, mlp):
     assert vit_config(size) == ViTConfig(80, 608, 16, 16, width, depth, heads, mlp)
@@ -315,7 +322,7 @@ def test_sizes_that_make_no_vit(sizes, rule):
 def test_a_spectrogram_of_other_bands_is_refused(models):
     _, encoder = models["80x208p16x16"]
     with pytest.raises(InputError, match="takes 80 mel bands, got 64"):
-        encoder.module.apply({"params": encoder.variables["params"]}, noise(1, 100, bands=64))
+        encoder.module.apply({"params": encoder.variables["params"]}, jnp.asarray(noise(1, 100, bands=64)))
 
 
 def test_the_front_end_must_fit_the_vit():

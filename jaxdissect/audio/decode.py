@@ -16,7 +16,7 @@ MARGIN_SECONDS = 0.25  # read past the crop, so that resampling does not see the
 UNKNOWN_LENGTH = 0x7FFFF000  # written into a WAV header by programs that stream
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recording:
     """One clip, ready for the front end.
 

@@ -17,7 +17,7 @@ from jaxdissect.errors import InputError
 NORM_STATS = (-7.1, 4.2)  # of checkpoints that do not bring their own
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class M2D:
     """An M2D encoder.
 

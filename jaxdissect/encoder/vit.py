@@ -103,9 +103,13 @@ class Attention(nn.Module):
             jnp.swapaxes(part.reshape(*part.shape[:-1], heads, width // heads), -3, -2)
             for part in jnp.split(qkv, 3, axis=-1)
         )
-        scores = jnp.matmul(query, jnp.swapaxes(key, -1, -2), precision=HIGHEST) * (width // heads) ** -0.5
-        weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(value.dtype)
-        mixed = jnp.swapaxes(jnp.matmul(weights, value, precision=HIGHEST), -3, -2)
+        scores = jnp.matmul(query * (width // heads) ** -0.5, jnp.swapaxes(key, -1, -2), precision=HIGHEST)
+        scores = scores.astype(jnp.float32)
+        weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+        # Softmax with its division after the product: the result is tokens x head wide, not tokens x tokens.
+        total = weights.sum(axis=-1, keepdims=True)
+        mixed = jnp.matmul(weights.astype(value.dtype), value, precision=HIGHEST) / total.astype(value.dtype)
+        mixed = jnp.swapaxes(mixed, -3, -2)
         return nn.Dense(width, dtype=self.dtype, precision=HIGHEST, name="proj")(mixed.reshape(x.shape))
 
 

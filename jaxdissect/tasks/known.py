@@ -143,7 +143,7 @@ def load_task(
 def _known(
     name: str, known: KnownTask, data: Path, label: Sequence[str], unit_seconds: float | None, test_fold: int
 ) -> Task:
-    seconds = unit_seconds or known.unit_seconds
+    seconds = known.unit_seconds if unit_seconds is None else unit_seconds
     if seconds is None:
         raise InputError(f"--task {name}: its unit length is not published: give --unit-seconds.")
     path = data / (known.table or f"{name}.csv")
@@ -184,4 +184,6 @@ def _synthetic(
     if not (folder / f"{name}.csv").is_file():
         write_notes(name, folder, progress)
     default = ("octave", "pitch_class", "instrument")
-    return evar_task(name, folder / f"{name}.csv", folder, unit_seconds or SECONDS, tuple(label) or default)
+    return evar_task(
+        name, folder / f"{name}.csv", folder, SECONDS if unit_seconds is None else unit_seconds, tuple(label) or default
+    )

@@ -15,7 +15,7 @@ from jaxdissect.sharding import pad_clips
 from jaxdissect.tasks.table import Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Clips ready for the device, and what became of their files.
 
