@@ -6,27 +6,26 @@ Weights are random, since what is compared is arithmetic; recordings are real. W
 
 import csv
 import dataclasses
-import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import tyro
 from torch import nn
 
+from benchmarks.common import build_encoder, machine, table, versions
+from benchmarks.comparison import Comparison, Trace
 from benchmarks.torch_vit import NeuronCounter, TorchViT, load_torch_vit, random_checkpoint
 from jaxdissect.activations import read_neurons, stack_layers
 from jaxdissect.audio.decode import read_clip
-from jaxdissect.encoder.convert import encoder_from_state, load_state, sizes_from_name
+from jaxdissect.encoder.convert import load_state, sizes_from_name
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViTConfig, vit_config
+from jaxdissect.files import whole_file
 
 TINY = {"width": 64, "depth": 2, "heads": 4, "mlp": 256}
 CLIP_SECONDS = 5  # of ESC-50
@@ -44,147 +43,6 @@ class Options:
     batch: int = 2  # clips at a time
     shapes: tuple[str, ...] = ("80x208p16x16", "80x1001p16x16", "80x608p80x2", "80x608p16x16p32k")  # at a tiny width
     seed: int = 0  # of weights and inputs
-
-
-class Trace(NamedTuple):
-    """What one side computed of a batch: arrays (clip, token, feature), the neurons' as one array per layer."""
-
-    output: np.ndarray
-    before: list[np.ndarray]
-    after: list[np.ndarray]
-
-
-@dataclasses.dataclass
-class Error:
-    """Difference of two arrays, gathered over batches."""
-
-    largest_difference: float = 0.0
-    largest: float = 0.0
-    squared_difference: float = 0.0
-    squared: float = 0.0
-
-    def add(self, ours: np.ndarray, reference: np.ndarray) -> None:
-        """Add a batch."""
-        difference = np.abs(ours - reference, dtype=np.float64)
-        self.largest_difference = max(self.largest_difference, float(difference.max()))
-        self.largest = max(self.largest, float(np.abs(reference).max()))
-        self.squared_difference += float(np.square(difference).sum())
-        self.squared += float(np.square(reference, dtype=np.float64).sum())
-
-    @property
-    def of_largest(self) -> float:
-        """Largest difference / largest value."""
-        return self.largest_difference / self.largest
-
-    @property
-    def of_rms(self) -> float:
-        """Root mean square of the difference / of the values."""
-        return (self.squared_difference / self.squared) ** 0.5
-
-    @property
-    def text(self) -> str:
-        """Both, in words."""
-        return f"{self.of_largest:.1e} of the largest, {self.of_rms:.1e} of the RMS"
-
-
-@dataclasses.dataclass
-class Layer:
-    """The neurons of one layer (or of several): how far activations differ, and how many of them in being active."""
-
-    before: Error = dataclasses.field(default_factory=Error)
-    after: Error = dataclasses.field(default_factory=Error)
-    pairs: int = 0
-    differing: int = 0
-    largest_differing: float = 0.0
-
-    def add(self, ours: Trace, reference: Trace, layer: int) -> None:
-        """Add a layer of a batch."""
-        self.before.add(ours.before[layer], reference.before[layer])
-        self.after.add(ours.after[layer], reference.after[layer])
-        differs = (ours.after[layer] > 0) != (reference.after[layer] > 0)
-        self.pairs += differs.size
-        self.differing += int(differs.sum())
-        magnitude = np.maximum(np.abs(ours.before[layer]), np.abs(reference.before[layer]))
-        self.largest_differing = max(self.largest_differing, float(magnitude.max(where=differs, initial=0.0)))
-
-    def row(self, name: object) -> list[object]:
-        """Its row in a table of `NEURONS`."""
-        return [
-            name,
-            f"{self.after.of_largest:.1e}",
-            f"{self.after.of_rms:.1e}",
-            f"{self.pairs:,}",
-            self.differing,
-            f"{self.differing / self.pairs:.1e}",
-            f"{self.largest_differing:.1e}" if self.differing else "-",
-            f"{self.before.largest_difference:.1e}",
-        ]
-
-
-NEURONS = [
-    "layer",
-    "activation, of the largest",
-    "activation, of the RMS",
-    "pairs",
-    "differing",
-    "share",
-    "largest pre-activation among them",
-    "largest error of a pre-activation",
-]
-
-
-@dataclasses.dataclass
-class Comparison:
-    """Our side against a reference, gathered over batches."""
-
-    output: Error
-    layers: list[Layer]
-    log_mel: Error
-    counts: int = 0
-    differing_counts: int = 0
-
-    @staticmethod
-    def of(depth: int) -> "Comparison":
-        """Nothing compared so far."""
-        return Comparison(Error(), [Layer() for _ in range(depth)], Error())
-
-    def add(self, ours: Trace, reference: Trace) -> None:
-        """Add a batch."""
-        self.output.add(ours.output, reference.output)
-        for number, layer in enumerate(self.layers):
-            layer.add(ours, reference, number)
-
-    def add_counts(self, ours: np.ndarray, reference: np.ndarray) -> None:
-        """Add a batch's active tokens, (clip, layer, neuron)."""
-        self.counts += ours.size
-        self.differing_counts += int((ours != reference).sum())
-
-    @property
-    def total(self) -> Layer:
-        """All layers together; its errors are the worst layer's."""
-        return Layer(
-            max((layer.before for layer in self.layers), key=lambda error: error.largest_difference),
-            max((layer.after for layer in self.layers), key=lambda error: error.of_largest),
-            sum(layer.pairs for layer in self.layers),
-            sum(layer.differing for layer in self.layers),
-            max(layer.largest_differing for layer in self.layers),
-        )
-
-    def table(self) -> str:
-        """One row per layer, and one for all."""
-        rows = [layer.row(number) for number, layer in enumerate(self.layers)]
-        return table(NEURONS, [*rows, self.total.row("all (errors: the worst)")])
-
-
-def build_encoder(checkpoint: Path, config: ViTConfig, dtype: str = "float32", sample_rate: int = 16000) -> M2D:
-    """The encoder of a checkpoint, through the package's own conversion."""
-    name = f"m2d_vit_random-{config.bands}x{config.frames}p{config.patch_bands}x{config.patch_frames}" + (
-        "p32k" if sample_rate == 32000 else ""
-    )
-    encoder = encoder_from_state(load_state(checkpoint), name, sizes_from_name(name), config.heads, {})
-    if encoder.config != config:
-        raise SystemExit(f"The conversion found {encoder.config}, the checkpoint was written for {config}.")
-    return dataclasses.replace(encoder, dtype=jnp.dtype(dtype))
 
 
 def flax_tracer(encoder: M2D) -> Callable[[np.ndarray], Trace]:
@@ -428,45 +286,11 @@ normalisation, a PyTorch ViT with fused attention, and forward hooks. Ours: `fro
 
 ## Other shapes
 
-The same chain at width {TINY["width"]} and {TINY["depth"]} layers, on two clips that are shorter than the model's width,
+The same chain at width {TINY["width"]} and {TINY["depth"]} layers, on two clips: shorter than the model's width,
 as long, longer by a frame, and several chunks long. Errors are of the largest value.
 
 {shapes}
 """
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that nobody ever reads a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Of the packages that a result depends on."""
-    return {name: version(name) for name in packages}
-
-
-def machine() -> dict[str, Any]:
-    """What the result depends on of this computer, and how busy it is."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": platform.system(),
-        "processor": platform.processor(),
-        "load_before": os.getloadavg(),
-        "torch_threads": torch.get_num_threads(),
-    }
 
 
 def main(options: Options) -> None:
@@ -479,7 +303,8 @@ def main(options: Options) -> None:
         pcm = recordings(options, 16000)
         chain = compare_chain(checkpoint, config, (pcm[part] for part in _batches(options)), 16000)
         text = page(config, encoder, chain, compare_shapes(folder, options), options)
-    write_whole(options.out, text)
+    with whole_file(options.out) as temporary:
+        temporary.write_text(text)
     print(text)
 
 

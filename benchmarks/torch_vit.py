@@ -146,8 +146,9 @@ class NeuronCounter:
     """Forward hooks on every `mlp.act`, which reduce over tokens at once; the chunks of a clip are merged."""
 
     def __init__(self, model: TorchViT) -> None:
-        self.layers: dict[int, Counts] = {}
-        self.handles = [block.mlp.act.register_forward_hook(self._hook(n)) for n, block in enumerate(model.blocks)]
+        self.model, self.layers = model, dict[int, Counts]()
+        for layer, block in enumerate(model.blocks):
+            block.mlp.act.register_forward_hook(self._hook(layer))
 
     def _hook(self, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -162,10 +163,9 @@ class NeuronCounter:
         self.layers.clear()
         return Counts(*(torch.stack(parts, dim=1) for parts in zip(*layers, strict=True)))
 
-    def remove(self) -> None:
-        """Take the hooks off the model."""
-        for handle in self.handles:
-            handle.remove()
+    def count(self, spectrogram: Tensor) -> tuple[list[Tensor], Counts]:
+        """Run the model: its tokens, and what its neurons did."""
+        return self.model(spectrogram), self.take()
 
 
 def random_checkpoint(path: Path, config: ViTConfig, seed: int = 0) -> Path:
@@ -183,24 +183,9 @@ def random_checkpoint(path: Path, config: ViTConfig, seed: int = 0) -> Path:
             else:
                 mean = float("norm" in name and name.endswith("weight"))
                 value.normal_(mean, 0.5 if name.endswith(("token", "embed")) else 0.1, generator=generator)
-    width = config.width
-    extra = {
-        "mask_token": (1, 1, width),
-        "decoder_embed.weight": (width, width),
-        "decoder_embed.bias": (width,),
-        "decoder_blocks.0.norm1.weight": (width,),
-        "decoder_pred.weight": (width, width),
-        "target_blocks.0.norm1.weight": (width,),
-        "target_norm.bias": (width,),
-    }
-    state = model.state_dict() | {name: torch.randn(shape, generator=generator) for name, shape in extra.items()}
-    args = argparse.Namespace(
-        model="m2d_vit_base",
-        input_size=[config.bands, config.frames],
-        seed=seed,
-        patch_size=[config.patch_bands, config.patch_frames],
-        mask_ratio=0.7,
-    )
+    extra = ("mask_token", "decoder_embed.weight", "decoder_blocks.0.norm1.weight", "target_norm.bias")
+    state = model.state_dict() | {name: torch.randn(config.width, generator=generator) for name in extra}
+    args = argparse.Namespace(model="m2d_vit_base", input_size=[config.bands, config.frames], mask_ratio=0.7, seed=seed)
     optimizer = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 3e-4, "params": [0]}]}
     torch.save({"model": state, "optimizer": optimizer, "epoch": 300, "args": args}, path)
     return path

@@ -37,6 +37,8 @@ class Run:
             return json.loads(self.file("run.json").read_text())["stages"]
         except FileNotFoundError:
             return {}
+        except NotADirectoryError as error:
+            raise InputError(f"--run {self.path} is a file: choose another, a folder.") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.file('run.json')} is damaged ({error}): choose another --run, or remove "

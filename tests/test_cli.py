@@ -275,7 +275,7 @@ def test_a_run_directory_that_is_a_file(jaxdissect):
     jaxdissect.path.write_text("mine")
     code, _, error = jaxdissect("dissect")
     assert code == 2
-    assert "run cannot be written (File exists)" in error
+    assert f"--run {jaxdissect.path} is a file: choose another" in error
     assert jaxdissect.path.read_text() == "mine"
 
 

@@ -148,8 +148,9 @@ def test_a_tone_far_above_its_floor(rate, floor):
     assert_close(np.log(nnaudio_mel_power(pcm, front_end) + EPSILON), exact, name)
 
 
-@pytest.mark.parametrize("front_end", [m2d_front_end(16000), m2d_front_end(32000), LogMel(22050, 1024, 320, 64, 0.0, 11025.0)],
-                         ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "front_end", [m2d_front_end(16000), m2d_front_end(32000), LogMel(22050, 1024, 320, 64, 0.0, 11025.0)], ids=str
+)
 def test_filters(front_end):
     found = mel_filters(front_end)
     assert found.shape == (front_end.n_fft // 2 + 1, front_end.bands)
@@ -162,7 +163,7 @@ def test_m2d_front_ends_are_the_published_ones():
     assert m2d_front_end(32000) == LogMel(32000, 800, 320, 80, 50.0, 16000.0)
 
 
-@pytest.mark.parametrize("n_fft, hop", [(400, 160), (512, 100), (256, 256), (256, 300), (64, 7), (64, 1)])
+@pytest.mark.parametrize(("n_fft", "hop"), [(400, 160), (512, 100), (256, 256), (256, 300), (64, 7), (64, 1)])
 def test_any_hop(n_fft, hop):
     front_end = LogMel(16000, n_fft, hop, 10, 0.0, 8000.0)
     pcm = clip(noise_bursts, 16000)[: 4 * n_fft + 3]

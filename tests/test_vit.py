@@ -1,5 +1,8 @@
 """The ViT and M2D's use of it, against transformers' ViT and against plain loops."""
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +14,7 @@ from torch_reference import Reference, encoder_of, random_state, reference_chunk
 from jaxdissect import InputError, ViTConfig, untrained_m2d, vit_config
 from jaxdissect.encoder.checkpoint import with_dtype
 from jaxdissect.encoder.m2d import M2D
-from jaxdissect.encoder.vit import chunk_frames, clip_embedding, frame_embeddings
+from jaxdissect.encoder.vit import ViT, chunk_frames, clip_embedding, frame_embeddings
 
 SMALL = {"width": 64, "depth": 3, "heads": 4, "mlp": 128}
 CONFIGS = {
@@ -34,20 +37,19 @@ def noise(clips: int, frames: int, bands: int = 80, seed: int = 0) -> np.ndarray
     return np.random.default_rng(seed).normal(size=(clips, frames, bands)).astype(np.float32)
 
 
+@partial(jax.jit, static_argnames="module")
+def apply(module: ViT, params: dict, spectrogram: jax.Array) -> tuple:
+    return module.apply(
+        {"params": params},
+        spectrogram,
+        capture_intermediates=lambda submodule, _: submodule.name == "act",
+        mutable=["intermediates"],
+    )
+
+
 def run(encoder: M2D, spectrogram: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
     """The output of every call, and the neurons of every layer and call."""
-    module = encoder.module
-
-    @jax.jit
-    def apply(params, spectrogram):
-        return module.apply(
-            {"params": params},
-            spectrogram,
-            capture_intermediates=lambda submodule, _: submodule.name == "act",
-            mutable=["intermediates"],
-        )
-
-    output, captured = apply(encoder.variables["params"], spectrogram)
+    output, captured = apply(encoder.module, encoder.variables["params"], spectrogram)
     layers = [captured["intermediates"][f"blocks_{layer}"]["mlp"]["act"]["__call__"]
               for layer in range(encoder.config.depth)]  # fmt: skip
     return [np.asarray(part, np.float32) for part in output], [[np.asarray(p, np.float32) for p in c] for c in layers]
@@ -77,7 +79,7 @@ def test_parity_at_the_models_width(models, name):
 
 
 @pytest.mark.parametrize(
-    "name, frames",
+    ("name", "frames"),
     [
         ("80x208p16x16", 1),
         ("80x208p16x16", 16),
@@ -96,7 +98,7 @@ def test_short_inputs_take_the_first_time_columns(models, name, frames):
 
 
 @pytest.mark.parametrize(
-    "name, frames, chunks",
+    ("name", "frames", "chunks"),
     [
         ("80x208p16x16", 209, 2),
         ("80x208p16x16", 416, 2),
@@ -149,7 +151,7 @@ def test_a_full_chunk_drops_the_frames_after_its_last_whole_patch(models):
     assert (run(encoder, changed)[0][0][:, 0] != tokens[:, 0]).any()
 
 
-@pytest.mark.parametrize("name, frames", [("80x208p16x16", 501), ("80x608p80x2", 1217)])
+@pytest.mark.parametrize(("name", "frames"), [("80x208p16x16", 501), ("80x608p80x2", 1217)])
 def test_a_chunk_does_not_depend_on_its_neighbours(models, name, frames):
     _, encoder = models[name]
     spectrogram = noise(2, frames)
@@ -173,7 +175,7 @@ def test_chunks_of_every_length(width, patch):
         assert full or last
 
 
-@pytest.mark.parametrize("name, frames", [("80x608p16x16", 501), ("80x208p16x16", 501), ("80x608p80x2", 1217)])
+@pytest.mark.parametrize(("name", "frames"), [("80x608p16x16", 501), ("80x208p16x16", 501), ("80x608p80x2", 1217)])
 def test_embeddings(models, name, frames):
     """`rearrange(x, "b (f t) d -> b t (f d)")` of the patches, chunks in time order, then the mean over time."""
     _, encoder = models[name]
@@ -182,8 +184,8 @@ def test_embeddings(models, name, frames):
     rows = []
     for chunk in in_time_order(output):
         columns = (chunk.shape[1] - 1) // config.grid[0]
-        for column in range(columns):
-            rows.append(np.concatenate([chunk[:, 1 + band * columns + column] for band in range(config.grid[0])], -1))
+        bands = [chunk[:, 1 + band * columns : 1 + (band + 1) * columns] for band in range(config.grid[0])]
+        rows += [np.concatenate([band[:, column] for band in bands], axis=-1) for column in range(columns)]
     by_hand = np.stack(rows, axis=1)
     tokens = tuple(jnp.asarray(part) for part in output)
     np.testing.assert_array_equal(frame_embeddings(tokens, config), by_hand)
@@ -261,23 +263,26 @@ def test_the_front_end_is_normalised_by_the_checkpoints_statistics(models):
 
 def test_bfloat16_stays_near(models):
     _, encoder = models["80x608p16x16"]
-    half = with_dtype(encoder, jnp.bfloat16)
-    spectrogram = jnp.asarray(noise(2, 900))
-    output = jax.eval_shape(half.module.apply, {"params": half.variables["params"]}, spectrogram)
+    half, spectrogram = with_dtype(encoder, jnp.bfloat16), noise(2, 900)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's own LayerNorm promotes bfloat16 to float32
+        output, _ = apply(half.module, half.variables["params"], spectrogram)
+        near, near_neurons = run(half, spectrogram)
     assert [part.dtype for part in output] == [jnp.bfloat16] * 2
-    (tokens, neurons), (near, near_neurons) = run(encoder, spectrogram), run(half, spectrogram)
+    tokens, neurons = run(encoder, spectrogram)
     for exact, rounded in zip(tokens, near, strict=True):
         error = relative_error(rounded, exact)
         assert error > 1e-4, "this is float32"
         assert_within("tokens in bfloat16 against float32, relative", error)
-    for exact, rounded in zip(sum(neurons, []), sum(near_neurons, []), strict=True):
-        assert_within("neurons in bfloat16 against float32, relative", relative_error(rounded, exact))
-    embedding, rounded = (encoder.embed(tuple(jnp.asarray(part) for part in parts)) for parts in (tokens, near))
+    for layer, near_layer in zip(neurons, near_neurons, strict=True):
+        for exact, rounded in zip(layer, near_layer, strict=True):
+            assert_within("neurons in bfloat16 against float32, relative", relative_error(rounded, exact))
+    embedding = encoder.embed(tuple(jnp.asarray(part) for part in tokens))
+    rounded = half.embed(output).astype(jnp.float32)
     assert_within("embedding in bfloat16 against float32, relative", relative_error(rounded, embedding))
 
 
 @pytest.mark.parametrize(
-    "size, width, depth, heads, mlp",
+    ("size", "width", "depth", "heads", "mlp"),
     [
         ("tiny", 192, 12, 3, 768),
         ("small", 384, 12, 6, 1536),
@@ -301,7 +306,7 @@ def test_an_unknown_size_is_refused():
 
 
 @pytest.mark.parametrize(
-    "sizes, rule",
+    ("sizes", "rule"),
     [
         ({"depth": 0}, "positive sizes"),
         ({"heads": 0}, "positive sizes"),
@@ -325,14 +330,15 @@ def test_a_spectrogram_of_other_bands_is_refused(models):
         encoder.module.apply({"params": encoder.variables["params"]}, jnp.asarray(noise(1, 100, bands=64)))
 
 
-def test_the_front_end_must_fit_the_vit():
-    encoder = untrained_m2d(ViTConfig(64, 208, 16, 16, **SMALL))
-    with pytest.raises(InputError, match=r"bands must be the ViT's, got 64 and 80"):
-        M2D("mixed", CONFIGS["80x208p16x16"], encoder.log_mel, encoder.variables)
+def test_the_front_end_must_fit_the_vit(models):
+    _, encoder = models["80x208p16x16"]
+    with pytest.raises(InputError, match=r"bands must be the ViT's, got 80 and 64"):
+        dataclasses.replace(encoder, config=ViTConfig(64, 208, 16, 16, **SMALL))
 
 
 def test_an_untrained_encoder_is_seeded():
-    one, same, other = (untrained_m2d(ViTConfig(80, 32, 16, 16, **SMALL), seed=seed) for seed in (0, 0, 1))
+    config = ViTConfig(80, 32, 80, 16, width=8, depth=1, heads=1, mlp=8)
+    one, same, other = (untrained_m2d(config, seed=seed) for seed in (0, 0, 1))
     for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(same.variables), strict=True):
         np.testing.assert_array_equal(a, b)
     assert (one.variables["params"]["pos_embed"] != other.variables["params"]["pos_embed"]).any()

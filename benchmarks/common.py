@@ -1,0 +1,53 @@
+"""What the benchmarks share: the encoder of a random checkpoint, the machine, tables."""
+
+import dataclasses
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import torch
+
+from jaxdissect.encoder.convert import encoder_from_state, load_state, sizes_from_name
+from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.vit import ViTConfig
+
+
+def build_encoder(checkpoint: Path, config: ViTConfig, dtype: str = "float32", sample_rate: int = 16000) -> M2D:
+    """The encoder of a checkpoint, through the package's own conversion."""
+    name = f"m2d_vit_random-{config.bands}x{config.frames}p{config.patch_bands}x{config.patch_frames}" + (
+        "p32k" if sample_rate == 32000 else ""
+    )
+    encoder = encoder_from_state(load_state(checkpoint), name, sizes_from_name(name), config.heads, {})
+    if encoder.config != config:
+        raise SystemExit(f"The conversion found {encoder.config}, the checkpoint was written for {config}.")
+    return dataclasses.replace(encoder, dtype=jnp.dtype(dtype))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of the packages that a result depends on."""
+    return {name: version(name) for name in packages}
+
+
+def machine() -> dict[str, Any]:
+    """What the result depends on of this computer, and how busy it is."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.system(),
+        "processor": platform.processor(),
+        "load_before": os.getloadavg(),
+        "torch_threads": torch.get_num_threads(),
+    }
