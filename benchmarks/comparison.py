@@ -1,4 +1,4 @@
-"""How far two computations of the same neurons differ: relative errors, and neurons that are active on one side only."""
+"""How far two computations of the same neurons differ: relative errors, and neurons active on one side only."""
 
 import dataclasses
 from collections.abc import Sequence

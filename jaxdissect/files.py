@@ -45,8 +45,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
       InputError: `path` exists and is not an empty folder, or cannot be written.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path} exists already and is not an empty folder: choose another, or remove it first.")
+    require_new(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
@@ -60,6 +59,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_new(path: Path) -> None:
+    """Refuse a path that something stands at, other than an empty folder."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{path} exists already and is not an empty folder: choose another, or remove it first.")
 
 
 def require_folder(folder: Path) -> None:

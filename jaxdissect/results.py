@@ -14,6 +14,7 @@ from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.files import whole_file
 from jaxdissect.selection import Selection, SelectionRule, select
+from jaxdissect.statistics import TopClips
 from jaxdissect.tasks.table import Task
 
 COUNTS = {
@@ -115,17 +116,9 @@ def label_activations(counted: Counted, task: Task, attrs: Mapping[str, Any] | N
         "label_set": ("class", np.array(label_sets, object), {"long_name": "label set of the class"}),
         **_neuron_axes(*totals.active_tokens.shape[1:]),
     }
-    top = {
-        name: (("layer", "neuron", "rank"), np.moveaxis(getattr(totals.top, name), 0, -1), {"long_name": meaning})
-        for name, meaning in {
-            "clip": "row in clips.csv; -1: fewer clips fire the neuron",
-            "active_share": "active tokens / tokens of the clip; clips are ranked by it, then by max_activation",
-            "max_activation": "largest activation on the clip",
-        }.items()
-    }
     return Activations(
         xr.Dataset(arrays, coordinates, dict(attrs or {})),
-        xr.Dataset(top, _neuron_axes(*totals.active_tokens.shape[1:]), dict(attrs or {})),
+        xr.Dataset(_top_clips(totals.top), _neuron_axes(*totals.active_tokens.shape[1:]), dict(attrs or {})),
         _clip_table(counted, task),
     )
 
@@ -200,6 +193,18 @@ def _neuron_axes(layers: int, neurons: int) -> dict[str, Any]:
     return {
         "layer": ("layer", np.arange(layers), {"long_name": "Transformer block, counted from 0"}),
         "neuron": ("neuron", np.arange(neurons), {"long_name": "hidden unit of the block's MLP, after GELU"}),
+    }
+
+
+def _top_clips(top: TopClips) -> dict[str, Any]:
+    meanings = {
+        "clip": (top.clip, "row in clips.csv; -1: fewer clips fire the neuron"),
+        "active_share": (top.active_share, "active tokens / tokens of the clip; clips are ranked by it"),
+        "max_activation": (top.maximum, "largest activation on the clip; decides between equal shares"),
+    }
+    axes = ("layer", "neuron", "rank")
+    return {
+        name: (axes, np.moveaxis(values, 0, -1), {"long_name": meaning}) for name, (values, meaning) in meanings.items()
     }
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from jaxdissect.errors import InputError
 
 PRESETS = ("aape", "lape")
+TIE_DIGITS = 12  # what agrees to these decimals is a tie: rounding, which follows the order of classes, must not decide
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,12 @@ def select(
     bar = kth_smallest(p, rule.bar)
     eligible = np.isfinite(aape)
     if rule.preset == "aape":
-        weakest = np.argsort(rate, axis=None, kind="stable")[: round(rule.drop_weakest * rate.size)]
+        weakest = np.argsort(rate.round(TIE_DIGITS), axis=None, kind="stable")[: round(rule.drop_weakest * rate.size)]
         eligible.flat[weakest] = False
     else:
         eligible &= (p > bar).any(axis=0)
-    order = np.argsort(np.where(eligible, aape, np.inf), axis=None, kind="stable")[: round(rule.keep * aape.size)]
+    ranked = np.where(eligible, aape.round(TIE_DIGITS), np.inf)
+    order = np.argsort(ranked, axis=None, kind="stable")[: round(rule.keep * aape.size)]
     kept = np.zeros(aape.shape, bool)
     kept.flat[order] = eligible.flat[order]
     return Selection(

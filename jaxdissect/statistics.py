@@ -19,6 +19,7 @@ from jaxdissect.activations import Reading
 from jaxdissect.errors import InputError
 
 HIGHEST = jax.lax.Precision.HIGHEST
+MOST_TOKENS_PER_CLIP = 46_340  # its square fits into int32
 
 
 @flax.struct.dataclass
@@ -29,13 +30,19 @@ class TopClips:
 
     Attributes:
       clip: number of the clip, -1 where fewer clips fire the neuron than there are ranks; int32 (rank, layer, neuron).
-      active_share: active tokens / tokens of that clip; float32, likewise.
-      max_activation: largest activation on that clip; float32, likewise.
+      active_tokens, tokens: of that clip; int32, likewise. Shares are compared as fractions, exactly on any device.
+      maximum: largest activation on that clip; float32, likewise.
     """
 
     clip: Any
-    active_share: Any
-    max_activation: Any
+    active_tokens: Any
+    tokens: Any
+    maximum: Any
+
+    @property
+    def active_share(self) -> Any:
+        """Active tokens / tokens of each listed clip."""
+        return self.active_tokens / self.tokens
 
 
 @flax.struct.dataclass
@@ -80,8 +87,9 @@ def init(classes: int, layers: int, neurons: int, ranks: int = 10) -> ClassCount
         sum_squares=jnp.zeros((2, rows, layers, neurons), jnp.float32),
         top=TopClips(
             clip=jnp.full((ranks, layers, neurons), -1, jnp.int32),
-            active_share=jnp.zeros((ranks, layers, neurons), jnp.float32),
-            max_activation=jnp.zeros((ranks, layers, neurons), jnp.float32),
+            active_tokens=jnp.zeros((ranks, layers, neurons), jnp.int32),
+            tokens=jnp.ones((ranks, layers, neurons), jnp.int32),
+            maximum=jnp.zeros((ranks, layers, neurons), jnp.float32),
         ),
     )
 
@@ -146,71 +154,78 @@ def flush(counts: ClassCounts) -> Totals:
     )
 
 
-def merge(one: Totals, other: Totals) -> Totals:
-    """The totals of two disjoint sets of clips together."""
+def merge(*parts: Totals) -> Totals:
+    """The totals of disjoint sets of clips together."""
+
+    def added(name: str) -> np.ndarray:
+        return np.sum([getattr(part, name) for part in parts], axis=0)
+
     return Totals(
-        clips=one.clips + other.clips,
-        tokens=one.tokens + other.tokens,
-        active_tokens=one.active_tokens + other.active_tokens,
-        sum=one.sum + other.sum,
-        sum_squares=one.sum_squares + other.sum_squares,
-        top=_best_clips(one.top, other.top),
+        clips=added("clips"),
+        tokens=added("tokens"),
+        active_tokens=added("active_tokens"),
+        sum=added("sum"),
+        sum_squares=added("sum_squares"),
+        top=_best_clips(*(part.top for part in parts)),
     )
 
 
-def tokens_before_overflow(tokens_per_clip: int, clips_per_batch: int) -> int:
-    """How many tokens a device may count before its int32 counters have to be flushed.
+def steps_before_overflow(tokens_per_clip: int, clips_per_step: int) -> int:
+    """How many batches a device may count before its int32 counters have to be flushed.
 
     Raises:
-      InputError: a batch has so many tokens that a float32 class sum would not be exact.
+      InputError: a batch or a clip has so many tokens that a float32 class sum, or a product of two counts of a clip
+        in int32, would not be exact.
     """
-    if tokens_per_clip * clips_per_batch >= 2**24:
+    if tokens_per_clip > MOST_TOKENS_PER_CLIP:
         raise InputError(
-            f"A batch may hold up to 2**24 tokens a device, got {clips_per_batch} clips of "
-            f"{tokens_per_clip} tokens: choose a smaller batch size."
+            f"A clip may have up to {MOST_TOKENS_PER_CLIP:,} tokens, got {tokens_per_clip:,}: choose a shorter "
+            f"--unit-seconds."
         )
-    return 2**31 - 1 - tokens_per_clip * clips_per_batch
+    if tokens_per_clip * clips_per_step >= 2**24:
+        raise InputError(
+            f"A batch may hold fewer than 2**24 tokens a device, got {clips_per_step} clips of {tokens_per_clip} "
+            f"tokens: choose a smaller --batch-size."
+        )
+    return (2**31 - 1) // (tokens_per_clip * clips_per_step)
 
 
 def _two_sum(high: Array, low: Array, value: Array) -> tuple[Array, Array]:
-    """Add to an unevaluated pair (Knuth's TwoSum): `high + low` stays the sum to about 48 bits."""
+    """Add to an unevaluated pair (Knuth's TwoSum): `high + low` keeps what rounding takes from `high`."""
     total = high + value
     rounded = total - high
     return total, low + ((high - (total - rounded)) + (value - rounded))
 
 
 def _insert_clips(top: TopClips, reading: Reading, valid: Bool[Array, " clip"], clip: Int[Array, " clip"]) -> TopClips:
-    tokens = jnp.maximum(reading.tokens, 1).astype(jnp.float32)
-    share = reading.active_tokens.astype(jnp.float32) / tokens[:, None, None]
-
-    def insert(top: TopClips, new: tuple[Array, Array, Array, Array]) -> tuple[TopClips, None]:
-        share, maximum, valid, clip = new
-        share, maximum = share[None], maximum[None]
-        fires = valid & (share > 0)
-        above = (share > top.active_share) | ((share == top.active_share) & (maximum > top.max_activation))
-        above &= fires
+    def insert(top: TopClips, row: tuple[TopClips, Array]) -> tuple[TopClips, None]:
+        new, valid = row
+        ours, theirs = new.active_tokens * top.tokens, top.active_tokens * new.tokens
+        above = (ours > theirs) | ((ours == theirs) & (new.maximum > top.maximum))
+        above &= valid & (new.active_tokens > 0)
         here = above & ~jnp.concatenate([jnp.zeros_like(above[:1]), above[:-1]])
 
         def place(kept: Array, value: Array) -> Array:
             shifted = jnp.concatenate([kept[:1], kept[:-1]])
             return jnp.where(here, value, jnp.where(above, shifted, kept))
 
-        return TopClips(place(top.clip, clip), place(top.active_share, share), place(top.max_activation, maximum)), None
+        return jax.tree.map(place, top, new), None
 
-    return jax.lax.scan(insert, top, (share, reading.maximum, valid, clip))[0]
+    per_clip = TopClips(clip[:, None, None], reading.active_tokens, reading.tokens[:, None, None], reading.maximum)
+    rows = jax.tree.map(lambda leaf: leaf[:, None], per_clip)  # (clip, rank, layer, neuron)
+    return jax.lax.scan(insert, top, (rows, valid))[0]
 
 
 def _on_device(top: TopClips, device: int) -> TopClips:
-    return TopClips(top.clip[device], top.active_share[device], top.max_activation[device])
+    return TopClips(top.clip[device], top.active_tokens[device], top.tokens[device], top.maximum[device])
 
 
 def _best_clips(*parts: TopClips) -> TopClips:
     """The best of several lists, as if one list had seen all clips."""
-    if len(parts) == 1:
-        return parts[0]
     ranks = len(parts[0].clip)
-    clip, share, maximum = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("clip", "active_share", "max_activation")
+    clip, active_tokens, tokens, maximum = (
+        np.concatenate(values)
+        for values in zip(*((part.clip, part.active_tokens, part.tokens, part.maximum) for part in parts), strict=True)
     )
-    order = np.lexsort((clip, -maximum, -share), axis=0)[:ranks]
-    return TopClips(*(np.take_along_axis(values, order, axis=0) for values in (clip, share, maximum)))
+    order = np.lexsort((clip, -maximum, -active_tokens / tokens), axis=0)[:ranks]
+    return TopClips(*(np.take_along_axis(values, order, axis=0) for values in (clip, active_tokens, tokens, maximum)))

@@ -66,7 +66,9 @@ def neurons_summary(neurons: Neurons) -> str:
             least = ", ".join(f"{label} {count}" for label, count in found.tail(2).items())
             lines.append(f"{name}: most {most}" + (f"; fewest {least}" if len(found) > 5 else ""))
     if not neurons.coverage["kept_neurons"].all():
-        lines.append(f"--keep {neurons.scores.attrs['keep']} of these neurons rounds to none: keep a larger fraction.")
+        lines.append(
+            f"No neuron was kept where --keep {neurons.scores.attrs['keep']} rounds to none, or none qualifies."
+        )
     if neurons.scores.attrs["skipped_classes"]:
         lines.append(f"Left out, without a counted token: {neurons.scores.attrs['skipped_classes']}.")
     lines.append(

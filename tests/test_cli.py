@@ -238,7 +238,7 @@ def test_the_clip_store(jaxdissect):
         (["--keep", "1.5"], "--keep must be a fraction from 0 to 1"),
         (["--task", "gtzam"], "neither a known task"),
         (["--encoder", "nowhere"], "nowhere is no encoder directory"),
-        (["--encoder", "foreign:nothing"], "neither a directory nor an importable"),
+        (["--encoder", "foreign:nothing"], "neither a directory nor a package.module:factory"),
         (["--encoder", "foreign:not_an_encoder"], "it lacks name, "),
     ],
 )

@@ -7,7 +7,7 @@ from foreign import HOP, IntegerEncoder
 
 from jaxdissect import CountOptions, InputError, collect_activations, load_task
 from jaxdissect.audio.decode import read_clip
-from jaxdissect.collect import count_clips, neuron_shape
+from jaxdissect.collect import count_clips, counting_step, neuron_shape
 from jaxdissect.sharding import local_mesh, map_per_device, per_device, shard_clips
 from jaxdissect.statistics import flush, init
 
@@ -103,7 +103,7 @@ def test_any_batch_size_and_device_count_gives_the_same(task, batch_size, device
 def test_flushing_at_any_time_changes_nothing(task, monkeypatch):
     encoder = IntegerEncoder()
     whole = count_clips(encoder, task, CountOptions(batch_size=2), devices=jax.devices()[:1])
-    monkeypatch.setattr("jaxdissect.statistics.tokens_before_overflow", lambda *sizes: 1)  # after every batch
+    monkeypatch.setattr("jaxdissect.statistics.steps_before_overflow", lambda *sizes: 1)
     often = count_clips(encoder, task, CountOptions(batch_size=2), devices=jax.devices()[:1])
     assert_equal_totals(whole.totals, often.totals)
 
@@ -136,10 +136,8 @@ def test_the_step_compiles_once(task):
 
 
 def test_the_step_holds_no_collective(task):
-    from jaxdissect.collect import _step
-
     encoder, mesh = IntegerEncoder(), local_mesh()
-    step, _ = _step(encoder, task, CountOptions(batch_size=2), keep=True)
+    step = counting_step(encoder, task, CountOptions(batch_size=2), keep_clips=True)
     clips = 2 * mesh.size
     batch = {"pcm": np.zeros((clips, SAMPLES), np.float32), "samples": np.zeros(clips, np.int32),
              "clip": np.zeros(clips, np.int32), "members": np.zeros((clips, 6), bool)}  # fmt: skip

@@ -163,7 +163,7 @@ def test_m2d_front_ends_are_the_published_ones():
     assert m2d_front_end(32000) == LogMel(32000, 800, 320, 80, 50.0, 16000.0)
 
 
-@pytest.mark.parametrize(("n_fft", "hop"), [(400, 160), (512, 100), (256, 256), (256, 300), (64, 7), (64, 1)])
+@pytest.mark.parametrize(("n_fft", "hop"), [(400, 160), (256, 256), (256, 320), (64, 7)])
 def test_any_hop(n_fft, hop):
     front_end = LogMel(16000, n_fft, hop, 10, 0.0, 8000.0)
     pcm = clip(noise_bursts, 16000)[: 4 * n_fft + 3]

@@ -1,11 +1,11 @@
-"""Temporary memory of the jitted step, as the compiler reports it: flat in depth, and little above the encoder's own."""
+"""Temporary memory of the jitted step, by the compiler: flat in depth, and little above the encoder's own."""
 
 import jax
 import numpy as np
 import pytest
 
 from jaxdissect import ViTConfig, load_task, untrained_m2d
-from jaxdissect.collect import CountOptions, _step
+from jaxdissect.collect import CountOptions, counting_step
 from jaxdissect.sharding import local_mesh, map_per_device, per_device
 from jaxdissect.statistics import init
 
@@ -26,7 +26,7 @@ def encoder_of(depth):
 def step_memory(encoder, task):
     """Bytes of temporary memory of the counting step, without its state, inputs and outputs."""
     mesh = local_mesh(jax.devices()[:1])
-    step, _ = _step(encoder, task, CountOptions(batch_size=BATCH), keep=False)
+    step = counting_step(encoder, task, CountOptions(batch_size=BATCH))
     counts = per_device(lambda: init(len(task.classes), encoder.config.depth, encoder.config.mlp), mesh)
     batch = {
         "pcm": np.zeros((BATCH, SAMPLES), np.float32),

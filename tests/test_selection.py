@@ -76,7 +76,7 @@ def test_selection_equals_the_slow_one(counts, rule):
     expected = slow.select(
         active_tokens, tokens, preset=rule.preset, keep=rule.keep, weakest=rule.drop_weakest, bar_rate=rule.bar
     )
-    found = select_quietly(active_tokens, tokens, rule)
+    found = select(active_tokens, tokens, rule)
     assert places(found.kept) == expected.kept
     assert places(found.specific) == expected.specific
     assert found.probability_bar == float(expected.bar)
@@ -93,14 +93,6 @@ def test_selection_equals_the_slow_one(counts, rule):
             assert 0 <= found.aape[place] <= math.log(len(tokens)) + SCORE_TOLERANCE
     highest = max((expected.aape[place] for place in expected.kept), default=math.nan)
     assert found.aape_cutoff == pytest.approx(float(highest), abs=SCORE_TOLERANCE, nan_ok=True)
-
-
-def select_quietly(active_tokens, tokens, rule):
-    """`select`, which must warn exactly if the rule keeps no neuron by its number."""
-    if round(rule.keep * active_tokens[0].size):
-        return select(active_tokens, tokens, rule)
-    with pytest.warns(UserWarning, match="rounds to none"):
-        return select(active_tokens, tokens, rule)
 
 
 @settings(max_examples=200, deadline=None)
@@ -127,8 +119,8 @@ def test_entropy_equals_scipys(counts):
 def test_the_order_of_classes_does_not_matter(counts, rule, data):
     active_tokens, tokens = counts
     order = data.draw(st.permutations(range(len(tokens))))
-    before = select_quietly(active_tokens, tokens, rule)
-    after = select_quietly(active_tokens[order], tokens[order], rule)
+    before = select(active_tokens, tokens, rule)
+    after = select(active_tokens[order], tokens[order], rule)
     np.testing.assert_array_equal(after.kept, before.kept)
     np.testing.assert_array_equal(after.specific, before.specific[order])
     np.testing.assert_array_equal(after.probability, before.probability[order])
@@ -141,8 +133,8 @@ def test_the_order_of_classes_does_not_matter(counts, rule, data):
 @given(counted(), rules, st.integers(2, 10**9))
 def test_only_shares_matter_not_how_many_tokens(counts, rule, factor):
     active_tokens, tokens = counts
-    before = select_quietly(active_tokens, tokens, rule)
-    after = select_quietly(active_tokens * factor, tokens * factor, rule)
+    before = select(active_tokens, tokens, rule)
+    after = select(active_tokens * factor, tokens * factor, rule)
     for name, value in vars(before).items():
         np.testing.assert_array_equal(getattr(after, name), value, err_msg=name)
 
@@ -338,8 +330,7 @@ def test_a_class_without_tokens_is_refused():
         select(np.zeros((0, 1, 3), int), np.array([], int), SelectionRule())
 
 
-def test_keeping_none_warns():
-    with pytest.warns(UserWarning, match=r"--keep 0.01 of 6 neurons rounds to none"):
-        found = select(np.ones((2, 2, 3), int), np.array([10, 10]), SelectionRule())
+def test_a_fraction_that_rounds_to_none_keeps_none():
+    found = select(np.ones((2, 2, 3), int), np.array([10, 10]), SelectionRule())
     assert not found.kept.any()
     assert math.isnan(found.aape_cutoff)

@@ -12,11 +12,10 @@ from tolerances import assert_within, relative_error
 from torch_reference import Reference, encoder_of, random_state, reference_chunk, reference_chunks
 
 from jaxdissect import InputError, ViTConfig, untrained_m2d, vit_config
-from jaxdissect.encoder.checkpoint import with_dtype
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViT, chunk_frames, clip_embedding, frame_embeddings
 
-SMALL = {"width": 64, "depth": 3, "heads": 4, "mlp": 128}
+SMALL = {"width": 64, "depth": 2, "heads": 4, "mlp": 128}
 CONFIGS = {
     "80x208p16x16": ViTConfig(80, 208, 16, 16, **SMALL),
     "80x608p16x16": ViTConfig(80, 608, 16, 16, **SMALL),
@@ -102,12 +101,9 @@ def test_short_inputs_take_the_first_time_columns(models, name, frames):
     [
         ("80x208p16x16", 209, 2),
         ("80x208p16x16", 416, 2),
-        ("80x208p16x16", 501, 3),
         ("80x608p16x16", 3001, 5),
         ("80x608p80x2", 1217, 3),
-        ("80x1001p16x16", 992, 1),
         ("80x1001p16x16", 993, 1),
-        ("80x1001p16x16", 1000, 1),
         ("80x1001p16x16", 1002, 2),
         ("80x1001p16x16", 3001, 3),
     ],
@@ -239,15 +235,11 @@ def test_where_tokens_come_from(models, name, samples):
 
 def test_neurons_are_captured_per_block(models):
     _, encoder = models["80x208p16x16"]
-    _, captured = encoder.module.apply(
-        {"params": encoder.variables["params"]},
-        jnp.asarray(noise(1, 300)),
-        capture_intermediates=True,
-        mutable=["intermediates"],
-    )
+    capture_all = partial(encoder.module.apply, capture_intermediates=True, mutable=["intermediates"])
+    _, captured = jax.jit(capture_all)({"params": encoder.variables["params"]}, noise(1, 300))
     paths = {"/".join(path[:-1]): calls for path, calls in flatten_dict(captured["intermediates"]).items()}
     acts = {path: calls for path, calls in paths.items() if path.endswith("act")}
-    assert list(acts) == [f"blocks_{layer}/mlp/act" for layer in range(3)]
+    assert list(acts) == [f"blocks_{layer}/mlp/act" for layer in range(2)]
     assert all([call.shape for call in calls] == [(1, 1, 66, 128), (1, 1, 31, 128)] for calls in acts.values())
 
 
@@ -262,8 +254,8 @@ def test_the_front_end_is_normalised_by_the_checkpoints_statistics(models):
 
 
 def test_bfloat16_stays_near(models):
-    _, encoder = models["80x608p16x16"]
-    half, spectrogram = with_dtype(encoder, jnp.bfloat16), noise(2, 900)
+    _, encoder = models["80x208p16x16"]
+    half, spectrogram = dataclasses.replace(encoder, dtype=jnp.bfloat16), noise(2, 501)
     with jax.numpy_dtype_promotion("standard"):  # Flax's own LayerNorm promotes bfloat16 to float32
         output, _ = apply(half.module, half.variables["params"], spectrogram)
         near, near_neurons = run(half, spectrogram)

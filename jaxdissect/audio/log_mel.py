@@ -70,7 +70,7 @@ def mel_filters(front_end: LogMel) -> Float[np.ndarray, "bin band"]:
 
 
 def log_mel(
-    pcm: Float[Array, "clip sample"], filters: Float[Array, "bin band"], front_end: LogMel
+    pcm: Float[Array, "clip sample"], filters: Float[Array | np.ndarray, "bin band"], front_end: LogMel
 ) -> Float[Array, "clip frame band"]:
     """Natural log of the mel power, `log(mel + eps)` with float32's machine epsilon; jit-safe.
 

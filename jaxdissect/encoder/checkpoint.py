@@ -1,6 +1,5 @@
 """Encoder directories: `encoder.json` (sizes, front end, origin) and `params/` (orbax), and loading any encoder."""
 
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -19,6 +18,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.files import new_folder
 
 FORMAT = 1
+PROTOCOL = ("name", "sample_rate", "module", "variables", "neurons", "front_end", "embed", "tokens", "settings")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -37,6 +37,7 @@ def save_encoder(encoder: M2D, path: str | Path) -> None:
         **encoder.settings(),
         "norm_stats": [float(value) for value in encoder.variables["front_end"]["norm_stats"]],
         "head_classes": None if head is None else len(head["bias"]),
+        "fingerprint": fingerprint(encoder),
         "source": {key: value for key, value in encoder.source.items() if key != "licence"},
         "licence": encoder.source.get("licence", "unknown"),
     }
@@ -50,7 +51,8 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
     """Load an encoder directory, or call a factory given as "package.module:factory".
 
     Args:
-      path: the directory or the factory; a factory is called as `factory(dtype=...)` and returns an `Encoder`.
+      path: the directory or the factory; a factory is called as `factory(dtype=jnp.float32)`, or with
+        `jnp.bfloat16`, and returns an `Encoder`.
       dtype: of the computation, "float32" (float32 products) or "bfloat16".
 
     Raises:
@@ -67,11 +69,18 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
         front_end = LogMel(**description["front_end"])
         source = {**description["source"], "licence": description["licence"]}
         variables = _restore(folder, _target(config, front_end, description["head_classes"]))
-        return M2D(description["name"], config, front_end, variables, DTYPES[dtype], source)
-    except (KeyError, TypeError) as error:
+        encoder = M2D(description["name"], config, front_end, variables, DTYPES[dtype], source)
+        expected = description["fingerprint"], description["norm_stats"]
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder / 'encoder.json'} lacks or misnames an entry ({error}): convert the checkpoint again."
         ) from error
+    if expected != (fingerprint(encoder), [float(value) for value in variables["front_end"]["norm_stats"]]):
+        raise InputError(
+            f"{folder} was changed after it was converted: its numbers do not match the fingerprint in encoder.json. "
+            f"Convert the checkpoint again."
+        )
+    return encoder
 
 
 def fingerprint(encoder: Encoder) -> str:
@@ -132,46 +141,42 @@ def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
 
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), target)
+    path = (folder / "params").absolute()
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore((folder / "params").absolute(), target)
-    except (ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            metadata = checkpointer.metadata(path).item_metadata
+            found = {} if metadata is None else _shapes(metadata.tree)
+            if metadata is None or found == _shapes(target):  # orbax itself fails untidily where they differ
+                return checkpointer.restore(path, target)
+    except Exception as error:  # orbax raises bare ones for damaged files
+        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{folder / 'params'} does not hold the arrays that encoder.json describes ({reason}): "
+            f"{path} does not hold the arrays that encoder.json describes, or is damaged ({reason[0][:200]}): "
             f"convert the checkpoint again."
         ) from error
+    wanted = _shapes(target)
+    name = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
+    raise InputError(
+        f"{path} does not hold the arrays that encoder.json describes: {name} should be {wanted.get(name, 'absent')}, "
+        f"found {found.get(name, 'nothing')}: convert the checkpoint again."
+    )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _from_factory(path: str, dtype: str) -> Encoder:
     module, _, name = path.partition(":")
     try:
         factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        encoder = factory(dtype=DTYPES[dtype])
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"--encoder {path}: neither a directory nor an importable package.module:factory ({error})."
+            f"--encoder {path}: neither a directory nor a package.module:factory that can be called with dtype=... "
+            f"({type(error).__name__}: {error})."
         ) from error
-    encoder = factory(dtype=DTYPES[dtype])
     if not isinstance(encoder, Encoder):
-        missing = [
-            name
-            for name in (
-                "name",
-                "sample_rate",
-                "module",
-                "variables",
-                "neurons",
-                "front_end",
-                "embed",
-                "tokens",
-                "settings",
-            )
-            if not hasattr(encoder, name)
-        ]
+        missing = [name for name in PROTOCOL if not hasattr(encoder, name)]
         raise InputError(f"--encoder {path} must return a jaxdissect Encoder; it lacks {', '.join(missing)}.")
     return encoder
-
-
-def with_dtype(encoder: M2D, dtype: Any) -> M2D:
-    """The same encoder, computing in another type."""
-    return dataclasses.replace(encoder, dtype=dtype)

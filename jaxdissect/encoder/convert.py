@@ -20,7 +20,7 @@ from jaxdissect.encoder.checkpoint import save_encoder
 from jaxdissect.encoder.m2d import M2D, NORM_STATS
 from jaxdissect.encoder.vit import ViT, ViTConfig
 from jaxdissect.errors import InputError
-from jaxdissect.files import sha256_file
+from jaxdissect.files import require_new, sha256_file
 
 PREFIXES = ("", "backbone.", "module.ar.runtime.backbone.")  # encoder-only or full; backbone; EVAR fine-tuning
 # The parts of a training checkpoint that an encoder does without: M2D's predictor (named decoder) and target network,
@@ -86,6 +86,7 @@ def convert_checkpoint(
     if name is None:
         name = path.stem if NAME.search(path.stem) else path.resolve().parent.name
     sizes = sizes_from_name(name)
+    require_new(Path(out))
     source = {"file": path.name, "sha256": sha256_file(path), "licence": licence}
     encoder = encoder_from_state(load_state(path), name, sizes, heads, source)
     save_encoder(encoder, out)
@@ -105,23 +106,18 @@ def load_state(path: Path) -> dict[str, np.ndarray]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class|operand)[^\n.]*", str(error))
-        raise InputError(
-            f"{path} holds more than tensors and an argparse.Namespace "
-            f"({found[0] if found else 'foreign objects'}); it is not opened, since unpickling could run "
-            f"code. Save its state dict alone."
-        ) from error
     except Exception as error:  # torch raises many kinds for a damaged file
+        foreign = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and foreign:
+            raise InputError(
+                f"{path} holds more than tensors and an argparse.Namespace ({foreign[1].rstrip('.')}); it is not "
+                f"opened, since unpickling could run code. Save its state dict alone."
+            ) from error
         raise InputError(
             f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}): download it again."
         ) from error
     state = content.get("model", content) if isinstance(content, dict) else content
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(value, torch.Tensor) for value in state.values())
-    ):
+    if not isinstance(state, Mapping) or not state or not all(map(_is_plain, state, state.values())):
         raise InputError(f"{path} must hold a state dict, or one under 'model'; got {_describe(content)}.")
     return {key: value.detach().to(torch.float32).numpy() for key, value in state.items()}
 
@@ -194,7 +190,7 @@ def _config(weights: Mapping[str, np.ndarray], name: str, sizes: Sizes, heads: i
         sizes.patch_frames,
         width,
         depth=len(blocks),
-        heads=heads or width // 64,
+        heads=width // 64 if heads is None else heads,
         mlp=shape("blocks.0.mlp.fc1.weight", 2)[0],
     )
     positions = shape("pos_embed", 3)[1] - 1
@@ -234,8 +230,8 @@ def _torch_key(path: tuple[str, ...]) -> str:
 
 def _to_flax(path: tuple[str, ...], array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """PyTorch's layout -> Flax's: kernels transposed, the patch convolution as a matrix, leading ones dropped."""
-    if path[-1] == "kernel" and array.ndim >= 2:
-        return array.reshape(len(array), -1).T
+    if path[-1] == "kernel":
+        return (array.reshape(len(array), -1) if path[0] == "patch_embed" else array).T
     return (
         array.reshape(array.shape[array.ndim - len(shape) :])
         if set(array.shape[: array.ndim - len(shape)]) <= {1}
@@ -247,7 +243,7 @@ def _head(head: Mapping[str, np.ndarray], config: ViTConfig, name: str) -> dict[
     missing = [HEAD[entry] for entry in HEAD if entry not in head]
     if missing:
         raise InputError(f"{name}: the task head is incomplete, missing {', '.join(missing)}.")
-    features, classes = config.grid[0] * config.width, len(head["bias"])
+    features, classes = config.grid[0] * config.width, head["bias"].size
     shapes = {"mean": (features,), "variance": (features,), "kernel": (features, classes), "bias": (classes,)}
     return {entry: _shaped(HEAD[entry], head[entry].T, shape, name) for entry, shape in shapes.items()}
 
@@ -260,7 +256,21 @@ def _shaped(key: str, array: np.ndarray, shape: tuple[int, ...], name: str) -> n
     return np.ascontiguousarray(array, np.float32)
 
 
+def _is_plain(key: Any, value: Any) -> bool:
+    """Whether an entry of a state dict is a name and a dense tensor with values."""
+    import torch
+
+    return (
+        isinstance(key, str)
+        and isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+    )
+
+
 def _describe(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return "a dict of " + ", ".join(f"{key} ({type(value).__name__})" for key, value in list(content.items())[:5])
-    return type(content).__name__
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    odd = [key for key, value in content.items() if not _is_plain(key, value)]
+    shown = [*odd, *(key for key in content if key not in odd)][:5]
+    return "a dict of " + ", ".join(f"{key} ({type(content[key]).__name__})" for key in shown)

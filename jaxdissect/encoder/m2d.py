@@ -65,12 +65,12 @@ class M2D:
         mean, std = constants["norm_stats"]
         return (log_mel(pcm, constants["mel_filters"], self.log_mel) - mean) / std
 
-    def embed(self, output: tuple[Float[Array, "clip chunk token width"], ...]) -> Float[Array, "clip feature"]:
+    def embed(self, output: tuple[Float[Array, "clip _chunk _token width"], ...]) -> Float[Array, "clip feature"]:
         """Mean over time of the frame embeddings: (grid bands x width) features, 3840 for ViT-B on 80 bands."""
         return clip_embedding(output, self.config)
 
     def embed_frames(
-        self, output: tuple[Float[Array, "clip chunk token width"], ...]
+        self, output: tuple[Float[Array, "clip _chunk _token width"], ...]
     ) -> Float[Array, "clip time feature"]:
         """One embedding for every time step of `patch_frames` frames."""
         return frame_embeddings(output, self.config)

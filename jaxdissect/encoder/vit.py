@@ -148,7 +148,7 @@ class ViT(nn.Module):
 
     def __call__(
         self, spectrogram: Float[Array, "clip frame band"]
-    ) -> tuple[Float[Array, "clip chunk token width"], ...]:
+    ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
         config = self.config
         if spectrogram.shape[-1] != config.bands:
             raise InputError(f"The encoder takes {config.bands} mel bands, got {spectrogram.shape[-1]}.")
@@ -163,7 +163,7 @@ class ViT(nn.Module):
             tokens.append(self.encode(spectrogram[:, None, cut : cut + last]))
         return tuple(tokens)
 
-    def encode(self, chunk: Float[Array, "clip chunk frame band"]) -> Float[Array, "clip chunk token width"]:
+    def encode(self, chunk: Float[Array, "clip chunk frame band"]) -> Float[Array, "clip _chunk _token width"]:
         """One chunk of at most `config.frames` frames -> class token and patches, lowest band first."""
         patches = self.patch_embed(self.patches(chunk.astype(self.dtype)))
         bands, frames = self.config.grid
@@ -187,7 +187,7 @@ class ViT(nn.Module):
 
 
 def frame_embeddings(
-    tokens: tuple[Float[Array, "clip chunk token width"], ...], config: ViTConfig
+    tokens: tuple[Float[Array, "clip _chunk _token width"], ...], config: ViTConfig
 ) -> Float[Array, "clip time feature"]:
     """Drop the class token and put the frequency bands side by side: (grid bands x width) features a time step."""
     parts = []
@@ -200,7 +200,7 @@ def frame_embeddings(
 
 
 def clip_embedding(
-    tokens: tuple[Float[Array, "clip chunk token width"], ...], config: ViTConfig
+    tokens: tuple[Float[Array, "clip _chunk _token width"], ...], config: ViTConfig
 ) -> Float[Array, "clip feature"]:
     """Mean of the frame embeddings over time, across chunks."""
     return frame_embeddings(tokens, config).mean(axis=1)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -13,6 +14,8 @@ from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint
 
 SPLITS = ("train", "valid", "test")
+CLIP_COLUMNS = ("clip", "file_name", "split", "fold", "status", "reason", "samples")  # of clips.csv, before the labels
+WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Task:
 def label_set(name: str, values: Sequence[Sequence[str]]) -> LabelSet:
     """A label set from each clip's class names."""
     names = {value for row in values for value in row}
-    numeric = all(value.lstrip("-").isdecimal() for value in names)
+    numeric = all(WHOLE_NUMBER.fullmatch(value) for value in names)
     classes = tuple(sorted(names, key=(lambda value: (int(value), value)) if numeric else None))
     index = {value: position for position, value in enumerate(classes)}
     return LabelSet(name, classes, tuple(tuple(sorted({index[value] for value in row})) for row in values))
@@ -211,6 +214,10 @@ def make_task(
     if len(set(names)) < len(names):
         raise InputError(f"--label: every label set may be named once, got {', '.join(names)}.")
     for labels in label_sets:
+        if labels.name in CLIP_COLUMNS:
+            raise InputError(
+                f"--label: a label set cannot be named {labels.name!r}, like a column of clips.csv: rename the column."
+            )
         if not labels.classes:
             raise InputError(f"Task {name!r}: the label set {labels.name!r} holds no label: choose another --label.")
     return Task(
