@@ -9,6 +9,7 @@ run: .venv/run.stamp
 
 test: .venv/test.stamp
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --maxprocesses 4
 
