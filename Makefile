@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test bench clean
+.PHONY: run test clean
 
 run: .venv/run.stamp
 	$(BIN)/jaxdissect demo

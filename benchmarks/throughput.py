@@ -174,7 +174,7 @@ def products(encoder: M2D, samples: int, clips: int) -> dict[str, Product]:
     config, found = encoder.config, dict[str, Product]()
     depth, width, head = config.depth, config.width, config.width // config.heads
     linear = {"qkv": (width, 3 * width), "proj": (width, width), "fc1": (width, config.mlp), "fc2": (config.mlp, width)}
-    for call, layout in enumerate(encoder.tokens(samples)):
+    for call, layout in enumerate(encoder.token_layout(samples)):
         chunks, tokens = layout.is_patch.shape
         batch, patch = (clips * chunks, config.heads), (config.patch_bands * config.patch_frames, width)
         found[f"patches {call}"] = (1, (clips * chunks * (tokens - 1), patch[0]), patch)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxdissect.activations import Reading, read_neurons, stack_layers
     from jaxdissect.collect import CountOptions
-    from jaxdissect.encoder.base import Encoder, Tokens
+    from jaxdissect.encoder.base import Encoder, TokenLayout
     from jaxdissect.encoder.checkpoint import load_encoder, save_encoder
     from jaxdissect.encoder.convert import convert_checkpoint
     from jaxdissect.encoder.m2d import M2D, untrained_m2d
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "activations": ("Reading", "read_neurons", "stack_layers"),
     "collect": ("CountOptions",),
-    "encoder.base": ("Encoder", "Tokens"),
+    "encoder.base": ("Encoder", "TokenLayout"),
     "encoder.checkpoint": ("load_encoder", "save_encoder"),
     "encoder.convert": ("convert_checkpoint",),
     "encoder.m2d": ("M2D", "untrained_m2d"),
@@ -46,7 +46,7 @@ __all__ = [
     "Reading",
     "SelectionRule",
     "Task",
-    "Tokens",
+    "TokenLayout",
     "ViTConfig",
     "collect_activations",
     "convert_checkpoint",
@@ -59,6 +59,10 @@ __all__ = [
     "untrained_m2d",
     "vit_config",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])
 
 
 def __getattr__(name: str) -> object:

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Bool, Float
@@ -52,16 +53,17 @@ def read_neurons(
     Args:
       module, variables, inputs, options: run as `module.apply(variables, *inputs, **options)`.
       neurons: pattern of module paths joined by "/", with the wildcards of `fnmatch`: "blocks_*/mlp/act". The
-        output of a module it matches has shape (clip, any token axes, neuron).
+        output of a module it matches has shape (clip, any token axes, neuron); modules under `nn.scan`, whose
+        outputs have the layers in front, cannot be read.
       masks: the tokens to read, shape (clip, the token axes); one mask for each call of a module, since a module
         may be called several times in one pass. Default: every token.
       threshold: a neuron is active where its output is above this.
 
     Returns:
-      The module's own output, and a `Reading` per module path, in the order in which the modules were called.
+      What `module.apply` returns, and a `Reading` per module path, in the order in which the modules were called.
 
     Raises:
-      InputError: no module matches, or the masks do not fit the outputs.
+      InputError: no module matches, an output is no array of clips, or the masks do not fit the outputs.
     """
     called: list[str] = []
 
@@ -71,12 +73,20 @@ def read_neurons(
         called.append("/".join(submodule.path))
         return fnmatchcase(called[-1], neurons)
 
-    output, captured = module.apply(
-        variables, *inputs, capture_intermediates=wanted, mutable=["intermediates"], **options
+    mutable = options.pop("mutable", False)
+    if mutable is True:
+        raise InputError("mutable=True would keep the activations of every module: name the collections to update.")
+    kept = [mutable] if isinstance(mutable, str) else list(mutable or ())
+    output, changed = module.apply(
+        {name: collection for name, collection in variables.items() if name != "intermediates"},
+        *inputs,
+        capture_intermediates=wanted,
+        mutable=[*kept, "intermediates"],
+        **options,
     )
     outputs = {
         "/".join(path[:-1]): calls
-        for path, calls in flatten_dict(captured.get("intermediates", {})).items()
+        for path, calls in flatten_dict(changed.get("intermediates", {})).items()
         if path[-1] == "__call__" and fnmatchcase("/".join(path[:-1]), neurons)
     }
     if not outputs:
@@ -84,7 +94,12 @@ def read_neurons(
             f"No module matches the pattern {neurons!r}; the modules called were: "
             f"{', '.join(sorted(set(called))) or 'none'}."
         )
-    return output, {path: _read(path, outputs[path], masks, threshold) for path in sorted(outputs, key=called.index)}
+    arrays = [leaf for leaf in jax.tree.leaves((inputs, options)) if jnp.ndim(leaf)]
+    clips = jnp.shape(arrays[0])[:1] if arrays else None
+    readings = {path: _read(path, outputs[path], clips, masks, threshold) for path in sorted(outputs, key=called.index)}
+    if mutable:
+        return (output, {name: changed[name] for name in changed if name in kept}), readings
+    return output, readings
 
 
 def stack_layers(readings: Mapping[str, Reading]) -> Reading:
@@ -106,16 +121,21 @@ def stack_layers(readings: Mapping[str, Reading]) -> Reading:
     )
 
 
-def _read(path: str, calls: Sequence[Array], masks: Sequence[Array] | None, threshold: float) -> Reading:
+def _read(
+    path: str, calls: Sequence[Any], clips: tuple[int, ...] | None, masks: Sequence[Array] | None, threshold: float
+) -> Reading:
+    for call in calls:
+        if not hasattr(call, "shape") or call.ndim < 2 or (clips and call.shape[:1] != clips):
+            raise InputError(
+                f"The output of {path!r} must be an array (clip, any token axes, neuron) of {clips} clips, found "
+                f"{getattr(call, 'shape', type(call).__name__)}."
+            )
     if masks is not None and [mask.shape for mask in masks] != [call.shape[:-1] for call in calls]:
         raise InputError(
             f"The masks must have the shapes of the outputs of {path!r} without their last axis, "
             f"{[call.shape[:-1] for call in calls]}, got {[mask.shape for mask in masks]}."
         )
-    readings = [
-        _reduce(call, None if masks is None else mask, threshold)
-        for call, mask in zip(calls, masks or calls, strict=True)
-    ]
+    readings = [_reduce(call, mask, threshold) for call, mask in zip(calls, masks or [None] * len(calls), strict=True)]
     total = readings[0]
     for reading in readings[1:]:
         total = Reading(
@@ -135,8 +155,8 @@ def _reduce(
     per_clip = math.prod(activation.shape[1:-1])
     if per_clip >= 2**24:
         raise InputError(f"A float32 count is exact below 2**24 tokens a clip, got {per_clip}.")
-    activation = activation.astype(jnp.float32)
     active = activation > threshold
+    activation = activation.astype(jnp.float32)
     if mask is None:
         counted = jnp.full(len(activation), per_clip, jnp.int32)
         kept, highest = activation, activation

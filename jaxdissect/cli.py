@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import tyro
@@ -12,7 +12,7 @@ from platformdirs import user_cache_path
 
 import jaxdissect
 from jaxdissect.demo import DemoOptions, run_demo
-from jaxdissect.dissect import ActivationsOptions, NeuronsOptions, run_activations, run_neurons
+from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError
 from jaxdissect.summary import activations_summary, neurons_summary
@@ -21,7 +21,7 @@ TOO_MANY_BAD_CLIPS, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 
 @dataclasses.dataclass(frozen=True)
-class Convert:
+class ConvertCommand:
     """Convert a PyTorch checkpoint of M2D into an encoder directory, without running pickled code.
 
     Example: jaxdissect convert checkpoint-300.pth m2d_base --name m2d_vit_base-80x608p16x16
@@ -54,20 +54,20 @@ class Convert:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Activations(ActivationsOptions):
+class ActivationsCommand(ActivationsOptions):
     """Count how often every neuron fires for every class.
 
     Example: jaxdissect activations --encoder m2d_base --task esc50 --data ESC-50 --run runs/esc50
     """
 
     def __call__(self) -> int:
-        done = run_activations(self)
-        print(activations_summary(done))
-        return _bad_clips(done.too_many_bad, self.max_bad_clips)
+        result = run_activations(self)
+        print(activations_summary(result))
+        return _bad_clips(result)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Neurons(NeuronsOptions):
+class NeuronsCommand(NeuronsOptions):
     """Choose the class-specific neurons of what was counted.
 
     Example: jaxdissect neurons --run runs/esc50 --preset lape
@@ -79,37 +79,24 @@ class Neurons(NeuronsOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Dissect(ActivationsOptions):
+class DissectCommand(ActivationsOptions, NeuronsOptions):
     """Count, then choose the class-specific neurons: `activations` and `neurons` in one go.
 
     Example: jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad
-
-    Attributes:
-      preset: aape, the audio paper's filters; lape, those of the language paper.
-      keep: fraction of all neurons to keep. Default: the task's.
-      drop_weakest: fraction of neurons of the weakest activation rate that preset aape drops.
-      bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
     """
 
-    preset: Literal["aape", "lape"] = "aape"
-    keep: float | None = None
-    drop_weakest: float = 0.05
-    bar: float = 0.95
-
     def __call__(self) -> int:
-        selection = NeuronsOptions(
-            run=self.run, preset=self.preset, keep=self.keep, drop_weakest=self.drop_weakest, bar=self.bar
-        )
-        selection.rule(task_keep=0.01)  # a mistake is told before the long count, not after
-        done = run_activations(self)
-        print(activations_summary(done), flush=True)
-        print(neurons_summary(run_neurons(selection)))
+        self.rule(task_keep=0.01)  # a mistake is told before the long count, not after
+        result = run_activations(self)
+        print(activations_summary(result), flush=True)
+        if result.activations.bad_clips < len(result.activations.clips):
+            print(neurons_summary(run_neurons(self)))
         print(f"Written to {self.run}.")
-        return _bad_clips(done.too_many_bad, self.max_bad_clips)
+        return _bad_clips(result)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Demo(DemoOptions):
+class DemoCommand(DemoOptions):
     """Dissect a small encoder on synthesised notes: no audio and no weights needed.
 
     Example: jaxdissect demo --run runs/demo
@@ -129,17 +116,18 @@ class Demo(DemoOptions):
 
 
 Command = (
-    Annotated[Convert, tyro.conf.subcommand("convert")]
-    | Annotated[Activations, tyro.conf.subcommand("activations")]
-    | Annotated[Neurons, tyro.conf.subcommand("neurons")]
-    | Annotated[Dissect, tyro.conf.subcommand("dissect")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
+    Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
+    | Annotated[ActivationsCommand, tyro.conf.subcommand("activations")]
+    | Annotated[NeuronsCommand, tyro.conf.subcommand("neurons")]
+    | Annotated[DissectCommand, tyro.conf.subcommand("dissect")]
+    | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (too many unreadable clips) or 2 (a user's mistake)."""
     _keep_compiled_programs()
+    sys.path.insert(0, "")  # --encoder may name a module in the current folder, as for `python -m`
     try:
         command = tyro.cli(
             Command,
@@ -157,9 +145,10 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _bad_clips(too_many: bool, share: float) -> int:
-    if not too_many:
+def _bad_clips(result: ActivationsResult) -> int:
+    if not result.too_many_bad:
         return 0
+    share = result.max_bad_clips
     print(
         f"jaxdissect: more than {share:.1%} of the clips could not be read (--max-bad-clips {share}); everything else "
         f"was counted and saved. See clips.csv.",
@@ -173,6 +162,7 @@ def _keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_compilation_cache_max_size", 2**30)
 
 
 if __name__ == "__main__":

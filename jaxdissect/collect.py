@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from jaxdissect import statistics
 from jaxdissect.activations import Reading, read_neurons, stack_layers
-from jaxdissect.audio.decode import Recording
+from jaxdissect.audio.decode import ClipStatus
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.sharding import local_mesh, map_per_device, per_device, replicate, shard_clips
@@ -20,7 +20,7 @@ from jaxdissect.tasks.loader import Batch, batches, unit_samples
 from jaxdissect.tasks.table import Task
 from jaxdissect.tokens import TOKENS, token_masks
 
-MOST_CLIP_TOKENS = np.iinfo(np.uint16).max  # that a clip store can hold
+NOT_FINITE = "the encoder's activations are NaN or infinite"
 PerClip = dict[str, Array]
 
 
@@ -53,11 +53,11 @@ class Counted:
 
     Attributes:
       totals: counts per class; the last class is all clips.
-      recordings: status of every clip's file, without its samples.
+      statuses: what became of every clip.
     """
 
     totals: Totals
-    recordings: tuple[Recording, ...]
+    statuses: tuple[ClipStatus, ...]
 
 
 def count_clips(
@@ -79,19 +79,26 @@ def count_clips(
       progress: called with the number of clips finished.
 
     Raises:
-      InputError: the clips do not suit the encoder, or its activations are not finite.
+      InputError: the clips do not suit the encoder, or there are several processes.
     """
+    if jax.process_count() > 1:
+        raise InputError(f"Counting runs in one process so far, got {jax.process_count()}: start one process a task.")
     options = options or CountOptions()
     counter = _Counter(encoder, task, options, clip_counts is not None, devices)
-    recordings: list[Recording] = []
+    statuses: list[ClipStatus] = []
 
     def finish(batch: Batch, per_clip: PerClip) -> None:
-        jax.block_until_ready(per_clip)
+        finite = np.asarray(per_clip["finite"])
         if clip_counts is not None:
-            counted = batch.members[:, -1]
+            counted = batch.members[:, -1] & finite
             clip_counts[batch.clip[counted]] = np.asarray(per_clip["active_tokens"])[counted]
-        recordings.extend(replace(recording, pcm=np.empty(0, np.float32)) for recording in batch.recordings)
-        progress(len(recordings))
+        statuses.extend(
+            status
+            if usable or status.status == "unreadable"
+            else replace(status, status="unreadable", reason=NOT_FINITE)
+            for status, usable in zip(batch.statuses, finite[: len(batch.statuses)], strict=True)
+        )
+        progress(len(statuses))
 
     running: tuple[Batch, PerClip] | None = None
     for batch in batches(task, encoder.sample_rate, counter.clips_per_step):
@@ -101,12 +108,7 @@ def count_clips(
         running = started
     if running is not None:
         finish(*running)
-    totals = counter.totals()
-    if not np.isfinite(totals.sum).all():
-        raise InputError(
-            f"The encoder {encoder.name!r} put out activations that are not finite: its weights or the dtype are unfit."
-        )
-    return Counted(totals, tuple(recordings))
+    return Counted(counter.totals(), tuple(statuses))
 
 
 class _Counter:
@@ -155,20 +157,17 @@ def counting_step(
 ) -> Callable[[ClassCounts, Any, Mapping[str, Array]], tuple[ClassCounts, PerClip]]:
     """The work of one device on one batch: `step(counts, variables, batch) -> (counts, per clip)`; jit-safe.
 
-    The batch holds `pcm`, `samples`, `clip` and `members` of `Batch`. Per clip come the `tokens` counted and, with
-    `keep_clips`, the `active_tokens` of every neuron as uint16.
+    The batch holds `pcm`, `samples`, `clip` and `members` of `Batch`. Per clip come whether its activations are
+    `finite`, without which it is not counted, and, with `keep_clips`, the `active_tokens` of every neuron as uint16.
     """
-    if keep_clips and tokens_per_clip(encoder, task) > MOST_CLIP_TOKENS:
-        raise InputError(
-            f"--keep-clips stores counts up to {MOST_CLIP_TOKENS}, a clip of this task has "
-            f"{tokens_per_clip(encoder, task)} tokens: choose a shorter --unit-seconds."
-        )
     read = _reader(encoder, task, options)
 
     def step(counts: ClassCounts, variables: Any, batch: Mapping[str, Array]) -> tuple[ClassCounts, PerClip]:
         reading = read(variables, batch["pcm"], batch["samples"])
-        counts = statistics.update(counts, reading, batch["members"], batch["clip"], task.labels_per_clip)
-        per_clip = {"tokens": reading.tokens}
+        finite = jnp.isfinite(reading.sum_squares).all(axis=(1, 2))
+        members = batch["members"] & finite[:, None]
+        counts = statistics.update(counts, reading, members, batch["clip"], task.labels_per_clip)
+        per_clip = {"finite": finite}
         if keep_clips:
             per_clip["active_tokens"] = reading.active_tokens.astype(jnp.uint16)
         return counts, per_clip
@@ -187,11 +186,11 @@ def neuron_shape(encoder: Encoder, task: Task) -> tuple[int, int]:
 
 def tokens_per_clip(encoder: Encoder, task: Task) -> int:
     """Tokens of one clip of a task, class tokens included."""
-    return sum(tokens.is_patch.size for tokens in encoder.tokens(unit_samples(task, encoder.sample_rate)))
+    return sum(tokens.is_patch.size for tokens in encoder.token_layout(unit_samples(task, encoder.sample_rate)))
 
 
 def _reader(encoder: Encoder, task: Task, options: CountOptions) -> Callable[[Any, Array, Array], Reading]:
-    layout = encoder.tokens(unit_samples(task, encoder.sample_rate))
+    layout = encoder.token_layout(unit_samples(task, encoder.sample_rate))
 
     def read(variables: Any, pcm: Array, samples: Array) -> Reading:
         _, readings = read_neurons(

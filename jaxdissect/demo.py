@@ -4,7 +4,7 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from jaxdissect.dissect import ActivationsOptions, NeuronsOptions, Pass, run_activations, run_neurons
+from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import vit_config
 from jaxdissect.results import Neurons
@@ -28,7 +28,7 @@ def untrained_tiny(dtype: object) -> M2D:
     return dataclasses.replace(untrained_m2d(vit_config("tiny", frames=208), name="untrained m2d_tiny"), dtype=dtype)
 
 
-def run_demo(options: DemoOptions) -> tuple[Path, Pass, Neurons]:
+def run_demo(options: DemoOptions) -> tuple[Path, ActivationsResult, Neurons]:
     """Count and select on the training split of `notes`; returns the run directory and the results."""
     run = options.run or Path(tempfile.mkdtemp(prefix="jaxdissect-demo-"))
     done = run_activations(

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import pandas as pd
 
+from jaxdissect.clip_store import ClipStore, new_clip_store
 from jaxdissect.collect import CountOptions, neuron_shape
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, require_folder, require_space, reserve, whole_file
+from jaxdissect.files import json_fingerprint, require_folder, require_space
 from jaxdissect.progress import progress_bar
 from jaxdissect.results import (
     Activations,
@@ -97,23 +98,33 @@ class NeuronsOptions:
         return SelectionRule(self.preset, keep, self.drop_weakest, self.bar)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """What the stage `activations` did: its results and its record in `run.json`."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class ActivationsResult:
+    """What the stage `activations` has to show.
+
+    Attributes:
+      activations: what was counted.
+      record: how, as in `run.json`.
+      max_bad_clips: share of unreadable clips that is allowed.
+      reused: the counts were in the run directory already.
+    """
 
     activations: Activations
     record: dict[str, Any]
+    max_bad_clips: float
+    reused: bool = False
 
     @property
     def too_many_bad(self) -> bool:
         """Whether more clips than allowed could not be read."""
-        return self.activations.bad_clips > self.record["max_bad_clips"] * len(self.activations.clips)
+        return self.activations.bad_clips > self.max_bad_clips * len(self.activations.clips)
 
 
-def run_activations(options: ActivationsOptions) -> Pass:
+def run_activations(options: ActivationsOptions) -> ActivationsResult:
     """Count, and write `activations.nc`, `top_clips.nc`, `clips.csv` and on demand `clip_counts.npy`.
 
-    Results of the same encoder, task and options that are there already are read instead.
+    Results of the same encoder, task and options that are there already are read instead, unless too many clips could
+    not be read then.
 
     Raises:
       InputError: an option, the encoder or the task breaks a rule, or the run directory is another run's.
@@ -155,22 +166,22 @@ def run_activations(options: ActivationsOptions) -> Pass:
         "encoder": encoder.name,
         "unit_seconds": task.unit_seconds,
         "keep": task.keep,
-        "max_bad_clips": options.max_bad_clips,
     }
     if run.is_done("activations", result_options, fingerprints):
-        return Pass(read_activations(run), run.require("activations") | {"reused": True})
-    started = time.perf_counter()
-    activations, rate = _count(encoder, chosen, count, run, record)
-    record |= {
-        "seconds": round(time.perf_counter() - started, 3),
-        "clips_per_second": round(rate, 3),
-        "peak_memory_mb": round(peak_memory() / 1e6),
-        "batch_size": options.batch_size,
-    }
-    done = Pass(activations, record)
-    record["status"] = "too many unreadable clips" if done.too_many_bad else "done"
-    _save_or_rescue(done, run)
-    return done
+        reused = ActivationsResult(
+            read_activations(run), run.require("activations"), options.max_bad_clips, reused=True
+        )
+        if not reused.too_many_bad:
+            return reused
+    layers, neurons = neuron_shape(encoder, chosen)
+    require_folder(run.path)
+    require_space(run.path, 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20, "a file of the run's counts")
+    with _clip_store(run, (len(chosen), layers, neurons), options.keep_clips) as store:
+        activations, measured = _count(encoder, chosen, count, store, record)
+        result = ActivationsResult(activations, record | measured, options.max_bad_clips)
+        result.record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
+        _save_or_rescue(result, store, run)
+    return result
 
 
 def run_neurons(options: NeuronsOptions) -> Neurons:
@@ -186,6 +197,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     counts = read_netcdf(run.file("activations.nc"))
     _require_same_run(run, counts.attrs, counted["fingerprints"])
     neurons = select_neurons(counts, rule)
+    run.reopen("neurons")
     write_netcdf(neurons.scores, run.file("scores.nc"))
     write_csv(neurons.neurons, run.file("neurons.csv"))
     write_csv(neurons.coverage, run.file("coverage.csv"))
@@ -207,15 +219,15 @@ def read_activations(run: Run) -> Activations:
     Raises:
       InputError: the stage has not been run, or a file is missing, damaged or of another run.
     """
-    import pandas as pd
-
     record = run.require("activations")
     counts, top = read_netcdf(run.file("activations.nc")), read_netcdf(run.file("top_clips.nc"))
     for dataset in (counts, top):
         _require_same_run(run, dataset.attrs, record["fingerprints"])
     try:
-        clips = pd.read_csv(run.file("clips.csv"), keep_default_na=False, dtype={"fold": str})
-    except (OSError, ValueError) as error:
+        clips = pd.read_csv(run.file("clips.csv"), keep_default_na=False, dtype=str)
+        clips = clips.astype({"clip": int, "samples": int})
+        clips["fold"] = pd.to_numeric(clips["fold"]).astype("Int64")
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{run.file('clips.csv')} cannot be read ({error}): run the stage activations again."
         ) from error
@@ -223,12 +235,9 @@ def read_activations(run: Run) -> Activations:
 
 
 def _count(
-    encoder: Encoder, task: Task, count: CountOptions, run: Run, record: dict[str, Any]
-) -> tuple[Activations, float]:
-    """Count with a progress bar; returns clips/s, where there are several batches without the first, which compiles."""
-    layers, neurons = neuron_shape(encoder, task)
-    require_folder(run.path)
-    require_space(run.path, 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20, "a file of the run's counts")
+    encoder: Encoder, task: Task, count: CountOptions, store: ClipStore | None, record: dict[str, Any]
+) -> tuple[Activations, dict[str, Any]]:
+    """Count with a progress bar; returns what was counted, and the time, rate and memory that it took."""
     attrs = {
         "task": task.name,
         "encoder": encoder.name,
@@ -238,55 +247,56 @@ def _count(
         **{f"{name}_sha256": value for name, value in record["fingerprints"].items()},
     }
     finished = [(time.perf_counter(), 0)]
-    keep = record["options"]["keep_clips"]
-    with (
-        _clip_store(run, (len(task), layers, neurons), keep) as store,
-        progress_bar(what=f"Counting {task.name}", total=len(task)) as bar,
-    ):
+    with progress_bar(what=f"Counting {task.name}", total=len(task)) as bar:
 
         def progress(clips: int) -> None:
             finished.append((time.perf_counter(), clips))
             bar.update(clips - bar.n)
 
-        activations = collect_activations(encoder, task, count, attrs, clip_counts=store, progress=progress)
-    (first, done), (last, total) = finished[min(1, len(finished) - 2)], finished[-1]
-    return activations, (total - done) / (last - first)
+        clip_counts = None if store is None else store.counts
+        activations = collect_activations(encoder, task, count, attrs, clip_counts=clip_counts, progress=progress)
+    first, last = finished[1 if len(finished) > 4 else 0], finished[-1]  # the first batch compiles
+    return activations, {
+        "seconds": round(time.perf_counter() - finished[0][0], 3),
+        "clips_per_second": round((last[1] - first[1]) / (last[0] - first[0]), 3),
+        "peak_memory_mb": round(peak_memory() / 1e6),
+        "batch_size": count.batch_size,
+    }
 
 
 @contextmanager
-def _clip_store(run: Run, shape: tuple[int, int, int], keep: bool) -> Iterator[np.ndarray | None]:
-    """`clip_counts.npy`, reserved on the disk at once and moved to its place when it is complete."""
+def _clip_store(run: Run, shape: tuple[int, int, int], keep: bool) -> Iterator[ClipStore | None]:
     if not keep:
         yield None
         return
-    path, size = run.file("clip_counts.npy"), 2 * math.prod(shape)
-    print(f"{path} will take {size / 1e6:,.1f} MB.", file=sys.stderr)
-    require_space(run.path, size, path.name)
-    with whole_file(path) as temporary:
-        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
-        reserve(temporary)
+    path = run.file("clip_counts.npy")
+    print(f"{path} will take {2 * math.prod(shape) / 1e6:,.1f} MB.", file=sys.stderr)
+    with new_clip_store(path, shape) as store:
         yield store
-        store.flush()
 
 
-def _save_or_rescue(done: Pass, run: Run) -> None:
-    """Write a pass's results; if its run directory cannot take them, to a new one, so that nothing counted is lost."""
+def _save_or_rescue(result: ActivationsResult, store: ClipStore | None, run: Run) -> None:
+    """Write the results; if the run directory cannot take them, to a new one, so that nothing counted is lost."""
     try:
-        _save(done, run)
+        _save(result, store, run)
     except InputError as error:
         rescue = Run(Path(tempfile.mkdtemp(prefix="jaxdissect-rescued-")))
-        _save(done, rescue)
+        _save(result, store, rescue)
         raise InputError(
             f"{error} Nothing is lost: what was counted is kept in {rescue.path}, a run directory like any "
             f"other; continue with --run {rescue.path}."
         ) from error
 
 
-def _save(done: Pass, run: Run) -> None:
-    write_netcdf(done.activations.counts, run.file("activations.nc"))
-    write_netcdf(done.activations.top_clips, run.file("top_clips.nc"))
-    write_csv(done.activations.clips, run.file("clips.csv"))
-    run.finish("activations", done.record)
+def _save(result: ActivationsResult, store: ClipStore | None, run: Run) -> None:
+    run.reopen("neurons")
+    run.reopen("activations")
+    write_netcdf(result.activations.counts, run.file("activations.nc"))
+    write_netcdf(result.activations.top_clips, run.file("top_clips.nc"))
+    write_csv(result.activations.clips, run.file("clips.csv"))
+    if store is not None:
+        store.publish(run.file("clip_counts.npy"))
+    run.finish("activations", result.record)
 
 
 def _require_same_run(run: Run, attrs: dict[str, Any], fingerprints: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,19 +22,17 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        os.close(descriptor)
+        temporary = path_beside(path)
+        temporary.touch(exist_ok=False)
     except OSError as error:
-        raise _cannot_write(path, error) from error
-    temporary = Path(name)
+        raise cannot_write(path, error) from error
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,15 +47,15 @@ def new_folder(path: Path) -> Iterator[Path]:
     require_new(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        temporary = path_beside(path)
+        temporary.mkdir()
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         yield temporary
-        temporary.chmod(0o755)
         temporary.replace(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -77,7 +76,7 @@ def require_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
@@ -113,5 +112,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cannot_write(path: Path, error: OSError) -> InputError:
+def path_beside(path: Path) -> Path:
+    """A hidden name in the same folder, for what is to be moved to `path` when it is complete."""
+    return path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """What to tell of a file that the system refuses to write."""
     return InputError(f"{path} cannot be written ({error.strerror or error}): make room or choose another folder.")

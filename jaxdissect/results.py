@@ -209,15 +209,14 @@ def _top_clips(top: TopClips) -> dict[str, Any]:
 
 
 def _clip_table(counted: Counted, task: Task) -> pd.DataFrame:
-    recordings = counted.recordings
     table = {
         "clip": range(len(task)),
         "file_name": task.file_names,
         "split": task.splits,
         "fold": pd.array(task.folds, dtype="Int64"),
-        "status": [recording.status for recording in recordings],
-        "reason": [recording.reason for recording in recordings],
-        "samples": [recording.samples for recording in recordings],
+        "status": [clip.status for clip in counted.statuses],
+        "reason": [clip.reason for clip in counted.statuses],
+        "samples": [clip.samples for clip in counted.statuses],
     }
     for labels in task.label_sets:
         table[labels.name] = [",".join(labels.classes[index] for index in row) for row in labels.members]

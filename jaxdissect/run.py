@@ -34,12 +34,15 @@ class Run:
     def stages(self) -> dict[str, Any]:
         """The record of the stages that are done: `{name: {options, fingerprints, versions, device, ...}}`."""
         try:
-            return json.loads(self.file("run.json").read_text())["stages"]
+            stages = json.loads(self.file("run.json").read_text())["stages"]
+            if not all({"options", "fingerprints", "status"} <= set(record) for record in stages.values()):
+                raise KeyError("options, fingerprints or status")
+            return stages
         except FileNotFoundError:
             return {}
         except NotADirectoryError as error:
             raise InputError(f"--run {self.path} is a file: choose another, a folder.") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.file('run.json')} is damaged ({error}): choose another --run, or remove "
                 f"{self.path} to start afresh."
@@ -81,9 +84,17 @@ class Run:
             )
         return True
 
+    def reopen(self, stage: str) -> None:
+        """Strike a stage from the record before its files are written anew."""
+        stages = self.stages()
+        if stages.pop(stage, None) is not None:
+            self._write(stages)
+
     def finish(self, stage: str, record: Mapping[str, Any]) -> None:
         """Record a stage as done, after all its files are written."""
-        stages = {**self.stages(), stage: {**record, "versions": versions(), "device": device()}}
+        self._write({**self.stages(), stage: {**record, "versions": versions(), "device": device()}})
+
+    def _write(self, stages: Mapping[str, Any]) -> None:
         with whole_file(self.file("run.json")) as temporary:
             temporary.write_text(json.dumps({"stages": stages}, indent=2) + "\n")
 
@@ -106,8 +117,10 @@ def device() -> str:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes."""
-    import resource  # POSIX only
+    """The most memory of the host that this process has held so far, in bytes; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
 
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

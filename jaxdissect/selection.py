@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from jaxdissect.errors import InputError
 
 PRESETS = ("aape", "lape")
-TIE_DIGITS = 12  # what agrees to these decimals is a tie: rounding, which follows the order of classes, must not decide
+TIE_DIGITS = 12  # what agrees to these decimals is a tie, which rounding must not decide
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def select(
     if not len(tokens) or (tokens <= 0).any():
         raise InputError(f"Selection needs at least one class and a token in each, got tokens {tokens.tolist()[:10]}.")
     p = activation_probability(active_tokens, tokens)
-    rate, aape = p.mean(axis=0), activation_probability_entropy(p)
+    ordered = np.sort(p, axis=0)  # sums then do not depend on the order of the classes
+    rate, aape = ordered.mean(axis=0), activation_probability_entropy(ordered)
     bar = kth_smallest(p, rule.bar)
     eligible = np.isfinite(aape)
     if rule.preset == "aape":

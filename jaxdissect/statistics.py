@@ -2,8 +2,8 @@
 
 A neuron's class-conditional activation probability is `active_tokens[c, l, n] / tokens[c]`. The accumulator's memory
 depends on classes and neurons, never on the number of clips. The device counts in int32, which the host moves to
-int64 before it can overflow (`Totals`); float sums are kept as unevaluated pairs of float32, so that their order
-does not show. All clips together are kept as one more class, the last one.
+int64 before it can overflow (`Totals`); float sums are kept as unevaluated pairs of float32, so that only the rounding
+within a batch shows (below 1e-6 of the sum of absolute values). All clips together are kept as one more class, the last one.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdissect.activations import Reading
 from jaxdissect.errors import InputError
 
-HIGHEST = jax.lax.Precision.HIGHEST
 MOST_TOKENS_PER_CLIP = 46_340  # its square fits into int32
 
 
@@ -121,7 +120,7 @@ def update(
     def per_class(values: Array) -> Array:
         """Sum over the clips of each class; exact for integers, whose sums `collect` keeps below 2**24."""
         values = jnp.where(members[:, -1].reshape(-1, *[1] * (values.ndim - 1)), values, 0).astype(jnp.float32)
-        return jnp.tensordot(member.astype(jnp.float32), values, axes=1, precision=HIGHEST)
+        return jnp.tensordot(member.astype(jnp.float32), values, axes=1, precision="highest")
 
     def add(total: Array, values: Array) -> Array:
         return total.at[rows].add(per_class(values).astype(jnp.int32), mode="drop", unique_indices=True)

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jaxdissect.dissect import Pass
+from jaxdissect.dissect import ActivationsResult
 from jaxdissect.results import Neurons
 
 BUSIEST = 3
 
 
-def activations_summary(done: Pass) -> str:
+def activations_summary(done: ActivationsResult) -> str:
     """What was counted, how fast, and what could not be read."""
     counts, clips, record = done.activations.counts, done.activations.clips, done.record
     status = clips["status"].value_counts()
@@ -23,7 +23,7 @@ def activations_summary(done: Pass) -> str:
         f"Active: {100 * float(active.mean()) / max(tokens, 1):.1f}% of neuron-token pairs; "
         f"{int((active == 0).sum()):,} neurons never fire.",
     ]
-    if record.get("reused"):
+    if done.reused:
         lines.append("These counts were in the run directory already.")
     else:
         lines.append(

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdissect.encoder.base import Tokens
+from jaxdissect.encoder.base import TokenLayout
 
 TOKENS = ("all", "patches", "sounding")
 SOUNDING_DB = 60.0
 
 
 def token_masks(
-    layout: Sequence[Tokens], kind: str, pcm: Float[Array, "clip sample"], samples: Int[Array, " clip"]
+    layout: Sequence[TokenLayout], kind: str, pcm: Float[Array, "clip sample"], samples: Int[Array, " clip"]
 ) -> list[Bool[Array, "clip *token"]] | None:
     """Which tokens count, one mask per call of the encoder's blocks; None for all. Jit-safe.
 

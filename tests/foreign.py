@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdissect import Tokens
+from jaxdissect import TokenLayout
 
 HOP = 400
 STEPS = 8
@@ -64,11 +64,11 @@ class IntegerEncoder:
     def embed(self, output):
         return output.mean(axis=1)
 
-    def tokens(self, samples):
+    def token_layout(self, samples):
         frames = samples // HOP
         start = np.concatenate([[0], np.arange(frames) * HOP])
         stop = np.concatenate([[0], np.arange(1, frames + 1) * HOP])
-        return (Tokens(np.arange(frames + 1) > 0, start, stop),)
+        return (TokenLayout(np.arange(frames + 1) > 0, start, stop),)
 
     def settings(self):
         return {"hop": HOP, "front_end": {"steps": STEPS}}

@@ -772,7 +772,7 @@ def test_a_factory_that_takes_no_dtype(factories):
 
 
 @pytest.mark.parametrize(
-    ("name", "lacking"), [("nothing", "name, sample_rate, module"), ("partial", r"lacks tokens\.$")]
+    ("name", "lacking"), [("nothing", "name, sample_rate, module"), ("partial", r"lacks token_layout\.$")]
 )
 def test_a_factory_that_makes_no_encoder(name, lacking, factories):
     with pytest.raises(InputError, match=rf"--encoder {factories}:{name} must return a jaxdissect Encoder.*{lacking}"):

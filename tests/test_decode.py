@@ -1,5 +1,8 @@
 """Decoding: what a file becomes, and what is said of a bad one."""
 
+import os
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import soundfile
@@ -15,7 +18,8 @@ def tone(seconds, rate=RATE, frequency=440.0):
 
 
 def read(folder, name, seconds=1.0):
-    return read_clip(folder.path, name, RATE, round(seconds * RATE))
+    recording = read_clip(folder.path, name, RATE, round(seconds * RATE))
+    return SimpleNamespace(pcm=recording.pcm, **vars(recording.clip))
 
 
 def test_a_clip_of_the_unit_length_is_read_as_it_is(data_folder):
@@ -108,7 +112,7 @@ def test_what_is_no_audio_is_not_counted(data_folder, content, reason):
 def test_a_missing_file_a_folder_and_a_file_of_no_samples(data_folder):
     data_folder.write("folder/none.wav", np.zeros(0))
     assert read(data_folder, "missing.wav").reason == "missing"
-    assert read(data_folder, "folder").reason == "missing"
+    assert read(data_folder, "folder").reason == "is not a regular file"
     assert read(data_folder, "folder/none.wav").reason == "holds no samples"
 
 
@@ -130,3 +134,18 @@ def test_a_link_out_of_the_data_folder_is_not_followed(data_folder, tmp_path):
     assert read(data_folder, "out.wav").reason == "lies outside the data folder"
     assert read(data_folder, "../outside.wav").reason == "lies outside the data folder"
     assert read(data_folder, "in.wav").status == "ok"
+
+
+def test_what_the_system_refuses_is_a_status_too(data_folder):
+    data_folder.table("unused.csv", "")
+    (data_folder.path / "loop.wav").symlink_to("loop.wav")
+    os.mkfifo(data_folder.path / "pipe.wav")
+    for name, reason in [
+        ("x" * 300 + ".wav", "cannot be opened: File name too long"),
+        ("loop.wav", "cannot be opened"),
+        ("pipe.wav", "is not a regular file"),
+        ("a\0b.wav", "cannot be opened"),
+    ]:
+        recording = read(data_folder, name)
+        assert recording.status == "unreadable"
+        assert recording.reason.startswith(reason)

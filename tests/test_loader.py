@@ -39,7 +39,7 @@ def test_every_clip_once_and_in_order(task, batch_size):
     assert {batch.pcm.shape for batch in stream} == {(batch_size, 160)}
     assert clips_of(stream) == expected(range(CLIPS))
     assert [batch.position for batch in stream][-1] == CLIPS
-    assert sum(len(batch.recordings) for batch in stream) == CLIPS
+    assert sum(len(batch.statuses) for batch in stream) == CLIPS
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10])
@@ -64,5 +64,5 @@ def test_an_unreadable_clip_is_in_no_class(task):
     (task.data / "1.wav").unlink()
     batch = next(iter(batches(task, 16000, 3)))
     assert batch.members[1].tolist() == [False, False, False]
-    assert batch.recordings[1].status == "unreadable"
+    assert batch.statuses[1].status == "unreadable"
     assert not batch.pcm[1].any()

@@ -11,7 +11,7 @@ import slow
 import xarray as xr
 
 from jaxdissect import InputError, LabelSet, SelectionRule, Task, select_neurons
-from jaxdissect.audio.decode import Recording
+from jaxdissect.audio.decode import ClipStatus
 from jaxdissect.collect import Counted
 from jaxdissect.results import label_activations, read_netcdf, write_csv, write_netcdf
 from jaxdissect.statistics import TopClips, Totals
@@ -51,11 +51,11 @@ def tiny_counts(active=None, tokens=TOKENS, clips=CLIPS):
     active = np.array(list(ACTIVE.values()) if active is None else active, np.int64)
     top = np.arange(RANKS * LAYERS * NEURONS).reshape(RANKS, LAYERS, NEURONS)
     recordings = [
-        Recording(np.empty(0, np.float32), 16000, "ok"),
-        Recording(np.empty(0, np.float32), 900, "short"),
-        Recording(np.empty(0, np.float32), 16000, "silent"),
-        Recording(np.empty(0, np.float32), 0, "unreadable", 'no "audio", none'),
-        Recording(np.empty(0, np.float32), 16000, "ok"),
+        ClipStatus(16000, "ok"),
+        ClipStatus(900, "short"),
+        ClipStatus(16000, "silent"),
+        ClipStatus(0, "unreadable", 'no "audio", none'),
+        ClipStatus(16000, "ok"),
     ]
     return Counted(
         Totals(

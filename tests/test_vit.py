@@ -218,7 +218,7 @@ def slow_layout(encoder: M2D, samples: int) -> list[list[tuple[bool, int, int]]]
 @pytest.mark.parametrize("samples", [201, 15999, 16000, 80000, 96999, 97120, 160000, 160160, 480000])
 def test_where_tokens_come_from(models, name, samples):
     _, encoder = models[name]
-    layout = encoder.tokens(samples)
+    layout = encoder.token_layout(samples)
     found = [
         list(zip(part.is_patch[chunk].tolist(), part.start[chunk].tolist(), part.stop[chunk].tolist(), strict=True))
         for part in layout

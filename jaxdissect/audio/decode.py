@@ -16,21 +16,32 @@ MARGIN_SECONDS = 0.25  # read past the crop, so that resampling does not see the
 UNKNOWN_LENGTH = 0x7FFFF000  # written into a WAV header by programs that stream
 
 
+@dataclass(frozen=True)
+class ClipStatus:
+    """What became of one clip's file.
+
+    Attributes:
+      samples: recorded samples within the unit length, at the encoder's rate; the rest is padding.
+      status: "ok", "short" (padded), "silent" (all zero) or "unreadable" (not to be counted).
+      reason: why it is not "ok", else empty.
+    """
+
+    samples: int
+    status: str
+    reason: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Recording:
     """One clip, ready for the front end.
 
     Attributes:
       pcm: float32, the task's unit length; all zero if unreadable.
-      samples: recorded samples among them, at the encoder's rate; the rest is padding.
-      status: "ok", "short" (padded), "silent" (all zero) or "unreadable" (not to be counted).
-      reason: why it is not "ok", else empty.
+      clip: what became of its file.
     """
 
     pcm: Float[np.ndarray, " sample"]
-    samples: int
-    status: str
-    reason: str = ""
+    clip: ClipStatus
 
 
 class UnreadableError(Exception):
@@ -49,26 +60,30 @@ def read_clip(data: Path, file_name: str, sample_rate: int, samples: int) -> Rec
     try:
         pcm = _decode(_inside(data, file_name), sample_rate, samples)
     except UnreadableError as error:
-        return Recording(np.zeros(samples, np.float32), 0, "unreadable", str(error))
+        return Recording(np.zeros(samples, np.float32), ClipStatus(0, "unreadable", str(error)))
     recorded = len(pcm)
     padded = np.pad(pcm, (0, samples - recorded))
     if not padded.any():
-        return Recording(padded, recorded, "silent", "every sample is zero")
+        return Recording(padded, ClipStatus(recorded, "silent", "every sample is zero"))
     if recorded < samples:
-        return Recording(
-            padded, recorded, "short", f"{recorded / sample_rate:.3f} s, padded to {samples / sample_rate:g} s"
-        )
-    return Recording(padded, recorded, "ok")
+        reason = f"{recorded / sample_rate:.3f} s, padded to {samples / sample_rate:g} s"
+        return Recording(padded, ClipStatus(recorded, "short", reason))
+    return Recording(padded, ClipStatus(recorded, "ok"))
 
 
 def _inside(data: Path, file_name: str) -> Path:
-    root, path = data.resolve(), (data / file_name).resolve()
-    if not path.is_relative_to(root):
-        raise UnreadableError("lies outside the data folder")
-    if not path.is_file():
-        raise UnreadableError("missing")
-    if not path.stat().st_size:
-        raise UnreadableError("empty file")
+    try:
+        root, path = data.resolve(), (data / file_name).resolve()
+        if not path.is_relative_to(root):
+            raise UnreadableError("lies outside the data folder")
+        if not path.exists():
+            raise UnreadableError("missing")
+        if not path.is_file():  # reading a pipe or a device could wait for ever
+            raise UnreadableError("is not a regular file")
+        if not path.stat().st_size:
+            raise UnreadableError("empty file")
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, a name too long, a loop of links
+        raise UnreadableError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     return path
 
 
@@ -81,7 +96,7 @@ def _decode(path: Path, sample_rate: int, samples: int) -> Float[np.ndarray, " s
             )
             pcm = file.read(wanted, dtype="float32", always_2d=True)
             rate = file.samplerate
-    except (soundfile.SoundFileError, OSError) as error:
+    except (RuntimeError, OSError, ValueError, MemoryError) as error:  # soundfile's own errors are RuntimeErrors
         raise UnreadableError(f"cannot be decoded: {error}".replace(str(path), path.name)) from error
     if len(pcm) < wanted:
         raise UnreadableError(f"truncated: {len(pcm)} of {wanted} frames decode")

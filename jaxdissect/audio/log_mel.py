@@ -1,20 +1,18 @@
 """The front end of M2D: PCM -> log-mel spectrogram, on the device.
 
-Source: METHOD of Niizumi et al., "Masked Modeling Duo" (TASLP 2024); the reference implementation is nnAudio's
+Source: Niizumi et al., "Masked Modeling Duo" (TASLP 2024); the reference implementation is nnAudio's
 `MelSpectrogram` (periodic Hann window, centred frames with reflect padding, power 2, Slaney mel bands).
 """
 
 import math
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdissect.errors import InputError
 
-HIGHEST = jax.lax.Precision.HIGHEST
 EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -91,7 +89,7 @@ def log_mel(
     frames = _frame(jnp.pad(pcm, ((0, 0), (half, half)), mode="reflect"), front_end.n_fft, front_end.hop)
     spectrum = jnp.fft.rfft(frames * _periodic_hann(front_end.n_fft)[None, None])
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    mel = jnp.matmul(power, filters, precision=HIGHEST)
+    mel = jnp.matmul(power, filters, precision="highest")
     return jnp.log(mel + EPSILON)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class TokenLayout:
     """Where the tokens of one call of an encoder's blocks come from.
 
     Attributes:
@@ -58,7 +58,7 @@ class Encoder(Protocol):
         """The module's output -> one embedding per clip; jit-safe."""
         ...
 
-    def tokens(self, samples: int) -> tuple[Tokens, ...]:
+    def token_layout(self, samples: int) -> tuple[TokenLayout, ...]:
         """Origin of the tokens of a clip of `samples` samples, one entry for each call of a block.
 
         The arrays have the token axes of the neurons' outputs, without the clip axis.

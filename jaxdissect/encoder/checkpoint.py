@@ -18,7 +18,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.files import new_folder
 
 FORMAT = 1
-PROTOCOL = ("name", "sample_rate", "module", "variables", "neurons", "front_end", "embed", "tokens", "settings")
+PROTOCOL = ("name", "sample_rate", "module", "variables", "neurons", "front_end", "embed", "token_layout", "settings")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -170,11 +170,15 @@ def _from_factory(path: str, dtype: str) -> Encoder:
     module, _, name = path.partition(":")
     try:
         factory = getattr(importlib.import_module(module), name)
-        encoder = factory(dtype=DTYPES[dtype])
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"--encoder {path}: neither a directory nor a package.module:factory that can be called with dtype=... "
-            f"({type(error).__name__}: {error})."
+            f"--encoder {path}: neither a directory nor an importable package.module:factory ({error})."
+        ) from error
+    try:
+        encoder = factory(dtype=DTYPES[dtype])
+    except Exception as error:  # whatever the factory of somebody else raises
+        raise InputError(
+            f"--encoder {path}: calling it with dtype=... failed, {type(error).__name__}: {error}"
         ) from error
     if not isinstance(encoder, Encoder):
         missing = [name for name in PROTOCOL if not hasattr(encoder, name)]

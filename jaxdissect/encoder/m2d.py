@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdissect.audio.log_mel import LogMel, log_mel, m2d_front_end, mel_filters
-from jaxdissect.encoder.base import Tokens
+from jaxdissect.encoder.base import TokenLayout
 from jaxdissect.encoder.vit import ViT, ViTConfig, chunk_frames, clip_embedding, frame_embeddings
 from jaxdissect.errors import InputError
 
@@ -75,7 +75,7 @@ class M2D:
         """One embedding for every time step of `patch_frames` frames."""
         return frame_embeddings(output, self.config)
 
-    def tokens(self, samples: int) -> tuple[Tokens, ...]:
+    def token_layout(self, samples: int) -> tuple[TokenLayout, ...]:
         """Origin of every token. A patch spans `patch_frames x hop` samples from its first frame's centre."""
         config, hop = self.config, self.log_mel.hop
         full, last = chunk_frames(self.log_mel.frames(samples), config)
@@ -87,7 +87,7 @@ class M2D:
             start = first + np.arange(chunks)[:, None] * frames + np.arange(columns) * config.patch_frames
             start = np.concatenate([np.zeros((chunks, 1), int), np.tile(start, config.grid[0])], axis=1) * hop
             is_patch = np.broadcast_to(np.arange(start.shape[1]) > 0, start.shape)
-            layout.append(Tokens(is_patch, start, np.where(is_patch, start + config.patch_frames * hop, 0)))
+            layout.append(TokenLayout(is_patch, start, np.where(is_patch, start + config.patch_frames * hop, 0)))
         return tuple(layout)
 
     def settings(self) -> dict[str, Any]:

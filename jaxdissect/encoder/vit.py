@@ -2,7 +2,7 @@
 
 Source: Niizumi et al., "Masked Modeling Duo" (TASLP 2024): pre-norm ViT, LayerNorm epsilon 1e-6, fused qkv with
 bias, exact GELU, class token first. GELU is a module of its own (`blocks_N/mlp/act`), because
-`capture_intermediates` reads the outputs of modules, and that output is what METHOD calls a neuron.
+`capture_intermediates` reads the outputs of modules: that output is the neurons.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 
 from jaxdissect.errors import InputError
 
-HIGHEST = jax.lax.Precision.HIGHEST
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
 
@@ -87,8 +86,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
-        hidden = nn.Dense(self.config.mlp, dtype=self.dtype, precision=HIGHEST, name="fc1")(x)
-        return nn.Dense(self.config.width, dtype=self.dtype, precision=HIGHEST, name="fc2")(GELU(name="act")(hidden))
+        hidden = nn.Dense(self.config.mlp, dtype=self.dtype, precision="highest", name="fc1")(x)
+        return nn.Dense(self.config.width, dtype=self.dtype, precision="highest", name="fc2")(GELU(name="act")(hidden))
 
 
 class Attention(nn.Module):
@@ -98,19 +97,19 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
         width, heads = self.config.width, self.config.heads
-        qkv = nn.Dense(3 * width, dtype=self.dtype, precision=HIGHEST, name="qkv")(x)
+        qkv = nn.Dense(3 * width, dtype=self.dtype, precision="highest", name="qkv")(x)
         query, key, value = (
             jnp.swapaxes(part.reshape(*part.shape[:-1], heads, width // heads), -3, -2)
             for part in jnp.split(qkv, 3, axis=-1)
         )
-        scores = jnp.matmul(query * (width // heads) ** -0.5, jnp.swapaxes(key, -1, -2), precision=HIGHEST)
+        scores = jnp.matmul(query * (width // heads) ** -0.5, jnp.swapaxes(key, -1, -2), precision="highest")
         scores = scores.astype(jnp.float32)
         weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
         # Softmax with its division after the product: the result is tokens x head wide, not tokens x tokens.
         total = weights.sum(axis=-1, keepdims=True)
-        mixed = jnp.matmul(weights.astype(value.dtype), value, precision=HIGHEST) / total.astype(value.dtype)
+        mixed = jnp.matmul(weights.astype(value.dtype), value, precision="highest") / total.astype(value.dtype)
         mixed = jnp.swapaxes(mixed, -3, -2)
-        return nn.Dense(width, dtype=self.dtype, precision=HIGHEST, name="proj")(mixed.reshape(x.shape))
+        return nn.Dense(width, dtype=self.dtype, precision="highest", name="proj")(mixed.reshape(x.shape))
 
 
 class Block(nn.Module):
@@ -140,9 +139,11 @@ class ViT(nn.Module):
     def setup(self) -> None:
         config = self.config
         bands, frames = config.grid
-        self.patch_embed = nn.Dense(config.width, dtype=self.dtype, precision=HIGHEST)
-        self.cls_token = self.param("cls_token", nn.initializers.normal(0.02), (config.width,))
-        self.pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (1 + bands * frames, config.width))
+        self.patch_embed = nn.Dense(config.width, dtype=self.dtype, precision="highest")
+        self.cls_token = self.param("cls_token", nn.initializers.normal(0.02), (config.width,), jnp.float32)
+        self.pos_embed = self.param(
+            "pos_embed", nn.initializers.normal(0.02), (1 + bands * frames, config.width), jnp.float32
+        )
         self.blocks = [Block(config, self.dtype) for _ in range(config.depth)]
         self.norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
 

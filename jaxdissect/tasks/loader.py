@@ -4,13 +4,14 @@ The position in a task is one integer, the number of clips handed out; a loader 
 Nothing is dropped: the last batch is padded, and a mask says which rows count.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxdissect.audio.decode import Recording, read_clip
+from jaxdissect.audio.decode import ClipStatus, Recording, read_clip
 from jaxdissect.sharding import pad_clips
 from jaxdissect.tasks.table import Task
 
@@ -24,7 +25,7 @@ class Batch:
       samples: recorded samples of each clip, at the encoder's rate.
       clip: number of the clip in the task; -1 for padding.
       members: classes of each clip; the last column, all clips, is False for padding and unreadable clips.
-      recordings: status of the clips without the padding.
+      statuses: what became of the clips' files, without the padding.
       position: clips of this process handed out, this batch included.
     """
 
@@ -32,7 +33,7 @@ class Batch:
     samples: Int[np.ndarray, " clip"]
     clip: Int[np.ndarray, " clip"]
     members: Bool[np.ndarray, "clip class"]
-    recordings: tuple[Recording, ...]
+    statuses: tuple[ClipStatus, ...]
     position: int
 
 
@@ -43,7 +44,7 @@ def batches(
     position: int = 0,
     process: int = 0,
     processes: int = 1,
-    threads: int = 4,
+    threads: int | None = None,
 ) -> Iterator[Batch]:
     """Stream a task's clips in their order.
 
@@ -53,11 +54,12 @@ def batches(
       batch_size: rows of every batch.
       position: clips of this process to leave out at the start.
       process, processes: this process reads the clips `process, process + processes, ...`.
-      threads: that decode.
+      threads: that decode; default: as many as there are processors, at least 4.
     """
     import grain  # takes more than a second to import
 
     samples = unit_samples(task, sample_rate)
+    threads = threads or max(4, os.cpu_count() or 1)
 
     def read(clip: int) -> tuple[int, Recording]:
         return clip, read_clip(task.data, task.file_names[clip], sample_rate, samples)
@@ -79,14 +81,14 @@ def unit_samples(task: Task, sample_rate: int) -> int:
 
 def _batch(task: Task, items: Sequence[tuple[int, Recording]], size: int, position: int) -> Batch:
     clips = [clip for clip, _ in items]
-    recordings = tuple(recording for _, recording in items)
-    readable = np.array([recording.status != "unreadable" for recording in recordings])
+    recordings = [recording for _, recording in items]
+    readable = np.array([recording.clip.status != "unreadable" for recording in recordings])
     members = np.concatenate([task.members(clips) & readable[:, None], readable[:, None]], axis=1)
     return Batch(
         pcm=pad_clips(np.stack([recording.pcm for recording in recordings]), size),
-        samples=pad_clips(np.array([recording.samples for recording in recordings], np.int32), size),
+        samples=pad_clips(np.array([recording.clip.samples for recording in recordings], np.int32), size),
         clip=pad_clips(np.array(clips, np.int32) + 1, size) - 1,
         members=pad_clips(members, size),
-        recordings=recordings,
+        statuses=tuple(recording.clip for recording in recordings),
         position=position,
     )
