@@ -207,7 +207,7 @@ def recordings(options: Options, sample_rate: int) -> np.ndarray:
         names = [row["filename"] for row in csv.DictReader(file)]
     chosen = names[:: max(1, len(names) // options.clips)][: options.clips]
     clips = [read_clip(options.data, f"audio/{name}", sample_rate, CLIP_SECONDS * sample_rate) for name in chosen]
-    reasons = [clip.reason for clip in clips if clip.status == "unreadable"]
+    reasons = [one.clip.reason for one in clips if one.clip.status == "unreadable"]
     if reasons or len(clips) < options.clips:
         raise SystemExit(f"{options.clips} recordings are needed, found {len(clips)}; unreadable: {reasons}")
     return np.stack([clip.pcm for clip in clips])

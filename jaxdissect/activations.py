@@ -1,5 +1,6 @@
 """Reading neurons: what chosen modules of any Linen model put out, reduced over tokens inside the caller's jit."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -135,7 +136,9 @@ def _read(
             f"The masks must have the shapes of the outputs of {path!r} without their last axis, "
             f"{[call.shape[:-1] for call in calls]}, got {[mask.shape for mask in masks]}."
         )
-    readings = [_reduce(call, mask, threshold) for call, mask in zip(calls, masks or [None] * len(calls), strict=True)]
+    readings = [
+        _reduce(call, mask, threshold) for call, mask in zip(calls, masks or itertools.repeat(None), strict=False)
+    ]
     total = readings[0]
     for reading in readings[1:]:
         total = Reading(

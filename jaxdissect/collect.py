@@ -92,12 +92,9 @@ def count_clips(
         if clip_counts is not None:
             counted = batch.members[:, -1] & finite
             clip_counts[batch.clip[counted]] = np.asarray(per_clip["active_tokens"])[counted]
-        statuses.extend(
-            status
-            if usable or status.status == "unreadable"
-            else replace(status, status="unreadable", reason=NOT_FINITE)
-            for status, usable in zip(batch.statuses, finite[: len(batch.statuses)], strict=True)
-        )
+        for status, usable in zip(batch.statuses, finite, strict=False):  # `finite` has padding at its end
+            lost = not usable and status.status != "unreadable"
+            statuses.append(replace(status, status="unreadable", reason=NOT_FINITE) if lost else status)
         progress(len(statuses))
 
     running: tuple[Batch, PerClip] | None = None

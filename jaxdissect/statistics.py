@@ -3,7 +3,7 @@
 A neuron's class-conditional activation probability is `active_tokens[c, l, n] / tokens[c]`. The accumulator's memory
 depends on classes and neurons, never on the number of clips. The device counts in int32, which the host moves to
 int64 before it can overflow (`Totals`); float sums are kept as unevaluated pairs of float32, so that only the rounding
-within a batch shows (below 1e-6 of the sum of absolute values). All clips together are kept as one more class, the last one.
+within a batch shows (below 1e-6 of the sum of absolute values). All clips are kept as one more class, the last one.
 """
 
 from dataclasses import dataclass
