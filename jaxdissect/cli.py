@@ -42,6 +42,7 @@ class ConvertCommand:
     licence: str = "unknown"
 
     def __call__(self) -> int:
+        print(f"Converting {self.checkpoint} ...", file=sys.stderr)
         encoder = convert_checkpoint(self.checkpoint, self.out, self.name, self.heads, self.licence)
         vit, head = encoder.config, encoder.variables.get("head")
         print(

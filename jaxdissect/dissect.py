@@ -247,7 +247,7 @@ def _count(
         **{f"{name}_sha256": value for name, value in record["fingerprints"].items()},
     }
     finished = [(time.perf_counter(), 0)]
-    with progress_bar(what=f"Counting {task.name}", total=len(task)) as bar:
+    with progress_bar(what=f"Counting {task.name}", total=len(task), at_once=True) as bar:
 
         def progress(clips: int) -> None:
             finished.append((time.perf_counter(), clips))

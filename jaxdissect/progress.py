@@ -7,7 +7,11 @@ from typing import Any
 from tqdm import tqdm
 
 
-def progress_bar(items: Iterable[Any] | None = None, *, what: str, total: int | None = None) -> tqdm:
-    """A bar over clips that shows after two seconds; in a log file it writes a line's worth every 20 s."""
+def progress_bar(
+    items: Iterable[Any] | None = None, *, what: str, total: int | None = None, at_once: bool = False
+) -> tqdm:
+    """A bar over clips that shows after two seconds, or `at_once`; in a log file it writes a state every 20 s."""
     interval = 0.2 if sys.stderr.isatty() else 20.0
-    return tqdm(items, desc=what, total=total, unit="clip", delay=2, mininterval=interval, dynamic_ncols=True)
+    return tqdm(
+        items, desc=what, total=total, unit="clip", delay=0 if at_once else 2, mininterval=interval, dynamic_ncols=True
+    )

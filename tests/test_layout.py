@@ -12,60 +12,19 @@ from jaxdissect import ViTConfig, save_encoder, untrained_m2d
 PACKAGE = Path(__file__).parent.parent / "jaxdissect"
 # In the order in which the data flows; a module imports only what stands before it.
 ORDER = [
-    "errors",
-    "files",
-    "progress",
-    "sharding",
-    "audio.log_mel",
-    "audio.decode",
-    "tasks.table",
-    "tasks.synthesis",
-    "tasks.known",
-    "tasks.loader",
-    "encoder.base",
-    "encoder.vit",
-    "encoder.m2d",
-    "encoder.checkpoint",
-    "encoder.convert",
-    "activations",
-    "tokens",
-    "statistics",
-    "collect",
-    "clip_store",
-    "selection",
-    "results",
-    "run",
-    "dissect",
-    "summary",
-    "demo",
-    "cli",
-    "__main__",
-]
+    "errors", "files", "progress", "sharding", "audio.log_mel", "audio.decode", "tasks.table",
+    "tasks.synthesis", "tasks.known", "tasks.loader", "encoder.base", "encoder.vit", "encoder.m2d",
+    "encoder.checkpoint", "encoder.convert", "activations", "tokens", "statistics", "collect", "clip_store",
+    "selection", "results", "run", "dissect", "summary", "demo", "cli", "__main__",
+]  # fmt: skip
 HEAVY = [
-    "grain",
-    "h5netcdf",
-    "h5py",
-    "librosa",
-    "pandas",
-    "platformdirs",
-    "soundfile",
-    "soxr",
-    "torch",
-    "tqdm",
-    "tyro",
-    "xarray",
-]
+    "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",
+    "tyro", "xarray",
+]  # fmt: skip
 COMPUTE = [
-    "sharding",
-    "audio.log_mel",
-    "encoder.vit",
-    "encoder.m2d",
-    "encoder.checkpoint",
-    "activations",
-    "tokens",
-    "statistics",
-    "selection",
-]
+    "sharding", "audio.log_mel", "encoder.vit", "encoder.m2d", "encoder.checkpoint", "activations", "tokens",
+    "statistics", "selection",
+]  # fmt: skip
 
 
 def imported(path):
