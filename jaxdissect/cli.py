@@ -1,8 +1,11 @@
 """The command line: parses, calls, prints."""
 
 import dataclasses
+import io
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -127,8 +130,7 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (too many unreadable clips) or 2 (a user's mistake)."""
-    _keep_compiled_programs()
-    sys.path.insert(0, "")  # --encoder may name a module in the current folder, as for `python -m`
+    _prepare()
     try:
         command = tyro.cli(
             Command,
@@ -137,13 +139,34 @@ def main(arguments: list[str] | None = None) -> int:
             description=jaxdissect.__doc__,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"jaxdissect: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("jaxdissect: stopped; stages that had finished are kept.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of what is printed has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _prepare() -> None:
+    """Streams that can print anything or nothing, SIGTERM like Ctrl-C, and compiled programs kept between runs."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the life of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.path.insert(0, "")  # --encoder may name a module in the current folder, as for `python -m`
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_compilation_cache_max_size", 2**30)
 
 
 def _bad_clips(result: ActivationsResult) -> int:
@@ -156,14 +179,6 @@ def _bad_clips(result: ActivationsResult) -> int:
         file=sys.stderr,
     )
     return TOO_MANY_BAD_CLIPS
-
-
-def _keep_compiled_programs() -> None:
-    """Compiled programs are kept between runs, which halves the time to the first result."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_compilation_cache_max_size", 2**30)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def new_clip_store(path: Path, shape: tuple[int, int, int]) -> Iterator[ClipStor
     Raises:
       InputError: there is no room.
     """
+    for left in path.parent.glob(f".{path.name}-*"):  # of a run that was killed
+        left.unlink(missing_ok=True)
     require_space(path.parent, 2 * math.prod(shape), path.name)
     temporary = path_beside(path)
     try:

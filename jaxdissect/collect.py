@@ -43,7 +43,7 @@ class CountOptions:
             raise InputError(f"--tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}.")
         if not np.isfinite(self.threshold):
             raise InputError(f"--threshold must be a finite number, got {self.threshold}.")
-        if self.batch_size < 1:
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise InputError(f"--batch-size must be at least 1, got {self.batch_size}.")
 
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from jaxdissect.collect import CountOptions, neuron_shape
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, require_folder, require_space
+from jaxdissect.files import json_fingerprint, require_space
 from jaxdissect.progress import progress_bar
 from jaxdissect.results import (
     Activations,
@@ -167,20 +168,18 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
         "unit_seconds": task.unit_seconds,
         "keep": task.keep,
     }
-    if run.is_done("activations", result_options, fingerprints):
-        reused = ActivationsResult(
-            read_activations(run), run.require("activations"), options.max_bad_clips, reused=True
-        )
-        if not reused.too_many_bad:
-            return reused
+    reused = _reuse(run, record, options.max_bad_clips)
+    if reused is not None:
+        return reused
     layers, neurons = neuron_shape(encoder, chosen)
-    require_folder(run.path)
-    require_space(run.path, 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20, "a file of the run's counts")
-    with _clip_store(run, (len(chosen), layers, neurons), options.keep_clips) as store:
-        activations, measured = _count(encoder, chosen, count, store, record)
-        result = ActivationsResult(activations, record | measured, options.max_bad_clips)
-        result.record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
-        _save_or_rescue(result, store, run)
+    with run.locked():
+        room = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20
+        require_space(run.path, room, "a file of the run's counts")
+        with _clip_store(run, (len(chosen), layers, neurons), options.keep_clips) as store:
+            activations, measured = _count(encoder, chosen, count, store, record)
+            result = ActivationsResult(activations, record | measured, options.max_bad_clips)
+            result.record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
+            _save_or_rescue(result, store, run)
     return result
 
 
@@ -195,21 +194,20 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     rule = options.rule(counted["keep"])
     started = time.perf_counter()
     counts = read_netcdf(run.file("activations.nc"))
-    _require_same_run(run, counts.attrs, counted["fingerprints"])
+    _require_same_run(run, counts.attrs, counted)
     neurons = select_neurons(counts, rule)
-    run.reopen("neurons")
-    write_netcdf(neurons.scores, run.file("scores.nc"))
-    write_csv(neurons.neurons, run.file("neurons.csv"))
-    write_csv(neurons.coverage, run.file("coverage.csv"))
-    run.finish(
-        "neurons",
-        {
+    with run.locked():
+        _forget_neurons(run)
+        write_netcdf(neurons.scores, run.file("scores.nc"))
+        write_csv(neurons.neurons, run.file("neurons.csv"))
+        write_csv(neurons.coverage, run.file("coverage.csv"))
+        record = {
             "options": dataclasses.asdict(rule) | {"selector": "aape"},
             "fingerprints": counted["fingerprints"],
             "seconds": round(time.perf_counter() - started, 3),
             "status": "done",
-        },
-    )
+        }
+        run.finish("neurons", record)
     return neurons
 
 
@@ -222,7 +220,7 @@ def read_activations(run: Run) -> Activations:
     record = run.require("activations")
     counts, top = read_netcdf(run.file("activations.nc")), read_netcdf(run.file("top_clips.nc"))
     for dataset in (counts, top):
-        _require_same_run(run, dataset.attrs, record["fingerprints"])
+        _require_same_run(run, dataset.attrs, record)
     try:
         clips = pd.read_csv(run.file("clips.csv"), keep_default_na=False, dtype=str)
         clips = clips.astype({"clip": int, "samples": int})
@@ -234,6 +232,26 @@ def read_activations(run: Run) -> Activations:
     return Activations(counts, top, clips)
 
 
+def _reuse(run: Run, record: dict[str, Any], max_bad_clips: float) -> ActivationsResult | None:
+    """The counts that are there already, if they are whole and few enough clips were unreadable."""
+    if not run.is_done("activations", record["options"], record["fingerprints"]):
+        return None
+    if record["options"]["keep_clips"] and not run.file("clip_counts.npy").is_file():
+        return None
+    try:
+        reused = ActivationsResult(read_activations(run), run.require("activations"), max_bad_clips, reused=True)
+    except InputError:  # a file is missing or damaged
+        return None
+    return None if reused.too_many_bad else reused
+
+
+def _forget_neurons(run: Run) -> None:
+    """Strike the stage `neurons` and remove its files, before others take their place."""
+    run.reopen("neurons")
+    for name in ("scores.nc", "neurons.csv", "coverage.csv"):
+        run.file(name).unlink(missing_ok=True)
+
+
 def _count(
     encoder: Encoder, task: Task, count: CountOptions, store: ClipStore | None, record: dict[str, Any]
 ) -> tuple[Activations, dict[str, Any]]:
@@ -243,8 +261,7 @@ def _count(
         "encoder": encoder.name,
         "unit_seconds": task.unit_seconds,
         "neurons": encoder.neurons,
-        **{name: _attribute(value) for name, value in record["options"].items()},
-        **{f"{name}_sha256": value for name, value in record["fingerprints"].items()},
+        **_attributes(record),
     }
     finished = [(time.perf_counter(), 0)]
     with progress_bar(what=f"Counting {task.name}", total=len(task), at_once=True) as bar:
@@ -281,7 +298,11 @@ def _save_or_rescue(result: ActivationsResult, store: ClipStore | None, run: Run
         _save(result, store, run)
     except InputError as error:
         rescue = Run(Path(tempfile.mkdtemp(prefix="jaxdissect-rescued-")))
-        _save(result, store, rescue)
+        try:
+            _save(result, store, rescue)
+        except InputError as second:
+            shutil.rmtree(rescue.path, ignore_errors=True)
+            raise InputError(f"{error} Nor could the counts be kept elsewhere: {second}") from error
         raise InputError(
             f"{error} Nothing is lost: what was counted is kept in {rescue.path}, a run directory like any "
             f"other; continue with --run {rescue.path}."
@@ -289,7 +310,7 @@ def _save_or_rescue(result: ActivationsResult, store: ClipStore | None, run: Run
 
 
 def _save(result: ActivationsResult, store: ClipStore | None, run: Run) -> None:
-    run.reopen("neurons")
+    _forget_neurons(run)
     run.reopen("activations")
     write_netcdf(result.activations.counts, run.file("activations.nc"))
     write_netcdf(result.activations.top_clips, run.file("top_clips.nc"))
@@ -299,13 +320,19 @@ def _save(result: ActivationsResult, store: ClipStore | None, run: Run) -> None:
     run.finish("activations", result.record)
 
 
-def _require_same_run(run: Run, attrs: dict[str, Any], fingerprints: dict[str, str]) -> None:
-    for name, value in fingerprints.items():
-        if attrs.get(f"{name}_sha256") != value:
-            raise InputError(
-                f"--run {run.path}: its files are of different runs, the {name} differs from run.json's. "
-                f"Choose another --run, or remove {run.path} to start afresh."
-            )
+def _attributes(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What was counted, as attributes of netCDF files."""
+    options = {name: _attribute(value) for name, value in record["options"].items()}
+    return options | {f"{name}_sha256": value for name, value in record["fingerprints"].items()}
+
+
+def _require_same_run(run: Run, attrs: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    differing = [name for name, value in _attributes(record).items() if attrs.get(name) != value]
+    if differing:
+        raise InputError(
+            f"--run {run.path}: its files are of different runs, {', '.join(differing)} differ from run.json's. "
+            f"Choose another --run, or remove {run.path} to start afresh."
+        )
 
 
 def _attribute(value: Any) -> Any:

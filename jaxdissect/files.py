@@ -66,6 +66,12 @@ def require_new(path: Path) -> None:
         raise InputError(f"{path} exists already and is not an empty folder: choose another, or remove it first.")
 
 
+def require_regular(path: Path) -> None:
+    """Refuse what is there but is no regular file: reading a pipe or a device could wait or go on for ever."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} must be a regular file: choose another.")
+
+
 def require_folder(folder: Path) -> None:
     """Make a folder that files can be written to.
 

@@ -137,6 +137,7 @@ def select_neurons(activations: Activations | xr.Dataset, rule: SelectionRule | 
     """
     counts = activations.counts if isinstance(activations, Activations) else activations
     rule = rule or SelectionRule()
+    counts = counts.transpose("class", "layer", "neuron", ...)
     label_sets = list(dict.fromkeys(counts["label_set"].values.tolist()))
     chosen: dict[str, Selection] = {}
     rows, skipped = [], []
@@ -151,10 +152,11 @@ def select_neurons(activations: Activations | xr.Dataset, rule: SelectionRule | 
             )
         part = part.isel({"class": np.flatnonzero(has_tokens)})
         chosen[name] = select(part["active_tokens"].values, part["tokens"].values, rule)
-        rows.append(_neuron_rows(name, part["class"].values, chosen[name]))
+        rows.append(_neuron_rows(name, part, chosen[name]))
     neurons = pd.concat([rows[label_sets.index(name)] for name in sorted(label_sets)], ignore_index=True)
     coverage = pd.DataFrame([_coverage(name, chosen[name]) for name in sorted(label_sets)])
-    return Neurons(_scores(chosen, rule, skipped), neurons, coverage)
+    axes = {name: counts[name] for name in ("layer", "neuron")}
+    return Neurons(_scores(chosen, axes, rule, skipped), neurons, coverage)
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
@@ -223,14 +225,14 @@ def _clip_table(counted: Counted, task: Task) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _neuron_rows(label_set: str, classes: np.ndarray, selection: Selection) -> pd.DataFrame:
+def _neuron_rows(label_set: str, counts: xr.Dataset, selection: Selection) -> pd.DataFrame:
     index, layer, neuron = np.nonzero(selection.specific)  # in the order (class, layer, neuron)
     aape = selection.aape[layer, neuron]
     values = (
         label_set,
-        classes[index],
-        layer,
-        neuron,
+        counts["class"].values[index],
+        counts["layer"].values[layer],
+        counts["neuron"].values[neuron],
         selection.probability[index, layer, neuron],
         aape,
         selection.aape_normalised[layer, neuron],
@@ -254,7 +256,9 @@ def _coverage(label_set: str, selection: Selection) -> dict[str, Any]:
     }
 
 
-def _scores(chosen: Mapping[str, Selection], rule: SelectionRule, skipped: Sequence[str]) -> xr.Dataset:
+def _scores(
+    chosen: Mapping[str, Selection], neuron_axes: Mapping[str, Any], rule: SelectionRule, skipped: Sequence[str]
+) -> xr.Dataset:
     axes = ("label_set", "layer", "neuron")
     meanings = {
         "rate": "mean over classes of the activation probability",
@@ -276,6 +280,5 @@ def _scores(chosen: Mapping[str, Selection], rule: SelectionRule, skipped: Seque
         [selection.probability_bar for selection in chosen.values()],
         {"long_name": "a kept neuron is specific to the classes whose p exceeds this"},
     )
-    first = next(iter(chosen.values()))
-    coordinates = {"label_set": np.array(list(chosen), object), **_neuron_axes(*first.aape.shape)}
+    coordinates = {"label_set": np.array(list(chosen), object), **neuron_axes}
     return xr.Dataset(arrays, coordinates, {**vars(rule), "selector": "aape", "skipped_classes": ", ".join(skipped)})

@@ -2,9 +2,11 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxdissect.errors import InputError
-from jaxdissect.files import whole_file
+from jaxdissect.files import require_folder, require_regular, whole_file
 
 VERSIONED = ("jaxdissect", "jax", "jaxlib", "flax", "numpy", "librosa", "soundfile", "soxr", "xarray")
 
@@ -33,6 +35,8 @@ class Run:
 
     def stages(self) -> dict[str, Any]:
         """The record of the stages that are done: `{name: {options, fingerprints, versions, device, ...}}`."""
+        if self.path.is_dir():
+            require_regular(self.file("run.json"))
         try:
             stages = json.loads(self.file("run.json").read_text())["stages"]
             if not all({"options", "fingerprints", "status"} <= set(record) for record in stages.values()):
@@ -42,11 +46,38 @@ class Run:
             return {}
         except NotADirectoryError as error:
             raise InputError(f"--run {self.path} is a file: choose another, a folder.") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
-                f"{self.file('run.json')} is damaged ({error}): choose another --run, or remove "
+                f"{self.file('run.json')} cannot be read ({error}): choose another --run, or remove "
                 f"{self.path} to start afresh."
             ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to the run directory, which is made if it is not there.
+
+        Raises:
+          InputError: another process is writing to it, or it cannot be written.
+        """
+        require_folder(self.path)
+        if sys.platform == "win32":  # no lock there
+            yield
+            return
+        import fcntl
+
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"--run {self.path}: another process is writing to it: wait for it, or choose another --run."
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(folder)
 
     def require(self, stage: str) -> dict[str, Any]:
         """The record of a stage that another builds on.

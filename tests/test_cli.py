@@ -2,8 +2,12 @@
 
 import errno
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -155,19 +159,71 @@ def test_another_runs_directory_is_refused_and_left_as_it_is(jaxdissect, options
     assert {path.name: path.read_bytes() for path in jaxdissect.path.iterdir()} == before
 
 
-def test_files_of_different_runs_are_refused(jaxdissect):
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [({"seed": 1}, "encoder_sha256"), ({"options": ["--threshold", "0.5", "--split", "test"]}, "split, threshold")],
+)
+def test_files_of_different_runs_are_refused(jaxdissect, other, found):
     jaxdissect("dissect")
-    jaxdissect("dissect", seed=1, run="other")
+    jaxdissect("dissect", *other.get("options", []), seed=other.get("seed", 0), run="other")
     shutil.copy(jaxdissect.path.parent / "other" / "activations.nc", jaxdissect.path)
     code, _, error = jaxdissect("neurons")
     assert code == 2
-    assert "its files are of different runs, the encoder differs" in error
+    assert f"its files are of different runs, {found} differ" in error
 
 
-@pytest.mark.parametrize("name", ["activations.nc", "run.json"])
-def test_a_damaged_run_is_refused(jaxdissect, name):
+@pytest.mark.parametrize("name", ["activations.nc", "clips.csv", "top_clips.nc", "clip_counts.npy"])
+def test_counts_of_which_a_file_is_lost_are_counted_again(jaxdissect, name):
+    jaxdissect("dissect", "--keep-clips", "--keep", "0.1")
+    before = (jaxdissect.path / "clips.csv").read_bytes()
+    (jaxdissect.path / name).unlink()
+    code, printed, _ = jaxdissect("activations", "--keep-clips")
+    assert code == 0
+    assert "already" not in printed
+    assert names(jaxdissect.path) == ACTIVATION_FILES | {"clip_counts.npy"}  # and no neurons of the counts before
+    assert (jaxdissect.path / "clips.csv").read_bytes() == before
+
+
+def test_a_run_directory_that_another_process_writes_to(jaxdissect):
+    with Run(jaxdissect.path).locked():
+        code, _, error = jaxdissect("dissect")
+    assert code == 2
+    assert f"--run {jaxdissect.path}: another process is writing to it" in error
+    assert jaxdissect("dissect")[0] == 0
+
+
+def test_what_a_killed_run_left_is_cleared_away(jaxdissect):
+    jaxdissect.path.mkdir()
+    (jaxdissect.path / ".clip_counts.npy-0a1b2c3d").write_bytes(b"0" * 1000)
+    assert jaxdissect("activations", "--keep-clips")[0] == 0
+    assert names(jaxdissect.path) == ACTIVATION_FILES | {"clip_counts.npy"}
+
+
+def test_names_that_the_terminal_cannot_show(jaxdissect, table):
+    """The whole command in a process of its own, whose streams know ASCII only and whose reader goes away."""
+    table.write_text(table.read_text().replace(",a,", ",\N{DOG FACE},"))
+    command = f"{sys.executable} -m jaxdissect dissect --encoder foreign:make --task {table} --unit-seconds 0.5"
+    options = f"--keep 0.5 --bar 0 --run {jaxdissect.path}"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parent)}
+
+    def shell(line):
+        return subprocess.run(line, shell=True, capture_output=True, text=True, env=environment, check=False)
+
+    shown = shell(f"{command} {options}")
+    assert shown.returncode == 0, shown.stderr
+    assert r"\U0001f436" in shown.stdout
+    assert "Traceback" not in shell(f"{command} {options} | true").stderr
+    assert shell(f"{command} {options} 2>&-").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("activations.nc", "{"), ("run.json", "{"), ("run.json", '{"stages": []}'), ("run.json", "[" * 100_000),
+     ("run.json", '{"stages": {"activations": {}}}')],
+)  # fmt: skip
+def test_a_damaged_run_is_refused(jaxdissect, name, content):
     jaxdissect("dissect")
-    (jaxdissect.path / name).write_bytes(b"{")
+    (jaxdissect.path / name).write_text(content)
     code, _, error = jaxdissect("neurons")
     assert code == 2
     assert name in error
@@ -286,8 +342,6 @@ def test_a_run_directory_that_is_a_file(jaxdissect):
 
 
 def test_counts_survive_a_disk_that_fills_up(jaxdissect, monkeypatch):
-    from pathlib import Path
-
     replace = Path.replace
 
     def full(path, target):

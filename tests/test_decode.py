@@ -74,7 +74,7 @@ def test_formats(data_folder, suffix):
     assert spectrum.argmax() == 440  # 1 Hz a bin
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "mp3"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "mp3", "au", "w64", "rf64"])
 def test_a_truncated_file_is_not_counted(data_folder, suffix):
     data_folder.write(f"a.{suffix}", np.random.default_rng(0).normal(size=3 * RATE) * 0.1)
     file = data_folder.path / f"a.{suffix}"
@@ -114,6 +114,8 @@ def test_a_missing_file_a_folder_and_a_file_of_no_samples(data_folder):
     assert read(data_folder, "missing.wav").reason == "missing"
     assert read(data_folder, "folder").reason == "is not a regular file"
     assert read(data_folder, "folder/none.wav").reason == "holds no samples"
+    data_folder.write("one.wav", [0.5], rate=96000)
+    assert read(data_folder, "one.wav").reason == "is shorter than one sample of the encoder"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -443,3 +443,17 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / "damaged.nc").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
     with pytest.raises(InputError, match=r"damaged\.nc cannot be read"):
         read_netcdf(tmp_path / "damaged.nc")
+
+
+def test_a_part_of_the_neurons_keeps_its_names(activations):
+    """A dataset may be cut or transposed before selection: layers and neurons are those of its coordinates."""
+    rule = SelectionRule(keep=1.0, drop_weakest=0.0, bar=0.1)
+    whole = select_neurons(activations, rule)
+    turned = select_neurons(activations.counts.transpose("neuron", "class", "layer"), rule)
+    pd.testing.assert_frame_equal(turned.neurons, whole.neurons)
+    last = activations.counts.isel(layer=[LAYERS - 1], neuron=[NEURONS - 1])
+    part = select_neurons(last, rule)
+    assert len(part.neurons)
+    assert set(part.neurons["layer"]) == {LAYERS - 1}
+    assert set(part.neurons["neuron"]) == {NEURONS - 1}
+    assert part.scores["neuron"].values.tolist() == [NEURONS - 1]

@@ -1,6 +1,7 @@
 """Task tables: EVAR's format, the known tasks, and what is said of bad ones."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -90,6 +91,11 @@ def test_commas_separate_labels_only_on_demand_and_only_in_label(data_folder):
         ("file_name,label,split\na,b,train,more\n", "line 2: expected 3 fields as in the header, found 4"),
         ("file_name,label,label,split\na,b,c,train\n", "a name of its own, found file_name, label, label, split"),
         ("file_name,label,split\na,b,train\na,c,train\n", "line 3: 'a' stands twice"),
+        ("file_name,label,split\na,b,train\n./a,c,train\n", "line 3: './a' stands twice"),
+        ("file_name,label,split\na,b\0,train\n", r"line 2: a field must not hold control characters, found 'b\\x00'"),
+        ('file_name,label,split\na,"b\nc",train\n', "must not hold control characters"),
+        ("file_name,label,split\na,b\x1b[31m,train\n", "must not hold control characters"),
+        ("file_name,label,fold\na,b," + "9" * 5000 + "\n", "fold must be a whole number"),
         ("file_name,label,split\n../a,b,train\n", "line 2: a file name must be a path inside .* found '../a'"),
         ("file_name,label,split\n/etc/a,b,train\n", "inside the data folder, found '/etc/a'"),
         ("file_name,label,split\nx/../../a,b,train\n", "inside the data folder"),
@@ -124,6 +130,7 @@ def test_a_byte_order_mark_is_no_part_of_a_column(data_folder):
         ({"task": "missing.csv", "unit_seconds": 1.0}, "missing.csv is missing"),
         ({"task": "TABLE"}, "needs --unit-seconds"),
         ({"task": "TABLE", "unit_seconds": 0.0}, "--unit-seconds must be a positive number"),
+        ({"task": "TABLE", "unit_seconds": 1e9}, "at most 3600, got 1000000000"),
         ({"task": "TABLE", "unit_seconds": float("nan")}, "--unit-seconds must be a positive number"),
         ({"task": "TABLE", "unit_seconds": 1.0, "label": ["nope"]}, "no label column 'nope'"),
         ({"task": "TABLE", "unit_seconds": 1.0, "label": ["digit", "digit"]}, "named once"),
@@ -137,6 +144,18 @@ def test_bad_options(data_folder, options, message):
     path = data_folder.table("a.csv", TABLE)
     with pytest.raises(InputError, match=message):
         load_task(**{**options, "task": str(path) if options["task"] == "TABLE" else options["task"]})
+
+
+def test_a_table_that_is_a_pipe(data_folder):
+    data_folder.table("unused.csv", "")
+    os.mkfifo(data_folder.path / "pipe.csv")
+    with pytest.raises(InputError, match=r"pipe\.csv must be a regular file"):
+        load_task(str(data_folder.path / "pipe.csv"), unit_seconds=1)
+
+
+def test_one_label_may_be_given_as_a_word(data_folder):
+    path = data_folder.table("animals.csv", TABLE)
+    assert load_task(str(path), label="digit", unit_seconds=1) == load_task(str(path), label=["digit"], unit_seconds=1)
 
 
 @pytest.fixture

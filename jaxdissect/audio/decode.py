@@ -13,6 +13,8 @@ import soxr
 from jaxtyping import Float
 
 MARGIN_SECONDS = 0.25  # read past the crop, so that resampling does not see the end of what was read
+# What libsndfile logs of a chunk that is shorter than it says: of WAV, of AU, and of a whole W64 file.
+PROMISED = re.compile(r"^(?:data|\s*Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 UNKNOWN_LENGTH = 0x7FFFF000  # written into a WAV header by programs that stream
 
 
@@ -107,16 +109,18 @@ def _decode(path: Path, sample_rate: int, samples: int) -> Float[np.ndarray, " s
     mono = pcm.mean(axis=1, dtype=np.float32)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
+    if not len(mono):
+        raise UnreadableError("is shorter than one sample of the encoder")
     return mono[:samples]
 
 
 def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
-    """Refuse a cut WAV, AIFF or Ogg file, of which libsndfile plays what is left without a word."""
+    """Refuse a cut file, of which libsndfile plays what is left without a word."""
     log = file.extra_info
-    claimed = re.search(r"data : (\d+) \(should be (\d+)\)", log)
+    claimed = PROMISED.search(log)
     if claimed and int(claimed[2]) < int(claimed[1]) < UNKNOWN_LENGTH:
-        raise UnreadableError(f"truncated: its header promises {claimed[1]} bytes of samples, {claimed[2]} are there")
-    if "not equal to frame count" in log:
+        raise UnreadableError(f"truncated: its header promises {claimed[1]} bytes, {claimed[2]} are there")
+    if "not equal to frame count" in log or "*** Calculated frame count" in log:
         raise UnreadableError("truncated: its header promises more frames than are there")
     if file.format == "OGG" and not _ogg_ends(path):
         raise UnreadableError("truncated: the last Ogg page does not end the stream")

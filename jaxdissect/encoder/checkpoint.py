@@ -15,7 +15,7 @@ from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViT, ViTConfig
 from jaxdissect.errors import InputError
-from jaxdissect.files import new_folder
+from jaxdissect.files import new_folder, require_regular
 
 FORMAT = 1
 PROTOCOL = ("name", "sample_rate", "module", "variables", "neurons", "front_end", "embed", "token_layout", "settings")
@@ -98,6 +98,7 @@ def fingerprint(encoder: Encoder) -> str:
 
 def _read_description(folder: Path) -> dict[str, Any]:
     file = folder / "encoder.json"
+    require_regular(file)
     try:
         description = json.loads(file.read_text())
     except FileNotFoundError as error:
@@ -170,7 +171,7 @@ def _from_factory(path: str, dtype: str) -> Encoder:
     module, _, name = path.partition(":")
     try:
         factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # importing somebody else's module can raise anything
         raise InputError(
             f"--encoder {path}: neither a directory nor an importable package.module:factory ({error})."
         ) from error

@@ -98,7 +98,7 @@ SYNTHETIC_TASKS = ("notes", "notes2")
 def load_task(
     task: str,
     data: str | Path | None = None,
-    label: Sequence[str] = (),
+    label: str | Sequence[str] = (),
     unit_seconds: float | None = None,
     multi_label: bool = False,
     test_fold: int = 5,
@@ -118,6 +118,7 @@ def load_task(
     Raises:
       InputError: the task is unknown, or its table breaks a rule of `read_table` or `make_task`.
     """
+    label = [label] if isinstance(label, str) else label
     if task in SYNTHETIC_TASKS:
         return _synthetic(task, data, label, unit_seconds, progress)
     if task in KNOWN_TASKS:
@@ -137,7 +138,8 @@ def load_task(
             f"--task {task}: a table needs --unit-seconds, the length to which clips are cropped or padded."
         )
     folder = path.parent if data is None else Path(data)
-    return evar_task(path.stem, path, folder, unit_seconds, tuple(label) or ("label",), multi_label, test_fold)
+    name = path.stem.encode("utf-8", "replace").decode()  # a name from the file system may hold what is no text
+    return evar_task(name, path, folder, unit_seconds, tuple(label) or ("label",), multi_label, test_fold)
 
 
 def _known(
@@ -181,9 +183,12 @@ def _synthetic(
     from jaxdissect.tasks.synthesis import SECONDS, write_notes
 
     folder = Path(data) if data is not None else user_cache_path("jaxdissect") / f"{name}-1"
-    if not (folder / f"{name}.csv").is_file():
-        write_notes(name, folder, progress)
+    table = folder / f"{name}.csv"
+    if not table.is_file():
+        try:
+            write_notes(name, folder, progress)
+        except InputError:
+            if not table.is_file():  # else another process was faster
+                raise
     default = ("octave", "pitch_class", "instrument")
-    return evar_task(
-        name, folder / f"{name}.csv", folder, SECONDS if unit_seconds is None else unit_seconds, tuple(label) or default
-    )
+    return evar_task(name, table, folder, SECONDS if unit_seconds is None else unit_seconds, tuple(label) or default)

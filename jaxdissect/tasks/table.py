@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint
+from jaxdissect.files import json_fingerprint, require_regular
 
 SPLITS = ("train", "valid", "test")
 CLIP_COLUMNS = ("clip", "file_name", "split", "fold", "status", "reason", "samples")  # of clips.csv, before the labels
-WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
+WHOLE_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+LONGEST_SECONDS = 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +129,7 @@ def read_table(path: Path, needed: Sequence[str], delimiter: str = ",") -> dict[
     Raises:
       InputError: the file is missing, has no rows, is not UTF-8 CSV, or lacks a needed column.
     """
+    require_regular(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -145,6 +148,10 @@ def read_table(path: Path, needed: Sequence[str], delimiter: str = ",") -> dict[
         )
     if len(set(header)) < len(header):
         raise InputError(f"{path}: every column needs a name of its own, found {', '.join(header)}.")
+    for line, fields in lines:
+        odd = next((field for field in fields if CONTROL.search(field)), None)
+        if odd is not None:
+            raise InputError(f"{path}, line {line}: a field must not hold control characters, found {odd[:80]!r}.")
     for line, fields in rows:
         if len(fields) != len(header):
             raise InputError(
@@ -199,17 +206,20 @@ def make_task(
     """
     if not data.is_dir():
         raise InputError(f"--data {data}: the data folder is missing: give the folder that file names are relative to.")
-    if not 0 < unit_seconds < float("inf"):
-        raise InputError(f"--unit-seconds must be a positive number of seconds, got {unit_seconds}.")
+    if not 0 < unit_seconds <= LONGEST_SECONDS:
+        raise InputError(
+            f"--unit-seconds must be a positive number of seconds, at most {LONGEST_SECONDS:g}, got {unit_seconds}."
+        )
     seen: set[str] = set()
     for line, file_name in enumerate(file_names, start=2):
         _check_file_name(file_name, line, name)
-        if file_name in seen:
+        plain = str(PurePosixPath(file_name))  # "./a.wav" is "a.wav"
+        if plain in seen:
             raise InputError(
                 f"Task {name!r}, line {line}: {file_name!r} stands twice in the table and would be counted "
                 f"twice: remove one row."
             )
-        seen.add(file_name)
+        seen.add(plain)
     names = [labels.name for labels in label_sets]
     if len(set(names)) < len(names):
         raise InputError(f"--label: every label set may be named once, got {', '.join(names)}.")
@@ -247,7 +257,7 @@ def clip_splits(columns: Mapping[str, list[str]], path: Path, test_fold: int) ->
     if "fold" not in columns:
         raise InputError(f"{path}: a column 'split' or 'fold' is missing; the table has {', '.join(columns)}.")
     for line, fold in enumerate(columns["fold"], start=2):
-        if not fold.isdecimal():
+        if not WHOLE_NUMBER.fullmatch(fold):
             raise InputError(f"{path}, line {line}: fold must be a whole number, found {fold!r}.")
     folds = [int(fold) for fold in columns["fold"]]
     if test_fold not in folds:
