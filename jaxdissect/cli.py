@@ -166,7 +166,6 @@ def _prepare() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_compilation_cache_max_size", 2**30)
 
 
 def _bad_clips(result: ActivationsResult) -> int:

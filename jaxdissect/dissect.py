@@ -145,29 +145,7 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
         lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
     )
     chosen = task.only(options.split)
-    run = Run(options.run)
-    fingerprints = {
-        "encoder": fingerprint(encoder),
-        "task": task.fingerprint(),
-        "front_end": json_fingerprint(encoder.settings().get("front_end")),
-    }
-    result_options = {
-        "label": [labels.name for labels in task.label_sets],
-        "split": options.split,
-        "test_fold": options.test_fold if any(task.folds) else None,
-        "dtype": options.dtype,
-        "tokens": options.tokens,
-        "threshold": options.threshold,
-        "keep_clips": options.keep_clips,
-    }
-    record = {
-        "options": result_options,
-        "fingerprints": fingerprints,
-        "task": task.name,
-        "encoder": encoder.name,
-        "unit_seconds": task.unit_seconds,
-        "keep": task.keep,
-    }
+    run, record = Run(options.run), _record(options, encoder, task)
     reused = _reuse(run, record, options.max_bad_clips)
     if reused is not None:
         return reused
@@ -230,6 +208,30 @@ def read_activations(run: Run) -> Activations:
             f"{run.file('clips.csv')} cannot be read ({error}): run the stage activations again."
         ) from error
     return Activations(counts, top, clips)
+
+
+def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[str, Any]:
+    """What `run.json` says of the stage `activations` before it has run."""
+    return {
+        "options": {
+            "label": [labels.name for labels in task.label_sets],
+            "split": options.split,
+            "test_fold": None if None in task.folds else options.test_fold,
+            "dtype": options.dtype,
+            "tokens": options.tokens,
+            "threshold": options.threshold,
+            "keep_clips": options.keep_clips,
+        },
+        "fingerprints": {
+            "encoder": fingerprint(encoder),
+            "task": task.fingerprint(),
+            "front_end": json_fingerprint(encoder.settings().get("front_end")),
+        },
+        "task": task.name,
+        "encoder": encoder.name,
+        "unit_seconds": task.unit_seconds,
+        "keep": task.keep,
+    }
 
 
 def _reuse(run: Run, record: dict[str, Any], max_bad_clips: float) -> ActivationsResult | None:

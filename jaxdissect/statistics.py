@@ -123,12 +123,12 @@ def update(
         return jnp.tensordot(member.astype(jnp.float32), values, axes=1, precision="highest")
 
     def add(total: Array, values: Array) -> Array:
-        return total.at[rows].add(per_class(values).astype(jnp.int32), mode="drop", unique_indices=True)
+        return total.at[rows].add(per_class(values).astype(jnp.int32), mode="drop")
 
     def add_pair(pair: Array, values: Array) -> Array:
         high, low = pair.at[:, rows].get(mode="fill", fill_value=0.0)
         added = jnp.stack(_two_sum(high, low, per_class(values)))
-        return pair.at[:, rows].set(added, mode="drop", unique_indices=True)
+        return pair.at[:, rows].set(added, mode="drop")
 
     return ClassCounts(
         clips=add(counts.clips, jnp.ones(len(members))),

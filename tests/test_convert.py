@@ -211,6 +211,7 @@ def test_a_parameter_on_a_gradient_tape_is_read(convert):
         ("m2d_vit_base-80x608p16x16-221006-mr7", (80, 608, 16, 16, 16000)),
         ("m2d_vit_base-80x608p16x16", (80, 608, 16, 16, 16000)),
         ("m2d_as_vit_base-80x1001p16x16p32k-240413_AS-FT_enconly", (80, 1001, 16, 16, 32000)),
+        ("m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025", (80, 1001, 16, 16, 16000)),
         ("m2d_s_vit_base-80x608p80x2-230220", (80, 608, 80, 2, 16000)),
         ("m2d_vit_base-80x208p16x8_x", (80, 208, 16, 8, 16000)),
     ],

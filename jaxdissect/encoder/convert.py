@@ -33,8 +33,9 @@ HEAD = {
     "bias": "module.head.mlp.mlp.0.bias",
 }
 BATCHES_SEEN = "module.head.norm.num_batches_tracked"
-NAME = re.compile(
-    r"(?P<bands>\d+)x(?P<frames>\d+)p(?P<patch_bands>\d+)x(?P<patch_frames>\d+)(?P<rate>p32k)?(?![0-9a-zA-Z])"
+NAME = re.compile(  # after the sizes may stand the sampling rate, p32k, and marks of the weights such as pBpTI
+    r"(?P<bands>\d+)x(?P<frames>\d+)p(?P<patch_bands>\d+)x(?P<patch_frames>\d+)"
+    r"(?:p(?P<khz>16|32)k)?(?:p[A-Za-z]+)*(?![0-9a-zA-Z])"
 )
 
 
@@ -61,8 +62,8 @@ def sizes_from_name(name: str) -> Sizes:
             f"The name {name!r} carries no sizes such as 80x608p16x16: give them with "
             f"--name m2d_vit_base-80x608p16x16 (a third part p32k means 32 kHz)."
         )
-    numbers = {key: int(value) for key, value in found.groupdict().items() if key != "rate"}
-    return Sizes(**numbers, sample_rate=32000 if found["rate"] else 16000)
+    numbers = {key: int(value) for key, value in found.groupdict().items() if key != "khz"}
+    return Sizes(**numbers, sample_rate=1000 * int(found["khz"] or 16))
 
 
 def convert_checkpoint(
