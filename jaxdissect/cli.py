@@ -20,7 +20,7 @@ from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError
 from jaxdissect.summary import activations_summary, neurons_summary
 
-TOO_MANY_BAD_CLIPS, USER_ERROR, INTERRUPTED = 1, 2, 130
+TOO_MANY_BAD_CLIPS, USER_ERROR, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +148,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxdissect: stopped; stages that had finished are kept.", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of what is printed has gone
+    except BrokenPipeError:  # the reader of what is printed has gone, perhaps before all stages were run
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return BROKEN_PIPE
 
 
 def _prepare() -> None:

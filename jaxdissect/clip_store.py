@@ -1,6 +1,7 @@
 """Every clip's counts in one memory-mapped file, `clip_counts.npy`."""
 
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,16 +27,23 @@ class ClipStore:
     path: Path
 
     def publish(self, path: Path) -> None:
-        """Move the finished file to its place.
+        """Put the finished file in its place; it can be published again elsewhere if what follows fails.
 
         Raises:
           InputError: it cannot be written there.
         """
+        beside = path_beside(path)
         try:
             self.counts.flush()
-            shutil.move(self.path, path)
+            try:
+                os.link(self.path, beside)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(self.path, beside)
+            beside.replace(path)
         except OSError as error:
             raise cannot_write(path, error) from error
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class CountOptions:
         if not np.isfinite(self.threshold):
             raise InputError(f"--threshold must be a finite number, got {self.threshold}.")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InputError(f"--batch-size must be at least 1, got {self.batch_size}.")
+            raise InputError(f"--batch-size must be a whole number, at least 1, got {self.batch_size}.")
 
 
 @dataclass(frozen=True, eq=False)

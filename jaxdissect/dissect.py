@@ -18,7 +18,7 @@ from jaxdissect.collect import CountOptions, neuron_shape
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, require_space
+from jaxdissect.files import cannot_write, json_fingerprint, require_space
 from jaxdissect.progress import progress_bar
 from jaxdissect.results import (
     Activations,
@@ -85,6 +85,7 @@ class NeuronsOptions:
       keep: fraction of all neurons to keep. Default: the task's, 0.01, and 0.02 for esc50 and gise51.
       drop_weakest: fraction of neurons of the weakest activation rate that preset aape drops.
       bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
+      selector: score by which neurons are chosen; aape is the only one so far.
     """
 
     run: Path
@@ -92,6 +93,7 @@ class NeuronsOptions:
     keep: float | None = None
     drop_weakest: float = 0.05
     bar: float = 0.95
+    selector: Literal["aape"] = "aape"
 
     def rule(self, task_keep: float) -> SelectionRule:
         """The checked rule; `task_keep` serves where `keep` is not given."""
@@ -169,7 +171,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     """
     run = Run(options.run)
     counted = run.require("activations")
-    rule = options.rule(counted["keep"])
+    rule = options.rule(counted.get("keep", SelectionRule.keep))
     started = time.perf_counter()
     counts = read_netcdf(run.file("activations.nc"))
     _require_same_run(run, counts.attrs, counted)
@@ -180,7 +182,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         write_csv(neurons.neurons, run.file("neurons.csv"))
         write_csv(neurons.coverage, run.file("coverage.csv"))
         record = {
-            "options": dataclasses.asdict(rule) | {"selector": "aape"},
+            "options": dataclasses.asdict(rule) | {"selector": options.selector},
             "fingerprints": counted["fingerprints"],
             "seconds": round(time.perf_counter() - started, 3),
             "status": "done",
@@ -251,7 +253,10 @@ def _forget_neurons(run: Run) -> None:
     """Strike the stage `neurons` and remove its files, before others take their place."""
     run.reopen("neurons")
     for name in ("scores.nc", "neurons.csv", "coverage.csv"):
-        run.file(name).unlink(missing_ok=True)
+        try:
+            run.file(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(run.file(name), error) from error
 
 
 def _count(

@@ -39,8 +39,9 @@ class Run:
             require_regular(self.file("run.json"))
         try:
             stages = json.loads(self.file("run.json").read_text())["stages"]
-            if not all({"options", "fingerprints", "status"} <= set(record) for record in stages.values()):
-                raise KeyError("options, fingerprints or status")
+            for record in stages.values():
+                if not all(isinstance(record[part], dict) for part in ("options", "fingerprints")):
+                    raise TypeError("options and fingerprints must be objects")
             return stages
         except FileNotFoundError:
             return {}

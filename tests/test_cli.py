@@ -207,19 +207,24 @@ def test_names_that_the_terminal_cannot_show(jaxdissect, table):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parent)}
 
     def shell(line):
-        return subprocess.run(line, shell=True, capture_output=True, text=True, env=environment, check=False)
+        return subprocess.run(
+            line, shell=True, executable="/bin/bash", capture_output=True, text=True, env=environment, check=False
+        )
 
     shown = shell(f"{command} {options}")
     assert shown.returncode == 0, shown.stderr
     assert r"\U0001f436" in shown.stdout
-    assert "Traceback" not in shell(f"{command} {options} | true").stderr
+    gone = shell(f"set -o pipefail; {command} {options} | true")
+    assert "Traceback" not in gone.stderr
+    assert gone.returncode == 141  # not 0: the stages after the print were not run
     assert shell(f"{command} {options} 2>&-").returncode == 0
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [("activations.nc", "{"), ("run.json", "{"), ("run.json", '{"stages": []}'), ("run.json", "[" * 100_000),
-     ("run.json", '{"stages": {"activations": {}}}')],
+     ("run.json", '{"stages": {"activations": {}}}'),
+     ("run.json", '{"stages": {"activations": {"options": [], "fingerprints": {}}}}')],
 )  # fmt: skip
 def test_a_damaged_run_is_refused(jaxdissect, name, content):
     jaxdissect("dissect")
@@ -294,7 +299,7 @@ def test_the_clip_store(jaxdissect):
         (["--data", "nowhere"], "--data nowhere: the data folder is missing"),
         (["--unit-seconds", "-1"], "--unit-seconds must be a positive number"),
         (["--unit-seconds", "0.01"], "choose a longer unit length"),
-        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--batch-size", "0"], "--batch-size must be a whole number, at least 1"),
         (["--threshold", "nan"], "--threshold must be a finite number"),
         (["--max-bad-clips", "2"], "--max-bad-clips must be a share from 0 to 1"),
         (["--keep", "1.5"], "--keep must be a fraction from 0 to 1"),
@@ -341,20 +346,23 @@ def test_a_run_directory_that_is_a_file(jaxdissect):
     assert jaxdissect.path.read_text() == "mine"
 
 
-def test_counts_survive_a_disk_that_fills_up(jaxdissect, monkeypatch):
+@pytest.mark.parametrize("name", ["activations.nc", "top_clips.nc", "clip_counts.npy", "run.json"])
+def test_counts_survive_a_disk_that_fills_up(jaxdissect, monkeypatch, name):
     replace = Path.replace
 
     def full(path, target):
-        if jaxdissect.path in Path(target).parents and Path(target).name == "top_clips.nc":
+        if jaxdissect.path in Path(target).parents and Path(target).name == name:
             raise OSError(errno.ENOSPC, "No space left on device")
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", full)
-    code, _, error = jaxdissect("dissect", "--keep", "0.1")
+    code, _, error = jaxdissect("dissect", "--keep", "0.1", "--keep-clips")
     assert code == 2
-    assert "top_clips.nc cannot be written (No space left on device)" in error
+    assert f"{name} cannot be written (No space left on device)" in error
     rescued = Run(Path(re.search(r"continue with --run (\S+)\.$", error.strip())[1]))
-    assert names(rescued.path) == ACTIVATION_FILES
+    assert names(rescued.path) == ACTIVATION_FILES | {"clip_counts.npy"}
+    store = np.load(rescued.file("clip_counts.npy"))
+    np.testing.assert_array_equal(store.sum(axis=0), read_activations(rescued).counts["total_active_tokens"])
     assert int(read_activations(rescued).counts["total_clips"]) == 18
     assert jaxdissect("neurons", "--keep", "0.1", run=str(rescued.path))[0] == 0
     shutil.rmtree(rescued.path)
