@@ -17,10 +17,12 @@ import jaxdissect
 from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.convert import convert_checkpoint
-from jaxdissect.errors import InputError
-from jaxdissect.summary import activations_summary, neurons_summary
+from jaxdissect.errors import InputError, TrainingError
+from jaxdissect.summary import activations_summary, neurons_summary, training_summary
+from jaxdissect.training.options import TrainOptions
+from jaxdissect.training.train import run_train
 
-TOO_MANY_BAD_CLIPS, USER_ERROR, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+FAILED, USER_ERROR, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,17 +121,34 @@ class DemoCommand(DemoOptions):
         return 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainCommand(TrainOptions):
+    """Train an encoder on a task's training split, self-supervised or supervised.
+
+    Example: jaxdissect train --objective msm_mae --task esc50 --data ESC-50 --out msm_mae_tiny --size tiny
+    --input 80x208p16x16 --epochs 400
+    """
+
+    def __call__(self) -> int:
+        print(training_summary(self.out, *run_train(self)))
+        return 0
+
+
 Command = (
     Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
     | Annotated[ActivationsCommand, tyro.conf.subcommand("activations")]
     | Annotated[NeuronsCommand, tyro.conf.subcommand("neurons")]
     | Annotated[DissectCommand, tyro.conf.subcommand("dissect")]
+    | Annotated[TrainCommand, tyro.conf.subcommand("train")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (too many unreadable clips) or 2 (a user's mistake)."""
+    """Run one command; returns the exit code.
+
+    0; 1: too many unreadable clips, or a training went wrong; 2: a user's mistake.
+    """
     _prepare()
     try:
         command = tyro.cli(
@@ -145,8 +164,11 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"jaxdissect: {error}", file=sys.stderr)
         return USER_ERROR
+    except TrainingError as error:
+        print(f"jaxdissect: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
-        print("jaxdissect: stopped; stages that had finished are kept.", file=sys.stderr)
+        print("jaxdissect: stopped; stages that had finished, and the states of a training, are kept.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of what is printed has gone, perhaps before all stages were run
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -177,7 +199,7 @@ def _bad_clips(result: ActivationsResult) -> int:
         f"was counted and saved. See clips.csv.",
         file=sys.stderr,
     )
-    return TOO_MANY_BAD_CLIPS
+    return FAILED
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake; the command line prints it as a paragraph and exits with 2."""
+"""What the command line prints as a paragraph: a user's mistake (exit code 2), a training gone wrong (1)."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The message names the file or option, the rule, the value found and what to do.
     """
+
+
+class TrainingError(RuntimeError):
+    """A training cannot go on; the message says at which step, why, and what is kept."""

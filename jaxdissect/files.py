@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,36 @@ def require_folder(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+@contextmanager
+def locked(folder: Path, option: str) -> Iterator[None]:
+    """Keep other processes from writing to a folder, which is made if it is not there.
+
+    Args:
+      folder: to lock.
+      option: what the user named it by, e.g. "--run runs/esc50".
+
+    Raises:
+      InputError: another process is writing to it, or it cannot be written.
+    """
+    require_folder(folder)
+    if sys.platform == "win32":  # no lock there
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{option}: another process is writing to it: wait for it, or choose another.") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

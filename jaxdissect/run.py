@@ -2,11 +2,10 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import jax
 
 from jaxdissect.errors import InputError
-from jaxdissect.files import require_folder, require_regular, whole_file
+from jaxdissect.files import locked, require_regular, whole_file
 
 VERSIONED = ("jaxdissect", "jax", "jaxlib", "flax", "numpy", "librosa", "soundfile", "soxr", "xarray")
 
@@ -53,32 +52,13 @@ class Run:
                 f"{self.path} to start afresh."
             ) from error
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep other processes from writing to the run directory, which is made if it is not there.
 
         Raises:
           InputError: another process is writing to it, or it cannot be written.
         """
-        require_folder(self.path)
-        if sys.platform == "win32":  # no lock there
-            yield
-            return
-        import fcntl
-
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"--run {self.path}: another process is writing to it: wait for it, or choose another --run."
-                ) from error
-            except OSError:  # a file system without locks
-                pass
-            yield
-        finally:
-            os.close(folder)
+        return locked(self.path, f"--run {self.path}")
 
     def require(self, stage: str) -> dict[str, Any]:
         """The record of a stage that another builds on.

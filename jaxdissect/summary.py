@@ -1,10 +1,13 @@
 """Results in words, for a terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxdissect.dissect import ActivationsResult
+from jaxdissect.encoder.m2d import M2D
 from jaxdissect.results import Neurons
 
 BUSIEST = 3
@@ -36,6 +39,21 @@ def activations_summary(done: ActivationsResult) -> str:
     if len(bad) > 10:
         lines.append(f"... and {len(bad) - 10} more, see clips.csv.")
     return "\n".join(lines)
+
+
+def training_summary(out: Path, encoder: M2D, record: Mapping[str, Any]) -> str:
+    """What was trained, on what, for how long, and where the loss went."""
+    first, last = record["curve"][0], record["curve"][-1]
+    vit = encoder.config
+    metrics = [name for name in last if name not in ("step", "learning_rate")]
+    course = ", ".join(f"{name.replace('_', ' ')} {first[name]:.3f} -> {last[name]:.3f}" for name in metrics)
+    return (
+        f"Trained {encoder.name}: {vit.depth} layers of {vit.mlp} neurons, width {vit.width}, on "
+        f"{record['data']['clips']:,} clips of {record['task']}.\n"
+        f"{record['steps']:,} steps of {record['batch_size']} crops in {record['hours']:.2f} h, "
+        f"{record['clips_per_second']:,.0f} crops/s; {course}.\n"
+        f"Written to {out}."
+    )
 
 
 def neurons_summary(neurons: Neurons) -> str:

@@ -1,8 +1,10 @@
 """Encoder directories: `encoder.json` (sizes, front end, origin) and `params/` (orbax), and loading any encoder."""
 
+import dataclasses
 import hashlib
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,30 @@ from jaxdissect.files import new_folder, require_regular
 FORMAT = 1
 PROTOCOL = ("name", "sample_rate", "module", "variables", "neurons", "front_end", "embed", "token_layout", "settings")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+STORAGES = {"float32": jnp.float32, "float16": jnp.float16}
 
 
-def save_encoder(encoder: M2D, path: str | Path) -> None:
+def save_encoder(
+    encoder: M2D, path: str | Path, storage: str = "float32", files: Mapping[str, str] | None = None
+) -> None:
     """Write an encoder directory; it appears whole or not at all.
+
+    Args:
+      encoder: to write.
+      path: the directory.
+      storage: type in which parameters are kept; "float16" halves the size and rounds them. They compute in float32
+        all the same.
+      files: further text files of the directory.
 
     Raises:
       InputError: `path` exists already, or cannot be written.
     """
     import orbax.checkpoint as ocp
 
+    if storage not in STORAGES:
+        raise InputError(f"--storage must be one of {', '.join(STORAGES)}, got {storage!r}.")
+    stored = _cast_params(encoder.variables, STORAGES[storage])
+    encoder = dataclasses.replace(encoder, variables=_cast_params(stored, jnp.float32))  # rounded, as it will be read
     head = encoder.variables.get("head")
     description = {
         "format": FORMAT,
@@ -37,14 +53,16 @@ def save_encoder(encoder: M2D, path: str | Path) -> None:
         **encoder.settings(),
         "norm_stats": [float(value) for value in encoder.variables["front_end"]["norm_stats"]],
         "head_classes": None if head is None else len(head["bias"]),
+        "storage": storage,
         "fingerprint": fingerprint(encoder),
         "source": {key: value for key, value in encoder.source.items() if key != "licence"},
         "licence": encoder.source.get("licence", "unknown"),
     }
     with new_folder(Path(path)) as folder:
-        (folder / "encoder.json").write_text(json.dumps(description, indent=2) + "\n")
+        for name, text in {**(files or {}), "encoder.json": json.dumps(description, indent=2) + "\n"}.items():
+            (folder / name).write_text(text)
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder.absolute() / "params", jax.tree.map(jnp.asarray, dict(encoder.variables)))
+            checkpointer.save(folder.absolute() / "params", jax.tree.map(jnp.asarray, stored))
 
 
 def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
@@ -68,7 +86,9 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
         config = ViTConfig(**description["vit"])
         front_end = LogMel(**description["front_end"])
         source = {**description["source"], "licence": description["licence"]}
-        variables = _restore(folder, _target(config, front_end, description["head_classes"]))
+        target = _target(config, front_end, description["head_classes"])
+        storage = STORAGES[description.get("storage", "float32")]
+        variables = _cast_params(_restore(folder, _cast_params(target, storage)), jnp.float32)
         encoder = M2D(description["name"], config, front_end, variables, DTYPES[dtype], source)
         expected = description["fingerprint"], description["norm_stats"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -135,6 +155,15 @@ def _target(config: ViTConfig, front_end: LogMel, head_classes: int | None) -> d
             "bias": array(head_classes),
         }
     return target
+
+
+def _cast_params(variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """Variables with the parameters of the ViT in another type; the front end and a task head stay float32."""
+
+    def cast(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
+
+    return {**variables, "params": jax.tree.map(cast, variables["params"])}
 
 
 def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:

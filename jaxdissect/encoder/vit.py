@@ -166,25 +166,34 @@ class ViT(nn.Module):
 
     def encode(self, chunk: Float[Array, "clip chunk frame band"]) -> Float[Array, "clip _chunk _token width"]:
         """One chunk of at most `config.frames` frames -> class token and patches, lowest band first."""
-        patches = self.patch_embed(self.patches(chunk.astype(self.dtype)))
+        patches = split_patches(chunk, self.config)
         bands, frames = self.config.grid
         shown = patches.shape[-2] // bands  # a short input takes the first time columns of the grid
         grid = self.pos_embed[1:].reshape(bands, frames, -1)[:, :shown].reshape(1, 1, bands * shown, -1)
+        return self.encode_patches(patches, grid)
+
+    def encode_patches(
+        self, patches: Float[Array, "*clip patch pixel"], position: Float[Array, "*#clip patch width"]
+    ) -> Float[Array, "*clip _token width"]:
+        """Any patches with their positional embeddings -> class token and patches, in the order given."""
+        patches = self.patch_embed(patches.astype(self.dtype))
         first = (self.cls_token + self.pos_embed[0]).astype(patches.dtype)
         first = jnp.broadcast_to(first, (*patches.shape[:-2], 1, patches.shape[-1]))
-        x = jnp.concatenate([first, patches + grid.astype(patches.dtype)], axis=-2)
+        x = jnp.concatenate([first, patches + position.astype(patches.dtype)], axis=-2)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
-    def patches(self, chunk: Float[Array, "clip chunk frame band"]) -> Float[Array, "clip chunk patch pixel"]:
-        """Non-overlapping patches, frequency-major; a patch is flattened bands first."""
-        config = self.config
-        bands, frames = config.grid[0], chunk.shape[-2] // config.patch_frames
-        grid = chunk[..., : frames * config.patch_frames, :].reshape(
-            *chunk.shape[:2], frames, config.patch_frames, bands, config.patch_bands
-        )
-        return grid.transpose(0, 1, 4, 2, 5, 3).reshape(*chunk.shape[:2], bands * frames, -1)
+
+def split_patches(
+    chunk: Float[Array, "clip chunk frame band"], config: ViTConfig
+) -> Float[Array, "clip chunk patch pixel"]:
+    """Non-overlapping patches, frequency-major; a patch is flattened bands first."""
+    bands, frames = config.grid[0], chunk.shape[-2] // config.patch_frames
+    grid = chunk[..., : frames * config.patch_frames, :].reshape(
+        *chunk.shape[:2], frames, config.patch_frames, bands, config.patch_bands
+    )
+    return grid.transpose(0, 1, 4, 2, 5, 3).reshape(*chunk.shape[:2], bands * frames, -1)
 
 
 def frame_embeddings(

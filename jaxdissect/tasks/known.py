@@ -98,7 +98,7 @@ SYNTHETIC_TASKS = ("notes", "notes2")
 def load_task(
     task: str,
     data: str | Path | None = None,
-    label: str | Sequence[str] = (),
+    label: str | Sequence[str] | None = (),
     unit_seconds: float | None = None,
     multi_label: bool = False,
     test_fold: int = 5,
@@ -109,7 +109,8 @@ def load_task(
     Args:
       task: a name of `KNOWN_TASKS` or `SYNTHETIC_TASKS`, or the path of a CSV.
       data: the data folder; default for a CSV: its own folder; for synthetic tasks: the user's cache.
-      label: label sets to count: columns of the table or label sets derived from them; default: the task's first.
+      label: label sets to count: columns of the table or label sets derived from them; default: the task's first;
+        None: none, as for training that looks at no labels.
       unit_seconds: length of a clip, s; a known task brings its own.
       multi_label: commas in a CSV's column `label` separate several labels.
       test_fold: of a table with folds, the one held out as the test split.
@@ -118,7 +119,8 @@ def load_task(
     Raises:
       InputError: the task is unknown, or its table breaks a rule of `read_table` or `make_task`.
     """
-    label = [label] if isinstance(label, str) else label
+    if label is not None:
+        label = (label,) if isinstance(label, str) else tuple(label)
     if task in SYNTHETIC_TASKS:
         return _synthetic(task, data, label, unit_seconds, progress)
     if task in KNOWN_TASKS:
@@ -127,7 +129,8 @@ def load_task(
                 f"--task {task} needs --data: the folder that holds "
                 f"{KNOWN_TASKS[task].table or task + '.csv'} and the audio."
             )
-        return _known(task, KNOWN_TASKS[task], Path(data), label, unit_seconds, test_fold)
+        first = (KNOWN_TASKS[task].label,)
+        return _known(task, KNOWN_TASKS[task], Path(data), _chosen(label, first), unit_seconds, test_fold)
     path = Path(task)
     if path.suffix.lower() != ".csv":
         raise InputError(
@@ -139,7 +142,11 @@ def load_task(
         )
     folder = path.parent if data is None else Path(data)
     name = path.stem.encode("utf-8", "replace").decode()  # a name from the file system may hold what is no text
-    return evar_task(name, path, folder, unit_seconds, tuple(label) or ("label",), multi_label, test_fold)
+    return evar_task(name, path, folder, unit_seconds, _chosen(label, ("label",)), multi_label, test_fold)
+
+
+def _chosen(label: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    return () if label is None else label or default
 
 
 def _known(
@@ -159,7 +166,7 @@ def _known(
             "label": columns["category"],
         }
     splits, folds = clip_splits(columns, path, test_fold)
-    labels = [_known_labels(known, columns, column, path) for column in label or (known.label,)]
+    labels = [_known_labels(known, columns, column, path) for column in label]
     return make_task(name, data, seconds, columns["file_name"], splits, folds, labels, known.keep)
 
 
@@ -178,7 +185,7 @@ def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path) -> 
 
 
 def _synthetic(
-    name: str, data: str | Path | None, label: Sequence[str], unit_seconds: float | None, progress: Callable
+    name: str, data: str | Path | None, label: tuple[str, ...] | None, unit_seconds: float | None, progress: Callable
 ) -> Task:
     from jaxdissect.tasks.synthesis import SECONDS, write_notes
 
@@ -190,5 +197,5 @@ def _synthetic(
         except InputError:
             if not table.is_file():  # else another process was faster
                 raise
-    default = ("octave", "pitch_class", "instrument")
-    return evar_task(name, table, folder, SECONDS if unit_seconds is None else unit_seconds, tuple(label) or default)
+    labels = _chosen(label, ("octave", "pitch_class", "instrument"))
+    return evar_task(name, table, folder, SECONDS if unit_seconds is None else unit_seconds, labels)

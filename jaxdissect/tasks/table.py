@@ -34,6 +34,11 @@ class LabelSet:
     classes: tuple[str, ...]
     members: tuple[tuple[int, ...], ...]
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether any clip belongs to several classes at once."""
+        return any(len(row) > 1 for row in self.members)
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -96,13 +101,17 @@ class Task:
                 f"--split {split}: task {self.name!r} has no such clips (it has {found}): choose one of "
                 f"{', '.join(SPLITS)}, all."
             )
+        return self.rows(chosen)
+
+    def rows(self, rows: Sequence[int]) -> "Task":
+        """Some of the clips; classes stay, also those without a clip."""
         return dataclasses.replace(
             self,
-            file_names=tuple(self.file_names[row] for row in chosen),
-            splits=tuple(self.splits[row] for row in chosen),
-            folds=tuple(self.folds[row] for row in chosen),
+            file_names=tuple(self.file_names[row] for row in rows),
+            splits=tuple(self.splits[row] for row in rows),
+            folds=tuple(self.folds[row] for row in rows),
             label_sets=tuple(
-                dataclasses.replace(labels, members=tuple(labels.members[row] for row in chosen))
+                dataclasses.replace(labels, members=tuple(labels.members[row] for row in rows))
                 for labels in self.label_sets
             ),
         )

@@ -1,0 +1,1 @@
+"""Training of encoders: self-supervised (M2D, MSM-MAE) and supervised, by one loop."""

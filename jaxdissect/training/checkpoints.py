@@ -1,0 +1,55 @@
+"""States of a training on disk: the last ones that were good, each whole or not there (orbax)."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdissect.errors import InputError
+
+KEPT = 2
+
+
+class Checkpoints:
+    """The states of one training, each with a record of JSON values beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        import orbax.checkpoint as ocp
+
+        self._folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
+        """Write a state; it is there whole when this returns."""
+        import orbax.checkpoint as ocp
+
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+        self._manager.save(step, args=items)
+
+    def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        """The newest state and its record, placed like `like`; None if there is none.
+
+        Raises:
+          InputError: what is there is damaged, or of other sizes.
+        """
+        import orbax.checkpoint as ocp
+
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
+        try:
+            found = self._manager.restore(step, args=items)
+        except Exception as error:  # orbax raises bare ones for damaged files
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(
+                f"{self._folder / str(step)} is damaged or holds a training of other sizes ({reason[0][:200]}): remove "
+                f"that folder to go on from the state before it, or {self._folder.parent} to start afresh."
+            ) from error
+        return found["state"], found["record"]
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._manager.close()

@@ -1,0 +1,123 @@
+"""Random crops of a task's clips, as a pure function of seed and step, so that a training can be resumed exactly."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxdissect.files import require_space, reserve, whole_file
+from jaxdissect.tasks.loader import batches, unit_samples
+from jaxdissect.tasks.table import Task
+
+FULL_SCALE = 32767
+AUDIBLE = 1e-3  # of a clip's peak, -60 dB
+DECODED_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clips:
+    """The readable clips of a task, decoded.
+
+    Attributes:
+      pcm: 16 bit.
+      spans: first audible sample of each clip and the one after the last, within 60 dB of its peak.
+      members: classes of each clip.
+      unreadable: files left out, with the reason.
+      sha256: of all samples.
+    """
+
+    pcm: Int[np.ndarray, "clip sample"]
+    spans: Int[np.ndarray, "clip 2"]
+    members: Bool[np.ndarray, "clip class"]
+    unreadable: dict[str, str]
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """Crops of one step: 16-bit PCM (clip, sample) and the classes of each (clip, class)."""
+
+    pcm: Int[np.ndarray, "clip sample"]
+    members: Bool[np.ndarray, "clip class"]
+
+
+def decoded_clips(
+    task: Task, sample_rate: int, folder: Path, progress: Callable[[int], None] = lambda clips: None
+) -> Clips:
+    """Decode every clip once, into a memory-mapped file of 16-bit samples; what is there already is taken as it is.
+
+    Args:
+      task: the clips.
+      sample_rate: of the encoder, Hz.
+      folder: of this task's and rate's `pcm.npy` and `clips.json`.
+      progress: called with the number of clips read so far.
+
+    Raises:
+      InputError: the disk has no room.
+    """
+    pcm_file, json_file = folder / "pcm.npy", folder / "clips.json"
+    if not json_file.is_file():
+        read = _decode(task, sample_rate, pcm_file, progress)
+        with whole_file(json_file) as temporary:
+            temporary.write_text(json.dumps(read))
+    read = json.loads(json_file.read_text())
+    pcm = np.load(pcm_file, mmap_mode="r")[: len(read["clip"])]
+    spans = np.array(read["span"], np.int64).reshape(-1, 2)
+    return Clips(pcm, spans, task.members(read["clip"]), read["unreadable"], read["sha256"])
+
+
+def _decode(task: Task, sample_rate: int, path: Path, progress: Callable[[int], None]) -> dict[str, Any]:
+    samples = unit_samples(task, sample_rate)
+    require_space(path.parent, 2 * len(task) * samples, "the decoded audio")
+    read: dict[str, Any] = {"clip": [], "span": [], "unreadable": {}}
+    digest = hashlib.sha256()
+    with whole_file(path) as temporary:
+        pcm = np.lib.format.open_memmap(temporary, "w+", np.int16, (len(task), samples))
+        reserve(temporary)
+        for batch in batches(task, sample_rate, DECODED_AT_ONCE):
+            for row, status in enumerate(batch.statuses):
+                clip = int(batch.clip[row])
+                if status.status == "unreadable":
+                    read["unreadable"][task.file_names[clip]] = status.reason
+                    continue
+                samples16 = np.round(np.clip(batch.pcm[row], -1, 1) * FULL_SCALE).astype(np.int16)
+                digest.update(samples16.tobytes())
+                pcm[len(read["clip"])] = samples16
+                read["clip"].append(clip)
+                read["span"].append(audible_span(batch.pcm[row]))
+            progress(batch.position)
+        pcm.flush()
+    return read | {"sha256": digest.hexdigest()}
+
+
+def audible_span(pcm: np.ndarray) -> tuple[int, int]:
+    """First sample within 60 dB of the peak, and the one after the last; the whole clip if it is silent."""
+    level = np.abs(pcm)
+    audible = np.flatnonzero(level > AUDIBLE * level.max())
+    return (int(audible[0]), int(audible[-1]) + 1) if len(audible) else (0, len(pcm))
+
+
+def crops(clips: Clips, seed: int, step: int, batch_size: int, samples: int) -> Crops:
+    """The crops of one step.
+
+    Clips are taken in a new random order every epoch; epochs follow each other without a gap, so that none is left
+    out. A crop lies within its clip's audible span where that is long enough, and covers it where it is not.
+    """
+    position = np.arange(step * batch_size, (step + 1) * batch_size)
+    epoch, place = np.divmod(position, len(clips.pcm))
+    order = {
+        int(number): np.random.default_rng((seed, 0, int(number))).permutation(len(clips.pcm)) for number in set(epoch)
+    }
+    index = np.array([order[int(number)][at] for number, at in zip(epoch, place, strict=True)])
+    first, last = clips.spans[index].T
+    low, high = np.minimum(first, last - samples), np.maximum(first, last - samples)
+    latest = clips.pcm.shape[1] - samples
+    low, high = np.clip(low, 0, latest), np.clip(high, 0, latest)
+    start = np.random.default_rng((seed, 1, step)).integers(low, high, endpoint=True)
+    pcm = np.stack([clips.pcm[clip, at : at + samples] for clip, at in zip(index, start, strict=True)])
+    return Crops(pcm, clips.members[index])

@@ -1,0 +1,156 @@
+"""Options of `jaxdissect train`, and what they stand for: encoder, objective, schedule."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from jaxdissect.encoder.checkpoint import DTYPES, load_encoder
+from jaxdissect.encoder.convert import sizes_from_name
+from jaxdissect.encoder.m2d import M2D, untrained_m2d
+from jaxdissect.encoder.vit import vit_config
+from jaxdissect.errors import InputError
+from jaxdissect.tasks.loader import unit_samples
+from jaxdissect.tasks.table import LabelSet, Task
+from jaxdissect.training.m2d import MaskedModelingDuo
+from jaxdissect.training.msm_mae import MSMMAE
+from jaxdissect.training.objective import Objective
+from jaxdissect.training.supervised import Supervised
+
+OBJECTIVES = {"m2d": MaskedModelingDuo, "msm_mae": MSMMAE, "supervised": Supervised}
+SPECIFIC = ("mask_ratio", "decoder_width", "decoder_depth", "ema", "standardise", "mixup")  # to some objectives
+CPU_PART = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train an encoder on a task's training split.
+
+    Attributes:
+      objective: m2d and msm_mae look at no labels; supervised learns one label set.
+      task: known task (esc50, cremad, ..., notes) or a CSV in EVAR's format.
+      out: encoder directory to make. Until it is complete, the training's state is kept in OUT.training, and the same
+        command goes on from there.
+      data: data folder; file names are relative to it. Default for a CSV: its own folder.
+      label: label set to learn. Default: the task's first; of a CSV the column `label`.
+      test_fold: with folds, the fold that is left out.
+      unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
+      multi_label: in a CSV's column `label`, commas separate several labels.
+      size: of the ViT: tiny, small, base or large.
+      input: mel bands x frames, p, patch bands x frames, as in M2D's names; a third part p32k means 32 kHz.
+      start_from: encoder directory to start from instead of random weights; size and input are then its own.
+      epochs: passes over the clips, one random crop of each a pass.
+      batch_size: crops per device and step.
+      part_size: crops of which gradients are taken at once; a divisor of the batch size. Default: on a CPU 16, which
+        fit its cache, else the whole batch.
+      learning_rate: the highest, after the warm-up.
+      warm_up: share of the steps during which the learning rate rises; then it falls along a cosine.
+      weight_decay: of AdamW.
+      dtype: of the computation; parameters stay float32. Default: bfloat16 on an accelerator, else float32.
+      mask_ratio: m2d, msm_mae: share of the patches that is masked. Default: 0.7.
+      decoder_width: m2d, msm_mae: width of the predictor or decoder. Default: 96.
+      decoder_depth: m2d, msm_mae: its blocks. Default: 4.
+      ema: m2d: how much of the target encoder a step keeps, at the first and at the last step. Default: 0.996 1.
+      standardise: m2d: targets by the features of each token, or each feature over the batch. Default: token.
+      mixup: supervised: parameter of mixup's Beta distribution; 0 for none. Default: 0.5.
+      storage: type in which the parameters are written.
+      licence: of the weights, recorded in encoder.json.
+      max_bad_clips: share of unreadable clips above which training is refused.
+      log_steps: steps between two points of the curve.
+      save_minutes: between two checkpoints.
+      seed: of all that is drawn.
+    """
+
+    objective: Literal["m2d", "msm_mae", "supervised"]
+    task: str
+    out: Path
+    data: Path | None = None
+    label: str | None = None
+    test_fold: int = 5
+    unit_seconds: float | None = None
+    multi_label: bool = False
+    size: Literal["tiny", "small", "base", "large"] = "base"
+    input: str = "80x608p16x16"
+    start_from: Path | None = None
+    epochs: int = 100
+    batch_size: int = 128
+    part_size: int | None = None
+    learning_rate: float = 1e-3
+    warm_up: float = 0.05
+    weight_decay: float = 0.05
+    dtype: Literal["float32", "bfloat16"] | None = None
+    mask_ratio: float | None = None
+    decoder_width: int | None = None
+    decoder_depth: int | None = None
+    ema: tuple[float, float] | None = None
+    standardise: Literal["token", "batch"] | None = None
+    mixup: float | None = None
+    storage: Literal["float32", "float16"] = "float32"
+    licence: str = "unknown"
+    max_bad_clips: float = 0.01
+    log_steps: int = 20
+    save_minutes: float = 5.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}.")
+        part = self.part_size
+        if part is not None and (part < 1 or self.batch_size % part):
+            raise InputError(f"--part-size must divide --batch-size {self.batch_size}, got {part}.")
+        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
+            raise InputError(f"--mask-ratio must be a share between 0 and 1, got {self.mask_ratio}.")
+        if self.ema is not None and not all(0 <= decay <= 1 for decay in self.ema):
+            raise InputError(f"--ema must be two shares from 0 to 1, got {self.ema[0]} {self.ema[1]}.")
+        if self.mixup is not None and self.mixup < 0:
+            raise InputError(f"--mixup must not be negative, got {self.mixup}.")
+        fields = {field.name for field in dataclasses.fields(OBJECTIVES[self.objective])}
+        foreign = [name for name in SPECIFIC if getattr(self, name) is not None and name not in fields]
+        if foreign:
+            raise InputError(f"--{foreign[0].replace('_', '-')} is not an option of --objective {self.objective}.")
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """Parts of one device's batch, and clips in a part."""
+        default = min(CPU_PART, self.batch_size) if jax.default_backend() == "cpu" else self.batch_size
+        size = self.part_size or next(size for size in range(default, 0, -1) if self.batch_size % size == 0)
+        return self.batch_size // size, size
+
+    def encoder(self) -> M2D:
+        """The encoder to train, with the parameters to start from."""
+        dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        if self.start_from is None:
+            sizes = sizes_from_name(self.input)
+            grid = {name: value for name, value in vars(sizes).items() if name != "sample_rate"}
+            encoder = untrained_m2d(vit_config(self.size, **grid), sizes.sample_rate, self.seed)
+            return dataclasses.replace(encoder, name=f"{self.objective}_{self.size}", dtype=DTYPES[dtype])
+        start = load_encoder(self.start_from, dtype)
+        if not isinstance(start, M2D):
+            raise InputError(f"--start-from {self.start_from} must be an encoder directory.")
+        return dataclasses.replace(start, name=f"{self.objective} from {start.name}")
+
+    def build(self, encoder: M2D, labels: LabelSet | None) -> Objective:
+        """The objective on an encoder."""
+        chosen: dict[str, Any] = {name: getattr(self, name) for name in SPECIFIC if getattr(self, name) is not None}
+        if labels is not None:
+            chosen |= {"classes": len(labels.classes), "multi_label": labels.multi_label}
+        return OBJECTIVES[self.objective](encoder, **chosen)
+
+
+def crop_samples(encoder: M2D, task: Task) -> int:
+    """Samples of a crop: the encoder's input length, or the task's clips where they are shorter.
+
+    Raises:
+      InputError: the clips are shorter than a patch.
+    """
+    hop, config = encoder.log_mel.hop, encoder.config
+    samples = min((config.frames - 1) * hop, unit_samples(task, encoder.sample_rate))
+    needed = max((config.patch_frames - 1) * hop, encoder.log_mel.n_fft // 2 + 1)
+    if samples < needed:
+        raise InputError(
+            f"Task {task.name!r}: its clips of {task.unit_seconds:g} s are shorter than one patch of the encoder "
+            f"({needed / encoder.sample_rate:g} s): raise --unit-seconds, or choose an --input of shorter patches."
+        )
+    return samples

@@ -1,0 +1,229 @@
+"""`jaxdissect train`: from audio to an encoder directory, going on where an interrupted training stopped."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdissect.encoder.checkpoint import fingerprint, save_encoder
+from jaxdissect.encoder.m2d import M2D
+from jaxdissect.errors import InputError, TrainingError
+from jaxdissect.files import json_fingerprint, locked, require_new, require_regular, whole_file
+from jaxdissect.progress import progress_bar
+from jaxdissect.run import device, versions
+from jaxdissect.sharding import local_mesh
+from jaxdissect.tasks.known import load_task
+from jaxdissect.tasks.table import Task
+from jaxdissect.training.checkpoints import Checkpoints
+from jaxdissect.training.crops import FULL_SCALE, Clips, crops, decoded_clips
+from jaxdissect.training.fit import Feed, Fitted, fit
+from jaxdissect.training.loop import Schedule, init_state
+from jaxdissect.training.objective import Objective
+from jaxdissect.training.options import TrainOptions, crop_samples
+
+NORM_BATCH, NORM_BATCHES = 64, 64
+LATER = ("out", "data", "save_minutes", "max_bad_clips", "licence", "storage")  # options that may change on resuming
+
+
+def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
+    """Train, and write the encoder directory with `training.json`; returns the encoder and that record.
+
+    Raises:
+      InputError: an option breaks a rule, `out` is there already, the clips are too few or too short, or the state in
+        `OUT.training` is of another training.
+      TrainingError: a loss was not finite, or the training collapsed; the last good state is kept.
+    """
+    require_new(options.out)
+    if jax.process_count() > 1:
+        raise InputError("jaxdissect train runs in one process, over all of its devices.")
+    task, encoder = _task(options), options.encoder()
+    samples, mesh = crop_samples(encoder, task), local_mesh()
+    parts, part_size = options.parts
+    feed = Feed(samples, parts * mesh.size, part_size, options.seed)
+    folder = options.out.with_name(options.out.name + ".training")
+    with locked(folder, f"--out {options.out}"):
+        described = _described(options, task, encoder, feed)
+        _require_same(folder, described)
+        clips = _clips(task, encoder, folder, options.max_bad_clips)
+        if len(clips.pcm) < feed.batch_size:
+            raise InputError(
+                f"Task {task.name!r}: {len(clips.pcm)} clips to train on are fewer than the {feed.batch_size} of a "
+                f"step (--batch-size {options.batch_size} on {mesh.size} devices): lower --batch-size."
+            )
+        if options.start_from is None:
+            encoder = _with_norm_stats(encoder, clips, feed)
+        objective = options.build(encoder, task.label_sets[0] if task.label_sets else None)
+        steps = -(-options.epochs * len(clips.pcm) // feed.batch_size)
+        schedule = Schedule(steps, options.learning_rate, options.warm_up, options.weight_decay)
+        fitted = _fit(options, objective, schedule, clips, feed, folder)
+        encoder = _trained(options, objective, fitted.state.params)
+        record = described | _result(clips, schedule, feed, fitted)
+        save_encoder(encoder, options.out, options.storage, {"training.json": json.dumps(record, indent=2) + "\n"})
+    shutil.rmtree(folder, ignore_errors=True)
+    return encoder, record
+
+
+def _task(options: TrainOptions) -> Task:
+    """The training split, with one label set or, for self-supervision, none; clips without a label learn none."""
+    label = None
+    if options.objective == "supervised":
+        label = (options.label,) if options.label else ()
+    elif options.label:
+        raise InputError(f"--label: --objective {options.objective} looks at no labels.")
+    task = load_task(
+        options.task,
+        options.data,
+        label,
+        options.unit_seconds,
+        options.multi_label,
+        options.test_fold,
+        lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
+    )
+    task = task.only("train")
+    if not task.label_sets:
+        return task
+    labels = task.label_sets[0]
+    known = [row for row, classes in enumerate(labels.members) if classes or labels.multi_label]
+    return dataclasses.replace(task, label_sets=(labels,)).rows(known)
+
+
+def _described(options: TrainOptions, task: Task, encoder: M2D, feed: Feed) -> dict[str, Any]:
+    """What makes this training the one it is, as JSON values."""
+    given = {name: value for name, value in dataclasses.asdict(options).items() if name not in LATER}
+    given |= {"start_from": None if options.start_from is None else encoder.name, "part_size": feed.part_size}
+    return {
+        "options": json.loads(json.dumps(given | {"dtype": jnp.dtype(encoder.dtype).name})),
+        "batch_size": feed.batch_size,
+        "crop_samples": feed.samples,
+        "task": task.name,
+        "fingerprints": {
+            "task": task.fingerprint(),
+            "start": fingerprint(encoder),
+            "front_end": json_fingerprint(encoder.settings()["front_end"]),
+        },
+    }
+
+
+def _require_same(folder: Path, described: dict[str, Any]) -> None:
+    """Record what this training is, or compare it with what was begun here."""
+    file = folder / "training.json"
+    require_regular(file)
+    if not file.exists():
+        with whole_file(file) as temporary:
+            temporary.write_text(json.dumps(described, indent=2) + "\n")
+        return
+    try:
+        begun = _flat(json.loads(file.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{file} cannot be read ({error}): remove {folder} to start afresh.") from error
+    here = _flat(described)
+    differing = [
+        f"{name} (there {begun.get(name)}, here {here.get(name)})"
+        for name in sorted({*begun, *here})
+        if begun.get(name) != here.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"{folder} holds a training that was begun with other options: {', '.join(differing)}. Repeat its command "
+            f"to go on, choose another --out, or remove {folder} to start afresh."
+        )
+
+
+def _flat(described: dict[str, Any]) -> dict[str, Any]:
+    flat = {name: value for name, value in described.items() if not isinstance(value, dict)}
+    flat |= {f"--{name.replace('_', '-')}": value for name, value in described["options"].items()}
+    return flat | {f"the {name}": value for name, value in described["fingerprints"].items()}
+
+
+def _clips(task: Task, encoder: M2D, folder: Path, max_bad_clips: float) -> Clips:
+    with progress_bar(what=f"Decoding {task.name}", total=len(task)) as bar:
+        clips = decoded_clips(task, encoder.sample_rate, folder, lambda done: bar.update(done - bar.n))
+    bad = clips.unreadable
+    if len(bad) > max_bad_clips * len(task):
+        file, reason = next(iter(bad.items()))
+        raise InputError(
+            f"Task {task.name!r}: {len(bad)} of {len(task)} clips cannot be read, more than --max-bad-clips "
+            f"{max_bad_clips}; the first is {file} ({reason}). Mend the files and remove {folder}, or allow more."
+        )
+    for file, reason in bad.items():
+        print(f"Left out: {file} ({reason})", file=sys.stderr)
+    return clips
+
+
+def _with_norm_stats(encoder: M2D, clips: Clips, feed: Feed) -> M2D:
+    """The encoder with mean and standard deviation of the log-mel of crops as the training will see them."""
+    front_end = {**encoder.variables["front_end"], "norm_stats": np.array([0.0, 1.0], np.float32)}
+    variables = {**encoder.variables, "front_end": front_end}
+
+    @jax.jit
+    def moments(pcm: Any) -> Any:
+        values = encoder.front_end(variables, pcm.astype(jnp.float32) / FULL_SCALE)
+        mean = values.mean()
+        return mean, jnp.square(values - mean).mean()
+
+    batches = range(min(NORM_BATCHES, -(-len(clips.pcm) // NORM_BATCH)))
+    found = [moments(crops(clips, feed.seed, step, NORM_BATCH, feed.samples).pcm) for step in batches]
+    means, variances = np.array(jax.device_get(found), np.float64).T
+    std = np.sqrt(variances.mean() + means.var())
+    if not std > 0:
+        raise InputError("Every spectrogram of the training clips is the same everywhere: are all clips silent?")
+    front_end["norm_stats"] = np.array([means.mean(), std], np.float32)
+    return dataclasses.replace(encoder, variables=variables)
+
+
+def _fit(
+    options: TrainOptions, objective: Objective, schedule: Schedule, clips: Clips, feed: Feed, folder: Path
+) -> Fitted:
+    start = None if options.start_from is None else objective.encoder.variables["params"]
+    state = init_state(objective, schedule, options.seed, start)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    with progress_bar(
+        what=f"Training {options.objective}", total=schedule.steps * feed.batch_size, at_once=True
+    ) as bar:
+
+        def progress(step: int, point: dict[str, float]) -> None:
+            bar.set_postfix(loss=f"{point['loss']:.3f}", step=f"{step}/{schedule.steps}", refresh=False)
+            if bar.n == 0:  # clips of earlier sessions are no part of the rate
+                bar.initial = bar.n = max(0, step - options.log_steps) * feed.batch_size
+            bar.update(step * feed.batch_size - bar.n)
+
+        try:
+            return fit(
+                objective, schedule, clips, feed, state, checkpoints, local_mesh(), options.log_steps,
+                options.save_minutes, progress,
+            )  # fmt: skip
+        except TrainingError as error:
+            raise TrainingError(f"Training stopped: {error} The last good state is kept in {folder}.") from error
+        finally:
+            checkpoints.close()
+
+
+def _trained(options: TrainOptions, objective: Objective, params: Any) -> M2D:
+    """The encoder with what it has learned, on the host; a supervised one with its head."""
+    params = jax.device_get(params)
+    encoder = objective.encoder
+    variables = {**encoder.variables, "params": params["encoder"]}
+    if "head" in params:
+        features = len(params["head"]["kernel"])
+        scale = {"mean": np.zeros(features, np.float32), "variance": np.ones(features, np.float32)}
+        variables["head"] = {**scale, **params["head"]}
+    source = {"file": f"none: trained by jaxdissect, --objective {options.objective}", "licence": options.licence}
+    return dataclasses.replace(encoder, variables=variables, dtype=jnp.float32, source=source)
+
+
+def _result(clips: Clips, schedule: Schedule, feed: Feed, fitted: Fitted) -> dict[str, Any]:
+    return {
+        "data": {"clips": len(clips.pcm), "unreadable": clips.unreadable, "pcm_sha256": clips.sha256},
+        "steps": schedule.steps,
+        "hours": round(fitted.seconds / 3600, 4),
+        "clips_per_second": round(schedule.steps * feed.batch_size / fitted.seconds, 1),
+        "device": device(),
+        "versions": versions(),
+        "curve": fitted.curve,
+    }
