@@ -18,7 +18,8 @@ from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError, TrainingError
-from jaxdissect.summary import activations_summary, neurons_summary, training_summary
+from jaxdissect.probing import ProbeOptions, run_probe
+from jaxdissect.summary import activations_summary, neurons_summary, probe_summary, training_summary
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
 
@@ -122,6 +123,19 @@ class DemoCommand(DemoOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeCommand(ProbeOptions):
+    """Train a linear probe on an encoder's clip embeddings, by the protocol of the M2D and AAPE papers.
+
+    Example: jaxdissect probe --run runs/esc50
+    """
+
+    def __call__(self) -> int:
+        print(probe_summary(run_probe(self)))
+        print(f"Written to {self.run / 'probe'}.")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainCommand(TrainOptions):
     """Train an encoder on a task's training split, self-supervised or supervised.
 
@@ -139,6 +153,7 @@ Command = (
     | Annotated[ActivationsCommand, tyro.conf.subcommand("activations")]
     | Annotated[NeuronsCommand, tyro.conf.subcommand("neurons")]
     | Annotated[DissectCommand, tyro.conf.subcommand("dissect")]
+    | Annotated[ProbeCommand, tyro.conf.subcommand("probe")]
     | Annotated[TrainCommand, tyro.conf.subcommand("train")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
 )

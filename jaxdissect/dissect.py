@@ -233,7 +233,22 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[s
         "encoder": encoder.name,
         "unit_seconds": task.unit_seconds,
         "keep": task.keep,
+        "inputs": {  # where the later stages look first
+            "encoder": str(_absolute(options.encoder)),
+            "task": str(_absolute(options.task)),
+            "data": None if options.data is None else str(options.data.absolute()),
+            "label": options.label,
+            "test_fold": options.test_fold,
+            "unit_seconds": options.unit_seconds,
+            "multi_label": options.multi_label,
+            "dtype": options.dtype,
+        },
     }
+
+
+def _absolute(name: str) -> str | Path:
+    """A path that exists in full, for the working folder may be another next time; any other name as it is."""
+    return Path(name).absolute() if Path(name).exists() else name
 
 
 def _reuse(run: Run, record: dict[str, Any], max_bad_clips: float) -> ActivationsResult | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdissect.dissect import ActivationsResult
 from jaxdissect.encoder.m2d import M2D
+from jaxdissect.linear_evaluation import Evaluation
 from jaxdissect.results import Neurons
 
 BUSIEST = 3
@@ -54,6 +55,27 @@ def training_summary(out: Path, encoder: M2D, record: Mapping[str, Any]) -> str:
         f"{record['clips_per_second']:,.0f} crops/s; {course}.\n"
         f"Written to {out}."
     )
+
+
+def probe_summary(evaluations: Iterable[Evaluation]) -> str:
+    """Mean scores over the probes of every label set, with their standard deviation."""
+    rows = []
+    for done in evaluations:
+        scores = done.scores.groupby("split", sort=False)["score"]
+        clips = done.scores[done.scores["split"] == "test"]["clips"]
+        mean, deviation = scores.mean(), scores.std(ddof=0)
+        rows.append(
+            [
+                done.labels.name,
+                len(done.labels.classes),
+                str(done.scores["metric"].iloc[0]).replace("_", " "),
+                *(f"{100 * mean[name]:.1f}%" for name in ("train", "valid")),
+                f"{100 * mean['test']:.1f}% +- {100 * deviation['test']:.1f}",
+                f"{clips.mean():.0f}",
+                len(clips),
+            ]
+        )
+    return table(["label set", "classes", "metric", "train", "valid", "test", "test clips", "probes"], rows)
 
 
 def neurons_summary(neurons: Neurons) -> str:

@@ -1,0 +1,171 @@
+"""Linear evaluation of a task: which clips train, stop and judge a probe, and its scores."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from jaxdissect.embeddings import Embeddings
+from jaxdissect.errors import InputError
+from jaxdissect.probe import (
+    Probe,
+    ProbeRule,
+    accuracy,
+    average_precision,
+    class_average_precision,
+    held_out,
+    logits,
+    train_probe,
+)
+from jaxdissect.tasks.table import SPLITS, LabelSet, Task
+
+VALID_SHARE = 0.1
+AT_ONCE_BYTES = 2**30  # of standardised embeddings, one copy per probe
+COLUMNS = ["label_set", "test_fold", "seed", "split", "clips", "metric", "score"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Which clips of a task train a probe, which stop it, which judge it.
+
+    Attributes:
+      test_fold: the fold held out; None where the table has splits.
+      seed: of the probe, and of the validation part where the table has none.
+      train, valid, test: clips.
+    """
+
+    test_fold: int | None
+    seed: int
+    train: Bool[np.ndarray, " clip"]
+    valid: Bool[np.ndarray, " clip"]
+    test: Bool[np.ndarray, " clip"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Probes of one label set.
+
+    Attributes:
+      labels: the label set.
+      probe: trained heads, stacked along a first axis, one for every split.
+      splits: what each was trained, stopped and judged on.
+      scores: one row per probe and split, the columns of `scores.csv`.
+      class_scores: recall, or average precision, of every class on the test clips.
+    """
+
+    labels: LabelSet
+    probe: Probe
+    splits: tuple[Split, ...]
+    scores: pd.DataFrame
+    class_scores: pd.DataFrame
+
+
+def task_splits(
+    task: Task, labels: LabelSet, usable: Bool[np.ndarray, " clip"], folds: Literal["test", "all"], seeds: int
+) -> tuple[Split, ...]:
+    """The splits of a task, one for each fold held out and each seed.
+
+    A table's own validation split stops the training; without one, a tenth of the training clips does, drawn anew for
+    every seed with every class present. Clips that are unreadable, or have no class in a label set of one class a
+    clip, take no part.
+
+    Raises:
+      InputError: there are no clips to train or to test on, or too few classes.
+    """
+    taking_part = usable & np.array([bool(row) or labels.multi_label for row in labels.members])
+    members = member_table(labels)
+    name, known = np.array(task.splits), np.array([fold is not None for fold in task.folds])
+    splits = []
+    held = sorted({fold for fold in task.folds if fold is not None}) if folds == "all" else [None]
+    for fold in held:
+        number = np.array([-1 if value is None else value for value in task.folds])
+        test = (number == fold) if fold is not None else name == "test"
+        train = (number != fold) if fold is not None else name == "train"
+        shown = fold if fold is not None else int(number[test][0]) if known.all() and test.any() else None
+        test, train = test & taking_part, train & taking_part
+        if not train.any() or not test.any():
+            raise InputError(
+                f"Task {task.name!r}, label set {labels.name!r}: a probe needs clips to train and to test on, got "
+                f"{train.sum()} and {test.sum()}: the table's column 'split' or 'fold' says which they are."
+            )
+        if (members[train].any(axis=0)).sum() < 2:
+            raise InputError(
+                f"Task {task.name!r}, label set {labels.name!r}: the training clips must be of two classes at least."
+            )
+        own = (name == "valid") & taking_part
+        for seed in range(seeds):
+            valid = own if own.any() else held_out(members, train, VALID_SHARE, seed)
+            splits.append(Split(shown, seed, train & ~valid, valid, test))
+    if not splits:
+        raise InputError(f"Task {task.name!r} has no folds: leave --folds all out.")
+    return tuple(splits)
+
+
+def evaluate(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], rule: ProbeRule) -> Evaluation:
+    """Train a probe for every split, as many at once as fit into memory, and score it."""
+    members = member_table(labels)
+    train, valid = (np.stack([getattr(split, name) for split in splits]) for name in ("train", "valid"))
+    keys = jax.vmap(jax.random.key)(np.array([split.seed for split in splits], np.uint32))
+    together = max(1, AT_ONCE_BYTES // embeddings.values.nbytes)
+
+    @jax.jit
+    def train_all(values: Any, members: Any, train: Any, valid: Any, keys: Any) -> Probe:
+        def one(split: Any) -> Probe:
+            train, valid, key = split
+            return train_probe(values, members, train, valid, key, rule, labels.multi_label)
+
+        return jax.lax.map(one, (train, valid, keys), batch_size=min(together, len(splits)))
+
+    probe = jax.device_get(train_all(embeddings.values, members, train, valid, keys))
+    return scored(embeddings, labels, splits, probe)
+
+
+def scored(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], probe: Probe) -> Evaluation:
+    """The scores of trained heads."""
+    members = member_table(labels)
+    score = jax.jit(average_precision if labels.multi_label else accuracy)
+    metric = "mean_average_precision" if labels.multi_label else "accuracy"
+    rows, class_rows = [], []
+    for number, split in enumerate(splits):
+        head = jax.tree.map(lambda leaf, number=number: leaf[number], probe.head)
+        outputs = jax.jit(logits)(head, embeddings.values)
+        for name in SPLITS:
+            chosen = getattr(split, name)
+            found = float(score(outputs, members, chosen)) if chosen.any() else np.nan
+            rows.append([labels.name, split.test_fold, split.seed, name, int(chosen.sum()), metric, found])
+        of_class = class_scores(np.asarray(outputs), members, split.test, labels.multi_label)
+        class_rows += [
+            [labels.name, name, split.test_fold, split.seed, int(members[split.test, index].sum()), of_class[index]]
+            for index, name in enumerate(labels.classes)
+        ]
+    class_columns = ["label_set", "class", "test_fold", "seed", "clips", "score"]
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"test_fold": "Int64"})
+    return Evaluation(
+        labels, probe, splits, table, pd.DataFrame(class_rows, columns=class_columns).astype({"test_fold": "Int64"})
+    )
+
+
+def class_scores(
+    outputs: Float[np.ndarray, "clip class"],
+    members: Bool[np.ndarray, "clip class"],
+    chosen: Bool[np.ndarray, " clip"],
+    multi_label: bool,
+) -> Float[np.ndarray, " class"]:
+    """Recall of every class, for multi-label tasks its average precision; NaN without a clip."""
+    if multi_label:
+        return np.asarray(jax.jit(class_average_precision)(outputs, members, chosen), np.float64)
+    first = outputs[chosen].argmax(axis=1)
+    own = members[chosen]
+    hits = np.array([(first[own[:, index]] == index).sum() for index in range(own.shape[1])])
+    return np.where(own.any(axis=0), hits / np.maximum(own.sum(axis=0), 1), np.nan)
+
+
+def member_table(labels: LabelSet) -> Bool[np.ndarray, "clip class"]:
+    """Which clips belong to which classes of one label set."""
+    table = np.zeros((len(labels.members), len(labels.classes)), bool)
+    for row, classes in enumerate(labels.members):
+        table[row, list(classes)] = True
+    return table
