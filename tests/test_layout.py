@@ -15,7 +15,10 @@ ORDER = [
     "errors", "files", "progress", "sharding", "audio.log_mel", "audio.decode", "tasks.table",
     "tasks.synthesis", "tasks.known", "tasks.loader", "encoder.base", "encoder.vit", "encoder.m2d",
     "encoder.checkpoint", "encoder.convert", "activations", "tokens", "statistics", "collect", "clip_store",
-    "selection", "results", "run", "dissect", "summary", "demo", "cli", "__main__",
+    "selection", "results", "run", "probe", "embeddings", "linear_evaluation", "dissect", "probing",
+    "training.masking", "training.objective", "training.msm_mae", "training.m2d", "training.supervised",
+    "training.loop", "training.crops", "training.checkpoints", "training.fit", "training.options", "training.train",
+    "summary", "demo", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",
@@ -23,7 +26,7 @@ HEAVY = [
 ]  # fmt: skip
 COMPUTE = [
     "sharding", "audio.log_mel", "encoder.vit", "encoder.m2d", "encoder.checkpoint", "activations", "tokens",
-    "statistics", "selection",
+    "statistics", "selection", "probe", "training.loop", "training.m2d", "training.supervised",
 ]  # fmt: skip
 
 

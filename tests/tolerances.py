@@ -34,6 +34,10 @@ TOLERANCES = {
     "embedding against numpy, relative": Tolerance(measured=1.1e-7, allowed=4e-7),
     "tokens of a chunk in a batch against alone, relative": Tolerance(measured=0.0, allowed=1e-6),
     "head's logits against torch, relative": Tolerance(measured=1.3e-7, allowed=5e-7),
+    # Training: losses, and every parameter's gradient relative to its largest entry.
+    "loss against torch, relative": Tolerance(measured=1e-6, allowed=4e-6),
+    "gradient against torch, relative": Tolerance(measured=1e-5, allowed=1e-4),
+    "training on several devices, absolute": Tolerance(measured=1e-6, allowed=1e-4),
     # bfloat16 keeps 8 bits: one rounding is 4e-3.
     "tokens in bfloat16 against float32, relative": Tolerance(measured=7.6e-3, allowed=2e-2),
     "neurons in bfloat16 against float32, relative": Tolerance(measured=9.8e-3, allowed=3e-2),

@@ -17,8 +17,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxdissect.errors import InputError
 from jaxdissect.sharding import AXIS
-from jaxdissect.training.crops import FULL_SCALE
 from jaxdissect.training.objective import Objective, Params, is_weight
+
+FULL_SCALE = 32767  # of 16-bit samples
 
 
 @dataclasses.dataclass(frozen=True)

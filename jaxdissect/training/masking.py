@@ -80,7 +80,7 @@ class Decoder(nn.Module):
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (config.width,), jnp.float32)
         shown = nn.Dense(config.width, dtype=self.dtype, precision="highest", name="embed")(tokens)
         shown = shown.at[:, 1:].add(position[visible])
-        hidden = mask_token.astype(self.dtype) + position[masked]
+        hidden = mask_token.astype(self.dtype)[None, None] + position[masked]
         x = jnp.concatenate([shown, hidden], axis=1)
         for layer in range(config.depth):
             x = Block(config, self.dtype, name=f"blocks_{layer}")(x)

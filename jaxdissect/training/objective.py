@@ -1,7 +1,7 @@
 """What an objective is to the training loop, and what all objectives begin with."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ Params = Mapping[str, Any]
 Metrics = dict[str, Float[Array, ""]]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss that trains an encoder.
 

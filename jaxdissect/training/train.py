@@ -21,9 +21,9 @@ from jaxdissect.sharding import local_mesh
 from jaxdissect.tasks.known import load_task
 from jaxdissect.tasks.table import Task
 from jaxdissect.training.checkpoints import Checkpoints
-from jaxdissect.training.crops import FULL_SCALE, Clips, crops, decoded_clips
+from jaxdissect.training.crops import Clips, crops, decoded_clips
 from jaxdissect.training.fit import Feed, Fitted, fit
-from jaxdissect.training.loop import Schedule, init_state
+from jaxdissect.training.loop import FULL_SCALE, Schedule, init_state
 from jaxdissect.training.objective import Objective
 from jaxdissect.training.options import TrainOptions, crop_samples
 

@@ -1,0 +1,291 @@
+"""The three training objectives against PyTorch with the same weights, and what each promises."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from tolerances import TOLERANCES
+
+from benchmarks import torch_training
+from jaxdissect import InputError, ViTConfig, untrained_m2d
+from jaxdissect.encoder.vit import ViT, split_patches
+from jaxdissect.training.m2d import MaskedModelingDuo, over_batch, unit
+from jaxdissect.training.masking import Decoder, chosen, decoder_config, random_mask, sin_cos_positions, visible_patches
+from jaxdissect.training.msm_mae import MSMMAE, standardised
+from jaxdissect.training.objective import encode_patches, is_weight, shown_positions, spectrogram_patches
+from jaxdissect.training.supervised import Supervised, masked_stripes, mixed
+
+CONFIG = ViTConfig(frames=64, width=32, depth=2, heads=2, mlp=64)  # 5 x 4 patches
+SAMPLES = 63 * 160
+CLIPS = 3
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return untrained_m2d(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def pcm():
+    return jax.random.normal(jax.random.key(7), (CLIPS, SAMPLES)) * 0.1
+
+
+def objectives(encoder):
+    return {
+        "msm_mae": MSMMAE(encoder, decoder_width=32, decoder_depth=2, standardise=False),
+        "msm_mae, standardised": MSMMAE(encoder, decoder_width=32, decoder_depth=2, standardise=True),
+        "m2d": MaskedModelingDuo(encoder, decoder_width=32, decoder_depth=2),
+        "supervised": Supervised(encoder, classes=4, mixup=0.0, stripes=0),
+    }
+
+
+def randomised(params, seed):
+    """Parameters of which none keeps a default such as zero or one."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return tree.unflatten(
+        [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    )
+
+
+def torch_batch(encoder, pcm, key, members):
+    """What PyTorch is shown: the same spectrogram, the same mask."""
+    spectrogram = np.asarray(encoder.front_end(encoder.variables, pcm))
+    patches = CONFIG.grid[0] * CONFIG.grid[1]
+    visible, masked = (torch.from_numpy(np.array(part, np.int64)) for part in random_mask(key, len(pcm), patches, 0.7))
+    labels = torch.from_numpy(np.asarray(members).argmax(axis=1))
+    return torch_training.Batch(torch.from_numpy(spectrogram.swapaxes(1, 2).copy())[:, None], visible, masked, labels)
+
+
+def torch_module(name, objective):
+    if name == "supervised":
+        return torch_training.Supervised(CONFIG, 4)
+    decoder = decoder_config(CONFIG, 32, 2)
+    if name == "m2d":
+        return torch_training.M2D(CONFIG, decoder)
+    return torch_training.MSMMAE(CONFIG, decoder, objective.standardise)
+
+
+@pytest.mark.parametrize("name", ["msm_mae", "msm_mae, standardised", "m2d", "supervised"])
+def test_loss_and_gradients_equal_pytorchs(name, encoder, pcm):
+    objective = objectives(encoder)[name]
+    members = jnp.eye(4, dtype=bool)[jnp.array([2, 0, 3])]
+    key = jax.random.key(3)
+    params = randomised(objective.init(jax.random.key(0)), 1)
+    target = {} if objective.ema is None else params["encoder"]
+    (loss, _), gradients = jax.value_and_grad(objective.loss, has_aux=True)(params, target, pcm, members, key)
+
+    module = torch_module(name, objective)
+    torch_training.load_params(module, jax.device_get(params))
+    torch_loss = module(torch_batch(encoder, pcm, key, members))
+    torch_loss.backward()
+    assert float(loss) == pytest.approx(torch_loss.item(), rel=TOLERANCES["loss against torch, relative"].allowed)
+
+    theirs = torch_module(name, objective)
+    torch_training.load_params(theirs, jax.device_get(gradients))  # the gradients in PyTorch's layout
+    compared = 0
+    for (path, parameter), wanted in zip(module.named_parameters(), theirs.parameters(), strict=True):
+        if path.startswith("target.") or "pos_embed" in path:
+            continue
+        error = (parameter.grad - wanted).abs().max() / max(parameter.grad.abs().max(), 1e-3)
+        assert error < TOLERANCES["gradient against torch, relative"].allowed, path
+        compared += 1
+    assert compared == len(jax.tree.leaves(params)) - 1
+
+
+def test_a_mask_parts_the_patches_and_differs_from_clip_to_clip():
+    visible, masked = random_mask(jax.random.key(0), 100, 20, 0.7)
+    assert visible.shape == (100, 6)
+    assert (np.sort(np.concatenate([visible, masked], axis=1)) == np.arange(20)).all()
+    assert len({tuple(row) for row in np.sort(visible).tolist()}) > 90
+    share = np.bincount(np.asarray(visible).ravel(), minlength=20) / 100
+    assert np.abs(share - 0.3).max() < 4 * np.sqrt(0.3 * 0.7 / 100)
+
+
+@pytest.mark.parametrize(("patches", "ratio"), [(20, 0.99), (20, 0.01), (1, 0.5)])
+def test_a_mask_needs_patches_on_both_sides(patches, ratio):
+    with pytest.raises(InputError, match=r"--mask-ratio .* at least one must stay visible"):
+        visible_patches(patches, ratio)
+
+
+def test_positions_are_the_textbooks():
+    table = sin_cos_positions((3, 4), 16)
+    assert table.shape == (13, 16)
+    assert not table[0].any()
+    for band in range(3):
+        for frame in range(4):
+            row = table[1 + 4 * band + frame]
+            rates = [10000 ** (-i / 4) for i in range(4)]
+            wanted = [
+                f(p * r) for p, f in ((frame, np.sin), (frame, np.cos), (band, np.sin), (band, np.cos)) for r in rates
+            ]
+            np.testing.assert_allclose(row, wanted, atol=1e-7)
+    with pytest.raises(InputError, match="divisible by 4, got 6"):
+        sin_cos_positions((3, 4), 6)
+
+
+def test_all_patches_in_order_are_the_encoders_own_pass(encoder, pcm):
+    patches = spectrogram_patches(encoder, pcm)
+    index = jnp.broadcast_to(shown_positions(encoder, 20)[None], (CLIPS, 20))
+    (whole,) = encoder.module.apply(encoder.variables, encoder.front_end(encoder.variables, pcm))
+    some = encode_patches(encoder, encoder.variables["params"], patches, index)
+    np.testing.assert_allclose(some, whole[:, 0], atol=TOLERANCES["tokens against torch, relative"].allowed * 10)
+
+
+def test_a_short_crop_takes_the_first_time_columns(encoder):
+    assert shown_positions(encoder, 10).tolist() == [0, 1, 4, 5, 8, 9, 12, 13, 16, 17]
+
+
+def test_decoder_gives_each_masked_patch_its_answer_whatever_the_order(encoder):
+    config = decoder_config(CONFIG, 32, 1)
+    decoder = Decoder(config, 7)
+    tokens = jax.random.normal(jax.random.key(0), (1, 5, 32))
+    visible, masked = jnp.array([[3, 9, 0, 17]]), jnp.array([[1, 2, 19]])
+    params = decoder.init(jax.random.key(1), tokens, visible, masked)
+    answer = decoder.apply(params, tokens, visible, masked)
+    swapped = decoder.apply(
+        params, tokens[:, jnp.array([0, 3, 1, 4, 2])], visible[:, jnp.array([2, 0, 3, 1])], masked[:, ::-1]
+    )
+    np.testing.assert_allclose(swapped[:, ::-1], answer, atol=1e-5)
+    assert not np.allclose(answer[0, 0], answer[0, 1])
+
+
+def test_m2d_never_shows_one_side_what_the_other_sees(encoder, pcm):
+    """The target of a masked patch knows nothing of the visible ones, and the prediction nothing of the masked."""
+    patches = spectrogram_patches(encoder, pcm)
+    visible, masked = random_mask(jax.random.key(5), CLIPS, 20, 0.7)
+    other = patches.at[jnp.arange(CLIPS)[:, None], visible].add(1.0)
+    params = encoder.variables["params"]
+    of_masked = encode_patches(encoder, params, chosen(patches, masked), masked)
+    np.testing.assert_array_equal(of_masked, encode_patches(encoder, params, chosen(other, masked), masked))
+    assert not np.allclose(chosen(patches, visible), chosen(other, visible))
+
+
+def test_m2d_gives_its_target_no_gradient_and_reports_its_spread(encoder, pcm):
+    objective = objectives(encoder)["m2d"]
+    params = objective.init(jax.random.key(0))
+    members = jnp.zeros((CLIPS, 0), bool)
+    of_target = jax.grad(lambda target: objective.loss(params, target, pcm, members, jax.random.key(1))[0])(
+        params["encoder"]
+    )
+    assert all(not leaf.any() for leaf in jax.tree.leaves(of_target))
+    _, metrics = objective.loss(params, params["encoder"], pcm, members, jax.random.key(1))
+    assert 0 < float(metrics["spread"]) < 1
+    silent = params["encoder"] | {"patch_embed": jax.tree.map(jnp.zeros_like, params["encoder"]["patch_embed"]),
+                                  "pos_embed": jnp.zeros_like(params["encoder"]["pos_embed"])}  # fmt: skip
+    _, metrics = objective.loss(params, silent, pcm, members, jax.random.key(1))
+    assert float(metrics["spread"]) < 1e-3  # every target the same: collapsed
+
+
+def test_m2d_loss_is_two_minus_twice_the_cosine():
+    one, two = jax.random.normal(jax.random.key(0), (2, 4, 5, 8))
+    cosine = (unit(one) * unit(two)).sum(axis=-1)
+    np.testing.assert_allclose(jnp.square(unit(one) - unit(two)).sum(axis=-1), 2 - 2 * cosine, atol=1e-5)
+
+
+def test_standardised_patches_and_batches():
+    tokens = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 64))
+    by_token, by_feature = standardised(tokens), over_batch(tokens)
+    np.testing.assert_allclose(by_token.mean(axis=-1), 0, atol=1e-6)
+    np.testing.assert_allclose(by_token.var(axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(by_feature.mean(axis=(0, 1)), 0, atol=1e-6)
+    np.testing.assert_allclose(by_feature.var(axis=(0, 1)), 1, atol=1e-5)
+    assert np.isfinite(standardised(jnp.ones((1, 2, 3)))).all()
+
+
+def test_silence_gives_finite_losses_and_gradients(encoder):
+    for name, objective in objectives(encoder).items():
+        params = objective.init(jax.random.key(0))
+        target = {} if objective.ema is None else params["encoder"]
+        silence, members = jnp.zeros((CLIPS, SAMPLES)), jnp.ones((CLIPS, 4), bool)
+        loss, gradients = jax.value_and_grad(lambda *a, o=objective: o.loss(*a)[0])(
+            params, target, silence, members, jax.random.key(0)
+        )
+        assert np.isfinite(loss), name
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), name
+
+
+def test_self_supervision_looks_at_no_labels(encoder, pcm):
+    for name in ("m2d", "msm_mae"):
+        objective = objectives(encoder)[name]
+        params = objective.init(jax.random.key(0))
+        losses = {
+            float(objective.loss(params, params["encoder"], pcm, members, jax.random.key(1))[0])
+            for members in (jnp.zeros((CLIPS, 4), bool), jnp.ones((CLIPS, 4), bool), jnp.zeros((CLIPS, 0), bool))
+        }
+        assert len(losses) == 1
+
+
+def test_supervised_loss_by_hand(encoder, pcm):
+    members = jnp.array([[True, False], [False, True], [True, True]])
+    objective = Supervised(encoder, classes=2, mixup=0.0, stripes=0)
+    params = randomised(objective.init(jax.random.key(0)), 2)
+    embedding = encoder.embed(
+        encoder.module.apply({"params": params["encoder"]}, encoder.front_end(encoder.variables, pcm))
+    )
+    outputs = np.asarray(embedding, np.float64) @ np.asarray(params["head"]["kernel"], np.float64) + np.asarray(
+        params["head"]["bias"]
+    )
+    share = np.asarray(members) / np.asarray(members).sum(axis=1, keepdims=True)
+    log_probability = outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True))
+    loss, metrics = objective.loss(params, {}, pcm, members, jax.random.key(0))
+    assert float(loss) == pytest.approx(-(share * log_probability).sum(axis=1).mean(), rel=1e-5)
+    hits = np.asarray(members)[np.arange(3), outputs.argmax(axis=1)]
+    assert float(metrics["accuracy"]) == pytest.approx(hits.mean())
+    several = dataclasses.replace(objective, multi_label=True)
+    sigmoid = 1 / (1 + np.exp(-outputs))
+    wanted = -np.where(members, np.log(sigmoid), np.log(1 - sigmoid)).mean()
+    assert float(several.loss(params, {}, pcm, members, jax.random.key(0))[0]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_mixup_mixes_waveforms_and_labels_alike():
+    pcm = jnp.eye(6)  # every clip is its own number
+    members = jnp.eye(6, dtype=bool)
+    waves, labels = mixed(jax.random.key(0), pcm, members, 0.5)
+    np.testing.assert_allclose(waves, labels, atol=1e-6)
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+    assert ((labels > 0).sum(axis=1) <= 2).all()
+    assert (labels.max(axis=1) < 1).any()
+    same, plain = mixed(jax.random.key(0), pcm, members, 0.0)
+    np.testing.assert_array_equal(same, pcm)
+    np.testing.assert_array_equal(plain, members)
+
+
+def test_stripes_cover_whole_rows_and_columns_and_no_more_than_asked():
+    spectrogram = jnp.ones((200, 50, 40))
+    masked = np.asarray(masked_stripes(jax.random.key(0), spectrogram, 2, 0.2)) == 0
+    frames, bands = masked.all(axis=2), masked.all(axis=1)
+    np.testing.assert_array_equal(masked, frames[:, :, None] | bands[:, None, :])
+    assert 0 < frames.sum(axis=1).max() <= 2 * (0.2 * 50 + 1)
+    assert 0 < bands.sum(axis=1).max() <= 2 * (0.2 * 40 + 1)
+    assert frames.sum(axis=1).mean() == pytest.approx(2 * 0.1 * 50, rel=0.25)
+    np.testing.assert_array_equal(masked_stripes(jax.random.key(0), spectrogram, 0, 0.2), spectrogram)
+
+
+def test_weight_decay_shrinks_kernels_only(encoder):
+    params = objectives(encoder)["m2d"].init(jax.random.key(0))
+    decayed = {
+        jax.tree_util.keystr(path) for path, yes in jax.tree_util.tree_leaves_with_path(is_weight(params)) if yes
+    }
+    assert decayed == {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+                       if jax.tree_util.keystr(path).endswith("['kernel']")}  # fmt: skip
+    assert len(decayed) == 2 * 4 * 2 + 1 + 2
+
+
+def test_training_begins_where_it_is_told(encoder):
+    start = randomised(encoder.variables["params"], 9)
+    for objective in objectives(encoder).values():
+        params = objective.init(jax.random.key(0), start)
+        for one, other in zip(jax.tree.leaves(params["encoder"]), jax.tree.leaves(start), strict=True):
+            np.testing.assert_array_equal(one, other)
+        fresh = objective.init(jax.random.key(0))["encoder"]["pos_embed"]
+        np.testing.assert_allclose(fresh, sin_cos_positions(CONFIG.grid, CONFIG.width))
+
+
+def test_patches_of_the_objectives_are_the_encoders(encoder, pcm):
+    spectrogram = encoder.front_end(encoder.variables, pcm)
+    np.testing.assert_array_equal(spectrogram_patches(encoder, pcm), split_patches(spectrogram[:, None], CONFIG)[:, 0])
+    assert ViT(CONFIG).apply(encoder.variables, spectrogram)[0].shape == (CLIPS, 1, 21, 32)
