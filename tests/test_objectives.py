@@ -35,8 +35,8 @@ def pcm():
 
 def objectives(encoder):
     return {
-        "msm_mae": MSMMAE(encoder, decoder_width=32, decoder_depth=2, standardise=False),
-        "msm_mae, standardised": MSMMAE(encoder, decoder_width=32, decoder_depth=2, standardise=True),
+        "msm_mae": MSMMAE(encoder, decoder_width=32, decoder_depth=2),
+        "msm_mae, standardised": MSMMAE(encoder, decoder_width=32, decoder_depth=2, standardise_patches=True),
         "m2d": MaskedModelingDuo(encoder, decoder_width=32, decoder_depth=2),
         "supervised": Supervised(encoder, classes=4, mixup=0.0, stripes=0),
     }
@@ -66,7 +66,7 @@ def torch_module(name, objective):
     decoder = decoder_config(CONFIG, 32, 2)
     if name == "m2d":
         return torch_training.M2D(CONFIG, decoder)
-    return torch_training.MSMMAE(CONFIG, decoder, objective.standardise)
+    return torch_training.MSMMAE(CONFIG, decoder, objective.standardise_patches)
 
 
 @pytest.mark.parametrize("name", ["msm_mae", "msm_mae, standardised", "m2d", "supervised"])

@@ -274,10 +274,10 @@ def test_many_probes_at_once_are_each_trained_as_alone(multi_label):
     rule = ProbeRule(1e-2, 16, 60, 4)
 
     @jax.jit
-    def together(train, valid, keys):
+    def together(embeddings, members, train, valid, keys):
         return jax.vmap(lambda *split: train_probe(embeddings, members, *split, rule, multi_label))(train, valid, keys)
 
-    found = together(masks[:, 0], masks[:, 1], keys)
+    found = together(embeddings, members, masks[:, 0], masks[:, 1], keys)
     assert len(set(np.asarray(found.epochs).tolist())) > 1
     assert len({str(kernel) for kernel in np.asarray(found.head.kernel)}) == 4
     for number in range(4):

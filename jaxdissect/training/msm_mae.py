@@ -33,14 +33,14 @@ class MSMMAE:
       encoder: to train.
       mask_ratio: share of the patches that is masked.
       decoder_width, decoder_depth: of the decoder.
-      standardise: every patch to predict by its own mean and variance.
+      standardise_patches: predict every patch less its own mean and over its own deviation.
     """
 
     encoder: M2D
     mask_ratio: float = 0.7
     decoder_width: int = 96
     decoder_depth: int = 4
-    standardise: bool = True
+    standardise_patches: bool = False
 
     ema = None
 
@@ -67,14 +67,14 @@ class MSMMAE:
         members: Bool[Array, "clip class"],
         key: Array,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Mean squared error over the masked patches, each standardised by its own mean and variance."""
+        """Mean squared error over the pixels of the masked patches."""
         patches = spectrogram_patches(self.encoder, pcm)
         visible, masked = random_mask(key, len(patches), patches.shape[1], self.mask_ratio)
         position = shown_positions(self.encoder, patches.shape[1])
         tokens = encode_patches(self.encoder, params["encoder"], chosen(patches, visible), position[visible])
         predicted: Any = self.decoder.apply({"params": params["decoder"]}, tokens, position[visible], position[masked])
         wanted = chosen(patches, masked)
-        if self.standardise:
+        if self.standardise_patches:
             wanted = standardised(wanted)
         return jnp.square(predicted.astype(jnp.float32) - wanted).mean(), {}
 

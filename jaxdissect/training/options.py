@@ -19,7 +19,7 @@ from jaxdissect.training.objective import Objective
 from jaxdissect.training.supervised import Supervised
 
 OBJECTIVES = {"m2d": MaskedModelingDuo, "msm_mae": MSMMAE, "supervised": Supervised}
-SPECIFIC = ("mask_ratio", "decoder_width", "decoder_depth", "ema", "standardise", "mixup")  # to some objectives
+SPECIFIC = ("mask_ratio", "decoder_width", "decoder_depth", "ema", "standardise", "standardise_patches", "mixup")  # to some objectives
 CPU_PART = 16
 
 
@@ -53,6 +53,7 @@ class TrainOptions:
       decoder_depth: m2d, msm_mae: its blocks. Default: 4.
       ema: m2d: how much of the target encoder a step keeps, at the first and at the last step. Default: 0.996 1.
       standardise: m2d: targets by the features of each token, or each feature over the batch. Default: token.
+      standardise_patches: msm_mae: predict each patch by its own mean and variance. Default: no.
       mixup: supervised: parameter of mixup's Beta distribution; 0 for none. Default: 0.5.
       storage: type in which the parameters are written.
       licence: of the weights, recorded in encoder.json.
@@ -85,6 +86,7 @@ class TrainOptions:
     decoder_depth: int | None = None
     ema: tuple[float, float] | None = None
     standardise: Literal["token", "batch"] | None = None
+    standardise_patches: bool | None = None
     mixup: float | None = None
     storage: Literal["float32", "float16"] = "float32"
     licence: str = "unknown"
