@@ -96,7 +96,8 @@ class M2D(nn.Module):
     @torch.no_grad()
     def move_target(self, keep: float) -> None:
         """The exponential moving average."""
-        ours, average = list(self.encoder.parameters()), list(self.target.parameters())
+        ours: list[Tensor] = list(self.encoder.parameters())
+        average: list[Tensor] = list(self.target.parameters())
         torch._foreach_lerp_(average, ours, 1 - keep)
 
 

@@ -19,7 +19,7 @@ from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOpt
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.probing import ProbeOptions, run_probe
-from jaxdissect.summary import activations_summary, neurons_summary, probe_summary, training_summary
+from jaxdissect.summary import activations_summary, demo_summary, neurons_summary, probe_summary, training_summary
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
 
@@ -104,21 +104,20 @@ class DissectCommand(ActivationsOptions, NeuronsOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoCommand(DemoOptions):
-    """Dissect a small encoder on synthesised notes: no audio and no weights needed.
+    """Dissect the encoders that ship with the project, and an untrained one, on synthesised notes, side by side.
 
     Example: jaxdissect demo --run runs/demo
     """
 
     def __call__(self) -> int:
         print(
-            "The demo's encoder is M2D's architecture with random weights: it has learned nothing, so its numbers are\n"
-            "what chance gives. Convert a checkpoint to dissect a trained one.",
+            "Three encoders of one architecture: self-supervised on ESC-50's sounds, supervised on the same, and one with\n"
+            "random weights, which shows what chance gives. None has heard these notes.",
             flush=True,
         )
-        run, done, neurons = run_demo(self)
-        print(activations_summary(done))
-        print(neurons_summary(neurons))
-        print(f"Written to {run}.")
+        results = run_demo(self)
+        print(demo_summary(results))
+        print(f"Written to {results[0].run.parent}.")
         return 0
 
 

@@ -1,4 +1,4 @@
-"""`jaxdissect demo`: the whole path on synthesised notes, with what ships with the project."""
+"""`jaxdissect demo`: the whole path on synthesised notes, with the encoders that ship with the project."""
 
 import dataclasses
 import tempfile
@@ -9,13 +9,15 @@ from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import vit_config
 from jaxdissect.results import Neurons
 
+SELF_SUPERVISED, SUPERVISED, UNTRAINED = "msm_mae_tiny", "supervised_tiny", "untrained_tiny"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Dissect a small encoder on synthesised notes: no audio and no weights needed.
+    """Dissect a self-supervised, a supervised and an untrained encoder on synthesised notes, side by side.
 
     Attributes:
-      run: run directory to write. Default: a new temporary one.
+      run: folder to write, one run directory per encoder in it. Default: a new temporary one.
       batch_size: clips per device and step.
     """
 
@@ -23,15 +25,41 @@ class DemoOptions:
     batch_size: int = 32
 
 
+@dataclasses.dataclass(frozen=True)
+class DemoResult:
+    """One encoder of the demo.
+
+    Attributes:
+      kind: how it was trained.
+      run: its run directory.
+      counted: what was counted.
+      neurons: what was chosen.
+    """
+
+    kind: str
+    run: Path
+    counted: ActivationsResult
+    neurons: Neurons
+
+
 def untrained_tiny(dtype: object) -> M2D:
-    """The demo's encoder: M2D's architecture at width 192 with seeded random weights. It has learned nothing."""
-    return dataclasses.replace(untrained_m2d(vit_config("tiny", frames=208), name="untrained m2d_tiny"), dtype=dtype)
+    """The shipped encoders' architecture with seeded random weights. It has learned nothing."""
+    return dataclasses.replace(untrained_m2d(vit_config("tiny", frames=208), name=UNTRAINED), dtype=dtype)
 
 
-def run_demo(options: DemoOptions) -> tuple[Path, ActivationsResult, Neurons]:
-    """Count and select on the training split of `notes`; returns the run directory and the results."""
-    run = options.run or Path(tempfile.mkdtemp(prefix="jaxdissect-demo-"))
-    done = run_activations(
-        ActivationsOptions(encoder=f"{__name__}:untrained_tiny", task="notes", run=run, batch_size=options.batch_size)
-    )
-    return run, done, run_neurons(NeuronsOptions(run=run))
+def run_demo(options: DemoOptions) -> list[DemoResult]:
+    """Count and select on the training split of `notes`, for each of the three encoders."""
+    folder = options.run or Path(tempfile.mkdtemp(prefix="jaxdissect-demo-"))
+    encoders = {
+        "self-supervised": SELF_SUPERVISED,
+        "supervised": SUPERVISED,
+        "untrained": f"{__name__}:untrained_tiny",
+    }
+    results = []
+    for kind, encoder in encoders.items():
+        run = folder / encoder.rpartition(":")[2]
+        counted = run_activations(
+            ActivationsOptions(encoder=encoder, task="notes", run=run, batch_size=options.batch_size)
+        )
+        results.append(DemoResult(kind, run, counted, run_neurons(NeuronsOptions(run=run))))
+    return results

@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from jaxdissect.demo import DemoResult
 from jaxdissect.dissect import ActivationsResult
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.linear_evaluation import Evaluation
 from jaxdissect.results import Neurons
 
 BUSIEST = 3
+CAUTION = (
+    "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
+    "Compare with an untrained encoder."
+)
 
 
 def activations_summary(done: ActivationsResult) -> str:
@@ -111,10 +116,33 @@ def neurons_summary(neurons: Neurons) -> str:
         )
     if neurons.scores.attrs["skipped_classes"]:
         lines.append(f"Left out, without a counted token: {neurons.scores.attrs['skipped_classes']}.")
-    lines.append(
-        "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
-        "Compare with an untrained encoder."
-    )
+    lines.append(CAUTION)
+    return "\n".join(lines)
+
+
+def demo_summary(results: Sequence[DemoResult]) -> str:
+    """What was counted with each encoder, and coverage and neurons per class side by side."""
+    first = results[0].counted
+    counts = first.activations.counts
+    lines = [
+        f"Counted {int(counts['total_clips']):,} clips, {int(counts['total_tokens']):,} tokens, "
+        f"{counts.sizes['layer'] * counts.sizes['neuron']:,} neurons in {counts.sizes['layer']} layers, with each:"
+    ]
+    for result in results:
+        record = result.counted.record
+        rate = "counted before" if result.counted.reused else f"{record['clips_per_second']:,.1f} clips/s"
+        lines.append(f"  {result.run.name} ({result.kind}): {rate}")
+    header = ["label set", "classes"]
+    header += [f"{what}, {result.kind}" for what in ("coverage", "neurons/class") for result in results]
+    coverage = [result.neurons.coverage.set_index("label_set") for result in results]
+    rows = []
+    for name in coverage[0].index:
+        row: list[object] = [name, coverage[0].loc[name, "classes"]]
+        row += [f"{found.loc[name, 'coverage']:.0%}" for found in coverage]
+        row += [f"{found.loc[name, 'mean_neurons_per_class']:.1f}" for found in coverage]
+        rows.append(row)
+    lines.append(table(header, rows))
+    lines.append(CAUTION)
     return "\n".join(lines)
 
 

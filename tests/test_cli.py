@@ -15,6 +15,7 @@ import pytest
 
 from jaxdissect import InputError, ViTConfig, save_encoder, untrained_m2d
 from jaxdissect.cli import main
+from jaxdissect.demo import SELF_SUPERVISED, SUPERVISED, UNTRAINED
 from jaxdissect.dissect import read_activations
 from jaxdissect.files import new_folder, whole_file
 from jaxdissect.results import read_netcdf
@@ -405,8 +406,17 @@ def test_the_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert main(["demo", "--run", str(tmp_path / "demo"), "--batch-size", "8"]) == 0
     printed = capsys.readouterr().out
-    assert "it has learned nothing" in printed
     assert "Counted 576 clips" in printed
-    coverage = pd.read_csv(tmp_path / "demo" / "coverage.csv").set_index("label_set")
-    assert coverage["classes"].to_dict() == {"instrument": 8, "octave": 5, "pitch_class": 12}
-    assert coverage["kept_neurons"].tolist() == [92] * 3
+    found = {}
+    for kind, name in (("self-supervised", SELF_SUPERVISED), ("supervised", SUPERVISED), ("untrained", UNTRAINED)):
+        found[kind] = pd.read_csv(tmp_path / "demo" / name / "coverage.csv").set_index("label_set")
+        assert found[kind]["classes"].to_dict() == {"instrument": 8, "octave": 5, "pitch_class": 12}
+        assert found[kind]["kept_neurons"].tolist() == [92] * 3
+        assert f"{name} ({kind}): " in printed
+    for name in found["untrained"].index:
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"{name} "))
+        assert line.split() == [
+            name, str(found["untrained"].loc[name, "classes"]),
+            *(f"{table.loc[name, 'coverage']:.0%}" for table in found.values()),
+            *(f"{table.loc[name, 'mean_neurons_per_class']:.1f}" for table in found.values()),
+        ]  # fmt: skip

@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).parent.parent / "jaxdissect"
 # In the order in which the data flows; a module imports only what stands before it.
 ORDER = [
     "errors", "files", "progress", "sharding", "audio.log_mel", "audio.decode", "tasks.table",
-    "tasks.synthesis", "tasks.known", "tasks.loader", "encoder.base", "encoder.vit", "encoder.m2d",
+    "tasks.synthesis", "tasks.known", "tasks.loader", "encoder.base", "encoder.vit", "encoder.m2d", "encoder.shipped",
     "encoder.checkpoint", "encoder.convert", "activations", "tokens", "statistics", "collect", "clip_store",
     "selection", "results", "run", "probe", "embeddings", "linear_evaluation", "dissect", "probing",
     "training.masking", "training.objective", "training.msm_mae", "training.m2d", "training.supervised",
     "training.loop", "training.crops", "training.checkpoints", "training.fit", "training.options", "training.train",
-    "summary", "demo", "cli", "__main__",
+    "demo", "summary", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",

@@ -28,6 +28,9 @@ from jaxdissect.probe import (
 )
 
 FEATURES, CLASSES = 6, 4
+SHORT = ProbeRule(1e-2, 16, 8, 8)
+PARTIAL = ProbeRule(1e-2, 16, 200, 6)  # of 60 clips, the last batch holds 12
+LONG = ProbeRule(1e-2, 64, 100, 20)
 logits, accuracy, average_precision, class_average_precision = map(
     jax.jit, (logits, accuracy, average_precision, class_average_precision)
 )
@@ -88,16 +91,15 @@ def test_average_precision_is_scikit_learns(levels, share):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_average_precision_of_few_clips_is_scikit_learns(data):
-    """All orders, ties, negative zeros, infinite scores and masks of five clips."""
-    values = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 1.0, 3e38, np.inf])
+    """All orders, ties, negative zeros and masks of five clips."""
+    values = st.sampled_from([-1e30, -1.0, -0.0, 0.0, 1.0, 1e30])
     scores = np.array(data.draw(st.lists(values, min_size=5, max_size=5)), np.float32)
     positive, chosen = (np.array(data.draw(st.lists(st.booleans(), min_size=5, max_size=5))) for _ in range(2))
     found = class_average_precision(jnp.asarray(scores[:, None]), jnp.asarray(positive[:, None]), jnp.asarray(chosen))
     if not (positive & chosen).any():
         assert np.isnan(found[0])
         return
-    ranks = np.unique(scores, return_inverse=True)[1]  # scikit-learn refuses infinite scores
-    assert float(found[0]) == pytest.approx(average_precision_score(positive[chosen], ranks[chosen]), rel=2e-6)
+    assert float(found[0]) == pytest.approx(average_precision_score(positive[chosen], scores[chosen]), rel=2e-6)
 
 
 def test_average_precision_without_any_positive_clip_is_nan():
@@ -152,10 +154,10 @@ def test_logits_are_those_of_pytorchs_layers():
 
 
 def test_constant_features_give_finite_logits():
-    embeddings, members = blobs(40)
+    embeddings, members = blobs(60)
     embeddings[:, 1], embeddings[:, 4] = 3.25, 0
-    train, valid = parts(40, 25, 10)
-    probe = train_compiled(embeddings, members, train, valid, jax.random.key(0), ProbeRule(1e-2, epochs=3))
+    train, valid = parts(60, 30, 12)
+    probe = train_compiled(embeddings, members, train, valid, jax.random.key(0), SHORT, multi_label=False)
     assert np.asarray(probe.head.variance)[[1, 4]].tolist() == [0, 0]
     assert np.isfinite(logits(probe.head, embeddings)).all()
     embeddings[~train, 1] = 4  # not constant on other clips
@@ -207,16 +209,13 @@ def slow_probe(embeddings, members, train, valid, key, rule, multi_label):
     return Head(mean, variance, *best), best_epoch, epoch + 1, best_score
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize(
-    ("rule", "train", "stops"),
+    ("rule", "train", "stops", "multi_label"),
     [
-        (ProbeRule(1e-2, 200, 12, 20), 60, "epochs"),  # one batch, larger than the training set
-        (ProbeRule(1e-2, 16, 200, 6), 60, "patience"),  # the last batch holds 12
-        (ProbeRule(3e-3, 20, 60, 3), 60, "patience"),  # three whole batches
-        (ProbeRule(1e-2, 7, 5, 20), 8, "epochs"),  # the last batch holds one
-        (ProbeRule(1e-2, 1, 3, 1), 20, None),
-        (ProbeRule(), 60, None),
+        (PARTIAL, 60, "patience", False),
+        (PARTIAL, 48, "patience", True),  # three whole batches
+        (ProbeRule(1e-2, 7, 5, 20), 8, "epochs", True),  # the last batch holds one clip
+        (ProbeRule(), 60, None, False),  # one batch, larger than the training set
     ],
 )
 def test_training_equals_a_slow_one(rule, train, stops, multi_label):
@@ -234,54 +233,43 @@ def test_training_equals_a_slow_one(rule, train, stops, multi_label):
     assert valid_score > 0.3
 
 
-@pytest.mark.parametrize("patience", [1, 4, 30])
-def test_training_stops_after_patience_and_returns_the_best_epoch(patience):
+def test_training_stops_after_patience_and_returns_the_best_epoch():
     """Validation labels that contradict the training labels: what is learned soon makes the score worse."""
     embeddings, members = blobs(120, distance=1.0)
     train, valid = parts(120, 60, 30)
     members = np.where(valid[:, None], np.roll(members, 1, axis=1), members)
-    rule = ProbeRule(3e-3, 16, 40, patience)
+    rule = ProbeRule(3e-3, 16, 40, 5)
     probe = train_compiled(embeddings, members, train, valid, jax.random.key(1), rule)
-    assert int(probe.best_epoch) < int(probe.epochs) - 1
-    assert int(probe.epochs) == min(int(probe.best_epoch) + 1 + patience, 40)
+    assert int(probe.best_epoch) > 0
+    assert int(probe.epochs) == int(probe.best_epoch) + 1 + 5 < 40
     found = accuracy(logits(probe.head, embeddings), members, valid)
     assert float(found) == float(probe.valid_score)
-    first = dataclasses.replace(rule, epochs=int(probe.best_epoch) + 1, patience=100)
-    until_best = train_compiled(embeddings, members, train, valid, jax.random.key(1), first)
-    last = dataclasses.replace(rule, epochs=int(probe.epochs), patience=100)
-    whole = train_compiled(embeddings, members, train, valid, jax.random.key(1), last)
-    for one in (until_best, whole):
-        assert int(one.best_epoch) == int(probe.best_epoch)
-        np.testing.assert_array_equal(one.head.kernel, probe.head.kernel)
-        np.testing.assert_array_equal(one.head.bias, probe.head.bias)
-
-
-def test_of_equal_validation_scores_the_first_is_kept():
-    """One validation clip that is right from the first epoch on: all epochs score the same."""
-    embeddings, members = blobs(40, distance=9)
-    train, valid = parts(40, 30, 1)
-    probe = train_compiled(embeddings, members, train, valid, jax.random.key(0), ProbeRule(0.5, 200, 30, 5))
-    assert (int(probe.best_epoch), int(probe.epochs), float(probe.valid_score)) == (0, 6, 1.0)
+    until_best = dataclasses.replace(rule, epochs=int(probe.best_epoch) + 1)
+    short = train_compiled(embeddings, members, train, valid, jax.random.key(1), until_best)
+    assert int(short.epochs) == until_best.epochs
+    for a, b in zip(jax.tree.leaves(short.head), jax.tree.leaves(probe.head), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_many_probes_at_once_are_each_trained_as_alone(multi_label):
     """Splits of different sizes, which stop at different epochs."""
-    embeddings, members = (tags if multi_label else blobs)(90)
+    embeddings, members = (tags if multi_label else blobs)(110)
     sizes = [(60, 20), (9, 5), (25, 60), (60, 20)]
-    masks = np.stack([parts(90, *size, seed=number) for number, size in enumerate(sizes)])
+    masks = np.stack([parts(110, *size, seed=number) for number, size in enumerate(sizes)])
     keys = jax.vmap(jax.random.key)(np.arange(4, dtype=np.uint32))
-    rule = ProbeRule(1e-2, 16, 60, 4)
 
     @jax.jit
     def together(embeddings, members, train, valid, keys):
-        return jax.vmap(lambda *split: train_probe(embeddings, members, *split, rule, multi_label))(train, valid, keys)
+        return jax.vmap(lambda *split: train_probe(embeddings, members, *split, PARTIAL, multi_label))(
+            train, valid, keys
+        )
 
     found = together(embeddings, members, masks[:, 0], masks[:, 1], keys)
     assert len(set(np.asarray(found.epochs).tolist())) > 1
     assert len({str(kernel) for kernel in np.asarray(found.head.kernel)}) == 4
     for number in range(4):
-        alone = train_compiled(embeddings, members, *masks[number], keys[number], rule, multi_label=multi_label)
+        alone = train_compiled(embeddings, members, *masks[number], keys[number], PARTIAL, multi_label=multi_label)
         one = jax.tree.map(lambda leaf, number=number: leaf[number], found)
         assert (int(one.best_epoch), int(one.epochs)) == (int(alone.best_epoch), int(alone.epochs))
         assert float(one.valid_score) == pytest.approx(float(alone.valid_score), rel=1e-6)
@@ -298,12 +286,11 @@ def test_other_clips_have_no_influence(scale, multi_label):
     train, valid = parts(60, 30, 12)
     other = ~(train | valid)
     random = np.random.default_rng(0)
-    rule = ProbeRule(1e-2, 16, 8, 8)
-    expected = train_compiled(embeddings, members, train, valid, jax.random.key(0), rule, multi_label=multi_label)
+    expected = train_compiled(embeddings, members, train, valid, jax.random.key(0), SHORT, multi_label=multi_label)
     embeddings, members = embeddings.copy(), members.copy()
     embeddings[other] = random.uniform(-1, 1, (other.sum(), FEATURES)) * scale
     members[other] = random.random((other.sum(), CLASSES)) < 0.5
-    found = train_compiled(embeddings, members, train, valid, jax.random.key(0), rule, multi_label=multi_label)
+    found = train_compiled(embeddings, members, train, valid, jax.random.key(0), SHORT, multi_label=multi_label)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -323,7 +310,7 @@ def test_validation_clips_decide_on_the_epoch_alone():
 def test_another_key_is_another_probe():
     embeddings, members = blobs(60)
     train, valid = parts(60, 30, 12)
-    rule = ProbeRule(1e-2, 16, 2, 2)
+    rule = ProbeRule(1e-2, 16, 1, 1)
     one, same, other = (
         train_compiled(embeddings, members, train, valid, jax.random.key(seed), rule) for seed in (0, 0, 1)
     )
@@ -337,7 +324,7 @@ def test_a_probe_is_as_good_as_logistic_regression(distance, least):
     embeddings, members = blobs(900, distance=distance)
     train, valid = parts(900, 300, 100)
     test, of_class = ~(train | valid), members.argmax(axis=1)
-    probe = train_compiled(embeddings, members, train, valid, jax.random.key(0), ProbeRule(1e-2, 64, 100, 20))
+    probe = train_compiled(embeddings, members, train, valid, jax.random.key(0), LONG)
     found = float(accuracy(logits(probe.head, embeddings), members, test))
     scaled = (embeddings - embeddings[train].mean(axis=0)) / embeddings[train].std(axis=0)
     reference = LogisticRegression(max_iter=1000).fit(scaled[train], of_class[train])
@@ -346,14 +333,14 @@ def test_a_probe_is_as_good_as_logistic_regression(distance, least):
 
 
 def test_shuffled_labels_give_chance():
-    embeddings, members = blobs(2400, distance=3)
-    members = members[np.random.default_rng(1).permutation(2400)]
-    train, valid = parts(2400, 300, 100)
+    embeddings, members = blobs(900, distance=3)
+    members = members[np.random.default_rng(1).permutation(900)]
+    train, valid = parts(900, 300, 100)
     test = ~(train | valid)
-    probe = train_compiled(embeddings, members, train, valid, jax.random.key(0), ProbeRule(1e-2, 64, 20, 5))
+    probe = train_compiled(embeddings, members, train, valid, jax.random.key(0), LONG)
     found = float(accuracy(logits(probe.head, embeddings), members, test))
     chance, deviation = 1 / CLASSES, (3 / 16 / test.sum()) ** 0.5
-    assert abs(found - chance) < 5 * deviation
+    assert abs(found - chance) < 4 * deviation
 
 
 # --- rules

@@ -15,6 +15,7 @@ import numpy as np
 from jaxdissect.audio.log_mel import LogMel
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.shipped import shipped_encoder, shipped_encoders
 from jaxdissect.encoder.vit import ViT, ViTConfig
 from jaxdissect.errors import InputError
 from jaxdissect.files import new_folder, require_regular
@@ -66,11 +67,11 @@ def save_encoder(
 
 
 def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
-    """Load an encoder directory, or call a factory given as "package.module:factory".
+    """Load an encoder directory, one that ships with the project, or call a factory given as "package.module:factory".
 
     Args:
-      path: the directory or the factory; a factory is called as `factory(dtype=jnp.float32)`, or with
-        `jnp.bfloat16`, and returns an `Encoder`.
+      path: the directory, the name of a shipped encoder ("supervised_tiny"), or the factory; a factory is called as
+        `factory(dtype=jnp.float32)`, or with `jnp.bfloat16`, and returns an `Encoder`.
       dtype: of the computation, "float32" (float32 products) or "bfloat16".
 
     Raises:
@@ -81,6 +82,8 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
     folder = Path(path)
     if not folder.exists() and ":" in str(path):
         return _from_factory(str(path), dtype)
+    if not folder.exists():
+        folder = shipped_encoder(str(path)) or folder
     description = _read_description(folder)
     try:
         config = ViTConfig(**description["vit"])
@@ -124,7 +127,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} is no encoder directory (no {file.name} in it): make one with "
-            f"`jaxdissect convert CHECKPOINT OUT`, or give package.module:factory."
+            f"`jaxdissect convert CHECKPOINT OUT` or `jaxdissect train`, take one that ships with the project "
+            f"({', '.join(shipped_encoders()) or 'none here'}), or give package.module:factory."
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}): convert the checkpoint again.") from error

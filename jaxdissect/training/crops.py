@@ -40,10 +40,10 @@ class Clips:
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """Crops of one step: 16-bit PCM (clip, sample) and the classes of each (clip, class)."""
+    """Crops of one step: 16-bit PCM and the classes of each."""
 
-    pcm: Int[np.ndarray, "clip sample"]
-    members: Bool[np.ndarray, "clip class"]
+    pcm: Int[np.ndarray, "*part clip sample"]
+    members: Bool[np.ndarray, "*part clip class"]
 
 
 def decoded_clips(

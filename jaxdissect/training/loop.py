@@ -52,7 +52,8 @@ class Schedule:
         """Learning rate of a step, from 0."""
         warm_up = round(self.warm_up * self.steps)
         schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warm_up, max(self.steps, warm_up + 1))
-        return schedule(step)
+        with jax.numpy_dtype_promotion("standard"):
+            return schedule(step)
 
     def optimizer(self) -> optax.GradientTransformation:
         """AdamW with the betas of masked autoencoders."""
@@ -123,13 +124,16 @@ def train_step(
         parts = len(pcm)
         total = split(state.params, state.target, key, jnp.arange(parts), pcm, members)
         gradients, metrics = jax.tree.map(lambda leaf: leaf / parts, total)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         target = state.target
         if objective.ema is not None:
-            keep = optax.linear_schedule(*objective.ema, schedule.steps)(state.step)
+            first, last = objective.ema
+            keep = first + (last - first) * state.step.astype(jnp.float32) / schedule.steps
             target = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, target, params["encoder"])
-        metrics = metrics | {"gradient_norm": optax.global_norm(gradients)}
+        squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)]
+        metrics = metrics | {"gradient_norm": jnp.sqrt(sum(squares))}
         return TrainState(state.step + 1, params, target, optimizer_state), metrics
 
     return jax.jit(step, donate_argnums=0)

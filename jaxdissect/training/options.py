@@ -19,7 +19,15 @@ from jaxdissect.training.objective import Objective
 from jaxdissect.training.supervised import Supervised
 
 OBJECTIVES = {"m2d": MaskedModelingDuo, "msm_mae": MSMMAE, "supervised": Supervised}
-SPECIFIC = ("mask_ratio", "decoder_width", "decoder_depth", "ema", "standardise", "standardise_patches", "mixup")  # to some objectives
+SPECIFIC = (  # to some of the objectives
+    "mask_ratio",
+    "decoder_width",
+    "decoder_depth",
+    "ema",
+    "standardise",
+    "standardise_patches",
+    "mixup",
+)
 CPU_PART = 16
 
 
