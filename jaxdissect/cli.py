@@ -111,7 +111,7 @@ class DemoCommand(DemoOptions):
 
     def __call__(self) -> int:
         print(
-            "Three encoders of one architecture: self-supervised on ESC-50's sounds, supervised on the same, and one with\n"
+            "Three encoders of one architecture: self-supervised on ESC-50's sounds, supervised on the same, and with\n"
             "random weights, which shows what chance gives. None has heard these notes.",
             flush=True,
         )
