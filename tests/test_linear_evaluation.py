@@ -11,8 +11,8 @@ from tolerances import assert_within, relative_error
 
 from jaxdissect import InputError, LabelSet, Task, linear_evaluation
 from jaxdissect.embeddings import Embeddings
-from jaxdissect.linear_evaluation import Split, class_scores, evaluate, member_table, task_splits
-from jaxdissect.probe import EPSILON, ProbeRule, train_probe
+from jaxdissect.linear_evaluation import Split, class_scores, evaluate, member_table, scored, task_splits
+from jaxdissect.probe import EPSILON, Head, Probe, ProbeRule, train_probe
 
 CLIPS, CLASSES, FEATURES = 60, 3, 5
 RULE = ProbeRule(5e-2, 16, 30, 5)
@@ -297,26 +297,15 @@ def test_a_split_without_validation_clips_or_a_class_without_test_clips_has_no_s
     task = make_task(["train"] * 4 + ["test"] * 2)
     nobody = np.zeros(6, bool)
     split = Split(None, 0, np.arange(6) < 4, nobody, np.arange(6) >= 4)  # tests the classes b and c
-    kernel = np.eye(CLASSES, dtype=np.float32)[None]
-    head = linear_evaluation.Probe(
-        jax.tree.map(np.asarray, _head(np.zeros((1, 3)), np.ones((1, 3)), kernel, np.zeros((1, 3)))),
-        [-1],
-        [0],
-        [np.nan],
-    )
+    nought, one = (np.full((1, CLASSES), value, np.float32) for value in (0, 1))
+    head = Head(nought, one, np.eye(CLASSES, dtype=np.float32)[None], nought)
     values = np.eye(CLASSES, dtype=np.float32)[[0, 1, 2, 0, 1, 1]]
-    found = linear_evaluation.scored(Embeddings(values, ~nobody), task.label_sets[0], (split,), head)
+    found = scored(Embeddings(values, ~nobody), task.label_sets[0], (split,), Probe(head, [-1], [0], [np.nan]))
     assert found.scores["clips"].tolist() == [4, 0, 2]
     np.testing.assert_array_equal(found.scores["score"], [1.0, np.nan, 0.5])
     assert found.scores["test_fold"].isna().all()
     assert found.class_scores["clips"].tolist() == [0, 1, 1]
     np.testing.assert_array_equal(found.class_scores["score"], [np.nan, 1.0, 0.0])
-
-
-def _head(*arrays):
-    from jaxdissect.probe import Head
-
-    return Head(*(array.astype(np.float32) for array in arrays))
 
 
 def test_class_scores_of_classes_without_clips_are_nan():

@@ -1,7 +1,6 @@
 """The probe's arithmetic: against scikit-learn, against a slow float64 training with PyTorch's Adam, and its rules."""
 
 import dataclasses
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -117,8 +116,8 @@ def test_accuracy_equals_a_loop():
         assert float(accuracy(scores, members, chosen)) == pytest.approx(sum(hits) / len(hits), rel=1e-6)
 
 
-def test_ten_thousand_clips_are_ranked_right():
-    """Ranks beyond what a float32 tells apart from its neighbours would show here."""
+def test_many_clips_are_ranked_right():
+    """Few positives among 20,000 clips: rounding adds up here."""
     random = np.random.default_rng(0)
     scores = random.normal(size=(20_000, 1)).astype(np.float32)
     members = random.random(scores.shape) < 0.001
@@ -251,25 +250,22 @@ def test_training_stops_after_patience_and_returns_the_best_epoch():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_many_probes_at_once_are_each_trained_as_alone(multi_label):
-    """Splits of different sizes, which stop at different epochs."""
-    embeddings, members = (tags if multi_label else blobs)(110)
+def test_many_probes_at_once_are_each_trained_as_alone():
+    """Splits of different sizes, which stop at different epochs; one label a clip is compared in test_linear_evaluation.py."""
+    embeddings, members = tags(110)
     sizes = [(60, 20), (9, 5), (25, 60), (60, 20)]
     masks = np.stack([parts(110, *size, seed=number) for number, size in enumerate(sizes)])
     keys = jax.vmap(jax.random.key)(np.arange(4, dtype=np.uint32))
 
     @jax.jit
     def together(embeddings, members, train, valid, keys):
-        return jax.vmap(lambda *split: train_probe(embeddings, members, *split, PARTIAL, multi_label))(
-            train, valid, keys
-        )
+        return jax.vmap(lambda *split: train_probe(embeddings, members, *split, PARTIAL, True))(train, valid, keys)
 
     found = together(embeddings, members, masks[:, 0], masks[:, 1], keys)
     assert len(set(np.asarray(found.epochs).tolist())) > 1
     assert len({str(kernel) for kernel in np.asarray(found.head.kernel)}) == 4
     for number in range(4):
-        alone = train_compiled(embeddings, members, *masks[number], keys[number], PARTIAL, multi_label=multi_label)
+        alone = train_compiled(embeddings, members, *masks[number], keys[number], PARTIAL, multi_label=True)
         one = jax.tree.map(lambda leaf, number=number: leaf[number], found)
         assert (int(one.best_epoch), int(one.epochs)) == (int(alone.best_epoch), int(alone.epochs))
         assert float(one.valid_score) == pytest.approx(float(alone.valid_score), rel=1e-6)
@@ -443,10 +439,3 @@ def test_a_clip_of_several_classes_is_held_out_where_all_of_them_can_spare_it():
 def test_nothing_can_be_held_out_of_classes_with_one_clip_each():
     for members in (np.eye(3, dtype=bool), np.ones((1, 3), bool)):
         assert not held_out(members, np.ones(len(members), bool), 0.1, 0).any()
-
-
-def test_scikit_learn_agrees_on_what_a_class_without_positives_is():
-    """`expected` above leaves such classes out: scikit-learn itself warns of them, and gives 0."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert average_precision_score(np.zeros(3, bool), np.arange(3.0)) == 0

@@ -89,6 +89,7 @@ class Decoder(nn.Module):
 
 
 def decoder_config(encoder: ViTConfig, width: int, depth: int) -> ViTConfig:
-    """Sizes of a decoder: narrower than its encoder, with heads of 32 features or one head."""
-    sizes = vars(encoder) | {"width": width, "depth": depth, "heads": max(1, width // 32), "mlp": 4 * width}
+    """Sizes of a decoder: narrower than its encoder, with heads of 32 features or more."""
+    heads = next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
+    sizes = vars(encoder) | {"width": width, "depth": depth, "heads": heads, "mlp": 4 * width}
     return ViTConfig(**sizes)

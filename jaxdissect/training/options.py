@@ -103,9 +103,14 @@ class TrainOptions:
     save_minutes: float = 5.0
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_steps"):
-            if getattr(self, name) < 1:
+    def check(self) -> None:
+        """Refuse what makes no sense, before anything is read.
+
+        Raises:
+          InputError: an option breaks a rule, or is not one of the objective's.
+        """
+        for name in ("epochs", "batch_size", "log_steps", "decoder_width", "decoder_depth"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}.")
         part = self.part_size
         if part is not None and (part < 1 or self.batch_size % part):

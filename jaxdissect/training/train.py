@@ -39,6 +39,7 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
         `OUT.training` is of another training.
       TrainingError: a loss was not finite, or the training collapsed; the last good state is kept.
     """
+    options.check()
     require_new(options.out)
     if jax.process_count() > 1:
         raise InputError("jaxdissect train runs in one process, over all of its devices.")
