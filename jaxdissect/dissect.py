@@ -29,7 +29,7 @@ from jaxdissect.results import (
     write_csv,
     write_netcdf,
 )
-from jaxdissect.run import Run, peak_memory
+from jaxdissect.run import Run, absolute, peak_memory
 from jaxdissect.selection import SelectionRule
 from jaxdissect.tasks.known import load_task
 from jaxdissect.tasks.table import Task
@@ -151,6 +151,7 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
     reused = _reuse(run, record, options.max_bad_clips)
     if reused is not None:
         return reused
+    run.require_own("probe", "a probe", record["fingerprints"])
     layers, neurons = neuron_shape(encoder, chosen)
     with run.locked():
         room = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20
@@ -234,9 +235,9 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[s
         "unit_seconds": task.unit_seconds,
         "keep": task.keep,
         "inputs": {  # where the later stages look first
-            "encoder": str(_absolute(options.encoder)),
-            "task": str(_absolute(options.task)),
-            "data": None if options.data is None else str(options.data.absolute()),
+            "encoder": absolute(options.encoder),
+            "task": absolute(options.task),
+            "data": absolute(options.data),
             "label": options.label,
             "test_fold": options.test_fold,
             "unit_seconds": options.unit_seconds,
@@ -244,11 +245,6 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[s
             "dtype": options.dtype,
         },
     }
-
-
-def _absolute(name: str) -> str | Path:
-    """A path that exists in full, for the working folder may be another next time; any other name as it is."""
-    return Path(name).absolute() if Path(name).exists() else name
 
 
 def _reuse(run: Run, record: dict[str, Any], max_bad_clips: float) -> ActivationsResult | None:

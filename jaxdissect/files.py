@@ -61,6 +61,27 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` if the block succeeds, and vanishes otherwise.
+
+    Raises:
+      InputError: `path` is a file, or cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} must be a folder or not be there: remove it.")
+    beside = path_beside(path)
+    try:
+        with new_folder(beside) as temporary:
+            yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        beside.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def require_new(path: Path) -> None:
     """Refuse a path that something stands at, other than an empty folder."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

@@ -1,6 +1,7 @@
 """Linear evaluation of a task: which clips train, stop and judge a probe, and its scores."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -13,7 +14,6 @@ from jaxdissect.errors import InputError
 from jaxdissect.probe import (
     Probe,
     ProbeRule,
-    accuracy,
     average_precision,
     class_average_precision,
     held_out,
@@ -87,9 +87,15 @@ def task_splits(
         shown = fold if fold is not None else int(number[test][0]) if known.all() and test.any() else None
         test, train = test & taking_part, train & taking_part
         if not train.any() or not test.any():
+            left_out = int((~usable).sum())
+            reason = (
+                f"{left_out} of the task's {len(task)} could not be read or embedded: is --data their folder?"
+                if left_out
+                else "the table's column 'split' or 'fold' says which they are."
+            )
             raise InputError(
                 f"Task {task.name!r}, label set {labels.name!r}: a probe needs clips to train and to test on, got "
-                f"{train.sum()} and {test.sum()}: the table's column 'split' or 'fold' says which they are."
+                f"{train.sum()} and {test.sum()}: {reason}"
             )
         if (members[train].any(axis=0)).sum() < 2:
             raise InputError(
@@ -98,6 +104,11 @@ def task_splits(
         own = (name == "valid") & taking_part
         for seed in range(seeds):
             valid = own if own.any() else held_out(members, train, VALID_SHARE, seed)
+            if not members[valid].any():
+                raise InputError(
+                    f"Task {task.name!r}, label set {labels.name!r}: a probe needs validation clips of some class to "
+                    f"stop by: mark some as 'valid' in the table's column 'split', or give a class a second clip."
+                )
             splits.append(Split(shown, seed, train & ~valid, valid, test))
     if not splits:
         raise InputError(f"Task {task.name!r} has no folds: leave --folds all out.")
@@ -126,17 +137,16 @@ def evaluate(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...]
 def scored(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], probe: Probe) -> Evaluation:
     """The scores of trained heads."""
     members = member_table(labels)
-    score = jax.jit(average_precision if labels.multi_label else accuracy)
     metric = "mean_average_precision" if labels.multi_label else "accuracy"
     rows, class_rows = [], []
     for number, split in enumerate(splits):
         head = jax.tree.map(lambda leaf, number=number: leaf[number], probe.head)
-        outputs = jax.jit(logits)(head, embeddings.values)
+        outputs = np.asarray(jax.jit(logits)(head, embeddings.values))
         for name in SPLITS:
             chosen = getattr(split, name)
-            found = float(score(outputs, members, chosen)) if chosen.any() else np.nan
+            found = score(outputs, members, chosen, labels.multi_label)
             rows.append([labels.name, split.test_fold, split.seed, name, int(chosen.sum()), metric, found])
-        of_class = class_scores(np.asarray(outputs), members, split.test, labels.multi_label)
+        of_class = class_scores(outputs, members, split.test, labels.multi_label)
         class_rows += [
             [labels.name, name, split.test_fold, split.seed, int(members[split.test, index].sum()), of_class[index]]
             for index, name in enumerate(labels.classes)
@@ -146,6 +156,20 @@ def scored(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], 
     return Evaluation(
         labels, probe, splits, table, pd.DataFrame(class_rows, columns=class_columns).astype({"test_fold": "Int64"})
     )
+
+
+def score(
+    outputs: Float[np.ndarray, "clip class"],
+    members: Bool[np.ndarray, "clip class"],
+    chosen: Bool[np.ndarray, " clip"],
+    multi_label: bool,
+) -> float:
+    """Accuracy, or mean average precision, on some clips; NaN if there are none."""
+    if not chosen.any():
+        return math.nan
+    if multi_label:
+        return float(jax.jit(average_precision)(outputs, members, chosen))
+    return float(members[chosen, outputs[chosen].argmax(axis=1)].mean())
 
 
 def class_scores(

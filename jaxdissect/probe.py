@@ -5,6 +5,7 @@ cross entropy (multi-label: binary cross entropy), early stopping on the validat
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.struct
@@ -36,11 +37,13 @@ class ProbeRule:
     patience: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "patience"):
+        for name, option in (
+            ("batch_size", "--probe-batch-size"), ("epochs", "--epochs"), ("patience", "--patience"),
+        ):  # fmt: skip
             if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}.")
-        if not self.learning_rate > 0:
-            raise InputError(f"--learning-rate must be positive, got {self.learning_rate}.")
+                raise InputError(f"{option} must be positive, got {getattr(self, name)}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"--learning-rate must be a positive number, got {self.learning_rate}.")
 
 
 @flax.struct.dataclass
@@ -102,7 +105,7 @@ def train_probe(
     """
     embeddings, labels = jnp.asarray(embeddings), jnp.asarray(members).astype(jnp.float32)
     mean, variance = _moments(embeddings, train)
-    scaled = _scaled(mean, variance, embeddings)
+    scaled = jnp.where((train | valid)[:, None], _scaled(mean, variance, embeddings), 0)
     score = average_precision if multi_label else accuracy
     optimizer = optax.adam(rule.learning_rate)
     init_key, order_key = jax.random.split(key)
@@ -161,7 +164,9 @@ def _epoch(
     def step(carry: Any, rows: Any) -> Any:
         params, state = carry
         weight = train[rows].astype(jnp.float32)
-        updates, new_state = optimizer.update(jax.grad(loss)(params, rows, weight), state, params)
+        gradient = jax.grad(loss)(params, rows, weight)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an int
+            updates, new_state = optimizer.update(gradient, state, params)
         new = (optax.apply_updates(params, updates), new_state)
         return jax.tree.map(lambda new, old: jnp.where(weight.any(), new, old), new, carry), None
 
@@ -197,17 +202,17 @@ def class_average_precision(
         last_of_tie = jnp.append(ranked[1:] != ranked[:-1], True)
         end = jax.lax.cummin(jnp.where(last_of_tie, place, len(ranked)), reverse=True)
         precision = hits[end] / (end + 1)
-        total = positive.sum()
+        total = positive.sum().astype(jnp.float32)
         return jnp.where(total > 0, jnp.where(positive, precision, 0.0).sum() / jnp.maximum(total, 1), jnp.nan)
 
     return jax.vmap(one, in_axes=(1, 1))(scores, members)
 
 
 def _moments(embeddings: Any, chosen: Any) -> Any:
-    weight = chosen.astype(jnp.float32)[:, None]
-    count = jnp.maximum(weight.sum(), 1)
-    mean = (embeddings * weight).sum(axis=0) / count
-    return mean, (jnp.square(embeddings - mean[None]) * weight).sum(axis=0) / count
+    chosen = chosen[:, None]
+    count = jnp.maximum(chosen.sum(), 1).astype(jnp.float32)
+    mean = jnp.where(chosen, embeddings, 0).sum(axis=0) / count
+    return mean, jnp.square(jnp.where(chosen, embeddings - mean[None], 0)).sum(axis=0) / count
 
 
 def _scaled(mean: Any, variance: Any, embeddings: Any) -> Any:
@@ -217,24 +222,26 @@ def _scaled(mean: Any, variance: Any, embeddings: Any) -> Any:
 def held_out(
     members: Bool[np.ndarray, "clip class"], train: Bool[np.ndarray, " clip"], share: float, seed: int
 ) -> Bool[np.ndarray, " clip"]:
-    """A validation part of the training clips: a share of them, drawn so that every class that can be is present.
+    """A validation part of the training clips: a share of them, drawn so that every class is present.
 
-    A class with a single training clip stays wholly in training.
+    A class with a single training clip stays wholly in training. Where clips have several labels, a class may be absent
+    because each clip of its own would take another class's last training clip.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(np.flatnonzero(train))
     wanted = max(1, round(share * len(order)))
     left = members[train].sum(axis=0)
     have = np.zeros(members.shape[1], int)
-    valid = np.zeros(len(train), bool)
+    valid, taken = np.zeros(len(train), bool), 0
     for must in (True, False):  # first a clip of every class, then any
         for clip in order:
+            missing = (have == 0) & (left > 1)
+            if not missing.any() if must else taken >= wanted:
+                break
             classes = members[clip]
-            new = (classes & (have == 0) & (left > 1)).any()
-            enough = valid.sum() >= wanted
-            if valid[clip] or (must and not new) or (not must and enough) or (left[classes] < 2).any():
+            if valid[clip] or (must and not (classes & missing).any()) or (left[classes] < 2).any():
                 continue
-            valid[clip] = True
+            valid[clip], taken = True, taken + 1
             have += classes
             left = left - classes
     return valid

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +15,12 @@ from jaxdissect.embeddings import embed_clips
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, new_folder
+from jaxdissect.files import json_fingerprint, replaced_folder
 from jaxdissect.linear_evaluation import Evaluation, Split, evaluate, scored, task_splits
 from jaxdissect.probe import Head, Probe, ProbeRule
 from jaxdissect.progress import progress_bar
 from jaxdissect.results import write_csv
-from jaxdissect.run import Run
+from jaxdissect.run import Run, absolute
 from jaxdissect.tasks.known import load_task
 from jaxdissect.tasks.table import LabelSet, Task
 
@@ -56,7 +56,7 @@ class ProbeOptions:
     label: str | None = None
     test_fold: int | None = None
     unit_seconds: float | None = None
-    multi_label: bool | None = None
+    multi_label: bool = False
     head: Literal["trained", "encoder"] = "trained"
     folds: Literal["test", "all"] = "test"
     seeds: int = 3
@@ -94,13 +94,17 @@ def run_probe(options: ProbeOptions) -> tuple[Evaluation, ...]:
         "task": task.fingerprint(),
         "front_end": json_fingerprint(encoder.settings().get("front_end")),
     }
-    _require_own(run, prints)
+    run.require_own("activations", "counts", prints)
+    _check(options, encoder, task)
     with run.locked():
         started = time.perf_counter()
         with progress_bar(what=f"Embedding {task.name}", total=len(task)) as bar:
             embeddings = embed_clips(
                 encoder, task, options.batch_size, progress=lambda clips: bar.update(clips - bar.n)
             )
+        unusable = int((~embeddings.usable).sum())
+        if unusable:
+            print(f"{unusable} of {len(task)} clips could not be read or embedded: they take no part.", file=sys.stderr)
         evaluations = []
         for labels in task.label_sets:
             splits = task_splits(task, labels, embeddings.usable, options.folds, options.seeds)
@@ -115,7 +119,8 @@ def run_probe(options: ProbeOptions) -> tuple[Evaluation, ...]:
             "fingerprints": prints,
             "task": task.name,
             "encoder": encoder.name,
-            "unusable_clips": int((~embeddings.usable).sum()),
+            "inputs": inputs | {name: absolute(inputs[name]) for name in ("encoder", "task", "data")},
+            "unusable_clips": unusable,
             "seconds": round(time.perf_counter() - started, 3),
             "status": "done",
         }
@@ -130,7 +135,10 @@ def _inputs(options: ProbeOptions, run: Run) -> dict[str, Any]:
         "multi_label": False, "dtype": "float32",
     }  # fmt: skip
     there = run.stages().get("activations", {}).get("inputs", {})
-    given = {name: getattr(options, name) for name in default if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in default}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    if not isinstance(there, dict):
+        raise InputError(f"{run.file('run.json')} cannot be read: the inputs of the stage activations are no object.")
     inputs = default | there | given
     missing = [name for name in ("encoder", "task") if inputs[name] is None]
     if missing:
@@ -149,17 +157,14 @@ def _load(inputs: dict[str, Any]) -> tuple[Encoder, Task]:
     return load_encoder(inputs["encoder"], inputs["dtype"]), task
 
 
-def _require_own(run: Run, prints: dict[str, str]) -> None:
-    """Refuse to mix with what another encoder or task has left in the run directory."""
-    counted = run.stages().get("activations")
-    if counted is None:
-        return
-    differing = [name for name, value in prints.items() if counted["fingerprints"].get(name) != value]
-    if differing:
-        raise InputError(
-            f"--run {run.path} holds counts of another {' and another '.join(differing)}: choose another --run, or "
-            f"give the options that it was counted with."
-        )
+def _check(options: ProbeOptions, encoder: Encoder, task: Task) -> None:
+    """Answer a mistake before the clips are embedded, as if all could be read."""
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size must be positive, got {options.batch_size}.")
+    for labels in task.label_sets:
+        splits = task_splits(task, labels, np.ones(len(task), bool), options.folds, seeds=1)
+        if options.head == "encoder":
+            _own_head(encoder, labels, len(splits))
 
 
 def _own_head(encoder: Encoder, labels: LabelSet, splits: int) -> Probe:
@@ -180,9 +185,6 @@ def _own_head(encoder: Encoder, labels: LabelSet, splits: int) -> Probe:
 def _save(run: Run, evaluations: tuple[Evaluation, ...], record: dict[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
-    run.reopen("probe")
-    folder = run.file("probe")
-    shutil.rmtree(folder, ignore_errors=True)
     described = {
         "label_sets": {
             done.labels.name: {
@@ -195,12 +197,13 @@ def _save(run: Run, evaluations: tuple[Evaluation, ...], record: dict[str, Any])
         **record,
     }
     heads = {done.labels.name: vars(done.probe.head) for done in evaluations}
-    with new_folder(folder) as temporary:
+    with replaced_folder(run.file("probe")) as temporary:
         (temporary / "probe.json").write_text(json.dumps(described, indent=2) + "\n")
         write_csv(pd.concat([done.scores for done in evaluations]), temporary / "scores.csv")
         write_csv(pd.concat([done.class_scores for done in evaluations]), temporary / "class_scores.csv")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(temporary.absolute() / "head", heads)
+        run.reopen("probe")
     run.finish("probe", record)
 
 
@@ -210,5 +213,5 @@ def _described(probe: Probe, number: int, split: Split) -> dict[str, Any]:
         "seed": split.seed,
         "best_epoch": int(probe.best_epoch[number]),
         "epochs": int(probe.epochs[number]),
-        "valid_score": float(probe.valid_score[number]),
+        "valid_score": None if np.isnan(probe.valid_score[number]) else float(probe.valid_score[number]),
     }

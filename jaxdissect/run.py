@@ -96,6 +96,20 @@ class Run:
             )
         return True
 
+    def require_own(self, stage: str, what: str, fingerprints: Mapping[str, str]) -> None:
+        """Refuse to mix with what a stage has left here of another encoder or task.
+
+        Raises:
+          InputError: it has been run here, on another one.
+        """
+        there = self.stages().get(stage)
+        differing = [name for name, value in fingerprints.items() if there and there["fingerprints"].get(name) != value]
+        if differing:
+            raise InputError(
+                f"--run {self.path} holds {what} of another {' and another '.join(differing)}: choose another --run, "
+                f"or give the options that it was made with."
+            )
+
     def reopen(self, stage: str) -> None:
         """Strike a stage from the record before its files are written anew."""
         stages = self.stages()
@@ -109,6 +123,13 @@ class Run:
     def _write(self, stages: Mapping[str, Any]) -> None:
         with whole_file(self.file("run.json")) as temporary:
             temporary.write_text(json.dumps({"stages": stages}, indent=2) + "\n")
+
+
+def absolute(name: str | Path | None) -> str | None:
+    """What is there under a name, in full, for the working folder may be another next time; other names as they are."""
+    if name is None:
+        return None
+    return str(Path(name).absolute()) if Path(name).exists() else str(name)
 
 
 def versions() -> dict[str, str]:

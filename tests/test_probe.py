@@ -251,7 +251,7 @@ def test_training_stops_after_patience_and_returns_the_best_epoch():
 
 
 def test_many_probes_at_once_are_each_trained_as_alone():
-    """Splits of different sizes, which stop at different epochs; one label a clip is compared in test_linear_evaluation.py."""
+    """Splits of different sizes, which stop at different epochs. One label a clip: see test_linear_evaluation.py."""
     embeddings, members = tags(110)
     sizes = [(60, 20), (9, 5), (25, 60), (60, 20)]
     masks = np.stack([parts(110, *size, seed=number) for number, size in enumerate(sizes)])

@@ -302,7 +302,9 @@ def test_silence_trains_nothing(data_folder, tmp_path, capsys):
 
 
 def test_sizes_from_scratch():
-    encoder = TrainOptions(objective="m2d", task="notes", out=Path("o"), size="small", input="64x100p16x4p32k").encoder()
+    encoder = TrainOptions(
+        objective="m2d", task="notes", out=Path("o"), size="small", input="64x100p16x4p32k"
+    ).encoder()
     assert (encoder.config.width, encoder.config.bands, encoder.config.frames) == (384, 64, 100)
     assert (encoder.config.patch_bands, encoder.config.patch_frames, encoder.sample_rate) == (16, 4, 32000)
     with pytest.raises(InputError, match="carries no sizes"):
