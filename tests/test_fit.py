@@ -125,21 +125,20 @@ def test_clips_are_decoded_once_to_16_bits(data_folder):
 # Steps
 
 
-@pytest.mark.parametrize("name", ["m2d", "msm_mae", "supervised"])
+@pytest.mark.parametrize("name", ["m2d", "supervised"])
 def test_devices_and_their_number_change_nothing(name):
+    """Loss and mean gradient, which Adam's first moment is a multiple of after one step."""
     objective, schedule = objectives()[name], Schedule(10, 1e-2, warm_up=0.0)
     batch = FEED.batch(some_clips(), 0)
     found = []
-    for devices in (1, 2, 4):
+    for devices in (1, 4):
         mesh = local_mesh(jax.devices()[:devices])
-        step = train_step(objective, schedule, 0, mesh)
         state = replicate(init_state(objective, schedule, 0), mesh)
-        for _ in range(2):
-            state, metrics = step(state, *shard_clips((batch.pcm, batch.members), mesh))
-        found.append(jax.device_get((state.params, state.target, metrics)))
-    for other in found[1:]:
-        for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True):
-            np.testing.assert_allclose(a, b, atol=TOLERANCES["training on several devices, absolute"].allowed)
+        state, metrics = train_step(objective, schedule, 0, mesh)(state, *shard_clips((batch.pcm, batch.members), mesh))
+        found.append(jax.device_get((state.optimizer[1][0].mu, metrics)))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, atol=TOLERANCES["training on several devices, absolute"].allowed)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0][0])) > 1e-3
 
 
 def test_a_step_by_hand():
@@ -153,9 +152,9 @@ def test_a_step_by_hand():
     key = jax.random.fold_in(jax.random.key(3), 2)
     losses, total = [], jax.tree.map(jnp.zeros_like, before.params)
     for part in range(4):
-        wave = batch.pcm[part].astype(np.float32) / FULL_SCALE
+        wave = jnp.asarray(batch.pcm[part].astype(np.float32) / FULL_SCALE)
         (loss, _), gradient = jax.value_and_grad(objective.loss, has_aux=True)(
-            before.params, before.target, wave, batch.members[part], jax.random.fold_in(key, part)
+            before.params, before.target, wave, jnp.asarray(batch.members[part]), jax.random.fold_in(key, part)
         )
         losses.append(float(loss))
         total = jax.tree.map(lambda a, b: a + b / 4, total, gradient)

@@ -245,10 +245,10 @@ def test_what_is_there_is_not_written_over(setting, tmp_path, capsys):
 
 
 def test_a_training_is_not_resumed_with_other_options(setting, monkeypatch, capsys):
-    monkeypatch.setattr("jaxdissect.training.train.fit", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        run_train(TrainOptions(objective="m2d", **setting))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxdissect.training.train.fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_train(TrainOptions(objective="m2d", **setting))
     assert main(arguments(setting, "m2d", learning_rate=5e-4, epochs=9)) == 2
     told = capsys.readouterr().err
     assert "begun with other options: --epochs (there 2, here 9), --learning-rate (there 0.001, here 0.0005)" in told

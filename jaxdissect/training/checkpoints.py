@@ -41,6 +41,10 @@ class Checkpoints:
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
         try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                metadata = checkpointer.metadata(self._folder / str(step) / "state").item_metadata
+            if _shapes(metadata.tree) != _shapes(like):  # orbax itself fails untidily where they differ
+                raise ValueError("other shapes")
             found = self._manager.restore(step, args=items)
         except Exception as error:  # orbax raises bare ones for damaged files
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -53,3 +57,7 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for what is being written."""
         self._manager.close()
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
