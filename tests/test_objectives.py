@@ -96,6 +96,27 @@ def test_loss_and_gradients_equal_pytorchs(name, encoder, pcm):
     assert compared == len(jax.tree.leaves(params)) - 1
 
 
+@pytest.mark.parametrize("name", ["msm_mae", "m2d", "supervised"])
+def test_bfloat16_computes_and_parameters_stay_float32(name, encoder, pcm):
+    half = dataclasses.replace(encoder, dtype=jnp.bfloat16)
+    members, key = jnp.eye(4, dtype=bool)[jnp.array([2, 0, 3])], jax.random.key(3)
+    found = []
+    for one in (encoder, half):
+        objective = objectives(one)[name]
+        params = objective.init(jax.random.key(0))
+        target = {} if objective.ema is None else params["encoder"]
+        found.append(jax.value_and_grad(objective.loss, has_aux=True)(params, target, pcm, members, key))
+    ((whole, _), exact), ((rounded, _), gradients) = found
+    assert rounded.dtype == jnp.float32
+    assert float(rounded) == pytest.approx(float(whole), rel=TOLERANCES["loss in bfloat16, relative"].allowed)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
+    norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(exact)))
+    apart = jnp.sqrt(
+        sum(jnp.square(a - b).sum() for a, b in zip(*map(jax.tree.leaves, (exact, gradients)), strict=True))
+    )
+    assert apart < TOLERANCES["gradient in bfloat16, relative"].allowed * norm
+
+
 def test_a_mask_parts_the_patches_and_differs_from_clip_to_clip():
     visible, masked = random_mask(jax.random.key(0), 100, 20, 0.7)
     assert visible.shape == (100, 6)
