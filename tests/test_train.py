@@ -67,16 +67,19 @@ def arguments(setting, objective, **others):
 def test_a_training_ends_in_an_encoder_that_others_take(setting, objective, tmp_path, capsys):
     assert main(arguments(setting, objective, licence="CC0")) == 0
     printed = capsys.readouterr().out
-    assert re.search(
-        rf"Trained {objective} from small: 1 layers of 16 neurons, width 16, on 12 clips of set\.", printed
-    )
+    assert re.search(r"Trained out: 1 layers of 16 neurons, width 16, on 12 clips of set\.", printed)
     assert re.search(r"6 steps of 4 crops in .* loss [\d.]+ -> [\d.]+", printed)
     folder = setting["out"]
     encoder, before = load_encoder(folder), load_encoder(setting["start_from"])
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), encoder.variables["params"], before.variables["params"])
     assert moved["blocks_0"]["mlp"]["fc1"]["kernel"]
     assert encoder.variables["params"]["pos_embed"].shape == (11, 16)
-    assert encoder.source["licence"] == "CC0"
+    assert encoder.name == "out"
+    assert encoder.source == {
+        "file": f"none: trained by jaxdissect, --objective {objective}",
+        "start": "small",
+        "licence": "CC0",
+    }
     record = json.loads((folder / "training.json").read_text())
     assert record["options"]["objective"] == objective
     assert record["steps"] == 6
@@ -246,7 +249,7 @@ def test_what_is_there_is_not_written_over(setting, tmp_path, capsys):
 
 def test_a_training_is_not_resumed_with_other_options(setting, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr("jaxdissect.training.train.fit", stopped)
+        patch.setattr("jaxdissect.training.train.save_encoder", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_train(TrainOptions(objective="m2d", **setting))
     assert main(arguments(setting, "m2d", learning_rate=5e-4, epochs=9)) == 2
@@ -254,6 +257,14 @@ def test_a_training_is_not_resumed_with_other_options(setting, monkeypatch, caps
     assert "begun with other options: --epochs (there 2, here 9), --learning-rate (there 0.001, here 0.0005)" in told
     assert "to start afresh" in told
     assert main(arguments(setting, "m2d", save_minutes=1.0)) == 0  # this one may change
+
+
+def test_a_refused_training_leaves_nothing_that_stands_in_the_way(setting, data_folder, capsys):
+    assert main(arguments(setting, "msm_mae", batch_size=32, part_size=16)) == 2
+    assert "lower --batch-size" in capsys.readouterr().err
+    other = data_folder.table("other.csv", "file_name,split\n" + "".join(f"{n}.wav,train\n" for n in range(4, CLIPS)))
+    assert main(arguments(setting, "msm_mae", task=other)) == 0  # another task, another batch size
+    assert json.loads((setting["out"] / "training.json").read_text())["data"]["clips"] == CLIPS - 4
 
 
 def stopped(*_args, **_options):

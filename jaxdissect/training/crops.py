@@ -49,23 +49,25 @@ class Crops:
 def decoded_clips(
     task: Task, sample_rate: int, folder: Path, progress: Callable[[int], None] = lambda clips: None
 ) -> Clips:
-    """Decode every clip once, into a memory-mapped file of 16-bit samples; what is there already is taken as it is.
+    """Decode every clip once, into a memory-mapped file of 16-bit samples; what is there of this task is taken as it is.
 
     Args:
       task: the clips.
       sample_rate: of the encoder, Hz.
-      folder: of this task's and rate's `pcm.npy` and `clips.json`.
+      folder: of `pcm.npy` and `clips.json`.
       progress: called with the number of clips read so far.
 
     Raises:
       InputError: the disk has no room.
     """
     pcm_file, json_file = folder / "pcm.npy", folder / "clips.json"
-    if not json_file.is_file():
-        read = _decode(task, sample_rate, pcm_file, progress)
+    origin = {"task": task.fingerprint(), "sample_rate": sample_rate}
+    read = json.loads(json_file.read_text()) if json_file.is_file() else {}
+    if read.get("origin") != origin:
+        json_file.unlink(missing_ok=True)
+        read = _decode(task, sample_rate, pcm_file, progress) | {"origin": origin}
         with whole_file(json_file) as temporary:
             temporary.write_text(json.dumps(read))
-    read = json.loads(json_file.read_text())
     pcm = np.load(pcm_file, mmap_mode="r")[: len(read["clip"])]
     spans = np.array(read["span"], np.int64).reshape(-1, 2)
     return Clips(pcm, spans, task.members(read["clip"]), read["unreadable"], read["sha256"])

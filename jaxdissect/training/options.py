@@ -140,11 +140,11 @@ class TrainOptions:
             sizes = sizes_from_name(self.input)
             grid = {name: value for name, value in vars(sizes).items() if name != "sample_rate"}
             encoder = untrained_m2d(vit_config(self.size, **grid), sizes.sample_rate, self.seed)
-            return dataclasses.replace(encoder, name=f"{self.objective}_{self.size}", dtype=DTYPES[dtype])
+            return dataclasses.replace(encoder, name=self.out.name, dtype=DTYPES[dtype], source={})
         start = load_encoder(self.start_from, dtype)
         if not isinstance(start, M2D):
             raise InputError(f"--start-from {self.start_from} must be an encoder directory.")
-        return dataclasses.replace(start, name=f"{self.objective} from {start.name}")
+        return dataclasses.replace(start, name=self.out.name, source={"start": start.name})
 
     def build(self, encoder: M2D, labels: LabelSet | None) -> Objective:
         """The objective on an encoder."""

@@ -28,7 +28,9 @@ from jaxdissect.training.objective import Objective
 from jaxdissect.training.options import TrainOptions, crop_samples
 
 NORM_BATCH, NORM_BATCHES = 64, 64
-LATER = ("out", "data", "save_minutes", "max_bad_clips", "licence", "storage")  # options that may change on resuming
+CHECKPOINTS = "checkpoints"
+# Options that may change on resuming; what `task` and `data` hold has a fingerprint.
+LATER = ("out", "task", "data", "save_minutes", "max_bad_clips", "licence", "storage")
 
 
 def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
@@ -97,7 +99,7 @@ def _task(options: TrainOptions) -> Task:
 def _described(options: TrainOptions, task: Task, encoder: M2D, feed: Feed) -> dict[str, Any]:
     """What makes this training the one it is, as JSON values."""
     given = {name: value for name, value in dataclasses.asdict(options).items() if name not in LATER}
-    given |= {"start_from": None if options.start_from is None else encoder.name, "part_size": feed.part_size}
+    given |= {"start_from": encoder.source.get("start"), "part_size": feed.part_size}
     return {
         "options": json.loads(json.dumps(given | {"dtype": jnp.dtype(encoder.dtype).name})),
         "batch_size": feed.batch_size,
@@ -112,10 +114,10 @@ def _described(options: TrainOptions, task: Task, encoder: M2D, feed: Feed) -> d
 
 
 def _require_same(folder: Path, described: dict[str, Any]) -> None:
-    """Record what this training is, or compare it with what was begun here."""
+    """Compare with the training that has a state here; where there is none, record what this one is."""
     file = folder / "training.json"
     require_regular(file)
-    if not file.exists():
+    if not any((folder / CHECKPOINTS).glob("[0-9]*")):
         with whole_file(file) as temporary:
             temporary.write_text(json.dumps(described, indent=2) + "\n")
         return
@@ -183,7 +185,7 @@ def _fit(
 ) -> Fitted:
     start = None if options.start_from is None else objective.encoder.variables["params"]
     state = init_state(objective, schedule, options.seed, start)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
     with progress_bar(
         what=f"Training {options.objective}", total=schedule.steps * feed.batch_size, at_once=True
     ) as bar:
@@ -214,7 +216,11 @@ def _trained(options: TrainOptions, objective: Objective, params: Any) -> M2D:
         features = len(params["head"]["kernel"])
         scale = {"mean": np.zeros(features, np.float32), "variance": np.ones(features, np.float32)}
         variables["head"] = {**scale, **params["head"]}
-    source = {"file": f"none: trained by jaxdissect, --objective {options.objective}", "licence": options.licence}
+    source = {
+        "file": f"none: trained by jaxdissect, --objective {options.objective}",
+        **encoder.source,
+        "licence": options.licence,
+    }
     return dataclasses.replace(encoder, variables=variables, dtype=jnp.float32, source=source)
 
 
