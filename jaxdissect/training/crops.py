@@ -49,7 +49,7 @@ class Crops:
 def decoded_clips(
     task: Task, sample_rate: int, folder: Path, progress: Callable[[int], None] = lambda clips: None
 ) -> Clips:
-    """Decode every clip once, into a memory-mapped file of 16-bit samples; what is there of this task is taken as it is.
+    """Decode every clip once, into a memory-mapped file of 16-bit samples; what is there of this task serves again.
 
     Args:
       task: the clips.
