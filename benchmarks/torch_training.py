@@ -82,12 +82,12 @@ class M2D(nn.Module):
     def __init__(self, config: ViTConfig, decoder: ViTConfig) -> None:
         super().__init__()
         self.encoder = TorchViT(config)
-        self.predictor = TorchDecoder(config, decoder, config.width)
+        self.decoder = TorchDecoder(config, decoder, config.width)
         self.target = TorchViT(config).requires_grad_(requires_grad=False)
 
     def forward(self, batch: Batch) -> Tensor:
         tokens = encode_some(self.encoder, self.encoder.patch_embed(batch.spectrogram), batch.visible)
-        predicted = self.predictor(tokens, batch.visible, batch.masked)
+        predicted = self.decoder(tokens, batch.visible, batch.masked)
         with torch.no_grad():
             wanted = encode_some(self.target, self.target.patch_embed(batch.spectrogram), batch.masked)[:, 1:]
             wanted = layer_norm(wanted, wanted.shape[-1:], eps=1e-6)

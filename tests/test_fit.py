@@ -162,12 +162,12 @@ def test_a_step_by_hand():
     assert float(metrics["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
     assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-5)
     scale = min(1.0, 0.1 / norm)
-    kernel = before.params["predictor"]["out"]["kernel"]
-    gradient = total["predictor"]["out"]["kernel"] * scale
+    kernel = before.params["decoder"]["out"]["kernel"]
+    gradient = total["decoder"]["out"]["kernel"] * scale
     # Adam's first update is the sign of the gradient; the optimiser counts its own steps, so its rate is the first's.
     rate = float(schedule.rate(0))
     wanted = kernel - rate * (gradient / (jnp.abs(gradient) + 1e-8) + schedule.weight_decay * kernel)
-    np.testing.assert_allclose(after.params["predictor"]["out"]["kernel"], wanted, atol=1e-6)
+    np.testing.assert_allclose(after.params["decoder"]["out"]["kernel"], wanted, atol=1e-6)
     keep = 0.9 + 0.1 * 1 / 4
     for old, new, average in zip(
         jax.tree.leaves(before.target),

@@ -16,9 +16,9 @@ ORDER = [
     "tasks.synthesis", "tasks.known", "tasks.loader", "encoder.base", "encoder.vit", "encoder.m2d", "encoder.shipped",
     "encoder.checkpoint", "encoder.convert", "activations", "tokens", "statistics", "collect", "clip_store",
     "selection", "results", "run", "probe", "embeddings", "linear_evaluation", "dissect", "probing",
-    "training.masking", "training.objective", "training.msm_mae", "training.m2d", "training.supervised",
-    "training.loop", "training.crops", "training.checkpoints", "training.fit", "training.options", "training.train",
-    "demo", "summary", "cli", "__main__",
+    "training.masking", "training.objective", "training.masked", "training.msm_mae", "training.m2d",
+    "training.supervised", "training.loop", "training.crops", "training.checkpoints", "training.fit",
+    "training.options", "training.train", "demo", "summary", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",

@@ -5,59 +5,32 @@ Representation" (PMLR 166, 2022), after He et al. (CVPR 2022).
 """
 
 import dataclasses
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxdissect.encoder.m2d import M2D
-from jaxdissect.training.masking import Decoder, chosen, decoder_config, random_mask
-from jaxdissect.training.objective import (
-    Metrics,
-    Params,
-    encode_patches,
-    initial_encoder,
-    shown_positions,
-    spectrogram_patches,
-)
+from jaxdissect.training.masked import MaskedPrediction
+from jaxdissect.training.objective import Metrics, Params
 
 EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MSMMAE:
+class MSMMAE(MaskedPrediction):
     """The encoder sees the visible patches; a decoder predicts the pixels of the masked ones.
 
     Attributes:
-      encoder: to train.
-      mask_ratio: share of the patches that is masked.
-      decoder_width, decoder_depth: of the decoder.
       standardise_patches: predict every patch less its own mean and over its own deviation.
     """
 
-    encoder: M2D
-    mask_ratio: float = 0.7
-    decoder_width: int = 96
-    decoder_depth: int = 4
     standardise_patches: bool = False
 
     ema = None
 
     @property
-    def decoder(self) -> Decoder:
-        """Tokens -> pixels."""
-        vit = self.encoder.config
-        config = decoder_config(vit, self.decoder_width, self.decoder_depth)
-        return Decoder(config, vit.patch_bands * vit.patch_frames, self.encoder.dtype)
-
-    def init(self, key: Array, encoder_params: Params | None = None) -> Params:
-        """Parameters of `encoder` and `decoder`."""
-        keys = jax.random.split(key)
-        vit = self.encoder.config
-        one = jnp.zeros((1, 1), jnp.int32)
-        decoder = self.decoder.init(keys[1], jnp.zeros((1, 2, vit.width), self.encoder.dtype), one, one)["params"]
-        return {"encoder": initial_encoder(self.encoder, keys[0], encoder_params), "decoder": decoder}
+    def outputs(self) -> int:
+        """Pixels of a patch."""
+        return self.encoder.config.patch_bands * self.encoder.config.patch_frames
 
     def loss(
         self,
@@ -68,15 +41,9 @@ class MSMMAE:
         key: Array,
     ) -> tuple[Float[Array, ""], Metrics]:
         """Mean squared error over the pixels of the masked patches."""
-        patches = spectrogram_patches(self.encoder, pcm)
-        visible, masked = random_mask(key, len(patches), patches.shape[1], self.mask_ratio)
-        position = shown_positions(self.encoder, patches.shape[1])
-        tokens = encode_patches(self.encoder, params["encoder"], chosen(patches, visible), position[visible])
-        predicted: Any = self.decoder.apply({"params": params["decoder"]}, tokens, position[visible], position[masked])
-        wanted = chosen(patches, masked)
-        if self.standardise_patches:
-            wanted = standardised(wanted)
-        return jnp.square(predicted.astype(jnp.float32) - wanted).mean(), {}
+        answers = self.answers(params, pcm, key)
+        wanted = standardised(answers.patches) if self.standardise_patches else answers.patches
+        return jnp.square(answers.predicted - wanted).mean(), {}
 
 
 def standardised(patches: Float[Array, "*clip feature"]) -> Float[Array, "*clip feature"]:
