@@ -77,31 +77,11 @@ def task_splits(
     """
     taking_part = usable & np.array([bool(row) or labels.multi_label for row in labels.members])
     members = member_table(labels)
-    name, known = np.array(task.splits), np.array([fold is not None for fold in task.folds])
+    own = np.array([split == "valid" for split in task.splits]) & taking_part
     splits = []
-    held = sorted({fold for fold in task.folds if fold is not None}) if folds == "all" else [None]
-    for fold in held:
-        number = np.array([-1 if value is None else value for value in task.folds])
-        test = (number == fold) if fold is not None else name == "test"
-        train = (number != fold) if fold is not None else name == "train"
-        shown = fold if fold is not None else int(number[test][0]) if known.all() and test.any() else None
-        test, train = test & taking_part, train & taking_part
-        if not train.any() or not test.any():
-            left_out = int((~usable).sum())
-            reason = (
-                f"{left_out} of the task's {len(task)} could not be read or embedded: is --data their folder?"
-                if left_out
-                else "the table's column 'split' or 'fold' says which they are."
-            )
-            raise InputError(
-                f"Task {task.name!r}, label set {labels.name!r}: a probe needs clips to train and to test on, got "
-                f"{train.sum()} and {test.sum()}: {reason}"
-            )
-        if (members[train].any(axis=0)).sum() < 2:
-            raise InputError(
-                f"Task {task.name!r}, label set {labels.name!r}: the training clips must be of two classes at least."
-            )
-        own = (name == "valid") & taking_part
+    for test_fold, train, test in _parts(task, folds):
+        train, test = train & taking_part, test & taking_part
+        _require_enough(task, labels, usable, train, test)
         for seed in range(seeds):
             valid = own if own.any() else held_out(members, train, VALID_SHARE, seed)
             if not members[valid].any():
@@ -109,10 +89,42 @@ def task_splits(
                     f"Task {task.name!r}, label set {labels.name!r}: a probe needs validation clips of some class to "
                     f"stop by: mark some as 'valid' in the table's column 'split', or give a class a second clip."
                 )
-            splits.append(Split(shown, seed, train & ~valid, valid, test))
-    if not splits:
-        raise InputError(f"Task {task.name!r} has no folds: leave --folds all out.")
+            splits.append(Split(test_fold, seed, train & ~valid, valid, test))
     return tuple(splits)
+
+
+def _parts(
+    task: Task, folds: Literal["test", "all"]
+) -> list[tuple[int | None, Bool[np.ndarray, " clip"], Bool[np.ndarray, " clip"]]]:
+    """(test fold, training clips, test clips): the task's own split, or every fold against all others."""
+    split, fold = np.array(task.splits), np.array(task.folds, object)
+    if folds == "all":
+        numbers = sorted({number for number in task.folds if number is not None})
+        if not numbers:
+            raise InputError(f"Task {task.name!r} has no folds: leave --folds all out.")
+        return [(number, fold != number, fold == number) for number in numbers]
+    test = split == "test"
+    return [(fold[test][0] if test.any() else None, split == "train", test)]
+
+
+def _require_enough(
+    task: Task,
+    labels: LabelSet,
+    usable: Bool[np.ndarray, " clip"],
+    train: Bool[np.ndarray, " clip"],
+    test: Bool[np.ndarray, " clip"],
+) -> None:
+    where = f"Task {task.name!r}, label set {labels.name!r}:"
+    if not train.any() or not test.any():
+        left_out = int((~usable).sum())
+        reason = "the table's column 'split' or 'fold' says which they are."
+        if left_out:
+            reason = f"{left_out} of the task's {len(task)} could not be read or embedded: is --data their folder?"
+        raise InputError(
+            f"{where} a probe needs clips to train and to test on, got {train.sum()} and {test.sum()}: {reason}"
+        )
+    if member_table(labels)[train].any(axis=0).sum() < 2:
+        raise InputError(f"{where} the training clips must be of two classes at least.")
 
 
 def evaluate(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], rule: ProbeRule) -> Evaluation:
