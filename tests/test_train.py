@@ -222,6 +222,7 @@ def test_float16_storage_halves_the_size_and_computes_in_float32(tmp_path):
         ("m2d", {"ema": (0.9, 1.1)}, "--ema must be two shares from 0 to 1, got 0.9 1.1"),
         ("supervised", {"mixup": -1.0}, "--mixup must not be negative"),
         ("m2d", {"mixup": 0.5}, "--mixup is not an option of --objective m2d"),
+        ("m2d", {"standardise_patches": ()}, "--standardise-patches is not an option of --objective m2d"),
         ("supervised", {"mask_ratio": 0.7}, "--mask-ratio is not an option of --objective supervised"),
         ("m2d", {"label": "label"}, "--label: --objective m2d looks at no labels"),
         ("m2d", {"learning_rate": -1.0}, "--learning-rate must be positive"),

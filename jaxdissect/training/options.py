@@ -61,7 +61,7 @@ class TrainOptions:
       decoder_depth: m2d, msm_mae: its blocks. Default: 4.
       ema: m2d: how much of the target encoder a step keeps, at the first and at the last step. Default: 0.996 1.
       standardise: m2d: targets by the features of each token, or each feature over the batch. Default: token.
-      standardise_patches: msm_mae: predict each patch by its own mean and variance. Default: no.
+      standardise_patches: msm_mae: predict each patch less its own mean and over its own deviation.
       mixup: supervised: parameter of mixup's Beta distribution; 0 for none. Default: 0.5.
       storage: type in which the parameters are written.
       licence: of the weights, recorded in encoder.json.
@@ -94,7 +94,7 @@ class TrainOptions:
     decoder_depth: int | None = None
     ema: tuple[float, float] | None = None
     standardise: Literal["token", "batch"] | None = None
-    standardise_patches: bool | None = None
+    standardise_patches: bool = False
     mixup: float | None = None
     storage: Literal["float32", "float16"] = "float32"
     licence: str = "unknown"
@@ -122,9 +122,15 @@ class TrainOptions:
         if self.mixup is not None and self.mixup < 0:
             raise InputError(f"--mixup must not be negative, got {self.mixup}.")
         fields = {field.name for field in dataclasses.fields(OBJECTIVES[self.objective])}
-        foreign = [name for name in SPECIFIC if getattr(self, name) is not None and name not in fields]
+        foreign = [name for name in self.specific if name not in fields]
         if foreign:
             raise InputError(f"--{foreign[0].replace('_', '-')} is not an option of --objective {self.objective}.")
+
+    @property
+    def specific(self) -> dict[str, Any]:
+        """Options given that belong to some of the objectives."""
+        found = {name: getattr(self, name) for name in SPECIFIC}
+        return {name: value for name, value in found.items() if value is not None and value is not False}
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -148,7 +154,7 @@ class TrainOptions:
 
     def build(self, encoder: M2D, labels: LabelSet | None) -> Objective:
         """The objective on an encoder."""
-        chosen: dict[str, Any] = {name: getattr(self, name) for name in SPECIFIC if getattr(self, name) is not None}
+        chosen = self.specific
         if labels is not None:
             chosen |= {"classes": len(labels.classes), "multi_label": labels.multi_label}
         return OBJECTIVES[self.objective](encoder, **chosen)
