@@ -1,6 +1,7 @@
 """Random crops of a task's clips, as a pure function of seed and step, so that a training can be resumed exactly."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -111,11 +112,8 @@ def crops(clips: Clips, seed: int, step: int, batch_size: int, samples: int) -> 
     out. A crop lies within its clip's audible span where that is long enough, and covers it where it is not.
     """
     position = np.arange(step * batch_size, (step + 1) * batch_size)
-    epoch, place = np.divmod(position, len(clips.pcm))
-    order = {
-        int(number): np.random.default_rng((seed, 0, int(number))).permutation(len(clips.pcm)) for number in set(epoch)
-    }
-    index = np.array([order[int(number)][at] for number, at in zip(epoch, place, strict=True)])
+    epochs, places = np.divmod(position, len(clips.pcm))
+    index = np.array([_order(seed, epoch, len(clips.pcm))[at] for epoch, at in zip(epochs, places, strict=True)])
     first, last = clips.spans[index].T
     low, high = np.minimum(first, last - samples), np.maximum(first, last - samples)
     latest = clips.pcm.shape[1] - samples
@@ -123,3 +121,8 @@ def crops(clips: Clips, seed: int, step: int, batch_size: int, samples: int) -> 
     start = np.random.default_rng((seed, 1, step)).integers(low, high, endpoint=True)
     pcm = np.stack([clips.pcm[clip, at : at + samples] for clip, at in zip(index, start, strict=True)])
     return Crops(pcm, clips.members[index])
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, clips: int) -> Int[np.ndarray, " clip"]:
+    return np.random.default_rng((seed, 0, epoch)).permutation(clips)
