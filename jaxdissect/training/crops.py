@@ -113,7 +113,7 @@ def crops(clips: Clips, seed: int, step: int, batch_size: int, samples: int) -> 
     """
     position = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, places = np.divmod(position, len(clips.pcm))
-    index = np.array([_order(seed, epoch, len(clips.pcm))[at] for epoch, at in zip(epochs, places, strict=True)])
+    index = np.array([_order(seed, int(epoch), len(clips.pcm))[at] for epoch, at in zip(epochs, places, strict=True)])
     first, last = clips.spans[index].T
     low, high = np.minimum(first, last - samples), np.maximum(first, last - samples)
     latest = clips.pcm.shape[1] - samples
