@@ -70,16 +70,19 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} must be a folder or not be there: remove it.")
-    beside = path_beside(path)
+    beside, before = path_beside(path), path_beside(path)
+    with new_folder(beside) as temporary:
+        yield temporary
     try:
-        with new_folder(beside) as temporary:
-            yield temporary
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            path.replace(before)
         beside.replace(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
+        if before.exists() and not path.exists():
+            before.replace(path)
         shutil.rmtree(beside, ignore_errors=True)
+        raise cannot_write(path, error) from error
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def require_new(path: Path) -> None:

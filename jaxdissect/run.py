@@ -15,7 +15,19 @@ import jax
 from jaxdissect.errors import InputError
 from jaxdissect.files import locked, require_regular, whole_file
 
-VERSIONED = ("jaxdissect", "jax", "jaxlib", "flax", "numpy", "librosa", "soundfile", "soxr", "xarray")
+VERSIONED = (
+    "jaxdissect",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "librosa",
+    "soundfile",
+    "soxr",
+    "xarray",
+)
 
 
 @dataclass(frozen=True)

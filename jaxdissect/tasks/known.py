@@ -1,5 +1,6 @@
 """The tasks of the M2D and AAPE papers: unit length, labels, derived labels and how many neurons to keep."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,7 +174,7 @@ def _known(
 def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path) -> LabelSet:
     if name == known.label:
         labels = column_labels(columns, "label", path, known.multi_label)
-        return LabelSet(name, labels.classes, labels.members)
+        return dataclasses.replace(labels, name=name)
     if name in known.derived:
         return label_set(name, [[value] if value else [] for value in known.derived[name](columns, path.parent)])
     if name in columns:

@@ -28,16 +28,13 @@ class LabelSet:
       name: e.g. "emotion".
       classes: the values it takes anywhere in the task's table; whole numbers in numerical order, else alphabetical.
       members: for each clip the indices of its classes: one, several (multi-label) or none (no label).
+      multi_label: a clip may belong to several classes, or to none of them.
     """
 
     name: str
     classes: tuple[str, ...]
     members: tuple[tuple[int, ...], ...]
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether any clip belongs to several classes at once."""
-        return any(len(row) > 1 for row in self.members)
+    multi_label: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,16 +117,18 @@ class Task:
         """SHA-256 of the table: unit length, file names, splits, folds and label sets; not of where the data lies."""
         content: dict[str, Any] = dataclasses.asdict(self)
         del content["data"], content["keep"]
+        for labels in content["label_sets"]:
+            del labels["multi_label"]  # how a label set is judged, not what it is
         return json_fingerprint(content)
 
 
-def label_set(name: str, values: Sequence[Sequence[str]]) -> LabelSet:
+def label_set(name: str, values: Sequence[Sequence[str]], multi_label: bool = False) -> LabelSet:
     """A label set from each clip's class names."""
     names = {value for row in values for value in row}
     numeric = all(WHOLE_NUMBER.fullmatch(value) for value in names)
     classes = tuple(sorted(names, key=(lambda value: (int(value), value)) if numeric else None))
     index = {value: position for position, value in enumerate(classes)}
-    return LabelSet(name, classes, tuple(tuple(sorted({index[value] for value in row})) for row in values))
+    return LabelSet(name, classes, tuple(tuple(sorted({index[value] for value in row})) for row in values), multi_label)
 
 
 def read_table(path: Path, needed: Sequence[str], delimiter: str = ",") -> dict[str, list[str]]:
@@ -252,7 +251,8 @@ def column_labels(columns: Mapping[str, list[str]], column: str, path: Path, mul
         )
     values = columns[column]
     if multi_label:
-        return label_set(column, [[part.strip() for part in value.split(",") if part.strip()] for value in values])
+        parts = [[part.strip() for part in value.split(",") if part.strip()] for value in values]
+        return label_set(column, parts, multi_label)
     return label_set(column, [[value] if value else [] for value in values])
 
 
