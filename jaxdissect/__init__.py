@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxdissect.activations import Reading, read_neurons, stack_layers
     from jaxdissect.collect import CountOptions
+    from jaxdissect.embeddings import Embeddings, embed_clips
     from jaxdissect.encoder.base import Encoder, TokenLayout
     from jaxdissect.encoder.checkpoint import load_encoder, save_encoder
     from jaxdissect.encoder.convert import convert_checkpoint
     from jaxdissect.encoder.m2d import M2D, untrained_m2d
     from jaxdissect.encoder.vit import ViTConfig, vit_config
-    from jaxdissect.errors import InputError
+    from jaxdissect.errors import InputError, TrainingError
+    from jaxdissect.probe import Head, Probe, ProbeRule, train_probe
     from jaxdissect.results import Activations, Neurons, collect_activations, select_neurons
     from jaxdissect.selection import SelectionRule
     from jaxdissect.tasks.known import load_task
     from jaxdissect.tasks.table import LabelSet, Task
+    from jaxdissect.training.options import TrainOptions
+    from jaxdissect.training.train import run_train
 
 __version__ = "0.1.0"
 
@@ -27,11 +31,15 @@ _PUBLIC = {
     "encoder.convert": ("convert_checkpoint",),
     "encoder.m2d": ("M2D", "untrained_m2d"),
     "encoder.vit": ("ViTConfig", "vit_config"),
-    "errors": ("InputError",),
+    "embeddings": ("Embeddings", "embed_clips"),
+    "errors": ("InputError", "TrainingError"),
+    "probe": ("Head", "Probe", "ProbeRule", "train_probe"),
     "results": ("Activations", "Neurons", "collect_activations", "select_neurons"),
     "selection": ("SelectionRule",),
     "tasks.known": ("load_task",),
     "tasks.table": ("LabelSet", "Task"),
+    "training.options": ("TrainOptions",),
+    "training.train": ("run_train",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
@@ -39,23 +47,32 @@ __all__ = [
     "M2D",
     "Activations",
     "CountOptions",
+    "Embeddings",
     "Encoder",
+    "Head",
     "InputError",
     "LabelSet",
     "Neurons",
+    "Probe",
+    "ProbeRule",
     "Reading",
     "SelectionRule",
     "Task",
     "TokenLayout",
+    "TrainOptions",
+    "TrainingError",
     "ViTConfig",
     "collect_activations",
     "convert_checkpoint",
+    "embed_clips",
     "load_encoder",
     "load_task",
     "read_neurons",
+    "run_train",
     "save_encoder",
     "select_neurons",
     "stack_layers",
+    "train_probe",
     "untrained_m2d",
     "vit_config",
 ]

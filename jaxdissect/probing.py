@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +96,7 @@ def run_probe(options: ProbeOptions) -> tuple[Evaluation, ...]:
         "front_end": json_fingerprint(encoder.settings().get("front_end")),
     }
     run.require_own("activations", "counts", prints)
+    run.require_own("probe", "a probe", prints)
     _check(options, encoder, task)
     with run.locked():
         started = time.perf_counter()
@@ -129,16 +131,17 @@ def run_probe(options: ProbeOptions) -> tuple[Evaluation, ...]:
 
 
 def _inputs(options: ProbeOptions, run: Run) -> dict[str, Any]:
-    """Encoder, task and their options: as given, else as in the stage `activations`, else the defaults."""
+    """Encoder, task and their options: as given, else as the run was counted or probed, else the defaults."""
     default = {
         "encoder": None, "task": None, "data": None, "label": None, "test_fold": 5, "unit_seconds": None,
         "multi_label": False, "dtype": "float32",
     }  # fmt: skip
-    there = run.stages().get("activations", {}).get("inputs", {})
+    stages = run.stages()
+    there = stages.get("activations", stages.get("probe", {})).get("inputs", {})
     given = {name: getattr(options, name) for name in default}
     given = {name: value for name, value in given.items() if value is not None and value is not False}
     if not isinstance(there, dict):
-        raise InputError(f"{run.file('run.json')} cannot be read: the inputs of the stage activations are no object.")
+        raise InputError(f"{run.file('run.json')} cannot be read: a stage's inputs are no object.")
     inputs = default | there | given
     missing = [name for name in ("encoder", "task") if inputs[name] is None]
     if missing:
@@ -159,6 +162,8 @@ def _load(inputs: dict[str, Any]) -> tuple[Encoder, Task]:
 
 def _check(options: ProbeOptions, encoder: Encoder, task: Task) -> None:
     """Answer a mistake before the clips are embedded, as if all could be read."""
+    if options.head == "encoder" and options.folds == "all":
+        raise InputError("--head encoder: its head was trained once, on some of the folds: leave --folds all out.")
     if options.batch_size < 1:
         raise InputError(f"--batch-size must be positive, got {options.batch_size}.")
     for labels in task.label_sets:
@@ -172,6 +177,12 @@ def _own_head(encoder: Encoder, labels: LabelSet, splits: int) -> Probe:
     head = encoder.variables.get("head")
     if head is None:
         raise InputError(f"--head encoder: {encoder.name} has no task head: leave the option out to train one.")
+    told = getattr(encoder, "source", {}).get("head", {})
+    if "classes" in told and tuple(told["classes"]) != labels.classes:
+        raise InputError(
+            f"--head encoder: the head of {encoder.name} was trained for the classes {_some(told['classes'])}, the "
+            f"label set {labels.name!r} has {_some(labels.classes)}."
+        )
     if len(head["bias"]) != len(labels.classes):
         raise InputError(
             f"--head encoder: the head of {encoder.name} has {len(head['bias'])} classes, the label set "
@@ -180,6 +191,10 @@ def _own_head(encoder: Encoder, labels: LabelSet, splits: int) -> Probe:
     stacked = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], splits, axis=0), dict(head))
     nothing = np.full(splits, -1)
     return Probe(Head(**stacked), nothing, np.zeros(splits, int), np.full(splits, np.nan))
+
+
+def _some(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
 
 
 def _save(run: Run, evaluations: tuple[Evaluation, ...], record: dict[str, Any]) -> None:

@@ -115,11 +115,14 @@ def test_clips_are_decoded_once_to_16_bits(data_folder):
     np.testing.assert_allclose(clips.pcm[1] / FULL_SCALE, waves["b.wav"], atol=1 / FULL_SCALE)
     assert clips.members.tolist() == [[True, False], [False, True]]
     assert list(clips.unreadable) == ["broken.wav"]
-    for name in waves:
-        (data_folder.path / name).unlink()
     again = decoded_clips(task, 16000, folder, seen.append)
     np.testing.assert_array_equal(clips.pcm, again.pcm)
-    assert (again.sha256, again.unreadable) == (clips.sha256, clips.unreadable)
+    assert (again.sha256, again.unreadable, len(seen)) == (clips.sha256, clips.unreadable, 1)
+    data_folder.write("broken.wav", waves["a.wav"], subtype="FLOAT")  # mended
+    mended = decoded_clips(task, 16000, folder, seen.append)
+    assert (len(mended.pcm), len(seen)) == (3, 2)
+    (folder / "pcm.npy").write_bytes(b"damaged")
+    assert decoded_clips(task, 16000, folder).sha256 == mended.sha256
 
 
 # Steps
@@ -141,41 +144,49 @@ def test_devices_and_their_number_change_nothing(name):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0][0])) > 1e-3
 
 
-def test_a_step_by_hand():
-    """Mean gradient over the parts, clipped AdamW, moving average: optax driven by a loop over the parts."""
-    objective, schedule = objectives()["m2d"], Schedule(4, 1e-2, warm_up=0.5, clip_norm=0.1)
-    batch = FEED.batch(some_clips(), 0)
-    before = init_state(objective, schedule, 3)
-    mesh = local_mesh(jax.devices()[:1])
-    state = dataclasses.replace(jax.tree.map(jnp.copy, before), step=jnp.array(1, jnp.int32))
-    after, metrics = train_step(objective, schedule, 3, mesh)(state, batch.pcm, batch.members)
-    key = jax.random.fold_in(jax.random.key(3), 2)
-    losses, total = [], jax.tree.map(jnp.zeros_like, before.params)
-    for part in range(4):
-        wave = jnp.asarray(batch.pcm[part].astype(np.float32) / FULL_SCALE)
-        (loss, _), gradient = jax.value_and_grad(objective.loss, has_aux=True)(
-            before.params, before.target, wave, jnp.asarray(batch.members[part]), jax.random.fold_in(key, part)
-        )
-        losses.append(float(loss))
-        total = jax.tree.map(lambda a, b: a + b / 4, total, gradient)
-    norm = np.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(total)))
-    assert float(metrics["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
-    assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-5)
-    scale = min(1.0, 0.1 / norm)
-    kernel = before.params["decoder"]["out"]["kernel"]
-    gradient = total["decoder"]["out"]["kernel"] * scale
-    # Adam's first update is the sign of the gradient; the optimiser counts its own steps, so its rate is the first's.
-    rate = float(schedule.rate(0))
-    wanted = kernel - rate * (gradient / (jnp.abs(gradient) + 1e-8) + schedule.weight_decay * kernel)
-    np.testing.assert_allclose(after.params["decoder"]["out"]["kernel"], wanted, atol=1e-6)
-    keep = 0.9 + 0.1 * 1 / 4
-    for old, new, average in zip(
-        jax.tree.leaves(before.target),
-        jax.tree.leaves(after.params["encoder"]),
-        jax.tree.leaves(after.target),
-        strict=True,
-    ):
-        np.testing.assert_allclose(average, keep * old + (1 - keep) * new, atol=1e-6)
+def test_steps_by_hand():
+    """Mean gradient over the parts, clipped AdamW, moving average: two steps by a loop over the parts."""
+    objective, schedule = objectives()["m2d"], Schedule(3, 1e-2, warm_up=0.0, clip_norm=0.1)
+    batch, mesh = FEED.batch(some_clips(), 0), local_mesh(jax.devices()[:1])
+    state, step = init_state(objective, schedule, 3), train_step(objective, schedule, 3, mesh)
+    params, target = jax.device_get((state.params, state.target))
+    first = second = jax.tree.map(np.zeros_like, params)
+    loss_of = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+    for number in (1, 2):
+        state, metrics = step(state, batch.pcm, batch.members)
+        key, losses, total = jax.random.fold_in(jax.random.key(3), number), [], jax.tree.map(np.zeros_like, params)
+        for part in range(4):
+            wave, members = jnp.asarray(batch.pcm[part] / np.float32(FULL_SCALE)), jnp.asarray(batch.members[part])
+            (loss, _), gradient = loss_of(params, target, wave, members, jax.random.fold_in(key, part))
+            losses.append(float(loss))
+            total = jax.tree.map(lambda a, b: a + np.asarray(b) / 4, total, gradient)
+        norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(total)))
+        assert float(metrics["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
+        assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+        assert norm > 0.1  # it is clipped
+        clipped = jax.tree.map(lambda leaf, norm=norm: leaf * (0.1 / norm), total)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, clipped)
+        second = jax.tree.map(lambda v, g: 0.95 * v + 0.05 * g * g, second, clipped)
+        rate = 1e-2 * 0.5 * (1 + np.cos(np.pi * (number - 1) / 3))
+
+        def moved(path, old, m, v, number=number, rate=rate):
+            update = (m / (1 - 0.9**number)) / (np.sqrt(v / (1 - 0.95**number)) + 1e-8)
+            return old - rate * (update + (0.05 * old if path[-1].key == "kernel" else 0))
+
+        params = jax.tree_util.tree_map_with_path(moved, params, first, second)
+        keep = 0.9 + 0.1 * (number - 1) / 2
+        target = jax.tree.map(lambda a, b, keep=keep: keep * a + (1 - keep) * b, target, params["encoder"])
+        assert int(state.step) == number
+        for (path, mine), theirs in zip(
+            jax.tree_util.tree_leaves_with_path((params, target)),
+            jax.tree.leaves((state.params, state.target)),
+            strict=True,
+        ):
+            if "qkv']['bias" in jax.tree_util.keystr(path):
+                continue  # the keys' bias has no gradient but rounding, which Adam blows up
+            allowed = TOLERANCES["parameters after two steps, absolute"].allowed
+            np.testing.assert_allclose(mine, theirs, atol=allowed, err_msg=jax.tree_util.keystr(path))
+        params, target = jax.device_get((state.params, state.target))
 
 
 def test_the_step_is_compiled_once():
@@ -286,7 +297,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path)
     objective, mesh = objectives()["msm_mae"], local_mesh(jax.devices()[:1])
     schedule = Schedule(10, 1e30, warm_up=0.0)  # the first update is far too long
     state, checkpoints = init_state(objective, schedule, 0), Checkpoints(tmp_path)
-    with pytest.raises(TrainingError, match=r"the (loss|gradient norm) of step 2 is (nan|inf): lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"the (loss|gradient norm) of step 2 is (nan|inf)"):
         fit(objective, schedule, some_clips(), FEED, state, checkpoints, mesh, log_steps=1, save_minutes=0)
     restored, record = checkpoints.restore(replicate(init_state(objective, schedule, 0), mesh))
     assert int(restored.step) == 1
@@ -295,27 +306,37 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path)
 
 
 def test_a_collapse_is_told(tmp_path):
-    encoder = untrained_m2d(CONFIG)
-    objective = dataclasses.replace(objectives()["m2d"], encoder=encoder)
-    schedule = Schedule(4, 1e-3)
+    objective, schedule = dataclasses.replace(objectives()["m2d"], ema=(1.0, 1.0)), Schedule(4, 1e-3)
     state = init_state(objective, schedule, 0)
-    flat = {**state.target, "patch_embed": jax.tree.map(jnp.zeros_like, state.target["patch_embed"]),
-            "pos_embed": jnp.zeros_like(state.target["pos_embed"])}  # fmt: skip
-    state = dataclasses.replace(state, target=flat)
-    still = dataclasses.replace(objective, ema=(1.0, 1.0))
-    params = {**state.params, "encoder": {**state.params["encoder"], "pos_embed": jnp.zeros_like(flat["pos_embed"])}}
-    state = dataclasses.replace(state, params=params)
+    deaf = {**state.target, "patch_embed": jax.tree.map(jnp.zeros_like, state.target["patch_embed"])}
+    state = dataclasses.replace(state, target=deaf)
+    feed = dataclasses.replace(FEED, parts=2, part_size=4)
     with pytest.raises(TrainingError, match=r"by step 2 M2D has collapsed .* --start-from"):
-        fit(
-            still,
-            schedule,
-            some_clips(),
-            FEED,
-            state,
-            Checkpoints(tmp_path),
-            local_mesh(jax.devices()[:1]),
-            log_steps=2,
-        )
+        fit(objective, schedule, some_clips(), feed, state, Checkpoints(tmp_path), local_mesh(jax.devices()[:1]), 2)
+
+
+def test_a_training_does_not_go_on_with_other_audio(tmp_path):
+    objective, schedule, mesh = objectives()["msm_mae"], Schedule(3), local_mesh(jax.devices()[:1])
+    checkpoints, state = Checkpoints(tmp_path), replicate(init_state(objective, schedule, 0), mesh)
+    checkpoints.save(1, state, {"curve": [], "rows": [], "seconds": 1.0, "audio": "another"})
+    with pytest.raises(InputError, match=r"holds a training on other audio: the files have changed"):
+        fit(objective, schedule, some_clips(), FEED, state, checkpoints, mesh)
+
+
+def test_an_interrupted_training_has_saved_its_last_step(tmp_path):
+    objective, schedule, mesh = objectives()["msm_mae"], Schedule(9), local_mesh(jax.devices()[:1])
+    checkpoints = Checkpoints(tmp_path)
+
+    def interrupt(step, _point):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    state = init_state(objective, schedule, 0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(objective, schedule, some_clips(), FEED, state, checkpoints, mesh, 2, progress=interrupt)
+    restored, record = checkpoints.restore(replicate(init_state(objective, schedule, 0), mesh))
+    assert int(restored.step) == 4
+    assert [point["step"] for point in record["curve"]] == [2, 4]
 
 
 def test_states_of_other_sizes_and_damaged_ones_are_refused(tmp_path):
@@ -323,11 +344,11 @@ def test_states_of_other_sizes_and_damaged_ones_are_refused(tmp_path):
     mesh = local_mesh(jax.devices()[:1])
     checkpoints = Checkpoints(tmp_path / "c")
     state = replicate(init_state(objective, schedule, 0), mesh)
-    checkpoints.save(1, state, {"curve": [], "seconds": 1.0})
+    checkpoints.save(1, state, {"curve": [], "rows": [], "seconds": 1.0, "audio": ""})
     wider = MSMMAE(untrained_m2d(dataclasses.replace(CONFIG, width=32)), decoder_width=16, decoder_depth=1)
     with pytest.raises(InputError, match=r"damaged or holds a training of other sizes .* to start afresh"):
         checkpoints.restore(replicate(init_state(wider, schedule, 0), mesh))
-    checkpoints.save(2, state, {"curve": [], "seconds": 2.0})
+    checkpoints.save(2, state, {"curve": [], "rows": [], "seconds": 2.0, "audio": ""})
     for file in (tmp_path / "c" / "2" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"junk")

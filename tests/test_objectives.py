@@ -12,7 +12,7 @@ from tolerances import TOLERANCES
 from benchmarks import torch_training
 from jaxdissect import InputError, ViTConfig, untrained_m2d
 from jaxdissect.encoder.vit import ViT, split_patches
-from jaxdissect.training.m2d import MaskedModelingDuo, over_batch, unit
+from jaxdissect.training.m2d import MaskedModelingDuo, over_batch, spread, unit
 from jaxdissect.training.masking import Decoder, chosen, decoder_config, random_mask, sin_cos_positions, visible_patches
 from jaxdissect.training.msm_mae import MSMMAE, standardised
 from jaxdissect.training.objective import encode_patches, is_weight, shown_positions, spectrogram_patches
@@ -179,18 +179,38 @@ def test_decoder_gives_each_masked_patch_its_answer_whatever_the_order(encoder):
     assert not np.allclose(answer[0, 0], answer[0, 1])
 
 
-def test_m2d_never_shows_one_side_what_the_other_sees(encoder, pcm):
-    """The target of a masked patch knows nothing of the visible ones, and the prediction nothing of the masked."""
-    patches = spectrogram_patches(encoder, pcm)
+def test_neither_side_of_m2d_sees_what_the_other_sees(encoder):
+    """Predictions have no gradient by the masked patches, targets none by the visible ones."""
+    objective = objectives(encoder)["m2d"]
+    params = objective.init(jax.random.key(0))
+    patches = jax.random.normal(jax.random.key(1), (CLIPS, 20, 256))
     visible, masked = random_mask(jax.random.key(5), CLIPS, 20, 0.7)
-    other = patches.at[jnp.arange(CLIPS)[:, None], visible].add(1.0)
-    params = encoder.variables["params"]
-    of_masked = encode_patches(encoder, params, chosen(patches, masked), masked)
-    np.testing.assert_array_equal(of_masked, encode_patches(encoder, params, chosen(other, masked), masked))
-    assert not np.allclose(chosen(patches, visible), chosen(other, visible))
+
+    def predicted(patches):
+        tokens = encode_patches(encoder, params["encoder"], chosen(patches, visible), visible)
+        return objective.decoder.apply({"params": params["decoder"]}, tokens, visible, masked)
+
+    def targets(patches):
+        return encode_patches(encoder, params["encoder"], chosen(patches, masked), masked)
+
+    for side, seen, hidden in ((predicted, visible, masked), (targets, masked, visible)):
+        gradient = jax.grad(lambda patches, side=side: jnp.square(side(patches)).sum())(patches)
+        assert not chosen(gradient, hidden).any()
+        assert jnp.abs(chosen(gradient, seen)).max() > 1e-6
 
 
-def test_m2d_gives_its_target_no_gradient_and_reports_its_spread(encoder, pcm):
+def test_the_loss_predicts_from_the_visible_and_compares_with_the_masked(encoder, pcm):
+    objective = objectives(encoder)["m2d"]
+    params = objective.init(jax.random.key(0))
+    answers = objective.answers(params, pcm, jax.random.key(4))
+    visible, masked = random_mask(jax.random.key(4), CLIPS, 20, 0.7)
+    np.testing.assert_array_equal(answers.position, masked)
+    np.testing.assert_array_equal(answers.patches, chosen(spectrogram_patches(encoder, pcm), masked))
+    assert answers.predicted.shape == (CLIPS, 14, 32)
+    assert visible.shape == (CLIPS, 6)
+
+
+def test_m2d_gives_its_target_no_gradient(encoder, pcm):
     objective = objectives(encoder)["m2d"]
     params = objective.init(jax.random.key(0))
     members = jnp.zeros((CLIPS, 0), bool)
@@ -198,12 +218,36 @@ def test_m2d_gives_its_target_no_gradient_and_reports_its_spread(encoder, pcm):
         params["encoder"]
     )
     assert all(not leaf.any() for leaf in jax.tree.leaves(of_target))
-    _, metrics = objective.loss(params, params["encoder"], pcm, members, jax.random.key(1))
-    assert 0 < float(metrics["spread"]) < 1
-    silent = params["encoder"] | {"patch_embed": jax.tree.map(jnp.zeros_like, params["encoder"]["patch_embed"]),
-                                  "pos_embed": jnp.zeros_like(params["encoder"]["pos_embed"])}  # fmt: skip
-    _, metrics = objective.loss(params, silent, pcm, members, jax.random.key(1))
-    assert float(metrics["spread"]) < 1e-3  # every target the same: collapsed
+
+
+def test_spread_shows_an_encoder_that_has_stopped_to_listen(encoder, pcm):
+    objective = objectives(encoder)["m2d"]
+    params = objective.init(jax.random.key(0))
+    members = jnp.zeros((CLIPS, 0), bool)
+    deaf = params["encoder"] | {"patch_embed": jax.tree.map(jnp.zeros_like, params["encoder"]["patch_embed"])}
+    found = [
+        float(objective.loss(params, target, pcm, members, jax.random.key(1))[1]["spread"])
+        for target in (params["encoder"], deaf)  # the positions of both are as they were
+    ]
+    assert found[0] > 0.1
+    assert found[1] < 1e-3
+
+
+def test_spread_by_a_loop():
+    rng = np.random.default_rng(0)
+    vectors, position = rng.normal(size=(6, 4, 9)), np.stack([rng.permutation(7)[:4] for _ in range(6)])
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    total, count = 0.0, 0
+    for place in range(7):
+        there = vectors[position == place]
+        if len(there) > 1:
+            total += np.square(there - there.mean(axis=0)).sum() * len(there) / (len(there) - 1)
+            count += len(there)
+    found = spread(jnp.asarray(vectors, jnp.float32), jnp.asarray(position), 7)
+    assert float(found) == pytest.approx(np.sqrt(total / count), rel=1e-5)
+    many = jax.random.normal(jax.random.key(0), (500, 3, 64))
+    many = unit(many)
+    assert float(spread(many, jnp.tile(jnp.arange(3)[None], (500, 1)), 3)) == pytest.approx(1, abs=0.01)
 
 
 def test_m2d_loss_is_two_minus_twice_the_cosine():

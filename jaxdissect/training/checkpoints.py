@@ -6,26 +6,42 @@ from typing import Any
 import jax
 
 from jaxdissect.errors import InputError
+from jaxdissect.files import require_space
 
 KEPT = 2
 
 
 class Checkpoints:
-    """The states of one training, each with a record of JSON values beside it."""
+    """The states of one training, each with a record of JSON values beside it, in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         import orbax.checkpoint as ocp
 
-        self._folder = folder.absolute()
+        self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
-        """Write a state; it is there whole when this returns."""
+        """Write a state; it is there whole when this returns.
+
+        Raises:
+          InputError: it cannot be written; the states before it are kept.
+        """
         import orbax.checkpoint as ocp
 
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
-        self._manager.save(step, args=items)
+        if step in self._manager.all_steps():
+            return
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        require_space(self.folder, needed, "a state of the training")
+        try:
+            self._manager.save(step, args=items)
+        except (OSError, ValueError) as error:  # tensorstore raises a ValueError where the disk is full
+            reason = str(error).strip().splitlines()[0][:200]
+            raise InputError(
+                f"{self.folder / str(step)} cannot be written ({reason}): make room and repeat the command, which goes "
+                f"on from the state before."
+            ) from error
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest state and its record, placed like `like`; None if there is none.
@@ -42,15 +58,15 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
         try:
             with ocp.StandardCheckpointer() as checkpointer:
-                metadata = checkpointer.metadata(self._folder / str(step) / "state").item_metadata
+                metadata = checkpointer.metadata(self.folder / str(step) / "state").item_metadata
             if _shapes(metadata.tree) != _shapes(like):  # orbax itself fails untidily where they differ
                 raise ValueError("other shapes")
             found = self._manager.restore(step, args=items)
         except Exception as error:  # orbax raises bare ones for damaged files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
-                f"{self._folder / str(step)} is damaged or holds a training of other sizes ({reason[0][:200]}): remove "
-                f"that folder to go on from the state before it, or {self._folder.parent} to start afresh."
+                f"{self.folder / str(step)} is damaged or holds a training of other sizes ({reason[0][:200]}): remove "
+                f"that folder to go on from the state before it, or {self.folder.parent} to start afresh."
             ) from error
         return found["state"], found["record"]
 

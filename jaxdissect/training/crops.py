@@ -18,6 +18,7 @@ from jaxdissect.training.loop import FULL_SCALE
 
 AUDIBLE = 1e-3  # of a clip's peak, -60 dB
 DECODED_AT_ONCE = 64
+PCM, CLIPS = "pcm.npy", "clips.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Crops:
 def decoded_clips(
     task: Task, sample_rate: int, folder: Path, progress: Callable[[int], None] = lambda clips: None
 ) -> Clips:
-    """Decode every clip once, into a memory-mapped file of 16-bit samples; what is there of this task serves again.
+    """Decode every clip once, into a memory-mapped file of 16-bit samples; what is there of the same files serves.
 
     Args:
       task: the clips.
@@ -61,17 +62,43 @@ def decoded_clips(
     Raises:
       InputError: the disk has no room.
     """
-    pcm_file, json_file = folder / "pcm.npy", folder / "clips.json"
-    origin = {"task": task.fingerprint(), "sample_rate": sample_rate}
-    read = json.loads(json_file.read_text()) if json_file.is_file() else {}
-    if read.get("origin") != origin:
-        json_file.unlink(missing_ok=True)
-        read = _decode(task, sample_rate, pcm_file, progress) | {"origin": origin}
-        with whole_file(json_file) as temporary:
-            temporary.write_text(json.dumps(read))
-    pcm = np.load(pcm_file, mmap_mode="r")[: len(read["clip"])]
-    spans = np.array(read["span"], np.int64).reshape(-1, 2)
-    return Clips(pcm, spans, task.members(read["clip"]), read["unreadable"], read["sha256"])
+    origin = {"task": task.fingerprint(), "sample_rate": sample_rate, "files": _files(task)}
+    found = _found(folder, origin)
+    if found is None:
+        (folder / CLIPS).unlink(missing_ok=True)
+        found = _decode(task, sample_rate, folder / PCM, progress) | {"origin": origin}
+        with whole_file(folder / CLIPS) as temporary:
+            temporary.write_text(json.dumps(found))
+    pcm = np.load(folder / PCM, mmap_mode="r")[: len(found["clip"])]
+    spans = np.array(found["span"], np.int64).reshape(-1, 2)
+    return Clips(pcm, spans, task.members(found["clip"]), found["unreadable"], found["sha256"])
+
+
+def forget_clips(folder: Path) -> None:
+    """Let the clips be decoded anew the next time."""
+    (folder / CLIPS).unlink(missing_ok=True)
+
+
+def _found(folder: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
+    """What was decoded here before, if it is whole and of the same files."""
+    try:
+        found = json.loads((folder / CLIPS).read_text())
+        np.load(folder / PCM, mmap_mode="r")
+        return found if found["origin"] == origin else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _files(task: Task) -> str:
+    """SHA-256 of the files' names, sizes and times, which tells whether they are still the same."""
+    digest = hashlib.sha256()
+    for name in task.file_names:
+        try:
+            status = (task.data / name).stat()
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(f"{name} missing\n".encode())
+    return digest.hexdigest()
 
 
 def _decode(task: Task, sample_rate: int, path: Path, progress: Callable[[int], None]) -> dict[str, Any]:

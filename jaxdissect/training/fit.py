@@ -1,5 +1,6 @@
 """Running a training from wherever it stands to its end: crops in, steps, curve, checkpoints."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdissect.errors import TrainingError
+from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.sharding import replicate, shard_clips
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, Crops, crops
@@ -19,7 +20,7 @@ from jaxdissect.training.loop import Schedule, TrainState, train_step
 from jaxdissect.training.objective import Objective
 
 AHEAD = 2  # batches made ready while the device computes
-COLLAPSED = 0.02  # spread of M2D's targets below which they all say the same
+COLLAPSED = 0.05  # spread of M2D's targets below which they all say the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +58,13 @@ class Fitted:
     Attributes:
       state: after the last step.
       curve: means over `log_steps` steps each: `step` (the last), `loss`, `learning_rate`, and the objective's metrics.
+      rows: metrics of the steps since the last point of the curve.
       seconds: spent in steps, over all sessions.
     """
 
     state: TrainState
     curve: list[dict[str, float]]
+    rows: list[dict[str, float]]
     seconds: float
 
 
@@ -82,37 +85,63 @@ def fit(
     Args:
       objective, schedule, clips, feed: what is trained, how, and on what.
       state: before the first step.
-      checkpoints: where states are kept; the first is written within `save_minutes`.
+      checkpoints: where states are kept, every `save_minutes`, at the end, and when the training is interrupted.
       mesh: devices.
-      log_steps: steps between two points of the curve; losses are looked at then.
+      log_steps: steps between two points of the curve.
       save_minutes: between two checkpoints.
       progress: called at every point of the curve with the steps done and the point.
 
     Raises:
+      InputError: the newest checkpoint is of other audio, or of other sizes.
       TrainingError: a loss or gradient is not finite, or M2D's targets have collapsed; the newest checkpoint is good.
     """
-    state = replicate(state, mesh)
-    found = checkpoints.restore(state)
-    fitted = Fitted(state, [], 0.0) if found is None else Fitted(found[0], found[1]["curve"], found[1]["seconds"])
-    first = int(fitted.state.step)
+    fitted = _resumed(replicate(state, mesh), checkpoints, clips)
     step = train_step(objective, schedule, feed.seed, mesh)
     pending: list[Any] = []
     began, saved = time.monotonic() - fitted.seconds, time.monotonic()
-    for number, batch in _ahead(lambda number: feed.batch(clips, number), first, schedule.steps):
-        pcm, members = shard_clips((batch.pcm, batch.members), mesh)
-        fitted.state, metrics = step(fitted.state, pcm, members)
-        pending.append(metrics)
-        done = number + 1
-        if done % log_steps and done < schedule.steps:
-            continue
-        fitted.curve.append(_point(pending, done, schedule))
-        pending = []
+
+    def look() -> None:
+        """Bring what the steps have measured to the host, and stop if it is not finite."""
+        fitted.rows += _finite(pending, int(fitted.state.step))
+        pending.clear()
         fitted.seconds = time.monotonic() - began
-        progress(done, fitted.curve[-1])
-        if done == schedule.steps or time.monotonic() - saved > 60 * save_minutes:
-            checkpoints.save(done, fitted.state, {"curve": fitted.curve, "seconds": fitted.seconds})
-            saved = time.monotonic()
+
+    def save() -> None:
+        look()
+        record = {"curve": fitted.curve, "rows": fitted.rows, "seconds": fitted.seconds, "audio": clips.sha256}
+        checkpoints.save(int(fitted.state.step), fitted.state, record)
+
+    try:
+        for number, batch in _ahead(lambda number: feed.batch(clips, number), int(fitted.state.step), schedule.steps):
+            fitted.state, metrics = step(fitted.state, *shard_clips((batch.pcm, batch.members), mesh))
+            pending.append(metrics)
+            done = number + 1
+            if done % log_steps == 0 or done == schedule.steps:
+                look()
+                fitted.curve.append(_point(fitted.rows, done, schedule))
+                fitted.rows = []
+                progress(done, fitted.curve[-1])
+            if done == schedule.steps or time.monotonic() - saved > 60 * save_minutes:
+                save()
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):  # it may have come in the middle of a step, whose state is then lost
+            save()
+        raise
     return fitted
+
+
+def _resumed(state: TrainState, checkpoints: Checkpoints, clips: Clips) -> Fitted:
+    found = checkpoints.restore(state)
+    if found is None:
+        return Fitted(state, [], [], 0.0)
+    state, record = found
+    if record["audio"] != clips.sha256:
+        raise InputError(
+            f"{checkpoints.folder} holds a training on other audio: the files have changed since. Bring them back, "
+            f"choose another --out, or remove {checkpoints.folder.parent} to start afresh."
+        )
+    return Fitted(state, record["curve"], record["rows"], record["seconds"])
 
 
 def _ahead(make: Callable[[int], Crops], first: int, last: int) -> Iterator[tuple[int, Crops]]:
@@ -126,25 +155,31 @@ def _ahead(make: Callable[[int], Crops], first: int, last: int) -> Iterator[tupl
             yield number, batch
 
 
-def _point(pending: list[Any], done: int, schedule: Schedule) -> dict[str, float]:
-    """One point of the curve, from the metrics of its steps.
+def _finite(pending: list[Any], done: int) -> list[dict[str, float]]:
+    """The metrics of the last steps as numbers.
 
     Raises:
-      TrainingError: see `fit`.
+      TrainingError: a loss or a gradient is not finite.
     """
-    rows = jax.device_get(pending)
+    rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
     for number, row in enumerate(rows, start=done - len(rows) + 1):
         bad = next((name for name in ("loss", "gradient_norm") if not math.isfinite(row[name])), None)
         if bad:
-            raise TrainingError(
-                f"the {bad.replace('_', ' ')} of step {number} is {row[bad]}: lower --learning-rate, or look at the "
-                f"audio."
-            )
+            raise TrainingError(f"the {bad.replace('_', ' ')} of step {number} is {row[bad]}.")
+    return rows
+
+
+def _point(rows: list[dict[str, float]], done: int, schedule: Schedule) -> dict[str, float]:
+    """One point of the curve, from the metrics of its steps.
+
+    Raises:
+      TrainingError: M2D has collapsed.
+    """
     point = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     if point.get("spread", 1.0) < COLLAPSED:
         raise TrainingError(
-            f"by step {done} M2D has collapsed to one answer for every patch (spread {point['spread']:.3f} of 1): "
-            f"raise --ema, lower --learning-rate, choose --standardise batch, or begin with --start-from an encoder "
-            f"trained by msm_mae."
+            f"by step {done} M2D has collapsed, its target no longer tells one clip's patch from another's (spread "
+            f"{point['spread']:.3f} of 1): raise --ema, lower --learning-rate, choose --standardise batch, or begin "
+            f"with --start-from an encoder trained by msm_mae."
         )
     return {"step": done, "learning_rate": float(schedule.rate(done - 1))} | point

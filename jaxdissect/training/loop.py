@@ -1,10 +1,11 @@
-"""The training loop: one jitted step over a mesh of devices, checkpoints that resume exactly, a curve.
+"""One step of a training, jitted over a mesh of devices, and the state that it changes.
 
 All that is drawn at a step is a function of the seed and the step's number. So the state of a training is its
 parameters, its optimiser and that number.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,9 +43,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise InputError(f"--steps must be positive, got {self.steps}.")
-        if not self.learning_rate > 0:
-            raise InputError(f"--learning-rate must be positive, got {self.learning_rate}.")
+            raise InputError(f"A training needs at least one step, got {self.steps}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"--learning-rate must be a positive number, got {self.learning_rate}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"--weight-decay must be a number, 0 or more, got {self.weight_decay}.")
         if not 0 <= self.warm_up < 1:
             raise InputError(f"--warm-up must be a share of the steps from 0 to below 1, got {self.warm_up}.")
 
@@ -130,7 +133,7 @@ def train_step(
         target = state.target
         if objective.ema is not None:
             first, last = objective.ema
-            keep = first + (last - first) * state.step.astype(jnp.float32) / schedule.steps
+            keep = first + (last - first) * state.step.astype(jnp.float32) / max(schedule.steps - 1, 1)
             target = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, target, params["encoder"])
         squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)]
         metrics = metrics | {"gradient_norm": jnp.sqrt(sum(squares))}

@@ -9,7 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxdissect.training.masked import MaskedPrediction
 from jaxdissect.training.msm_mae import EPSILON, standardised
@@ -44,15 +44,32 @@ class MaskedModelingDuo(MaskedPrediction):
     ) -> tuple[Float[Array, ""], Metrics]:
         """Squared distance of the L2-normalised prediction from the L2-normalised target: `2 - 2 cos`, 0 to 4.
 
-        The metric `spread` is the standard deviation of the normalised targets over clips and patches, as a share of
-        what vectors in all directions would have: 0 once the encoder has collapsed to one answer.
+        The metric `spread` tells a collapse, see `spread`.
         """
         answers = self.answers(params, pcm, key)
         tokens = encode_patches(self.encoder, target, answers.patches, answers.position)[:, 1:]
         tokens = jax.lax.stop_gradient(tokens.astype(jnp.float32))
         wanted = unit(standardised(tokens) if self.standardise == "token" else over_batch(tokens))
-        spread = jnp.sqrt(unit(standardised(tokens)).var(axis=(0, 1)).sum())
-        return jnp.square(unit(answers.predicted) - wanted).sum(axis=-1).mean(), {"spread": spread}
+        loss = jnp.square(unit(answers.predicted) - wanted).sum(axis=-1).mean()
+        grid = self.encoder.config.grid
+        return loss, {"spread": spread(unit(standardised(tokens)), answers.position, grid[0] * grid[1])}
+
+
+def spread(
+    vectors: Float[Array, "clip token feature"], position: Int[Array, "clip token"], positions: int
+) -> Float[Array, ""]:
+    """Standard deviation of unit vectors over clips, at the same position of the grid.
+
+    1 is what independent directions have, and 0 means that the position alone decides: an encoder that has stopped to
+    listen. A deviation over all positions would not show that, since positions are always told apart. Positions that
+    stand in one clip only do not count.
+    """
+    at, flat = position.reshape(-1), vectors.reshape(-1, vectors.shape[-1])
+    count = jax.ops.segment_sum(jnp.ones(at.shape), at, positions)
+    mean = jax.ops.segment_sum(flat, at, positions) / jnp.maximum(count, 1)[:, None]
+    unbiased = jnp.where(count > 1, count / jnp.maximum(count - 1, 1), 0.0)
+    variance = jnp.square(flat - mean[at]).sum(axis=1) * unbiased[at]
+    return jnp.sqrt(variance.sum() / jnp.maximum((count[at] > 1).sum(), 1))
 
 
 def over_batch(tokens: Float[Array, "clip token feature"]) -> Float[Array, "clip token feature"]:

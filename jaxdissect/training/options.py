@@ -1,6 +1,7 @@
 """Options of `jaxdissect train`, and what they stand for: encoder, objective, schedule."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from jaxdissect.encoder.vit import vit_config
 from jaxdissect.errors import InputError
 from jaxdissect.tasks.loader import unit_samples
 from jaxdissect.tasks.table import LabelSet, Task
+from jaxdissect.training.loop import Schedule
 from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.msm_mae import MSMMAE
 from jaxdissect.training.objective import Objective
@@ -28,7 +30,9 @@ SPECIFIC = (  # to some of the objectives
     "standardise_patches",
     "mixup",
 )
-CPU_PART = 16
+CPU_PART, SMALLEST_PART = 16, 4
+SIZE, INPUT = "base", "80x608p16x16"
+OF_SIZE = ("width", "depth", "heads", "mlp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,9 +49,11 @@ class TrainOptions:
       test_fold: with folds, the fold that is left out.
       unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
       multi_label: in a CSV's column `label`, commas separate several labels.
-      size: of the ViT: tiny, small, base or large.
-      input: mel bands x frames, p, patch bands x frames, as in M2D's names; a third part p32k means 32 kHz.
-      start_from: encoder directory to start from instead of random weights; size and input are then its own.
+      size: of the ViT: tiny, small, base or large. Default: base.
+      input: mel bands x frames, p, patch bands x frames, as in M2D's names; a third part p32k means 32 kHz. Default:
+        80x608p16x16.
+      start_from: encoder directory, or a shipped encoder's name, to start from instead of random weights; its sizes and
+        its front end are kept.
       epochs: passes over the clips, one random crop of each a pass.
       batch_size: crops per device and step.
       part_size: crops of which gradients are taken at once; a divisor of the batch size. Default: on a CPU 16, which
@@ -64,7 +70,7 @@ class TrainOptions:
       standardise_patches: msm_mae: predict each patch less its own mean and over its own deviation.
       mixup: supervised: parameter of mixup's Beta distribution; 0 for none. Default: 0.5.
       storage: type in which the parameters are written.
-      licence: of the weights, recorded in encoder.json.
+      licence: of the weights, recorded in encoder.json. Default: that of the encoder to start from, or unknown.
       max_bad_clips: share of unreadable clips above which training is refused.
       log_steps: steps between two points of the curve.
       save_minutes: between two checkpoints.
@@ -79,8 +85,8 @@ class TrainOptions:
     test_fold: int = 5
     unit_seconds: float | None = None
     multi_label: bool = False
-    size: Literal["tiny", "small", "base", "large"] = "base"
-    input: str = "80x608p16x16"
+    size: Literal["tiny", "small", "base", "large"] | None = None
+    input: str | None = None
     start_from: Path | None = None
     epochs: int = 100
     batch_size: int = 128
@@ -97,7 +103,7 @@ class TrainOptions:
     standardise_patches: bool = False
     mixup: float | None = None
     storage: Literal["float32", "float16"] = "float32"
-    licence: str = "unknown"
+    licence: str | None = None
     max_bad_clips: float = 0.01
     log_steps: int = 20
     save_minutes: float = 5.0
@@ -112,19 +118,26 @@ class TrainOptions:
         for name in ("epochs", "batch_size", "log_steps", "decoder_width", "decoder_depth"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}.")
-        part = self.part_size
-        if part is not None and (part < 1 or self.batch_size % part):
-            raise InputError(f"--part-size must divide --batch-size {self.batch_size}, got {part}.")
+        Schedule(1, self.learning_rate, self.warm_up, self.weight_decay)
+        _ = self.parts
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise InputError(f"--mask-ratio must be a share between 0 and 1, got {self.mask_ratio}.")
+        if self.decoder_width is not None and self.decoder_width % 4:
+            raise InputError(f"--decoder-width must be a multiple of 4, got {self.decoder_width}.")
         if self.ema is not None and not all(0 <= decay <= 1 for decay in self.ema):
             raise InputError(f"--ema must be two shares from 0 to 1, got {self.ema[0]} {self.ema[1]}.")
-        if self.mixup is not None and self.mixup < 0:
-            raise InputError(f"--mixup must not be negative, got {self.mixup}.")
+        if not 0 <= self.max_bad_clips <= 1:
+            raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {self.max_bad_clips}.")
+        for name in ("mixup", "save_minutes", "seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} must be 0 or a positive number, got {value}.")
         fields = {field.name for field in dataclasses.fields(OBJECTIVES[self.objective])}
         foreign = [name for name in self.specific if name not in fields]
         if foreign:
-            raise InputError(f"--{foreign[0].replace('_', '-')} is not an option of --objective {self.objective}.")
+            raise InputError(
+                f"--{foreign[0].replace('_', '-')} is not an option of --objective {self.objective}: leave it out."
+            )
 
     @property
     def specific(self) -> dict[str, Any]:
@@ -135,22 +148,56 @@ class TrainOptions:
     @property
     def parts(self) -> tuple[int, int]:
         """Parts of one device's batch, and clips in a part."""
-        default = min(CPU_PART, self.batch_size) if jax.default_backend() == "cpu" else self.batch_size
-        size = self.part_size or next(size for size in range(default, 0, -1) if self.batch_size % size == 0)
+        if self.part_size is not None:
+            if self.part_size < 1 or self.batch_size % self.part_size:
+                raise InputError(f"--part-size must divide --batch-size {self.batch_size}, got {self.part_size}.")
+            return self.batch_size // self.part_size, self.part_size
+        most = min(CPU_PART, self.batch_size) if jax.default_backend() == "cpu" else self.batch_size
+        size = next(size for size in range(most, 0, -1) if self.batch_size % size == 0)
+        if size < min(most, SMALLEST_PART):
+            raise InputError(
+                f"--batch-size {self.batch_size} falls into parts of {size} only: choose a multiple of {CPU_PART}, or "
+                f"give --part-size."
+            )
         return self.batch_size // size, size
 
+    @property
+    def folder(self) -> Path:
+        """Where the state of the training is kept until it is done."""
+        out = self.out.absolute()
+        return out.with_name(out.name + ".training")
+
     def encoder(self) -> M2D:
-        """The encoder to train, with the parameters to start from."""
-        dtype = self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        """The encoder to train, with the parameters to start from.
+
+        Raises:
+          InputError: sizes are given that an encoder to start from has not.
+        """
+        dtype = DTYPES[self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")]
+        name = self.out.absolute().name
         if self.start_from is None:
-            sizes = sizes_from_name(self.input)
+            sizes = sizes_from_name(self.input or INPUT)
             grid = {name: value for name, value in vars(sizes).items() if name != "sample_rate"}
-            encoder = untrained_m2d(vit_config(self.size, **grid), sizes.sample_rate, self.seed)
-            return dataclasses.replace(encoder, name=self.out.name, dtype=DTYPES[dtype], source={})
-        start = load_encoder(self.start_from, dtype)
+            encoder = untrained_m2d(vit_config(self.size or SIZE, **grid), sizes.sample_rate, self.seed)
+            return dataclasses.replace(encoder, name=name, dtype=dtype, source={"licence": self.licence or "unknown"})
+        start = load_encoder(self.start_from)
         if not isinstance(start, M2D):
             raise InputError(f"--start-from {self.start_from} must be an encoder directory.")
-        return dataclasses.replace(start, name=self.out.name, source={"start": start.name})
+        self._require_sizes(start)
+        variables = {part: start.variables[part] for part in ("params", "front_end")}  # a head is another's
+        source = {"start": start.name, "licence": self.licence or start.source.get("licence", "unknown")}
+        return dataclasses.replace(start, name=name, dtype=dtype, variables=variables, source=source)
+
+    def _require_sizes(self, start: M2D) -> None:
+        wanted = vars(start.config) | {"sample_rate": start.sample_rate}
+        given = {} if self.input is None else vars(sizes_from_name(self.input))
+        given |= {} if self.size is None else {name: vars(vit_config(self.size))[name] for name in OF_SIZE}
+        differing = [f"{name} {value}, there {wanted[name]}" for name, value in given.items() if value != wanted[name]]
+        if differing:
+            raise InputError(
+                f"--start-from {self.start_from} is an encoder of other sizes than --size and --input say "
+                f"({'; '.join(differing)}): leave them out."
+            )
 
     def build(self, encoder: M2D, labels: LabelSet | None) -> Objective:
         """The objective on an encoder."""

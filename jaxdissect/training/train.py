@@ -17,18 +17,19 @@ from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.files import json_fingerprint, locked, require_new, require_regular, whole_file
 from jaxdissect.progress import progress_bar
 from jaxdissect.run import device, versions
-from jaxdissect.sharding import local_mesh
+from jaxdissect.sharding import local_mesh, replicate
 from jaxdissect.tasks.known import load_task
-from jaxdissect.tasks.table import Task
+from jaxdissect.tasks.table import LabelSet, Task
 from jaxdissect.training.checkpoints import Checkpoints
-from jaxdissect.training.crops import Clips, crops, decoded_clips
+from jaxdissect.training.crops import Clips, crops, decoded_clips, forget_clips
 from jaxdissect.training.fit import Feed, Fitted, fit
-from jaxdissect.training.loop import FULL_SCALE, Schedule, init_state
+from jaxdissect.training.loop import FULL_SCALE, Schedule, TrainState, init_state
 from jaxdissect.training.objective import Objective
 from jaxdissect.training.options import TrainOptions, crop_samples
 
 NORM_BATCH, NORM_BATCHES = 64, 64
 CHECKPOINTS = "checkpoints"
+SMALLEST_STD = 1e-3  # of the log-mel over all training crops; below it there is nothing but rounding
 # Options that may change on resuming; what `task` and `data` hold has a fingerprint.
 LATER = ("out", "task", "data", "save_minutes", "max_bad_clips", "licence", "storage")
 
@@ -45,12 +46,16 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
     require_new(options.out)
     if jax.process_count() > 1:
         raise InputError("jaxdissect train runs in one process, over all of its devices.")
-    task, encoder = _task(options), options.encoder()
-    samples, mesh = crop_samples(encoder, task), local_mesh()
+    task, encoder, mesh = _task(options), options.encoder(), local_mesh()
     parts, part_size = options.parts
-    feed = Feed(samples, parts * mesh.size, part_size, options.seed)
-    folder = options.out.with_name(options.out.name + ".training")
+    feed = Feed(crop_samples(encoder, task), parts * mesh.size, part_size, options.seed)
+    labels = task.label_sets[0] if task.label_sets else None
+    _check_objective(options.build(encoder, labels), feed, len(task.classes))
+    folder = options.folder
     with locked(folder, f"--out {options.out}"):
+        require_new(options.out)  # another process may just have finished it
+        for leftover in folder.glob(".*"):  # of a process that was killed while it wrote
+            leftover.unlink()
         described = _described(options, task, encoder, feed)
         _require_same(folder, described)
         clips = _clips(task, encoder, folder, options.max_bad_clips)
@@ -61,14 +66,14 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
             )
         if options.start_from is None:
             encoder = _with_norm_stats(encoder, clips, feed)
-        objective = options.build(encoder, task.label_sets[0] if task.label_sets else None)
+        objective = options.build(encoder, labels)
         steps = -(-options.epochs * len(clips.pcm) // feed.batch_size)
         schedule = Schedule(steps, options.learning_rate, options.warm_up, options.weight_decay)
         fitted = _fit(options, objective, schedule, clips, feed, folder)
-        encoder = _trained(options, objective, fitted.state.params)
+        encoder = _trained(options, objective, labels, fitted.state.params)
         record = described | _result(clips, schedule, feed, fitted)
         save_encoder(encoder, options.out, options.storage, {"training.json": json.dumps(record, indent=2) + "\n"})
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return encoder, record
 
 
@@ -88,27 +93,47 @@ def _task(options: TrainOptions) -> Task:
         options.test_fold,
         lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
     )
+    if "train" not in task.splits:
+        raise InputError(
+            f"Task {task.name!r} has no clips to train on: its table's column 'split' or 'fold' says which they are."
+        )
     task = task.only("train")
     if not task.label_sets:
         return task
     labels = task.label_sets[0]
     known = [row for row, classes in enumerate(labels.members) if classes or labels.multi_label]
+    if len({number for row in known for number in labels.members[row]}) < 2:
+        raise InputError(
+            f"Task {task.name!r}, label set {labels.name!r}: the training clips must be of two classes at least: "
+            f"choose another --label."
+        )
     return dataclasses.replace(task, label_sets=(labels,)).rows(known)
+
+
+def _check_objective(objective: Objective, feed: Feed, classes: int) -> None:
+    """Trace the loss of a part, which refuses what does not suit the encoder, before any audio is read."""
+    params = jax.eval_shape(objective.init, jax.random.key(0))
+    pcm = jax.ShapeDtypeStruct((feed.part_size, feed.samples), jnp.float32)
+    members = jax.ShapeDtypeStruct((feed.part_size, classes), jnp.bool_)
+    target = {} if objective.ema is None else params["encoder"]
+    jax.eval_shape(objective.loss, params, target, pcm, members, jax.random.key(0))
 
 
 def _described(options: TrainOptions, task: Task, encoder: M2D, feed: Feed) -> dict[str, Any]:
     """What makes this training the one it is, as JSON values."""
     given = {name: value for name, value in dataclasses.asdict(options).items() if name not in LATER}
     given |= {"start_from": encoder.source.get("start"), "part_size": feed.part_size}
+    del given["size"], given["input"]
     return {
         "options": json.loads(json.dumps(given | {"dtype": jnp.dtype(encoder.dtype).name})),
+        "encoder": encoder.settings(),
         "batch_size": feed.batch_size,
         "crop_samples": feed.samples,
         "task": task.name,
         "fingerprints": {
             "task": task.fingerprint(),
-            "start": fingerprint(encoder),
-            "front_end": json_fingerprint(encoder.settings()["front_end"]),
+            "start": None if options.start_from is None else fingerprint(encoder),
+            "encoder": json_fingerprint(encoder.settings()),
         },
     }
 
@@ -123,7 +148,7 @@ def _require_same(folder: Path, described: dict[str, Any]) -> None:
         return
     try:
         begun = _flat(json.loads(file.read_text()))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{file} cannot be read ({error}): remove {folder} to start afresh.") from error
     here = _flat(described)
     differing = [
@@ -149,10 +174,11 @@ def _clips(task: Task, encoder: M2D, folder: Path, max_bad_clips: float) -> Clip
         clips = decoded_clips(task, encoder.sample_rate, folder, lambda done: bar.update(done - bar.n))
     bad = clips.unreadable
     if len(bad) > max_bad_clips * len(task):
+        forget_clips(folder)
         file, reason = next(iter(bad.items()))
         raise InputError(
             f"Task {task.name!r}: {len(bad)} of {len(task)} clips cannot be read, more than --max-bad-clips "
-            f"{max_bad_clips}; the first is {file} ({reason}). Mend the files and remove {folder}, or allow more."
+            f"{max_bad_clips}; the first is {file} ({reason}). Mend the files, give another --data, or allow more."
         )
     for file, reason in bad.items():
         print(f"Left out: {file} ({reason})", file=sys.stderr)
@@ -174,7 +200,7 @@ def _with_norm_stats(encoder: M2D, clips: Clips, feed: Feed) -> M2D:
     found = [moments(crops(clips, feed.seed, step, NORM_BATCH, feed.samples).pcm) for step in batches]
     means, variances = np.array(jax.device_get(found), np.float64).T
     std = np.sqrt(variances.mean() + means.var())
-    if not std > 0:
+    if not std > SMALLEST_STD:
         raise InputError("Every spectrogram of the training clips is the same everywhere: are all clips silent?")
     front_end["norm_stats"] = np.array([means.mean(), std], np.float32)
     return dataclasses.replace(encoder, variables=variables)
@@ -202,25 +228,40 @@ def _fit(
                 options.save_minutes, progress,
             )  # fmt: skip
         except TrainingError as error:
-            raise TrainingError(f"Training stopped: {error} The last good state is kept in {folder}.") from error
+            kept = _last_good(options, objective, checkpoints, state, folder)
+            raise TrainingError(f"Training stopped: {error} {kept}") from error
         finally:
             checkpoints.close()
 
 
-def _trained(options: TrainOptions, objective: Objective, params: Any) -> M2D:
+def _last_good(
+    options: TrainOptions, objective: Objective, checkpoints: Checkpoints, like: TrainState, folder: Path
+) -> str:
+    """Keep the encoder of the newest state, and say where."""
+    found = checkpoints.restore(replicate(like, local_mesh()))
+    if found is None:
+        return f"No state had been saved yet: remove {folder} and begin again with other options."
+    kept = folder / "last_good"
+    shutil.rmtree(kept, ignore_errors=True)
+    save_encoder(_trained(options, objective, None, found[0].params), kept)
+    return (
+        f"The last good state, of step {int(found[0].step)}, is kept in {folder}, its encoder in {kept}: go on from it "
+        f"with --start-from {kept}, another --out and a lower --learning-rate."
+    )
+
+
+def _trained(options: TrainOptions, objective: Objective, labels: LabelSet | None, params: Any) -> M2D:
     """The encoder with what it has learned, on the host; a supervised one with its head."""
     params = jax.device_get(params)
     encoder = objective.encoder
     variables = {**encoder.variables, "params": params["encoder"]}
-    if "head" in params:
+    if labels is not None:
         features = len(params["head"]["kernel"])
         scale = {"mean": np.zeros(features, np.float32), "variance": np.ones(features, np.float32)}
         variables["head"] = {**scale, **params["head"]}
-    source = {
-        "file": f"none: trained by jaxdissect, --objective {options.objective}",
-        **encoder.source,
-        "licence": options.licence,
-    }
+    source = {"file": f"none: trained by jaxdissect, --objective {options.objective}", **encoder.source}
+    if labels is not None:
+        source["head"] = {"label_set": labels.name, "classes": list(labels.classes), "test_fold": options.test_fold}
     return dataclasses.replace(encoder, variables=variables, dtype=jnp.float32, source=source)
 
 
