@@ -69,7 +69,7 @@ def spread(
     mean = jax.ops.segment_sum(flat, at, positions) / jnp.maximum(count, 1)[:, None]
     unbiased = jnp.where(count > 1, count / jnp.maximum(count - 1, 1), 0.0)
     variance = jnp.square(flat - mean[at]).sum(axis=1) * unbiased[at]
-    return jnp.sqrt(variance.sum() / jnp.maximum((count[at] > 1).sum(), 1))
+    return jnp.sqrt(variance.sum() / jnp.maximum((count[at] > 1).astype(jnp.float32).sum(), 1))
 
 
 def over_batch(tokens: Float[Array, "clip token feature"]) -> Float[Array, "clip token feature"]:
