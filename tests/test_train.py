@@ -220,7 +220,7 @@ def test_float16_storage_halves_the_size_and_computes_in_float32(tmp_path):
         ("m2d", {"mask_ratio": 1.0}, "--mask-ratio must be a share between 0 and 1, got 1.0"),
         ("m2d", {"mask_ratio": 0.01}, "--mask-ratio 0.01: of a crop's 10 patches at least one must stay visible"),
         ("m2d", {"ema": (0.9, 1.1)}, "--ema must be two shares from 0 to 1, got 0.9 1.1"),
-        ("supervised", {"mixup": -1.0}, "--mixup must not be negative"),
+        ("supervised", {"mixup": -1.0}, "--mixup must be 0 or a positive number"),
         ("m2d", {"mixup": 0.5}, "--mixup is not an option of --objective m2d"),
         ("m2d", {"standardise_patches": ()}, "--standardise-patches is not an option of --objective m2d"),
         ("supervised", {"mask_ratio": 0.7}, "--mask-ratio is not an option of --objective supervised"),
@@ -230,7 +230,10 @@ def test_float16_storage_halves_the_size_and_computes_in_float32(tmp_path):
         ("m2d", {"unit_seconds": 0.05}, "shorter than one patch of the encoder"),
         ("m2d", {"task": "nothing.csv"}, "nothing.csv is missing"),
         ("m2d", {"start_from": "nowhere"}, "nowhere is no encoder directory"),
-        ("m2d", {"decoder_width": 6}, "width divisible by 4, got 6"),
+        ("m2d", {"decoder_width": 6}, "--decoder-width must be a multiple of 4, got 6"),
+        ("m2d", {"size": "small"}, "is an encoder of other sizes than --size and --input say .width 384, there 16"),
+        ("m2d", {"seed": -1}, "--seed must be 0 or a positive number, got -1"),
+        ("m2d", {"max_bad_clips": 2.0}, "--max-bad-clips must be a share from 0 to 1, got 2.0"),
         ("m2d", {"decoder_width": 0}, "--decoder-width must be positive, got 0"),
     ],
 )
@@ -293,7 +296,8 @@ def test_a_training_that_blows_up_says_so_and_keeps_its_last_state(setting, caps
     assert main(arguments(setting, "msm_mae", learning_rate=1e30, warm_up=0.0, save_minutes=0.0)) == 1
     told = capsys.readouterr().err
     assert re.search(r"Training stopped: the (loss|gradient norm) of step 2 is (nan|inf)", told)
-    assert "The last good state is kept in" in told
+    assert re.search(r"The last good state, of step 1, is kept in .*, its encoder in .*last_good: go on from it", told)
+    load_encoder(setting["out"].with_name("out.training") / "last_good")
     assert (setting["out"].with_name("out.training") / "checkpoints" / "1").is_dir()
     assert not setting["out"].exists()
     with pytest.raises(TrainingError, match="step 2"):  # and again, from there

@@ -20,7 +20,7 @@ from jaxdissect.training.loop import Schedule, TrainState, train_step
 from jaxdissect.training.objective import Objective
 
 AHEAD = 2  # batches made ready while the device computes
-COLLAPSED = 0.1  # spread of M2D's targets: 0.03-0.08 in encoders made deaf, 0.5 in untrained and in trained ones
+COLLAPSED = 0.1  # spread of M2D's targets: 0.03-0.08 in deaf encoders, about 0.5 in untrained and trained ones
 
 
 @dataclasses.dataclass(frozen=True)
