@@ -75,11 +75,9 @@ def test_a_training_ends_in_an_encoder_that_others_take(setting, objective, tmp_
     assert moved["blocks_0"]["mlp"]["fc1"]["kernel"]
     assert encoder.variables["params"]["pos_embed"].shape == (11, 16)
     assert encoder.name == "out"
-    assert encoder.source == {
-        "file": f"none: trained by jaxdissect, --objective {objective}",
-        "start": "small",
-        "licence": "CC0",
-    }
+    assert encoder.source["start"] == "small"
+    assert encoder.source["file"] == f"none: trained by jaxdissect, --objective {objective}"
+    assert encoder.source["licence"] == "CC0"
     record = json.loads((folder / "training.json").read_text())
     assert record["options"]["objective"] == objective
     assert record["steps"] == 6
@@ -225,7 +223,7 @@ def test_float16_storage_halves_the_size_and_computes_in_float32(tmp_path):
         ("m2d", {"standardise_patches": ()}, "--standardise-patches is not an option of --objective m2d"),
         ("supervised", {"mask_ratio": 0.7}, "--mask-ratio is not an option of --objective supervised"),
         ("m2d", {"label": "label"}, "--label: --objective m2d looks at no labels"),
-        ("m2d", {"learning_rate": -1.0}, "--learning-rate must be positive"),
+        ("m2d", {"learning_rate": -1.0}, "--learning-rate must be a positive number"),
         ("m2d", {"batch_size": 32, "part_size": 16}, "12 clips to train on are fewer than the 32 of a step"),
         ("m2d", {"unit_seconds": 0.05}, "shorter than one patch of the encoder"),
         ("m2d", {"task": "nothing.csv"}, "nothing.csv is missing"),

@@ -60,9 +60,9 @@ def spread(
 ) -> Float[Array, ""]:
     """Standard deviation of unit vectors over clips, at the same position of the grid.
 
-    1 is what independent directions have; near 0 the position alone decides, and the encoder has stopped to listen (not
-    quite 0, since clips differ in which positions are seen). A deviation over all positions would not show that, because
-    positions are always told apart. Positions that stand in one clip only do not count.
+    1 is what independent directions have; near 0 the position alone decides, and the encoder has stopped to listen
+    (not quite 0, since clips differ in which positions are seen). A deviation over all positions would not show that,
+    because positions are always told apart. Positions that stand in one clip only do not count.
     """
     at, flat = position.reshape(-1), vectors.reshape(-1, vectors.shape[-1])
     count = jax.ops.segment_sum(jnp.ones(at.shape), at, positions)
