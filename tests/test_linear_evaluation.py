@@ -24,7 +24,8 @@ def make_task(splits, folds=None, members=None):
     members = tuple((clip % CLASSES,) for clip in range(len(splits))) if members is None else tuple(members)
     names = tuple(f"{clip}.wav" for clip in range(len(splits)))
     folds = (None,) * len(splits) if folds is None else tuple(folds)
-    return Task("tiny", Path("nowhere"), 1.0, names, tuple(splits), folds, (LabelSet("label", tuple("abc"), members),))
+    labels = LabelSet("label", tuple("abc"), members, multi_label=any(len(row) > 1 for row in members))
+    return Task("tiny", Path("nowhere"), 1.0, names, tuple(splits), folds, (labels,))
 
 
 def splits_of(task, folds="test", seeds=1, usable=None):
