@@ -96,7 +96,7 @@ def run_probe(options: ProbeOptions) -> tuple[Evaluation, ...]:
         "front_end": json_fingerprint(encoder.settings().get("front_end")),
     }
     run.require_own("activations", "counts", prints)
-    run.require_own("probe", "a probe", prints)
+    run.require_own("probe", "a probe", {"encoder": prints["encoder"]})
     _check(options, encoder, task)
     with run.locked():
         started = time.perf_counter()
