@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdissect import InputError, load_encoder
+from jaxdissect import InputError, ViTConfig, load_encoder, save_encoder, untrained_m2d
 from jaxdissect.demo import SELF_SUPERVISED, SUPERVISED
 from jaxdissect.encoder.shipped import shipped_encoder, shipped_encoders
 
@@ -41,3 +41,11 @@ def test_names_of_shipped_encoders_lead_nowhere_else():
     assert shipped_encoder("nothing") is None
     with pytest.raises(InputError, match=r"take one that ships with the project \(msm_mae_tiny, supervised_tiny\)"):
         load_encoder("nothing")
+
+
+def test_an_encoder_directory_tells_nothing_of_where_it_was_made(tmp_path):
+    save_encoder(untrained_m2d(ViTConfig(frames=16, width=16, depth=1, heads=1, mlp=16)), tmp_path / "encoder")
+    files = [file for file in (tmp_path / "encoder").rglob("*") if file.is_file()]
+    assert files
+    assert not [file.name for file in files if str(tmp_path).encode() in file.read_bytes()]
+    load_encoder(tmp_path / "encoder")
