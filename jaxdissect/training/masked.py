@@ -1,5 +1,6 @@
 """What M2D and MSM-MAE share: an encoder that sees some patches, and a decoder that answers for the others."""
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -34,7 +35,7 @@ class Answers:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MaskedPrediction:
+class MaskedPrediction(abc.ABC):
     """Prediction of masked patches from visible ones; a subclass says what is predicted, and measures the error.
 
     Attributes:
@@ -49,9 +50,9 @@ class MaskedPrediction:
     decoder_depth: int = 4
 
     @property
+    @abc.abstractmethod
     def outputs(self) -> int:
         """Features of an answer."""
-        raise NotImplementedError
 
     @property
     def decoder(self) -> Decoder:
