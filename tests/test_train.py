@@ -330,4 +330,5 @@ def test_parts_of_a_batch():
         return TrainOptions(objective="m2d", task="notes", out=Path("o"), batch_size=batch_size).parts
 
     assert [parts(size) for size in (64, 24, 7, 1)] == [(4, 16), (2, 12), (1, 7), (1, 1)]
-    assert parts(34) == (17, 2)
+    with pytest.raises(InputError, match="--batch-size 34 falls into parts of 2 only: choose a multiple of 16"):
+        parts(34)

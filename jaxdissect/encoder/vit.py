@@ -169,7 +169,7 @@ class ViT(nn.Module):
         patches = split_patches(chunk, self.config)
         bands, frames = self.config.grid
         shown = patches.shape[-2] // bands  # a short input takes the first time columns of the grid
-        grid = self.pos_embed[1:].reshape(bands, frames, -1)[:, :shown].reshape(1, 1, bands * shown, -1)
+        grid = jnp.asarray(self.pos_embed)[1:].reshape(bands, frames, -1)[:, :shown].reshape(1, 1, bands * shown, -1)
         return self.encode_patches(patches, grid)
 
     def encode_patches(

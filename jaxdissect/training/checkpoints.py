@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxdissect.errors import InputError
 from jaxdissect.files import require_space
@@ -43,8 +45,12 @@ class Checkpoints:
                 f"on from the state before."
             ) from error
 
-    def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
-        """The newest state and its record, placed like `like`; None if there is none.
+    def restore(self, like: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
+        """The newest state, a copy on every device, and its record; None if there is none.
+
+        Args:
+          like: arrays, or what has their shapes and types, in the tree of the state.
+          mesh: devices.
 
         Raises:
           InputError: what is there is damaged, or of other sizes.
@@ -54,7 +60,8 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return None
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+        everywhere = NamedSharding(mesh, P())
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
         try:
             with ocp.StandardCheckpointer() as checkpointer:

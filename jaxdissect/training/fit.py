@@ -84,7 +84,7 @@ def fit(
 
     Args:
       objective, schedule, clips, feed: what is trained, how, and on what.
-      state: before the first step.
+      state: before the first step; its arrays may be gone afterwards.
       checkpoints: where states are kept, every `save_minutes`, at the end, and when the training is interrupted.
       mesh: devices.
       log_steps: steps between two points of the curve.
@@ -95,7 +95,7 @@ def fit(
       InputError: the newest checkpoint is of other audio, or of other sizes.
       TrainingError: a loss or gradient is not finite, or M2D's targets have collapsed; the newest checkpoint is good.
     """
-    fitted = _resumed(replicate(state, mesh), checkpoints, clips)
+    fitted = _resumed(state, checkpoints, clips, mesh)
     step = train_step(objective, schedule, feed.seed, mesh)
     pending: list[Any] = []
     began, saved = time.monotonic() - fitted.seconds, time.monotonic()
@@ -131,10 +131,10 @@ def fit(
     return fitted
 
 
-def _resumed(state: TrainState, checkpoints: Checkpoints, clips: Clips) -> Fitted:
-    found = checkpoints.restore(state)
+def _resumed(state: TrainState, checkpoints: Checkpoints, clips: Clips, mesh: Mesh) -> Fitted:
+    found = checkpoints.restore(state, mesh)
     if found is None:
-        return Fitted(state, [], [], 0.0)
+        return Fitted(replicate(state, mesh), [], [], 0.0)
     state, record = found
     if record["audio"] != clips.sha256:
         raise InputError(

@@ -17,7 +17,7 @@ from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.files import json_fingerprint, locked, require_new, require_regular, whole_file
 from jaxdissect.progress import progress_bar
 from jaxdissect.run import device, versions
-from jaxdissect.sharding import local_mesh, replicate
+from jaxdissect.sharding import local_mesh
 from jaxdissect.tasks.known import load_task
 from jaxdissect.tasks.table import LabelSet, Task
 from jaxdissect.training.checkpoints import Checkpoints
@@ -238,7 +238,7 @@ def _last_good(
     options: TrainOptions, objective: Objective, checkpoints: Checkpoints, like: TrainState, folder: Path
 ) -> str:
     """Keep the encoder of the newest state, and say where."""
-    found = checkpoints.restore(replicate(like, local_mesh()))
+    found = checkpoints.restore(like, local_mesh())
     if found is None:
         return f"No state had been saved yet: remove {folder} and begin again with other options."
     kept = folder / "last_good"
