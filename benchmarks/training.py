@@ -25,11 +25,11 @@ from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import ViTConfig, vit_config
 from jaxdissect.files import whole_file
 from jaxdissect.sharding import local_mesh, replicate, shard_clips
-from jaxdissect.training.loop import FULL_SCALE, Schedule, init_state, train_step
 from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.masking import decoder_config, random_mask
 from jaxdissect.training.msm_mae import MSMMAE
 from jaxdissect.training.objective import Objective
+from jaxdissect.training.step import FULL_SCALE, Schedule, init_state, train_step
 from jaxdissect.training.supervised import Supervised
 
 CLASSES = 50

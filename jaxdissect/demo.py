@@ -3,11 +3,15 @@
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
-from jaxdissect.encoder.m2d import M2D, untrained_m2d
-from jaxdissect.encoder.vit import vit_config
+from jaxdissect.encoder.checkpoint import load_encoder
+from jaxdissect.encoder.m2d import M2D
 from jaxdissect.results import Neurons
+from jaxdissect.training.objective import initial_encoder
 
 SELF_SUPERVISED, SUPERVISED, UNTRAINED = "msm_mae_tiny", "supervised_tiny", "untrained_tiny"
 
@@ -42,9 +46,16 @@ class DemoResult:
     neurons: Neurons
 
 
-def untrained_tiny(dtype: object) -> M2D:
-    """The shipped encoders' architecture with seeded random weights. It has learned nothing."""
-    return dataclasses.replace(untrained_m2d(vit_config("tiny", frames=208), name=UNTRAINED), dtype=dtype)
+def untrained_tiny(dtype: Any) -> M2D:
+    """What the shipped encoders were before training: their sizes and front end, seeded random weights."""
+    like = load_encoder(SUPERVISED)
+    assert isinstance(like, M2D)
+    variables = {
+        "params": initial_encoder(like, jax.random.key(0), None),
+        "front_end": like.variables["front_end"],
+    }
+    source = {"file": "none: random weights, seed 0"}
+    return dataclasses.replace(like, name=UNTRAINED, dtype=dtype, variables=variables, source=source)
 
 
 def run_demo(options: DemoOptions) -> list[DemoResult]:

@@ -76,7 +76,7 @@ def task_splits(
       InputError: there are no clips to train or to test on, or too few classes.
     """
     taking_part = usable & np.array([bool(row) or labels.multi_label for row in labels.members])
-    members = member_table(labels)
+    members = labels.table()
     own = np.array([split == "valid" for split in task.splits]) & taking_part
     splits = []
     for test_fold, train, test in _parts(task, folds):
@@ -123,13 +123,13 @@ def _require_enough(
         raise InputError(
             f"{where} a probe needs clips to train and to test on, got {train.sum()} and {test.sum()}: {reason}"
         )
-    if member_table(labels)[train].any(axis=0).sum() < 2:
+    if labels.table()[train].any(axis=0).sum() < 2:
         raise InputError(f"{where} the training clips must be of two classes at least.")
 
 
 def evaluate(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], rule: ProbeRule) -> Evaluation:
     """Train a probe for every split, as many at once as fit into memory, and score it."""
-    members = member_table(labels)
+    members = labels.table()
     train, valid = (np.stack([getattr(split, name) for split in splits]) for name in ("train", "valid"))
     keys = jax.vmap(jax.random.key)(np.array([split.seed for split in splits], np.uint32))
     together = max(1, AT_ONCE_BYTES // embeddings.values.nbytes)
@@ -148,7 +148,7 @@ def evaluate(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...]
 
 def scored(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], probe: Probe) -> Evaluation:
     """The scores of trained heads."""
-    members = member_table(labels)
+    members = labels.table()
     metric = "mean_average_precision" if labels.multi_label else "accuracy"
     rows, class_rows = [], []
     for number, split in enumerate(splits):
@@ -197,11 +197,3 @@ def class_scores(
     own = members[chosen]
     hits = np.array([(first[own[:, index]] == index).sum() for index in range(own.shape[1])])
     return np.where(own.any(axis=0), hits / np.maximum(own.sum(axis=0), 1), np.nan)
-
-
-def member_table(labels: LabelSet) -> Bool[np.ndarray, "clip class"]:
-    """Which clips belong to which classes of one label set."""
-    table = np.zeros((len(labels.members), len(labels.classes)), bool)
-    for row, classes in enumerate(labels.members):
-        table[row, list(classes)] = True
-    return table

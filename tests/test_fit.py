@@ -16,9 +16,9 @@ from jaxdissect.sharding import local_mesh, replicate, shard_clips
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, audible_span, crops, decoded_clips
 from jaxdissect.training.fit import Feed, fit
-from jaxdissect.training.loop import FULL_SCALE, Schedule, init_state, train_step
 from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.msm_mae import MSMMAE
+from jaxdissect.training.step import FULL_SCALE, Schedule, init_state, train_step
 from jaxdissect.training.supervised import Supervised
 
 CONFIG = ViTConfig(frames=32, width=16, depth=1, heads=1, mlp=16)

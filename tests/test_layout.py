@@ -16,8 +16,8 @@ ORDER = [
     "tasks.synthesis", "tasks.known", "tasks.loader", "encoder.base", "encoder.vit", "encoder.m2d", "encoder.shipped",
     "encoder.checkpoint", "encoder.convert", "activations", "tokens", "statistics", "collect", "clip_store",
     "selection", "results", "run", "probe", "embeddings", "linear_evaluation", "dissect", "probing",
-    "training.masking", "training.objective", "training.masked", "training.msm_mae", "training.m2d",
-    "training.supervised", "training.loop", "training.crops", "training.checkpoints", "training.fit",
+    "training.masking", "training.objective", "training.masked_prediction", "training.msm_mae", "training.m2d",
+    "training.supervised", "training.step", "training.crops", "training.checkpoints", "training.fit",
     "training.options", "training.train", "demo", "summary", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
@@ -26,7 +26,7 @@ HEAVY = [
 ]  # fmt: skip
 COMPUTE = [
     "sharding", "audio.log_mel", "encoder.vit", "encoder.m2d", "encoder.checkpoint", "activations", "tokens",
-    "statistics", "selection", "probe", "training.loop", "training.m2d", "training.supervised",
+    "statistics", "selection", "probe", "training.step", "training.m2d", "training.supervised",
 ]  # fmt: skip
 
 

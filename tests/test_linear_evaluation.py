@@ -11,7 +11,7 @@ from tolerances import assert_within, relative_error
 
 from jaxdissect import InputError, LabelSet, Task, linear_evaluation
 from jaxdissect.embeddings import Embeddings
-from jaxdissect.linear_evaluation import Split, class_scores, evaluate, member_table, scored, task_splits
+from jaxdissect.linear_evaluation import Split, class_scores, evaluate, scored, task_splits
 from jaxdissect.probe import EPSILON, Head, Probe, ProbeRule, train_probe
 
 CLIPS, CLASSES, FEATURES = 60, 3, 5
@@ -169,7 +169,7 @@ def test_there_must_be_something_to_stop_by(names, members):
 
 def blobs(task, seed=0):
     random = np.random.default_rng(seed)
-    members = member_table(task.label_sets[0])
+    members = task.label_sets[0].table()
     centres = random.normal(size=(CLASSES, FEATURES)) * 1.5
     return Embeddings((members @ centres + random.normal(size=(len(task), FEATURES))).astype(np.float32),
                       np.ones(len(task), bool))  # fmt: skip
@@ -238,7 +238,7 @@ def test_the_scores_of_classes_are_recalls(evaluated):
 
 def test_several_labels_are_scored_by_average_precision(evaluated_tags):
     task, embeddings, splits, found = evaluated_tags
-    members = member_table(task.label_sets[0])
+    members = task.label_sets[0].table()
     assert set(found.scores["metric"]) == {"mean_average_precision"}
     scores, of_classes = iter(found.scores["score"]), iter(found.class_scores["score"])
     for number, split in enumerate(splits):
@@ -256,7 +256,7 @@ def test_several_labels_are_scored_by_average_precision(evaluated_tags):
 def test_every_probe_is_the_one_of_its_split_and_seed(evaluated):
     task, embeddings, splits, found = evaluated
     train_alone = jax.jit(train_probe, static_argnames=("rule", "multi_label"))
-    members = member_table(task.label_sets[0])
+    members = task.label_sets[0].table()
     for number in (0, 3, 7):
         split = splits[number]
         alone = train_alone(embeddings.values, members, split.train, split.valid, jax.random.key(split.seed), RULE)

@@ -14,8 +14,9 @@ from jaxdissect import InputError, ViTConfig, untrained_m2d
 from jaxdissect.encoder.vit import ViT, split_patches
 from jaxdissect.training.fit import COLLAPSED
 from jaxdissect.training.m2d import MaskedModelingDuo, over_batch, spread, unit
+from jaxdissect.training.masked_prediction import standardised
 from jaxdissect.training.masking import Decoder, chosen, decoder_config, random_mask, sin_cos_positions, visible_patches
-from jaxdissect.training.msm_mae import MSMMAE, standardised
+from jaxdissect.training.msm_mae import MSMMAE
 from jaxdissect.training.objective import encode_patches, is_weight, shown_positions, spectrogram_patches
 from jaxdissect.training.supervised import Supervised, masked_stripes, mixed
 

@@ -22,8 +22,8 @@ from jaxdissect.encoder.checkpoint import fingerprint
 from jaxdissect.errors import TrainingError
 from jaxdissect.files import locked
 from jaxdissect.training.crops import crops, decoded_clips
-from jaxdissect.training.loop import FULL_SCALE
 from jaxdissect.training.options import TrainOptions, crop_samples
+from jaxdissect.training.step import FULL_SCALE
 from jaxdissect.training.train import run_train
 
 CONFIG = ViTConfig(frames=32, width=16, depth=1, heads=1, mlp=16)

@@ -187,8 +187,8 @@ def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(path).item_metadata
-            found = {} if metadata is None else _shapes(metadata.tree)
-            if metadata is None or found == _shapes(target):  # orbax itself fails untidily where they differ
+            found = {} if metadata is None else shapes(metadata.tree)
+            if metadata is None or found == shapes(target):  # orbax itself fails untidily where they differ
                 return checkpointer.restore(path, target)
     except Exception as error:  # orbax raises bare ones for damaged files
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -196,7 +196,7 @@ def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
             f"{path} does not hold the arrays that encoder.json describes, or is damaged ({reason[0][:200]}): "
             f"convert the checkpoint again."
         ) from error
-    wanted = _shapes(target)
+    wanted = shapes(target)
     name = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
     raise InputError(
         f"{path} does not hold the arrays that encoder.json describes: {name} should be {wanted.get(name, 'absent')}, "
@@ -204,7 +204,8 @@ def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf, by its path."""
     return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

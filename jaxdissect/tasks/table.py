@@ -36,6 +36,14 @@ class LabelSet:
     members: tuple[tuple[int, ...], ...]
     multi_label: bool = False
 
+    def table(self, clips: Sequence[int] | None = None) -> Bool[np.ndarray, "clip class"]:
+        """Which clips belong to which classes; by default all clips."""
+        chosen = self.members if clips is None else [self.members[clip] for clip in clips]
+        table = np.zeros((len(chosen), len(self.classes)), bool)
+        for row, classes in enumerate(chosen):
+            table[row, list(classes)] = True
+        return table
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -77,13 +85,8 @@ class Task:
 
     def members(self, clips: Sequence[int]) -> Bool[np.ndarray, "clip class"]:
         """Which of some clips belong to which classes."""
-        table = np.zeros((len(clips), len(self.classes)), bool)
-        first = 0
-        for labels in self.label_sets:
-            for row, clip in enumerate(clips):
-                table[row, [first + index for index in labels.members[clip]]] = True
-            first += len(labels.classes)
-        return table
+        nothing = np.zeros((len(clips), 0), bool)
+        return np.concatenate([nothing, *(labels.table(clips) for labels in self.label_sets)], axis=1)
 
     def only(self, split: str) -> "Task":
         """The clips of one split ("all" keeps every clip); classes stay, also those without a clip.

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxdissect.encoder.checkpoint import shapes
 from jaxdissect.errors import InputError
 from jaxdissect.files import require_space
 
@@ -83,4 +84,4 @@ class Checkpoints:
 
 
 def _shapes(tree: Any) -> list[tuple[int, ...]]:
-    return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
+    return sorted(shapes(tree).values())  # paths are told in other words on disk

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from jaxdissect.files import require_space, reserve, whole_file
 from jaxdissect.tasks.loader import batches, unit_samples
 from jaxdissect.tasks.table import Task
-from jaxdissect.training.loop import FULL_SCALE
+from jaxdissect.training.step import FULL_SCALE
 
 AUDIBLE = 1e-3  # of a clip's peak, -60 dB
 DECODED_AT_ONCE = 64

@@ -16,8 +16,8 @@ from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.sharding import replicate, shard_clips
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, Crops, crops
-from jaxdissect.training.loop import Schedule, TrainState, train_step
 from jaxdissect.training.objective import Objective
+from jaxdissect.training.step import Schedule, TrainState, train_step
 
 AHEAD = 2  # batches made ready while the device computes
 COLLAPSED = 0.1  # spread of M2D's targets: 0.03-0.08 in deaf encoders, about 0.5 in untrained and trained ones

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdissect.training.masked import MaskedPrediction
-from jaxdissect.training.msm_mae import EPSILON, standardised
+from jaxdissect.training.masked_prediction import EPSILON, MaskedPrediction, standardised
 from jaxdissect.training.objective import Metrics, Params, encode_patches
 
 

@@ -9,10 +9,8 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxdissect.training.masked import MaskedPrediction
+from jaxdissect.training.masked_prediction import MaskedPrediction, standardised
 from jaxdissect.training.objective import Metrics, Params
-
-EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,9 +42,3 @@ class MSMMAE(MaskedPrediction):
         answers = self.answers(params, pcm, key)
         wanted = standardised(answers.patches) if self.standardise_patches else answers.patches
         return jnp.square(answers.predicted - wanted).mean(), {}
-
-
-def standardised(patches: Float[Array, "*clip feature"]) -> Float[Array, "*clip feature"]:
-    """Every patch with mean zero and variance one over its own features."""
-    mean = patches.mean(axis=-1, keepdims=True)
-    return (patches - mean) / jnp.sqrt(patches.var(axis=-1, keepdims=True) + EPSILON)

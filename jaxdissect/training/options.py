@@ -14,10 +14,10 @@ from jaxdissect.encoder.vit import vit_config
 from jaxdissect.errors import InputError
 from jaxdissect.tasks.loader import unit_samples
 from jaxdissect.tasks.table import LabelSet, Task
-from jaxdissect.training.loop import Schedule
 from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.msm_mae import MSMMAE
 from jaxdissect.training.objective import Objective
+from jaxdissect.training.step import Schedule
 from jaxdissect.training.supervised import Supervised
 
 OBJECTIVES = {"m2d": MaskedModelingDuo, "msm_mae": MSMMAE, "supervised": Supervised}

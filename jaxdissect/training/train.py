@@ -23,9 +23,9 @@ from jaxdissect.tasks.table import LabelSet, Task
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, crops, decoded_clips, forget_clips
 from jaxdissect.training.fit import Feed, Fitted, fit
-from jaxdissect.training.loop import FULL_SCALE, Schedule, TrainState, init_state
 from jaxdissect.training.objective import Objective
 from jaxdissect.training.options import TrainOptions, crop_samples
+from jaxdissect.training.step import FULL_SCALE, Schedule, TrainState, init_state
 
 NORM_BATCH, NORM_BATCHES = 64, 64
 CHECKPOINTS = "checkpoints"

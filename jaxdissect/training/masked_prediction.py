@@ -18,6 +18,8 @@ from jaxdissect.training.objective import (
     spectrogram_patches,
 )
 
+EPSILON = 1e-6
+
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
@@ -78,3 +80,9 @@ class MaskedPrediction(abc.ABC):
         tokens = encode_patches(self.encoder, params["encoder"], chosen(patches, visible), position[visible])
         predicted: Any = self.decoder.apply({"params": params["decoder"]}, tokens, position[visible], position[masked])
         return Answers(chosen(patches, masked), position[masked], predicted.astype(jnp.float32))
+
+
+def standardised(patches: Float[Array, "*clip feature"]) -> Float[Array, "*clip feature"]:
+    """Every patch with mean zero and variance one over its own features."""
+    mean = patches.mean(axis=-1, keepdims=True)
+    return (patches - mean) / jnp.sqrt(patches.var(axis=-1, keepdims=True) + EPSILON)
