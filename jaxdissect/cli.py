@@ -18,7 +18,7 @@ from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError, TrainingError
-from jaxdissect.probing import ProbeOptions, run_probe
+from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe
 from jaxdissect.summary import activations_summary, demo_summary, neurons_summary, probe_summary, training_summary
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
@@ -70,7 +70,7 @@ class ActivationsCommand(ActivationsOptions):
     def __call__(self) -> int:
         result = run_activations(self)
         print(activations_summary(result))
-        return _bad_clips(result)
+        return _bad_clips(result, "everything else was counted and saved. See clips.csv.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class DissectCommand(ActivationsOptions, NeuronsOptions):
         if result.activations.bad_clips < len(result.activations.clips):
             print(neurons_summary(run_neurons(self)))
         print(f"Written to {self.run}.")
-        return _bad_clips(result)
+        return _bad_clips(result, "everything else was counted and saved. See clips.csv.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,9 +129,10 @@ class ProbeCommand(ProbeOptions):
     """
 
     def __call__(self) -> int:
-        print(probe_summary(run_probe(self)))
+        result = run_probe(self)
+        print(probe_summary(result.evaluations))
         print(f"Written to {self.run / 'probe'}.")
-        return 0
+        return _bad_clips(result, "the probes of the others were saved. See probe.json.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,13 +205,12 @@ def _prepare() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def _bad_clips(result: ActivationsResult) -> int:
+def _bad_clips(result: ActivationsResult | ProbeResult, saved: str) -> int:
     if not result.too_many_bad:
         return 0
     share = result.max_bad_clips
     print(
-        f"jaxdissect: more than {share:.1%} of the clips could not be read (--max-bad-clips {share}); everything else "
-        f"was counted and saved. See clips.csv.",
+        f"jaxdissect: more than {share:.1%} of the clips could not be read (--max-bad-clips {share}); {saved}",
         file=sys.stderr,
     )
     return FAILED

@@ -48,6 +48,7 @@ class ProbeOptions:
       probe_batch_size: clips of a step of the probe at most.
       batch_size: clips per device and step of the encoder.
       dtype: of the encoder's computation. Default: the run's, or float32.
+      max_bad_clips: share of unreadable clips above which the command fails, after the probes of the others were saved.
     """
 
     run: Path
@@ -67,6 +68,7 @@ class ProbeOptions:
     probe_batch_size: int = 200
     batch_size: int = 16
     dtype: Literal["float32", "bfloat16"] | None = None
+    max_bad_clips: float = 0.01
 
     @property
     def rule(self) -> ProbeRule:
@@ -74,8 +76,30 @@ class ProbeOptions:
         return ProbeRule(self.learning_rate, self.probe_batch_size, self.epochs, self.patience)
 
 
-def run_probe(options: ProbeOptions) -> tuple[Evaluation, ...]:
-    """Embed a task's clips, train and score probes, and write `probe/`; one `Evaluation` per label set.
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProbeResult:
+    """What the stage `probe` has to show.
+
+    Attributes:
+      evaluations: one per label set.
+      unusable: files that could not be read, or whose embedding is not finite; they take no part.
+      clips: of the task, all in all.
+      max_bad_clips: share of unusable ones that is allowed.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    unusable: tuple[str, ...]
+    clips: int
+    max_bad_clips: float
+
+    @property
+    def too_many_bad(self) -> bool:
+        """Whether more clips than allowed took no part."""
+        return len(self.unusable) > self.max_bad_clips * self.clips
+
+
+def run_probe(options: ProbeOptions) -> ProbeResult:
+    """Embed a task's clips, train and score probes, and write `probe/`.
 
     `probe/` holds `head/` (orbax: mean, variance, kernel, bias for each label set, first axis the probes), `probe.json`
     (classes, folds, seeds, options), `scores.csv` (every probe on its training, validation and test clips) and
@@ -87,6 +111,8 @@ def run_probe(options: ProbeOptions) -> tuple[Evaluation, ...]:
     rule = options.rule
     if options.seeds < 1:
         raise InputError(f"--seeds must be positive, got {options.seeds}.")
+    if not 0 <= options.max_bad_clips <= 1:
+        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
     run = Run(options.run)
     inputs = _inputs(options, run)
     encoder, task = _load(inputs)
@@ -104,9 +130,9 @@ def run_probe(options: ProbeOptions) -> tuple[Evaluation, ...]:
             embeddings = embed_clips(
                 encoder, task, options.batch_size, progress=lambda clips: bar.update(clips - bar.n)
             )
-        unusable = int((~embeddings.usable).sum())
-        if unusable:
-            print(f"{unusable} of {len(task)} clips could not be read or embedded: they take no part.", file=sys.stderr)
+        unusable = tuple(task.file_names[clip] for clip in np.flatnonzero(~embeddings.usable))
+        for file in unusable:
+            print(f"Left out: {file} (it could not be read or embedded)", file=sys.stderr)
         evaluations = []
         for labels in task.label_sets:
             splits = task_splits(task, labels, embeddings.usable, options.folds, options.seeds)
@@ -122,12 +148,12 @@ def run_probe(options: ProbeOptions) -> tuple[Evaluation, ...]:
             "task": task.name,
             "encoder": encoder.name,
             "inputs": inputs | {name: absolute(inputs[name]) for name in ("encoder", "task", "data")},
-            "unusable_clips": unusable,
+            "unusable_clips": list(unusable),
             "seconds": round(time.perf_counter() - started, 3),
             "status": "done",
         }
         _save(run, tuple(evaluations), record)
-    return tuple(evaluations)
+    return ProbeResult(tuple(evaluations), unusable, len(task), options.max_bad_clips)
 
 
 def _inputs(options: ProbeOptions, run: Run) -> dict[str, Any]:

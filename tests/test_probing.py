@@ -211,7 +211,7 @@ def restored(folder):
 
 
 def test_the_files_are_by_the_letter(options, tones):
-    evaluations = run_probe(options(label="label,place"))
+    evaluations = run_probe(options(label="label,place")).evaluations
     folder = options.run / "probe"
     assert names(options.run) == {"run.json", "probe"}
     assert names(folder) == FILES
@@ -245,7 +245,7 @@ def test_the_files_are_by_the_letter(options, tones):
     for key in ("options", "fingerprints", "task", "encoder", "unusable_clips"):
         assert described[key] == record[key]
     assert {"versions", "device", "seconds", "status"} <= set(record)
-    assert (record["status"], record["unusable_clips"]) == ("done", 0)
+    assert (record["status"], record["unusable_clips"]) == ("done", [])
     assert all(re.fullmatch("[0-9a-f]{64}", record["fingerprints"][name]) for name in ("encoder", "task", "front_end"))
 
 
@@ -307,8 +307,10 @@ def test_a_second_probe_takes_the_place_of_the_first(options):
 def test_unreadable_clips_are_left_out_and_counted(options, tones):
     (tones.path / "3.wav").unlink()  # of the test split
     (tones.path / "4.wav").write_bytes(b"no audio")
-    run_probe(options())
-    assert strict_json(options.run / "run.json")["stages"]["probe"]["unusable_clips"] == 2
+    result = run_probe(options())
+    assert strict_json(options.run / "run.json")["stages"]["probe"]["unusable_clips"] == ["3.wav", "4.wav"]
+    assert result.too_many_bad
+    assert result.unusable == ("3.wav", "4.wav")
     scores = pd.read_csv(options.run / "probe" / "scores.csv")
     assert scores.groupby("seed")["clips"].sum().tolist() == [46, 46]
     assert set(scores[scores["split"] == "test"]["clips"]) == {11}
@@ -318,8 +320,13 @@ def test_the_command_tells_of_clips_that_were_left_out(jaxdissect, tones):
     """A score on the half of the clips that could be read must not look like any other."""
     for clip in range(0, CLIPS, 2):
         (tones.path / f"{clip}.wav").unlink()
-    _, printed, error = jaxdissect("probe")
-    assert re.search(r"\b24 .*clips", printed + error)
+    code, printed, error = jaxdissect("probe", "--max-bad-clips", "0.4")
+    assert code == 1
+    assert "accuracy" in printed
+    left_out = re.findall(r"Left out: (\d+)\.wav \(it could not be read or embedded\)", error)
+    assert left_out == [str(clip) for clip in range(0, CLIPS, 2)]
+    assert "more than 40.0% of the clips could not be read (--max-bad-clips 0.4)" in error
+    assert jaxdissect("probe", "--max-bad-clips", "0.5")[0] == 0
 
 
 def test_the_command_prints_the_scores(jaxdissect):
@@ -454,7 +461,7 @@ def test_a_damaged_run_is_refused(jaxdissect, content):
 
 
 def test_the_own_head_of_an_encoder_is_scored(options, tones):
-    (evaluation,) = run_probe(options(encoder="test_probing:three_classes", head="encoder", seeds=3))
+    (evaluation,) = run_probe(options(encoder="test_probing:three_classes", head="encoder", seeds=3)).evaluations
     encoder, task = three_classes(None), load(tones.table)
     head = encoder.variables["head"]
     values = np.stack([slow_embedding(encoder, read_clip(task.data, name, 16000, SAMPLES).pcm)
