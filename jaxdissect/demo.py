@@ -13,7 +13,7 @@ from jaxdissect.encoder.m2d import M2D
 from jaxdissect.results import Neurons
 from jaxdissect.training.objective import initial_encoder
 
-SELF_SUPERVISED, SUPERVISED, UNTRAINED = "msm_mae_tiny", "supervised_tiny", "untrained_tiny"
+SELF_SUPERVISED, SUPERVISED, UNTRAINED = "m2d_tiny", "supervised_tiny", "untrained_tiny"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

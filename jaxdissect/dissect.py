@@ -40,7 +40,7 @@ class ActivationsOptions:
     """Count how often every neuron fires for every class.
 
     Attributes:
-      encoder: encoder directory, or package.module:factory.
+      encoder: encoder directory, the name of a shipped encoder, or package.module:factory.
       task: known task (esc50, cremad, ..., notes, notes2) or a CSV in EVAR's format.
       run: run directory to write.
       data: data folder; file names are relative to it. Default for a CSV: its own folder.

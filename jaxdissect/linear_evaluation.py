@@ -128,7 +128,14 @@ def _require_enough(
 
 
 def evaluate(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], rule: ProbeRule) -> Evaluation:
-    """Train a probe for every split, as many at once as fit into memory, and score it."""
+    """Train a probe for every split, as many at once as fit into memory, and score it.
+
+    Args:
+      embeddings: of all clips.
+      labels: the label set to learn.
+      splits: as of `task_splits`.
+      rule: how a probe is trained.
+    """
     members = labels.table()
     train, valid = (np.stack([getattr(split, name) for split in splits]) for name in ("train", "valid"))
     keys = jax.vmap(jax.random.key)(np.array([split.seed for split in splits], np.uint32))

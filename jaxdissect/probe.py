@@ -102,6 +102,10 @@ def train_probe(
       key: of the initial weights and the order of the clips.
       rule: how.
       multi_label: binary cross entropy and mean average precision, not cross entropy and accuracy.
+
+    Returns:
+      the head of the epoch with the best validation score, kernel (feature, class), bias (class,); scalars beside it.
+      Without a validation clip the score is -1, and the head is the initial one.
     """
     embeddings, labels = jnp.asarray(embeddings), jnp.asarray(members).astype(jnp.float32)
     mean, variance = _moments(embeddings, train)
@@ -225,7 +229,14 @@ def held_out(
     """A validation part of the training clips: a share of them, drawn so that every class is present.
 
     A class with a single training clip stays wholly in training. Where clips have several labels, a class may be absent
-    because each clip of its own would take another class's last training clip.
+    because each clip of its own would take another class's last training clip. Clips are drawn one by one: two clips
+    cut from one recording may fall on both sides, as in EVAR; a table's own `valid` split can prevent that.
+
+    Args:
+      members: classes of all clips.
+      train: clips to draw from.
+      share: of them, at least one clip.
+      seed: of the order in which they are drawn.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(np.flatnonzero(train))

@@ -32,7 +32,7 @@ class ProbeOptions:
 
     Attributes:
       run: run directory; encoder, task and their options are those of its stage `activations`, if that was run.
-      encoder: encoder directory, or package.module:factory.
+      encoder: encoder directory, the name of a shipped encoder, or package.module:factory.
       task: known task or a CSV in EVAR's format.
       data: data folder; file names are relative to it.
       label: label sets, joined by commas. Default: the task's first; of a CSV the column `label`.

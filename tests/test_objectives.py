@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tolerances import TOLERANCES
+from tolerances import assert_within, relative_error
 
 from benchmarks import torch_training
 from jaxdissect import InputError, ViTConfig, untrained_m2d
@@ -84,7 +84,7 @@ def test_loss_and_gradients_equal_pytorchs(name, encoder, pcm):
     torch_training.load_params(module, jax.device_get(params))
     torch_loss = module(torch_batch(encoder, pcm, key, members))
     torch_loss.backward()
-    assert float(loss) == pytest.approx(torch_loss.item(), rel=TOLERANCES["loss against torch, relative"].allowed)
+    assert_within("loss against torch, relative", relative_error(loss, torch_loss.item()))
 
     theirs = torch_module(name, objective)
     torch_training.load_params(theirs, jax.device_get(gradients))  # the gradients in PyTorch's layout
@@ -93,7 +93,7 @@ def test_loss_and_gradients_equal_pytorchs(name, encoder, pcm):
         if path.startswith("target.") or "pos_embed" in path:
             continue
         error = (parameter.grad - wanted).abs().max() / max(parameter.grad.abs().max(), 1e-3)
-        assert error < TOLERANCES["gradient against torch, relative"].allowed, path
+        assert_within("gradient against torch, relative", error.item())
         compared += 1
     assert compared == len(jax.tree.leaves(params)) - 1
 
@@ -115,13 +115,13 @@ def compare_precisions(name, encoder, half, pcm):
         found.append(jax.value_and_grad(objective.loss, has_aux=True)(params, target, pcm, members, key))
     ((whole, _), exact), ((rounded, _), gradients) = found
     assert rounded.dtype == jnp.float32
-    assert float(rounded) == pytest.approx(float(whole), rel=TOLERANCES["loss in bfloat16, relative"].allowed)
+    assert_within("loss in bfloat16, relative", relative_error(rounded, whole))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
     norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(exact)))
     apart = jnp.sqrt(
         sum(jnp.square(a - b).sum() for a, b in zip(*map(jax.tree.leaves, (exact, gradients)), strict=True))
     )
-    assert apart < TOLERANCES["gradient in bfloat16, relative"].allowed * norm
+    assert_within("gradient in bfloat16, relative", float(apart / norm))
 
 
 def test_a_mask_parts_the_patches_and_differs_from_clip_to_clip():
@@ -160,7 +160,7 @@ def test_all_patches_in_order_are_the_encoders_own_pass(encoder, pcm):
     index = jnp.broadcast_to(shown_positions(encoder, 20)[None], (CLIPS, 20))
     (whole,) = encoder.module.apply(encoder.variables, encoder.front_end(encoder.variables, pcm))
     some = encode_patches(encoder, encoder.variables["params"], patches, index)
-    np.testing.assert_allclose(some, whole[:, 0], atol=TOLERANCES["tokens against torch, relative"].allowed * 10)
+    assert_within("tokens of chosen patches against the encoder's pass, relative", relative_error(some, whole[:, 0]))
 
 
 def test_a_short_crop_takes_the_first_time_columns(encoder):
@@ -177,7 +177,7 @@ def test_decoder_gives_each_masked_patch_its_answer_whatever_the_order(encoder):
     swapped = decoder.apply(
         params, tokens[:, jnp.array([0, 3, 1, 4, 2])], visible[:, jnp.array([2, 0, 3, 1])], masked[:, ::-1]
     )
-    np.testing.assert_allclose(swapped[:, ::-1], answer, atol=1e-5)
+    assert_within("answers in another order, relative", relative_error(swapped[:, ::-1], answer))
     assert not np.allclose(answer[0, 0], answer[0, 1])
 
 
@@ -245,7 +245,7 @@ def test_spread_by_a_loop():
             total += np.square(there - there.mean(axis=0)).sum() * len(there) / (len(there) - 1)
             count += len(there)
     found = spread(jnp.asarray(vectors, jnp.float32), jnp.asarray(position), 7)
-    assert float(found) == pytest.approx(np.sqrt(total / count), rel=1e-5)
+    assert_within("spread by a loop, relative", relative_error(found, np.sqrt(total / count)))
     many = jax.random.normal(jax.random.key(0), (500, 3, 64))
     many = unit(many)
     assert float(spread(many, jnp.tile(jnp.arange(3)[None], (500, 1)), 3)) == pytest.approx(1, abs=0.01)
@@ -303,13 +303,15 @@ def test_supervised_loss_by_hand(encoder, pcm):
     share = np.asarray(members) / np.asarray(members).sum(axis=1, keepdims=True)
     log_probability = outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True))
     loss, metrics = objective.loss(params, {}, pcm, members, jax.random.key(0))
-    assert float(loss) == pytest.approx(-(share * log_probability).sum(axis=1).mean(), rel=1e-5)
+    by_hand = -(share * log_probability).sum(axis=1).mean()
+    assert_within("supervised loss by hand, relative", relative_error(loss, by_hand))
     hits = np.asarray(members)[np.arange(3), outputs.argmax(axis=1)]
     assert float(metrics["accuracy"]) == pytest.approx(hits.mean())
     several = dataclasses.replace(objective, multi_label=True)
     sigmoid = 1 / (1 + np.exp(-outputs))
     wanted = -np.where(members, np.log(sigmoid), np.log(1 - sigmoid)).mean()
-    assert float(several.loss(params, {}, pcm, members, jax.random.key(0))[0]) == pytest.approx(wanted, rel=1e-5)
+    found, _ = several.loss(params, {}, pcm, members, jax.random.key(0))
+    assert_within("supervised loss by hand, relative", relative_error(found, wanted))
 
 
 def test_mixup_mixes_waveforms_and_labels_alike():

@@ -82,7 +82,13 @@ class TrainState:
 
 
 def init_state(objective: Objective, schedule: Schedule, seed: int, encoder_params: Params | None = None) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Args:
+      objective, schedule: what is trained, and how.
+      seed: of the random weights.
+      encoder_params: where the encoder starts; by default at random.
+    """
 
     def build(encoder_params: Params | None) -> TrainState:
         params = objective.init(jax.random.fold_in(jax.random.key(seed), 0), encoder_params)
@@ -100,6 +106,16 @@ def train_step(
     A batch comes in parts, (part, clip, ...), split over the devices. The gradient is the mean over the parts, each
     with draws of its own, and so it is the same on any number of devices. One part after the other goes through a
     device: what a part keeps for its backward pass then fits the memory, and on a CPU the cache.
+
+    Args:
+      objective, schedule: what is trained, and how.
+      seed: of all that is drawn.
+      mesh: devices.
+
+    Returns:
+      a function of the state, `pcm` (part, clip, sample) int16 and `members` (part, clip, class) bool, the number of
+      parts a multiple of the devices. Metrics are float32 scalars: `loss`, `gradient_norm` before clipping, and the
+      objective's own.
     """
     optimizer = schedule.optimizer()
 
