@@ -15,7 +15,7 @@ from jaxdissect.probe import ProbeRule
 from jaxdissect.tasks.table import Task
 
 PAPER_RATE = 3e-5
-RATES = (PAPER_RATE, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (PAPER_RATE, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 class MelStatistics(M2D):

@@ -2,9 +2,10 @@
 
 `python -m benchmarks.ssl_vs_supervised --esc50 ESC-50 --fsdd FSDD --out benchmarks/results/ssl_vs_supervised.json`
 
-For each encoder and task: coverage and neurons per class (AAPE), over all tokens and over sounding ones, and
-linear-probe accuracy on the test split. Tasks that no encoder was trained on come first; their neurons are chosen on
-the training split. Of ESC-50 the encoders have heard folds 1-4, so its neurons are chosen on fold 5.
+For each encoder and task: coverage and neurons per class by the presets aape and lape, over all tokens and over
+sounding ones, the AAPE cut-off, and linear-probe accuracy on the test split. Tasks that no encoder was trained on
+come first; their neurons are chosen on the training split. Of ESC-50 the encoders have heard folds 1-4, so its
+neurons are chosen on fold 5.
 """
 
 import dataclasses
@@ -14,19 +15,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import pandas as pd
 import tyro
 
 from benchmarks.common import machine, table, versions
 from benchmarks.probes import RATES, mel_statistics, probe_rows
-from jaxdissect.dissect import ActivationsOptions, NeuronsOptions, run_activations, run_neurons
+from jaxdissect.demo import both_presets
+from jaxdissect.dissect import ActivationsOptions, run_activations
 from jaxdissect.embeddings import embed_clips
 from jaxdissect.encoder.checkpoint import load_encoder
 from jaxdissect.files import whole_file
+from jaxdissect.selection import PRESETS
+from jaxdissect.summary import normalised_cutoff
 from jaxdissect.tasks.known import load_task
 
 COLUMNS = ("coverage", "kept_neurons", "mean_neurons_per_class", "mean_classes_per_neuron")
 TOKENS: tuple[Literal["all", "sounding"], ...] = ("all", "sounding")
+WAYS = tuple(f"{preset}, {tokens}" for preset in PRESETS for tokens in TOKENS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +65,11 @@ def comparisons(options: Options) -> list[Comparison]:
     ]
 
 
-def coverage(encoder: str, chosen: Comparison, tokens: Literal["all", "sounding"]) -> pd.DataFrame:
-    """The coverage table of every label set."""
+def counted(encoder: str, chosen: Comparison, tokens: Literal["all", "sounding"]) -> dict[str, dict[str, Any]]:
+    """What both presets find, for every label set."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        run_activations(
+        done = run_activations(
             ActivationsOptions(
                 encoder=encoder,
                 task=chosen.task,
@@ -77,7 +81,15 @@ def coverage(encoder: str, chosen: Comparison, tokens: Literal["all", "sounding"
                 run=run,
             )
         )
-        return run_neurons(NeuronsOptions(run=run)).coverage.set_index("label_set")
+        neurons = both_presets(run, done)
+    found: dict[str, dict[str, Any]] = {}
+    for preset, chosen_neurons in neurons.items():
+        for _, row in chosen_neurons.coverage.iterrows():
+            of_label_set = found.setdefault(row["label_set"], {"classes": int(row["classes"])})
+            of_label_set[f"{preset}, {tokens}"] = {column: float(row[column]) for column in COLUMNS} | {
+                "aape_cutoff_normalised": normalised_cutoff(chosen_neurons, row["label_set"])
+            }
+    return found
 
 
 def compare(options: Options) -> list[dict[str, Any]]:
@@ -89,10 +101,9 @@ def compare(options: Options) -> list[dict[str, Any]]:
         for name in options.encoders:
             probed = probe_rows(short(name), embed_clips(load_encoder(name), task), task, options.seeds)
             for tokens in TOKENS:
-                table_of = coverage(name, chosen, tokens)
+                of_label_set = counted(name, chosen, tokens)
                 for row in probed:
-                    row["classes"] = int(table_of.loc[row["label_set"], "classes"])
-                    row[tokens] = {column: float(table_of.loc[row["label_set"], column]) for column in COLUMNS}
+                    row |= of_label_set[row["label_set"]]
             found += probed
         rows += [row | {"heard": chosen.heard, "split": chosen.split} for row in found]
     return rows
@@ -105,19 +116,15 @@ def short(encoder: str) -> str:
 
 def line(row: dict[str, Any]) -> list[str]:
     """One row of the table."""
-    counted = [
-        text
-        for tokens in TOKENS
-        for text in (
-            (f"{row[tokens]['coverage']:.0%}", f"{row[tokens]['mean_neurons_per_class']:.1f}")
-            if tokens in row
-            else ("", "")
-        )
+    cells = [
+        f"{row[way]['coverage']:.0%}, {row[way]['mean_neurons_per_class']:.1f}" if way in row else "" for way in WAYS
     ]
+    cutoff = f"{row[WAYS[0]]['aape_cutoff_normalised']:.3f}" if WAYS[0] in row else ""
     return [
         f"{row['task']} {row['label_set']}" + (" (in-domain)" if row["heard"] else ""),
         row["encoder"],
-        *counted,
+        *cells,
+        cutoff,
         f"{row['accuracy']:.1%} ± {row['standard_error']:.1%}",
         f"{row['accuracy_at_the_papers_rate']:.1%}",
     ]
@@ -126,9 +133,7 @@ def line(row: dict[str, Any]) -> list[str]:
 def main(options: Options) -> None:
     """Compare, print a table and write everything."""
     rows = compare(options)
-    head = ["task", "encoder"]
-    head += [f"{what}, {tokens} tokens" for tokens in TOKENS for what in ("coverage", "neurons per class")]
-    head += ["probe accuracy ± standard error", "at rate 3e-5"]
+    head = ["task", "encoder", *WAYS, "AAPE cut-off", "probe accuracy ± standard error", "at rate 3e-5"]
     order = {(row["task"], row["label_set"]): None for row in rows}
     print(table(head, [line(row) for place in order for row in rows if (row["task"], row["label_set"]) == place]))
     for row in rows:

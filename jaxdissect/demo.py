@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import jax
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.checkpoint import load_encoder
 from jaxdissect.encoder.m2d import M2D
-from jaxdissect.results import Neurons
+from jaxdissect.results import Neurons, select_neurons
+from jaxdissect.selection import SelectionRule
 from jaxdissect.training.objective import initial_encoder
 
 SELF_SUPERVISED, SUPERVISED, UNTRAINED = "m2d_tiny", "supervised_tiny", "untrained_tiny"
@@ -37,13 +39,13 @@ class DemoResult:
       kind: how it was trained.
       run: its run directory.
       counted: what was counted.
-      neurons: what was chosen.
+      neurons: what was chosen by each preset; the run directory holds those of `aape`.
     """
 
     kind: str
     run: Path
     counted: ActivationsResult
-    neurons: Neurons
+    neurons: Mapping[str, Neurons]
 
 
 def untrained_tiny(dtype: Any) -> M2D:
@@ -72,5 +74,12 @@ def run_demo(options: DemoOptions) -> list[DemoResult]:
         counted = run_activations(
             ActivationsOptions(encoder=encoder, task="notes", run=run, batch_size=options.batch_size)
         )
-        results.append(DemoResult(kind, run, counted, run_neurons(NeuronsOptions(run=run))))
+        results.append(DemoResult(kind, run, counted, both_presets(run, counted)))
     return results
+
+
+def both_presets(run: Path, counted: ActivationsResult) -> dict[str, Neurons]:
+    """Neurons by preset `aape`, as the stage `neurons` writes them, and by `lape` from the same counts."""
+    aape = run_neurons(NeuronsOptions(run=run))
+    lape = select_neurons(counted.activations, SelectionRule("lape", aape.scores.attrs["keep"]))
+    return {"aape": aape, "lape": lape}

@@ -1,5 +1,6 @@
 """Results in words, for a terminal."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,18 +133,31 @@ def demo_summary(results: Sequence[DemoResult]) -> str:
         record = result.counted.record
         rate = "counted before" if result.counted.reused else f"{record['clips_per_second']:,.1f} clips/s"
         lines.append(f"  {result.run.name} ({result.kind}): {rate}")
-    header = ["label set", "classes"]
-    header += [f"{what}, {result.kind}" for what in ("coverage", "neurons/class") for result in results]
-    coverage = [result.neurons.coverage.set_index("label_set") for result in results]
+    presets = list(results[0].neurons)
+    header = ["label set", "classes", "encoder"]
+    header += [f"{what}, {preset}" for preset in presets for what in ("coverage", "neurons/class")] + ["AAPE cut-off"]
     rows = []
-    for name in coverage[0].index:
-        row: list[object] = [name, coverage[0].loc[name, "classes"]]
-        row += [f"{found.loc[name, 'coverage']:.0%}" for found in coverage]
-        row += [f"{found.loc[name, 'mean_neurons_per_class']:.1f}" for found in coverage]
-        rows.append(row)
+    for name in results[0].neurons[presets[0]].coverage["label_set"]:
+        for result in results:
+            found = {preset: result.neurons[preset].coverage.set_index("label_set").loc[name] for preset in presets}
+            row: list[object] = [name, found[presets[0]]["classes"], result.kind]
+            for of_preset in found.values():
+                row += [f"{of_preset['coverage']:.0%}", f"{of_preset['mean_neurons_per_class']:.1f}"]
+            rows.append([*row, f"{normalised_cutoff(result.neurons[presets[0]], str(name)):.3f}"])
     lines.append(table(header, rows))
+    lines.append(
+        "Coverage: share of the classes with a neuron of their own. AAPE cut-off: the highest entropy among the\n"
+        "neurons kept, 1 for one that fires for all classes alike; the lower, the more selective the best neurons.\n"
+        "Preset aape also keeps neurons that fire too seldom to count for any class; lape does not."
+    )
     lines.append(CAUTION)
     return "\n".join(lines)
+
+
+def normalised_cutoff(neurons: Neurons, label_set: str) -> float:
+    """The highest AAPE kept, divided by ln(classes)."""
+    classes = neurons.coverage.set_index("label_set")["classes"].to_dict()
+    return float(neurons.scores["aape_cutoff"].sel(label_set=label_set)) / math.log(classes[label_set])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -414,9 +414,17 @@ def test_the_demo(tmp_path, monkeypatch, capsys):
         assert found[kind]["kept_neurons"].tolist() == [92] * 3
         assert f"{name} ({kind}): " in printed
     for name in found["untrained"].index:
-        (line,) = (line for line in printed.splitlines() if line.startswith(f"{name} "))
-        assert line.split() == [
-            name, str(found["untrained"].loc[name, "classes"]),
-            *(f"{table.loc[name, 'coverage']:.0%}" for table in found.values()),
-            *(f"{table.loc[name, 'mean_neurons_per_class']:.1f}" for table in found.values()),
-        ]  # fmt: skip
+        lines = [line.split() for line in printed.splitlines() if line.startswith(f"{name} ")]
+        assert [line[2] for line in lines] == ["self-supervised", "supervised", "untrained"]
+        for line in lines:
+            row = found[line[2]].loc[name]
+            told = [
+                name,
+                str(row["classes"]),
+                line[2],
+                f"{row['coverage']:.0%}",
+                f"{row['mean_neurons_per_class']:.1f}",
+            ]
+            assert line[:5] == told
+            assert float(line[6]) > 0  # by lape every neuron kept counts for some class
+            assert 0 < float(line[7]) < 1
