@@ -78,7 +78,8 @@ def test_loss_and_gradients_equal_pytorchs(name, encoder, pcm):
     key = jax.random.key(3)
     params = randomised(objective.init(jax.random.key(0)), 1)
     target = {} if objective.ema is None else params["encoder"]
-    (loss, _), gradients = jax.value_and_grad(objective.loss, has_aux=True)(params, target, pcm, members, key)
+    loss_of = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+    (loss, _), gradients = loss_of(params, target, pcm, members, key)
 
     module = torch_module(name, objective)
     torch_training.load_params(module, jax.device_get(params))
@@ -112,7 +113,8 @@ def compare_precisions(name, encoder, half, pcm):
         objective = objectives(one)[name]
         params = objective.init(jax.random.key(0))
         target = {} if objective.ema is None else params["encoder"]
-        found.append(jax.value_and_grad(objective.loss, has_aux=True)(params, target, pcm, members, key))
+        loss_of = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+        found.append(loss_of(params, target, pcm, members, key))
     ((whole, _), exact), ((rounded, _), gradients) = found
     assert rounded.dtype == jnp.float32
     assert_within("loss in bfloat16, relative", relative_error(rounded, whole))
@@ -196,7 +198,7 @@ def test_neither_side_of_m2d_sees_what_the_other_sees(encoder):
         return encode_patches(encoder, params["encoder"], chosen(patches, masked), masked)
 
     for side, seen, hidden in ((predicted, visible, masked), (targets, masked, visible)):
-        gradient = jax.grad(lambda patches, side=side: jnp.square(side(patches)).sum())(patches)
+        gradient = jax.jit(jax.grad(lambda patches, side=side: jnp.square(side(patches)).sum()))(patches)
         assert not chosen(gradient, hidden).any()
         assert jnp.abs(chosen(gradient, seen)).max() > 1e-6
 
@@ -272,9 +274,8 @@ def test_silence_gives_finite_losses_and_gradients(encoder):
         params = objective.init(jax.random.key(0))
         target = {} if objective.ema is None else params["encoder"]
         silence, members = jnp.zeros((CLIPS, SAMPLES)), jnp.ones((CLIPS, 4), bool)
-        loss, gradients = jax.value_and_grad(lambda *a, o=objective: o.loss(*a)[0])(
-            params, target, silence, members, jax.random.key(0)
-        )
+        loss_of = jax.jit(jax.value_and_grad(lambda *a, o=objective: o.loss(*a)[0]))
+        loss, gradients = loss_of(params, target, silence, members, jax.random.key(0))
         assert np.isfinite(loss), name
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), name
 
