@@ -1,6 +1,7 @@
 """What the benchmarks share: the encoder of a random checkpoint, the machine, tables."""
 
 import dataclasses
+import json
 import os
 import platform
 from collections.abc import Sequence
@@ -8,12 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import torch
 
 from jaxdissect.encoder.convert import encoder_from_state, load_state, sizes_from_name
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViTConfig
+from jaxdissect.files import whole_file
 
 
 def build_encoder(checkpoint: Path, config: ViTConfig, dtype: str = "float32", sample_rate: int = 16000) -> M2D:
@@ -31,6 +34,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def write_record(out: Path, packages: Sequence[str], **content: Any) -> None:
+    """Write what was measured as JSON, with the machine, the device and the versions of some packages."""
+    record = {"machine": machine(), "device": jax.devices()[0].device_kind, "versions": versions(*packages), **content}
+    with whole_file(out) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def versions(*packages: str) -> dict[str, str]:

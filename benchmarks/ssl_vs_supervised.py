@@ -9,21 +9,18 @@ neurons are chosen on fold 5.
 """
 
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import tyro
 
-from benchmarks.common import machine, table, versions
+from benchmarks.common import table, write_record
 from benchmarks.probes import RATES, mel_statistics, probe_rows
 from jaxdissect.demo import both_presets
 from jaxdissect.dissect import ActivationsOptions, run_activations
 from jaxdissect.embeddings import embed_clips
 from jaxdissect.encoder.checkpoint import load_encoder
-from jaxdissect.files import whole_file
 from jaxdissect.selection import PRESETS
 from jaxdissect.summary import normalised_cutoff
 from jaxdissect.tasks.known import load_task
@@ -139,17 +136,9 @@ def main(options: Options) -> None:
     for row in rows:
         if row["at_the_edge_of_the_rates"]:
             print(f"{row['encoder']}, {row['label_set']}: the best rate is the last tried, {row['learning_rate']}")
-    record = {
-        "encoders": [short(name) for name in options.encoders],
-        "seeds": options.seeds,
-        "rates": RATES,
-        "machine": machine(),
-        "device": jax.devices()[0].device_kind,
-        "versions": versions("jax", "flax", "jaxdissect"),
-        "rows": rows,
-    }
-    with whole_file(options.out) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    encoders = [short(name) for name in options.encoders]
+    packages = ("jax", "flax", "jaxdissect")
+    write_record(options.out, packages, encoders=encoders, seeds=options.seeds, rates=RATES, rows=rows)
 
 
 if __name__ == "__main__":

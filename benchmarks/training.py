@@ -7,7 +7,6 @@ PCM, PyTorch's from the finished spectrogram, which spares it the front end.
 """
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,10 +19,9 @@ import torch
 import tyro
 
 from benchmarks import torch_training
-from benchmarks.common import machine, table, versions
+from benchmarks.common import table, write_record
 from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import ViTConfig, vit_config
-from jaxdissect.files import whole_file
 from jaxdissect.sharding import local_mesh, replicate, shard_clips
 from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.masking import decoder_config, random_mask
@@ -142,15 +140,8 @@ def main(options: Options) -> None:
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         rows.append([name, f"{ours:.0f}", f"{theirs:.0f}", spread])
     print(table(["objective", "jaxdissect, crops/s", "PyTorch eager, crops/s", "ratio (median; min-max)"], rows))
-    record = {
-        "options": {name: value for name, value in vars(options).items() if name != "out"},
-        "machine": machine(),
-        "device": jax.devices()[0].device_kind,
-        "versions": versions("jax", "flax", "torch"),
-        "found": found,
-    }
-    with whole_file(options.out) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    given = {name: value for name, value in vars(options).items() if name != "out"}
+    write_record(options.out, ("jax", "flax", "torch"), options=given, found=found)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def demo_summary(results: Sequence[DemoResult]) -> str:
     for name in results[0].neurons[presets[0]].coverage["label_set"]:
         for result in results:
             found = {preset: result.neurons[preset].coverage.set_index("label_set").loc[name] for preset in presets}
-            row: list[object] = [name, found[presets[0]]["classes"], result.kind]
+            row: list[object] = [name, int(found[presets[0]]["classes"]), result.kind]
             for of_preset in found.values():
                 row += [f"{of_preset['coverage']:.0%}", f"{of_preset['mean_neurons_per_class']:.1f}"]
             rows.append([*row, f"{normalised_cutoff(result.neurons[presets[0]], str(name)):.3f}"])
