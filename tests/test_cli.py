@@ -420,7 +420,7 @@ def test_the_demo(tmp_path, monkeypatch, capsys):
             row = found[line[2]].loc[name]
             told = [
                 name,
-                str(row["classes"]),
+                str(int(row["classes"])),
                 line[2],
                 f"{row['coverage']:.0%}",
                 f"{row['mean_neurons_per_class']:.1f}",
