@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from jaxdissect.encoder.m2d import M2D, untrained_m2d
     from jaxdissect.encoder.vit import ViTConfig, vit_config
     from jaxdissect.errors import InputError, TrainingError
-    from jaxdissect.probe import Head, Probe, ProbeRule, train_probe
+    from jaxdissect.probe import Head, Probe, ProbeRule, logits, train_probe
+    from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe
     from jaxdissect.results import Activations, Neurons, collect_activations, select_neurons
     from jaxdissect.selection import SelectionRule
     from jaxdissect.tasks.known import load_task
@@ -33,7 +34,8 @@ _PUBLIC = {
     "encoder.vit": ("ViTConfig", "vit_config"),
     "embeddings": ("Embeddings", "embed_clips"),
     "errors": ("InputError", "TrainingError"),
-    "probe": ("Head", "Probe", "ProbeRule", "train_probe"),
+    "probe": ("Head", "Probe", "ProbeRule", "logits", "train_probe"),
+    "probing": ("ProbeOptions", "ProbeResult", "run_probe"),
     "results": ("Activations", "Neurons", "collect_activations", "select_neurons"),
     "selection": ("SelectionRule",),
     "tasks.known": ("load_task",),
@@ -54,6 +56,8 @@ __all__ = [
     "LabelSet",
     "Neurons",
     "Probe",
+    "ProbeOptions",
+    "ProbeResult",
     "ProbeRule",
     "Reading",
     "SelectionRule",
@@ -67,7 +71,9 @@ __all__ = [
     "embed_clips",
     "load_encoder",
     "load_task",
+    "logits",
     "read_neurons",
+    "run_probe",
     "run_train",
     "save_encoder",
     "select_neurons",

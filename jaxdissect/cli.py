@@ -130,7 +130,7 @@ class ProbeCommand(ProbeOptions):
 
     def __call__(self) -> int:
         result = run_probe(self)
-        print(probe_summary(result.evaluations))
+        print(probe_summary(result))
         print(f"Written to {self.run / 'probe'}.")
         return _bad_clips(result, "the probes of the others were saved. See probe.json.")
 

@@ -2,9 +2,7 @@
 
 import dataclasses
 import math
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,9 +27,9 @@ from jaxdissect.results import (
     write_csv,
     write_netcdf,
 )
-from jaxdissect.run import Run, absolute, peak_memory
+from jaxdissect.run import Run, absolute, peak_memory, save_or_rescue
 from jaxdissect.selection import SelectionRule
-from jaxdissect.tasks.known import load_task
+from jaxdissect.tasks.known import load_task, task_in_full
 from jaxdissect.tasks.table import Task
 
 
@@ -160,7 +158,7 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
             activations, measured = _count(encoder, chosen, count, store, record)
             result = ActivationsResult(activations, record | measured, options.max_bad_clips)
             result.record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
-            _save_or_rescue(result, store, run)
+            save_or_rescue(run, lambda place: _save(result, store, place), "what was counted")
     return result
 
 
@@ -236,7 +234,7 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[s
         "keep": task.keep,
         "inputs": {  # where the later stages look first
             "encoder": absolute(options.encoder),
-            "task": absolute(options.task),
+            "task": task_in_full(options.task),
             "data": absolute(options.data),
             "label": options.label,
             "test_fold": options.test_fold,
@@ -308,23 +306,6 @@ def _clip_store(run: Run, shape: tuple[int, int, int], keep: bool) -> Iterator[C
     print(f"{path} will take {2 * math.prod(shape) / 1e6:,.1f} MB.", file=sys.stderr)
     with new_clip_store(path, shape) as store:
         yield store
-
-
-def _save_or_rescue(result: ActivationsResult, store: ClipStore | None, run: Run) -> None:
-    """Write the results; if the run directory cannot take them, to a new one, so that nothing counted is lost."""
-    try:
-        _save(result, store, run)
-    except InputError as error:
-        rescue = Run(Path(tempfile.mkdtemp(prefix="jaxdissect-rescued-")))
-        try:
-            _save(result, store, rescue)
-        except InputError as second:
-            shutil.rmtree(rescue.path, ignore_errors=True)
-            raise InputError(f"{error} Nor could the counts be kept elsewhere: {second}") from error
-        raise InputError(
-            f"{error} Nothing is lost: what was counted is kept in {rescue.path}, a run directory like any "
-            f"other; continue with --run {rescue.path}."
-        ) from error
 
 
 def _save(result: ActivationsResult, store: ClipStore | None, run: Run) -> None:

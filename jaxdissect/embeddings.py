@@ -1,7 +1,7 @@
 """Clip embeddings of a whole task."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -11,8 +11,10 @@ from jaxtyping import Array, Bool, Float
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.sharding import local_mesh, replicate, shard_clips
-from jaxdissect.tasks.loader import batches
+from jaxdissect.tasks.loader import batches, unit_samples
 from jaxdissect.tasks.table import Task
+
+LARGEST = 1e18  # of a feature: float32 holds its square, and sums of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +24,12 @@ class Embeddings:
     Attributes:
       values: as `Encoder.embed` gives them; zero for what is not usable.
       usable: the file could be read, and its embedding is finite.
+      reasons: why a clip is not usable, by its number.
     """
 
     values: Float[np.ndarray, "clip feature"]
     usable: Bool[np.ndarray, " clip"]
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
 
 def embed_clips(
@@ -45,12 +49,14 @@ def embed_clips(
       progress: called with the number of clips finished.
 
     Raises:
-      InputError: `batch_size` is not positive, or there are several processes.
+      InputError: `batch_size` is not positive, the encoder's embeddings are not (clip, feature), or there are several
+        processes.
     """
     if batch_size < 1:
         raise InputError(f"--batch-size must be positive, got {batch_size}.")
     if jax.process_count() > 1:
         raise InputError(f"Embedding runs in one process so far, got {jax.process_count()}.")
+    embedding_features(encoder, task)
     mesh = local_mesh(devices)
     clips_per_step = min(batch_size, -(-len(task) // mesh.size)) * mesh.size
     variables = replicate(encoder.variables, mesh)
@@ -61,10 +67,36 @@ def embed_clips(
 
     values: list[np.ndarray] = []
     usable: list[bool] = []
+    reasons: dict[int, str] = {}
     for batch in batches(task, encoder.sample_rate, clips_per_step):
         found = np.asarray(embed(variables, shard_clips(batch.pcm, mesh)))[: len(batch.statuses)]
-        good = np.isfinite(found).all(axis=1) & batch.members[: len(found), -1]
+        good = (np.abs(found) < LARGEST).all(axis=1) & batch.members[: len(found), -1]
+        for row in np.flatnonzero(~good):
+            status = batch.statuses[row]
+            unreadable = status.status == "unreadable"
+            reasons[len(usable) + int(row)] = status.reason if unreadable else "its embedding is not finite"
         values.append(np.where(good[:, None], found, 0))
         usable.extend(good.tolist())
         progress(len(usable))
-    return Embeddings(np.concatenate(values), np.array(usable))
+    return Embeddings(np.concatenate(values), np.array(usable), reasons)
+
+
+def embedding_features(encoder: Encoder, task: Task) -> int:
+    """How many features an embedding of the task's clips has, found without computing one.
+
+    Raises:
+      InputError: embeddings are not (clip, feature).
+    """
+
+    def embed(variables: Any, pcm: Any) -> Any:
+        return encoder.embed(encoder.module.apply(variables, encoder.front_end(variables, pcm)))
+
+    pcm = jax.ShapeDtypeStruct((2, unit_samples(task, encoder.sample_rate)), np.float32)
+    found = jax.eval_shape(embed, encoder.variables, pcm)
+    shape = getattr(found, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != 2:
+        raise InputError(
+            f"The embeddings of {encoder.name} must have the axes (clip, feature); those of 2 clips have the shape "
+            f"{shape}."
+        )
+    return int(shape[1])

@@ -65,11 +65,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 def replaced_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` if the block succeeds, and vanishes otherwise.
 
+    One process at a time: what a killed one left beside `path` is removed.
+
     Raises:
       InputError: `path` is a file, or cannot be written.
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} must be a folder or not be there: remove it.")
+    for left in (*path.parent.glob(f".{path.name}-*"), *path.parent.glob(f"..{path.name}-*")):
+        shutil.rmtree(left, ignore_errors=True)
     beside, before = path_beside(path), path_beside(path)
     with new_folder(beside) as temporary:
         yield temporary
@@ -77,11 +81,13 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.replace(before)
         beside.replace(path)
-    except OSError as error:
+    except BaseException as error:
         if before.exists() and not path.exists():
             before.replace(path)
         shutil.rmtree(beside, ignore_errors=True)
-        raise cannot_write(path, error) from error
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
     shutil.rmtree(before, ignore_errors=True)
 
 

@@ -69,7 +69,7 @@ def task_splits(
     """The splits of a task, one for each fold held out and each seed.
 
     A table's own validation split stops the training; without one, a tenth of the training clips does, drawn anew for
-    every seed with every class present. Clips that are unreadable, or have no class in a label set of one class a
+    every seed as `held_out` does. Clips that are unreadable, or have no class in a label set of one class a
     clip, take no part.
 
     Raises:
@@ -91,6 +91,22 @@ def task_splits(
                 )
             splits.append(Split(test_fold, seed, train & ~valid, valid, test))
     return tuple(splits)
+
+
+def judging_split(task: Task, labels: LabelSet, usable: Bool[np.ndarray, " clip"]) -> Split:
+    """The task's own split, for a head that is only to be judged: it needs test clips and no others.
+
+    Raises:
+      InputError: there are no clips to test on.
+    """
+    taking_part = usable & np.array([bool(row) or labels.multi_label for row in labels.members])
+    train, valid, test = (np.array([split == name for split in task.splits]) & taking_part for name in SPLITS)
+    if not test.any():
+        raise InputError(
+            f"Task {task.name!r}, label set {labels.name!r}: there are no clips to test on: the table's column 'split' "
+            f"or 'fold' says which they are."
+        )
+    return Split(task.folds[int(np.flatnonzero(test)[0])], 0, train, valid, test)
 
 
 def _parts(
@@ -119,7 +135,8 @@ def _require_enough(
         left_out = int((~usable).sum())
         reason = "the table's column 'split' or 'fold' says which they are."
         if left_out:
-            reason = f"{left_out} of the task's {len(task)} could not be read or embedded: is --data their folder?"
+            reason += f" {left_out} of the task's {len(task)} could not be read or embedded"
+            reason += ": is --data their folder?" if 2 * left_out > len(task) else "."
         raise InputError(
             f"{where} a probe needs clips to train and to test on, got {train.sum()} and {test.sum()}: {reason}"
         )
@@ -133,8 +150,11 @@ def evaluate(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...]
     Args:
       embeddings: of all clips.
       labels: the label set to learn.
-      splits: as of `task_splits`.
+      splits: as of `task_splits`, at least one.
       rule: how a probe is trained.
+
+    Raises:
+      InputError: a head became infinite.
     """
     members = labels.table()
     train, valid = (np.stack([getattr(split, name) for split in splits]) for name in ("train", "valid"))
@@ -150,6 +170,8 @@ def evaluate(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...]
         return jax.lax.map(one, (train, valid, keys), batch_size=min(together, len(splits)))
 
     probe = jax.device_get(train_all(embeddings.values, members, train, valid, keys))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(probe.head)):
+        raise InputError(f"Label set {labels.name!r}: the probe's weights became infinite: lower --learning-rate.")
     return scored(embeddings, labels, splits, probe)
 
 

@@ -98,16 +98,17 @@ def train_probe(
     Args:
       embeddings: of all clips.
       members: classes of all clips.
-      train, valid: which clips are trained on, and which decide when to stop.
+      train, valid: which clips are trained on, at least one, and which decide when to stop.
       key: of the initial weights and the order of the clips.
       rule: how.
       multi_label: binary cross entropy and mean average precision, not cross entropy and accuracy.
 
     Returns:
-      the head of the epoch with the best validation score, kernel (feature, class), bias (class,); scalars beside it.
+      the head of the epoch with the best validation score: mean and variance (feature,), kernel (feature, class), bias
+      (class,); scalars beside.
       Without a validation clip the score is -1, and the head is the initial one.
     """
-    embeddings, labels = jnp.asarray(embeddings), jnp.asarray(members).astype(jnp.float32)
+    embeddings, labels = jnp.asarray(embeddings, jnp.float32), jnp.asarray(members).astype(jnp.float32)
     mean, variance = _moments(embeddings, train)
     scaled = jnp.where((train | valid)[:, None], _scaled(mean, variance, embeddings), 0)
     score = average_precision if multi_label else accuracy

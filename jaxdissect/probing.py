@@ -2,28 +2,28 @@
 
 import dataclasses
 import json
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 import pandas as pd
 
-from jaxdissect.embeddings import embed_clips
+from jaxdissect.arrays import write_arrays
+from jaxdissect.embeddings import Embeddings, embed_clips
 from jaxdissect.encoder.base import Encoder
-from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
+from jaxdissect.encoder.checkpoint import fingerprint
 from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint, replaced_folder
-from jaxdissect.linear_evaluation import Evaluation, Split, evaluate, scored, task_splits
-from jaxdissect.probe import Head, Probe, ProbeRule
+from jaxdissect.linear_evaluation import Evaluation, Split, evaluate, judging_split, scored, task_splits
+from jaxdissect.own_head import own_head
+from jaxdissect.probe import Probe, ProbeRule
 from jaxdissect.progress import progress_bar
 from jaxdissect.results import write_csv
-from jaxdissect.run import Run, absolute
-from jaxdissect.tasks.known import load_task
-from jaxdissect.tasks.table import LabelSet, Task
+from jaxdissect.run import Run, save_or_rescue
+from jaxdissect.stage_inputs import load_inputs, recorded_inputs, stage_inputs
+from jaxdissect.tasks.table import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,13 +82,13 @@ class ProbeResult:
 
     Attributes:
       evaluations: one per label set.
-      unusable: files that could not be read, or whose embedding is not finite; they take no part.
+      unusable: files that could not be read, or whose embedding is not finite, with the reason; they take no part.
       clips: of the task, all in all.
       max_bad_clips: share of unusable ones that is allowed.
     """
 
     evaluations: tuple[Evaluation, ...]
-    unusable: tuple[str, ...]
+    unusable: Mapping[str, str]
     clips: int
     max_bad_clips: float
 
@@ -106,16 +106,15 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
     `class_scores.csv` (test clips).
 
     Raises:
-      InputError: an option breaks a rule, or the run directory is of another encoder or task.
+      InputError: an option breaks a rule, the run directory is of another encoder or task, or a label set cannot be
+        probed, after those that can were saved.
     """
-    rule = options.rule
-    if options.seeds < 1:
-        raise InputError(f"--seeds must be positive, got {options.seeds}.")
-    if not 0 <= options.max_bad_clips <= 1:
-        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
+    _check_numbers(options)
     run = Run(options.run)
-    inputs = _inputs(options, run)
-    encoder, task = _load(inputs)
+    inputs = stage_inputs(options, run, "probe")
+    if options.folds == "all" and not run.stages() and options.test_fold is None:
+        inputs["test_fold"] = None  # every fold is held out in turn
+    encoder, task = load_inputs(inputs)
     prints = {
         "encoder": fingerprint(encoder),
         "task": task.fingerprint(),
@@ -130,102 +129,79 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
             embeddings = embed_clips(
                 encoder, task, options.batch_size, progress=lambda clips: bar.update(clips - bar.n)
             )
-        unusable = tuple(task.file_names[clip] for clip in np.flatnonzero(~embeddings.usable))
-        for file in unusable:
-            print(f"Left out: {file} (it could not be read or embedded)", file=sys.stderr)
-        evaluations = []
-        for labels in task.label_sets:
-            splits = task_splits(task, labels, embeddings.usable, options.folds, options.seeds)
-            if options.head == "encoder":
-                splits = splits[:: options.seeds]
-                evaluations.append(scored(embeddings, labels, splits, _own_head(encoder, labels, len(splits))))
-            else:
-                evaluations.append(evaluate(embeddings, labels, splits, rule))
+        unusable = {task.file_names[clip]: reason for clip, reason in embeddings.reasons.items()}
+        evaluations, failed = _evaluations(options, encoder, task, embeddings)
         record = {
-            "options": dataclasses.asdict(rule)
-            | {"head": options.head, "folds": options.folds, "seeds": options.seeds, "dtype": inputs["dtype"]},
+            "options": _recorded_options(options) | {"dtype": inputs["dtype"]},
             "fingerprints": prints,
             "task": task.name,
             "encoder": encoder.name,
-            "inputs": inputs | {name: absolute(inputs[name]) for name in ("encoder", "task", "data")},
-            "unusable_clips": list(unusable),
+            "inputs": recorded_inputs(inputs),
+            "unusable_clips": unusable,
             "seconds": round(time.perf_counter() - started, 3),
             "status": "done",
         }
-        _save(run, tuple(evaluations), record)
-    return ProbeResult(tuple(evaluations), unusable, len(task), options.max_bad_clips)
+        save_or_rescue(run, lambda place: _save(place, evaluations, record), "what was probed")
+    if failed:
+        saved = ", ".join(done.labels.name for done in evaluations)
+        raise InputError(f"{failed[0]} The probes of {saved} were saved.")
+    return ProbeResult(evaluations, unusable, len(task), options.max_bad_clips)
 
 
-def _inputs(options: ProbeOptions, run: Run) -> dict[str, Any]:
-    """Encoder, task and their options: as given, else as the run was counted or probed, else the defaults."""
-    default = {
-        "encoder": None, "task": None, "data": None, "label": None, "test_fold": 5, "unit_seconds": None,
-        "multi_label": False, "dtype": "float32",
-    }  # fmt: skip
-    stages = run.stages()
-    there = stages.get("activations", stages.get("probe", {})).get("inputs", {})
-    given = {name: getattr(options, name) for name in default}
-    given = {name: value for name, value in given.items() if value is not None and value is not False}
-    if not isinstance(there, dict):
-        raise InputError(f"{run.file('run.json')} cannot be read: a stage's inputs are no object.")
-    inputs = default | there | given
-    missing = [name for name in ("encoder", "task") if inputs[name] is None]
-    if missing:
-        raise InputError(
-            f"--{missing[0]} is needed: nothing was counted in {run.path} that would tell which {missing[0]} it is of."
-        )
-    return inputs
-
-
-def _load(inputs: dict[str, Any]) -> tuple[Encoder, Task]:
-    labels = [name.strip() for name in (inputs["label"] or "").split(",") if name.strip()]
-    task = load_task(
-        inputs["task"], inputs["data"], labels, inputs["unit_seconds"], inputs["multi_label"], inputs["test_fold"],
-        lambda notes: progress_bar(notes, what=f"Synthesising {inputs['task']}"),
-    )  # fmt: skip
-    return load_encoder(inputs["encoder"], inputs["dtype"]), task
+def _check_numbers(options: ProbeOptions) -> None:
+    _ = options.rule
+    if options.seeds < 1:
+        raise InputError(f"--seeds must be positive, got {options.seeds}.")
+    if not 0 <= options.max_bad_clips <= 1:
+        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size must be positive, got {options.batch_size}.")
+    if options.head == "encoder" and options.folds == "all":
+        raise InputError("--head encoder: its head was trained once, on some of the folds: leave --folds all out.")
 
 
 def _check(options: ProbeOptions, encoder: Encoder, task: Task) -> None:
     """Answer a mistake before the clips are embedded, as if all could be read."""
-    if options.head == "encoder" and options.folds == "all":
-        raise InputError("--head encoder: its head was trained once, on some of the folds: leave --folds all out.")
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size must be positive, got {options.batch_size}.")
+    everything = np.ones(len(task), bool)
     for labels in task.label_sets:
-        splits = task_splits(task, labels, np.ones(len(task), bool), options.folds, seeds=1)
         if options.head == "encoder":
-            _own_head(encoder, labels, len(splits))
+            judging_split(task, labels, everything)
+            own_head(encoder, task, labels)
+        else:
+            task_splits(task, labels, everything, options.folds, seeds=1)
 
 
-def _own_head(encoder: Encoder, labels: LabelSet, splits: int) -> Probe:
-    """The task head that an encoder brought along, once for each split."""
-    head = encoder.variables.get("head")
-    if head is None:
-        raise InputError(f"--head encoder: {encoder.name} has no task head: leave the option out to train one.")
-    told = getattr(encoder, "source", {}).get("head", {})
-    if "classes" in told and tuple(told["classes"]) != labels.classes:
-        raise InputError(
-            f"--head encoder: the head of {encoder.name} was trained for the classes {_some(told['classes'])}, the "
-            f"label set {labels.name!r} has {_some(labels.classes)}."
-        )
-    if len(head["bias"]) != len(labels.classes):
-        raise InputError(
-            f"--head encoder: the head of {encoder.name} has {len(head['bias'])} classes, the label set "
-            f"{labels.name!r} {len(labels.classes)}."
-        )
-    stacked = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], splits, axis=0), dict(head))
-    nothing = np.full(splits, -1)
-    return Probe(Head(**stacked), nothing, np.zeros(splits, int), np.full(splits, np.nan))
+def _evaluations(
+    options: ProbeOptions, encoder: Encoder, task: Task, embeddings: Embeddings
+) -> tuple[tuple[Evaluation, ...], list[InputError]]:
+    """What could be evaluated, and why other label sets could not.
+
+    Raises:
+      InputError: none could.
+    """
+    done, failed = [], []
+    for labels in task.label_sets:
+        try:
+            if options.head == "encoder":
+                split = judging_split(task, labels, embeddings.usable)
+                done.append(scored(embeddings, labels, (split,), own_head(encoder, task, labels)))
+            else:
+                splits = task_splits(task, labels, embeddings.usable, options.folds, options.seeds)
+                done.append(evaluate(embeddings, labels, splits, options.rule))
+        except InputError as error:
+            failed.append(error)
+    if not done:
+        raise failed[0]
+    return tuple(done), failed
 
 
-def _some(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+def _recorded_options(options: ProbeOptions) -> dict[str, Any]:
+    if options.head == "encoder":
+        return {"head": options.head, "folds": options.folds}
+    return dataclasses.asdict(options.rule) | {"head": options.head, "folds": options.folds, "seeds": options.seeds}
 
 
 def _save(run: Run, evaluations: tuple[Evaluation, ...], record: dict[str, Any]) -> None:
-    import orbax.checkpoint as ocp
-
     described = {
         "label_sets": {
             done.labels.name: {
@@ -242,8 +218,7 @@ def _save(run: Run, evaluations: tuple[Evaluation, ...], record: dict[str, Any])
         (temporary / "probe.json").write_text(json.dumps(described, indent=2) + "\n")
         write_csv(pd.concat([done.scores for done in evaluations]), temporary / "scores.csv")
         write_csv(pd.concat([done.class_scores for done in evaluations]), temporary / "class_scores.csv")
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(temporary.absolute() / "head", heads)
+        write_arrays(temporary / "head", heads)
         run.reopen("probe")
     run.finish("probe", record)
 

@@ -3,8 +3,10 @@
 import importlib.metadata
 import json
 import platform
+import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +137,32 @@ class Run:
     def _write(self, stages: Mapping[str, Any]) -> None:
         with whole_file(self.file("run.json")) as temporary:
             temporary.write_text(json.dumps({"stages": stages}, indent=2) + "\n")
+
+
+def save_or_rescue(run: Run, save: Callable[[Run], None], what: str) -> None:
+    """Write results; if the run directory cannot take them, to a new one, so that nothing that took long is lost.
+
+    Args:
+      run: where to.
+      save: writes to a run directory.
+      what: is saved, e.g. "what was counted".
+
+    Raises:
+      InputError: the run directory could not be written; says where the results are kept.
+    """
+    try:
+        save(run)
+    except InputError as error:
+        rescue = Run(Path(tempfile.mkdtemp(prefix="jaxdissect-rescued-")))
+        try:
+            save(rescue)
+        except InputError as second:
+            shutil.rmtree(rescue.path, ignore_errors=True)
+            raise InputError(f"{error} Nor could {what} be kept elsewhere: {second}") from error
+        raise InputError(
+            f"{error} Nothing is lost: {what} is kept in {rescue.path}, a run directory like any other; continue with "
+            f"--run {rescue.path}."
+        ) from error
 
 
 def absolute(name: str | Path | None) -> str | None:

@@ -1,5 +1,6 @@
 """Results in words, for a terminal."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 from jaxdissect.demo import DemoResult
 from jaxdissect.dissect import ActivationsResult
 from jaxdissect.encoder.m2d import M2D
-from jaxdissect.linear_evaluation import Evaluation
+from jaxdissect.probing import ProbeResult
 from jaxdissect.results import Neurons
 
 BUSIEST = 3
+LISTED = 10  # files that could not be read
 CAUTION = (
     "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
     "Compare with an untrained encoder."
@@ -41,10 +43,10 @@ def activations_summary(done: ActivationsResult) -> str:
             f"peak memory {record['peak_memory_mb']:,} MB."
         )
     bad = clips[clips["status"] == "unreadable"]
-    for _, clip in bad.head(10).iterrows():
+    for _, clip in bad.head(LISTED).iterrows():
         lines.append(f"Not counted: {clip['file_name']}: {clip['reason']}")
-    if len(bad) > 10:
-        lines.append(f"... and {len(bad) - 10} more, see clips.csv.")
+    if len(bad) > LISTED:
+        lines.append(f"... and {len(bad) - LISTED} more, see clips.csv.")
     return "\n".join(lines)
 
 
@@ -63,10 +65,10 @@ def training_summary(out: Path, encoder: M2D, record: Mapping[str, Any]) -> str:
     )
 
 
-def probe_summary(evaluations: Iterable[Evaluation]) -> str:
-    """Mean scores over the probes of every label set, with their standard deviation."""
+def probe_summary(result: ProbeResult) -> str:
+    """Mean scores over the probes of every label set, with their standard deviation; clips that took no part."""
     rows = []
-    for done in evaluations:
+    for done in result.evaluations:
         scores = done.scores.groupby("split", sort=False)["score"]
         clips = done.scores[done.scores["split"] == "test"]["clips"]
         mean, deviation = scores.mean(), scores.std(ddof=0)
@@ -81,7 +83,11 @@ def probe_summary(evaluations: Iterable[Evaluation]) -> str:
                 len(clips),
             ]
         )
-    return table(["label set", "classes", "metric", "train", "valid", "test", "test clips", "probes"], rows)
+    lines = [table(["label set", "classes", "metric", "train", "valid", "test", "test clips", "probes"], rows)]
+    lines += [f"Left out: {file}: {reason}" for file, reason in itertools.islice(result.unusable.items(), LISTED)]
+    if len(result.unusable) > LISTED:
+        lines.append(f"... and {len(result.unusable) - LISTED} more, see probe.json.")
+    return "\n".join(lines)
 
 
 def neurons_summary(neurons: Neurons) -> str:

@@ -12,10 +12,11 @@ from jaxdissect import ViTConfig, save_encoder, untrained_m2d
 PACKAGE = Path(__file__).parent.parent / "jaxdissect"
 # In the order in which the data flows; a module imports only what stands before it.
 ORDER = [
-    "errors", "files", "progress", "sharding", "audio.log_mel", "audio.decode", "tasks.table",
+    "errors", "files", "arrays", "progress", "sharding", "audio.log_mel", "audio.decode", "tasks.table",
     "tasks.synthesis", "tasks.known", "tasks.loader", "encoder.base", "encoder.vit", "encoder.m2d", "encoder.shipped",
     "encoder.checkpoint", "encoder.convert", "activations", "tokens", "statistics", "collect", "clip_store",
-    "selection", "results", "run", "probe", "embeddings", "linear_evaluation", "dissect", "probing",
+    "selection", "results", "run", "stage_inputs", "probe", "embeddings", "linear_evaluation", "own_head",
+    "dissect", "probing",
     "training.masking", "training.objective", "training.masked_prediction", "training.msm_mae", "training.m2d",
     "training.supervised", "training.step", "training.crops", "training.checkpoints", "training.fit",
     "training.options", "training.train", "demo", "summary", "cli", "__main__",

@@ -24,6 +24,7 @@ from jaxdissect.embeddings import embed_clips
 from jaxdissect.probe import EPSILON
 from jaxdissect.probing import ProbeOptions, run_probe
 from jaxdissect.run import Run
+from jaxdissect.tasks.known import task_in_full
 
 CLIPS, SECONDS, SAMPLES = 48, 0.1, 1600
 FILES = {"head", "probe.json", "scores.csv", "class_scores.csv"}
@@ -56,6 +57,41 @@ def three_classes(dtype):
 
 def two_classes(dtype):
     return OtherEncoder(head_classes=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChangedEncoder(OtherEncoder):
+    """With a head of three classes in which something is changed, or embeddings of another shape."""
+
+    head_classes: int = 3
+    source: object = "a string, which foreign encoders may have"
+    head: tuple = ()
+    three_axes: bool = False
+
+    @cached_property
+    def variables(self):
+        variables = OtherEncoder.variables.func(self)
+        head = {name: leaf for name, leaf in (variables["head"] | dict(self.head)).items() if leaf is not None}
+        return {**variables, "head": head}
+
+    def embed(self, output):
+        return output if self.three_axes else super().embed(output)
+
+
+def heard_all_but_five(dtype):
+    return ChangedEncoder(source={"head": {"label_set": "label", "classes": list("abc"), "test_fold": 5}})
+
+
+def three_axes(dtype):
+    return ChangedEncoder(three_axes=True)
+
+
+def half_a_head(dtype):
+    return ChangedEncoder(head=(("mean", None),))
+
+
+def head_of_other_features(dtype):
+    return ChangedEncoder(head=(("mean", np.zeros(7, np.float32)),))
 
 
 class Tones:
@@ -192,7 +228,7 @@ def test_progress_is_told_after_every_batch(tones):
 def test_the_encoder_compiles_once(tones):
     encoder = IntegerEncoder()
     embed_clips(encoder, load(tones.table), 5, devices=jax.devices()[:4])
-    assert encoder.traces == [(20, SAMPLES)]
+    assert encoder.traces == [(2, SAMPLES), (20, SAMPLES)]  # the first only for the shape of an embedding
 
 
 # --- files
@@ -245,7 +281,7 @@ def test_the_files_are_by_the_letter(options, tones):
     for key in ("options", "fingerprints", "task", "encoder", "unusable_clips"):
         assert described[key] == record[key]
     assert {"versions", "device", "seconds", "status"} <= set(record)
-    assert (record["status"], record["unusable_clips"]) == ("done", [])
+    assert (record["status"], record["unusable_clips"]) == ("done", {})
     assert all(re.fullmatch("[0-9a-f]{64}", record["fingerprints"][name]) for name in ("encoder", "task", "front_end"))
 
 
@@ -308,9 +344,10 @@ def test_unreadable_clips_are_left_out_and_counted(options, tones):
     (tones.path / "3.wav").unlink()  # of the test split
     (tones.path / "4.wav").write_bytes(b"no audio")
     result = run_probe(options())
-    assert strict_json(options.run / "run.json")["stages"]["probe"]["unusable_clips"] == ["3.wav", "4.wav"]
+    assert strict_json(options.run / "run.json")["stages"]["probe"]["unusable_clips"] == result.unusable
     assert result.too_many_bad
-    assert result.unusable == ("3.wav", "4.wav")
+    assert list(result.unusable) == ["3.wav", "4.wav"]
+    assert "missing" in result.unusable["3.wav"]
     scores = pd.read_csv(options.run / "probe" / "scores.csv")
     assert scores.groupby("seed")["clips"].sum().tolist() == [46, 46]
     assert set(scores[scores["split"] == "test"]["clips"]) == {11}
@@ -323,8 +360,9 @@ def test_the_command_tells_of_clips_that_were_left_out(jaxdissect, tones):
     code, printed, error = jaxdissect("probe", "--max-bad-clips", "0.4")
     assert code == 1
     assert "accuracy" in printed
-    left_out = re.findall(r"Left out: (\d+)\.wav \(it could not be read or embedded\)", error)
-    assert left_out == [str(clip) for clip in range(0, CLIPS, 2)]
+    left_out = re.findall(r"Left out: (\d+)\.wav: .*missing", printed)
+    assert left_out == [str(clip) for clip in range(0, CLIPS, 2)][:10]
+    assert "... and 14 more, see probe.json" in printed
     assert "more than 40.0% of the clips could not be read (--max-bad-clips 0.4)" in error
     assert jaxdissect("probe", "--max-bad-clips", "0.5")[0] == 0
 
@@ -339,11 +377,11 @@ def test_the_command_prints_the_scores(jaxdissect):
 def test_a_save_that_fails_leaves_no_half_of_a_probe(options, monkeypatch):
     run_probe(options())
 
-    def full(table, path):
-        raise InputError(f"{path} cannot be written (No space left on device): make room or choose another folder.")
+    def full(*_given, **_more):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")  # as tensorstore has it
 
-    monkeypatch.setattr(probing, "write_csv", full)
-    with pytest.raises(InputError, match="cannot be written"):
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", full)
+    with pytest.raises(InputError, match=r"head cannot be written \(RESOURCE_EXHAUSTED: .* Nor could what was probed"):
         run_probe(options())
     left = names(options.run)
     stages = strict_json(options.run / "run.json")["stages"]
@@ -488,6 +526,9 @@ def test_a_trained_head_put_into_the_encoder_scores_the_same(options, tones, tmp
     run_probe(own)
     for name in ("scores.csv", "class_scores.csv"):
         trained, found = (pd.read_csv(run / "probe" / name) for run in (options.run, own.run))
+        if "split" in trained:  # the head has had no validation clips, and so all others were for training
+            assert found.set_index("split")["clips"].to_dict() == {"train": 36, "valid": 0, "test": 12}
+            trained, found = (table[table["split"] == "test"] for table in (trained, found))
         pd.testing.assert_frame_equal(trained, found)
 
 
@@ -495,7 +536,8 @@ def test_a_trained_head_put_into_the_encoder_scores_the_same(options, tones, tmp
     ("given", "found"),
     [
         (["--head", "encoder"], "--head encoder: integers has no task head: leave the option out to train one"),
-        (["--head", "encoder", "--encoder", "test_probing:two_classes"], "has 2 classes, the label set 'label' 3"),
+        (["--head", "encoder", "--encoder", "test_probing:two_classes"],
+         "array 'bias' of the shape (3,) for the 3 classes of the label set 'label', found (2,)"),
     ],
 )  # fmt: skip
 def test_heads_that_do_not_fit(jaxdissect, given, found):
@@ -527,7 +569,7 @@ def test_heads_that_do_not_fit(jaxdissect, given, found):
         (["--encoder", "foreign:nothing"], "neither a directory nor an importable package.module:factory"),
         (["--folds", "all"], "has no folds: leave --folds all out"),
         (["--head", "encoder"], "has no task head: leave the option out"),
-        (["--head", "encoder", "--encoder", "test_probing:two_classes"], "has 2 classes"),
+        (["--head", "encoder", "--encoder", "test_probing:two_classes"], "of the shape (3,)"),
     ],
 )
 def test_mistakes_are_answered_before_anything_is_embedded_or_written(jaxdissect, monkeypatch, given, found):
@@ -569,7 +611,7 @@ def test_a_data_folder_without_the_clips(jaxdissect, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, error = jaxdissect("probe", "--data", str(tmp_path / "empty"))
     assert code == 2
-    assert "read" in error
+    assert f"{CLIPS} of the task's {CLIPS} could not be read or embedded: is --data their folder?" in error
     assert not (jaxdissect.path / "probe").exists()
 
 
@@ -621,3 +663,91 @@ def test_the_parser_exits_with_2(jaxdissect, given):
     with pytest.raises(SystemExit) as stop:
         jaxdissect("probe", *given)
     assert stop.value.code == 2
+
+
+# --- several label sets, other tasks, foreign heads
+
+
+def test_one_label_set_that_fails_does_not_take_the_others_with_it(jaxdissect, tones):
+    """The only clips of `rare` to test on cannot be read, which shows after embedding."""
+    table = tones.write("rare.csv", rare=lambda clip: "ab"[clip % 2] if clip % 4 != 3 or clip == 3 else "")
+    (tones.path / "3.wav").unlink()
+    code, _, error = jaxdissect("probe", "--task", str(table), "--label", "label,rare", "--max-bad-clips", "0.5")
+    assert code == 2
+    assert "label set 'rare'" in error
+    assert "The probes of label were saved." in error
+    assert set(pd.read_csv(jaxdissect.path / "probe" / "scores.csv")["label_set"]) == {"label"}
+
+
+def test_a_folder_named_like_a_known_task_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "esc50").mkdir()
+    assert task_in_full("esc50") == "esc50"
+    assert task_in_full("my.csv") == str(tmp_path / "my.csv")
+
+
+def test_another_tasks_options_are_not_inherited(jaxdissect, tones):
+    """A probe of one task, then one of another in the same run directory."""
+    assert jaxdissect("probe", "--label", "place", "--data", str(tones.path))[0] == 0
+    other = tones.write("other.csv")
+    code, _, error = jaxdissect("probe", "--encoder", "foreign:make", "--task", str(other), inputs=False)
+    assert code == 2
+    assert "a table needs --unit-seconds" in error
+    assert jaxdissect("probe", "--task", str(other), "--unit-seconds", "0.1", inputs=False)[0] == 0
+    inputs = strict_json(jaxdissect.path / "run.json")["stages"]["probe"]["inputs"]
+    assert (inputs["label"], inputs["data"]) == (None, None)
+
+
+@pytest.mark.parametrize(("name", "value"), [("label", 5), ("unit_seconds", "long"), ("multi_label", "yes")])
+def test_inputs_of_other_types_are_a_damaged_record(jaxdissect, name, value):
+    jaxdissect("probe")
+    file = jaxdissect.path / "run.json"
+    record = strict_json(file)
+    record["stages"]["probe"]["inputs"][name] = value
+    file.write_text(json.dumps(record))
+    code, _, error = jaxdissect("probe", inputs=False)
+    assert code == 2
+    assert f"cannot be read: a stage's {name} is {value!r}" in error
+
+
+def test_all_folds_need_no_test_fold(options, tones):
+    table = tones.write("three.csv", fold=lambda clip: clip % 3 + 1)
+    (evaluation,) = run_probe(options(task=str(table), folds="all", seeds=1)).evaluations
+    assert sorted(set(evaluation.scores["test_fold"])) == [1, 2, 3]
+
+
+def test_an_own_head_needs_no_clips_to_train_on(options, tones):
+    table = tones.write("judge.csv", split=lambda clip: "test")
+    (evaluation,) = run_probe(
+        options(task=str(table), encoder="test_probing:three_classes", head="encoder")
+    ).evaluations
+    assert evaluation.scores.set_index("split")["clips"].to_dict() == {"train": 0, "valid": 0, "test": CLIPS}
+
+
+def test_an_own_head_is_not_judged_on_what_it_was_trained_on(options, tones):
+    table = tones.write("folds.csv", fold=lambda clip: clip // 3 % 4 + 2)
+    given = options(task=str(table), encoder="test_probing:heard_all_but_five", head="encoder")
+    run_probe(given)
+    with pytest.raises(InputError, match=r"was trained on every fold but 5 .* give --test-fold 5"):
+        run_probe(dataclasses.replace(given, test_fold=4, run=given.run.with_name("four")))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("three_axes", r"must have the axes \(clip, feature\); those of 2 clips have the shape \(2, \d+, \d+\)"),
+        ("half_a_head", r"needs an array 'mean' of the shape \(16,\) .* found None"),
+        ("head_of_other_features", r"needs an array 'mean' of the shape \(16,\) .* found \(7,\)"),
+    ],
+)
+def test_foreign_encoders_that_break_the_rules(options, encoder, message):
+    with pytest.raises(InputError, match=message):
+        run_probe(options(encoder=f"test_probing:{encoder}", head="encoder"))
+
+
+def test_what_a_killed_save_has_left_is_swept(options):
+    run_probe(options())
+    for name in (".probe-dead", "..probe-dead-beef"):
+        (options.run / name).mkdir()
+    run_probe(options())
+    assert names(options.run) == {"run.json", "probe"}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdissect.arrays import reason, shapes, write_arrays
 from jaxdissect.audio.log_mel import LogMel
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.m2d import M2D
@@ -41,8 +42,6 @@ def save_encoder(
     Raises:
       InputError: `path` exists already, or cannot be written.
     """
-    import orbax.checkpoint as ocp
-
     if storage not in STORAGES:
         raise InputError(f"--storage must be one of {', '.join(STORAGES)}, got {storage!r}.")
     stored = _cast_params(encoder.variables, STORAGES[storage])
@@ -62,16 +61,7 @@ def save_encoder(
     with new_folder(Path(path)) as folder:
         for name, text in {**(files or {}), "encoder.json": json.dumps(description, indent=2) + "\n"}.items():
             (folder / name).write_text(text)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder.absolute() / "params", jax.tree.map(jnp.asarray, stored))
-        _forget_where(folder / "params")
-
-
-def _forget_where(params: Path) -> None:
-    """Orbax notes the folder it wrote to, which is no business of those the encoder is passed on to."""
-    note = params / "commit_success.txt"
-    if note.exists():
-        note.write_text("Checkpoint commit was successful\n")
+        write_arrays(folder / "params", stored)
 
 
 def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
@@ -191,9 +181,8 @@ def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
             if metadata is None or found == shapes(target):  # orbax itself fails untidily where they differ
                 return checkpointer.restore(path, target)
     except Exception as error:  # orbax raises bare ones for damaged files
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{path} does not hold the arrays that encoder.json describes, or is damaged ({reason[0][:200]}): "
+            f"{path} does not hold the arrays that encoder.json describes, or is damaged ({reason(error)}): "
             f"convert the checkpoint again."
         ) from error
     wanted = shapes(target)
@@ -202,11 +191,6 @@ def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
         f"{path} does not hold the arrays that encoder.json describes: {name} should be {wanted.get(name, 'absent')}, "
         f"found {found.get(name, 'nothing')}: convert the checkpoint again."
     )
-
-
-def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every leaf, by its path."""
-    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _from_factory(path: str, dtype: str) -> Encoder:

@@ -102,7 +102,7 @@ def load_task(
     label: str | Sequence[str] | None = (),
     unit_seconds: float | None = None,
     multi_label: bool = False,
-    test_fold: int = 5,
+    test_fold: int | None = 5,
     progress: Callable = iter,
 ) -> Task:
     """Load a known task by name, or any task from a CSV in EVAR's format.
@@ -114,7 +114,7 @@ def load_task(
         None: none, as for training that looks at no labels.
       unit_seconds: length of a clip, s; a known task brings its own.
       multi_label: commas in a CSV's column `label` separate several labels.
-      test_fold: of a table with folds, the one held out as the test split.
+      test_fold: of a table with folds, the one held out as the test split; None: none.
       progress: wraps the iteration over clips that are synthesised.
 
     Raises:
@@ -146,12 +146,17 @@ def load_task(
     return evar_task(name, path, folder, unit_seconds, _chosen(label, ("label",)), multi_label, test_fold)
 
 
+def task_in_full(task: str) -> str:
+    """A known task's name as it is, whatever files have that name; the path of a table in full."""
+    return task if task in KNOWN_TASKS or task in SYNTHETIC_TASKS else str(Path(task).absolute())
+
+
 def _chosen(label: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str, ...]:
     return () if label is None else label or default
 
 
 def _known(
-    name: str, known: KnownTask, data: Path, label: Sequence[str], unit_seconds: float | None, test_fold: int
+    name: str, known: KnownTask, data: Path, label: Sequence[str], unit_seconds: float | None, test_fold: int | None
 ) -> Task:
     seconds = known.unit_seconds if unit_seconds is None else unit_seconds
     if seconds is None:

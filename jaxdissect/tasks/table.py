@@ -180,7 +180,7 @@ def evar_task(
     unit_seconds: float,
     label: Sequence[str] = ("label",),
     multi_label: bool = False,
-    test_fold: int = 5,
+    test_fold: int | None = 5,
 ) -> Task:
     """A task from a CSV in EVAR's format: `file_name`, label columns, and `split` or `fold`.
 
@@ -191,7 +191,7 @@ def evar_task(
       unit_seconds: length of a clip, s.
       label: columns to count, each a label set.
       multi_label: commas in the column `label` separate several labels.
-      test_fold: with a column `fold`, the fold that is the test split; all others are the training split.
+      test_fold: with a column `fold`, the fold that is the test split (None: none is); all others are training.
     """
     columns = read_table(path, ["file_name"])
     labels = [column_labels(columns, column, path, multi_label and column == "label") for column in label]
@@ -259,7 +259,9 @@ def column_labels(columns: Mapping[str, list[str]], column: str, path: Path, mul
     return label_set(column, [[value] if value else [] for value in values])
 
 
-def clip_splits(columns: Mapping[str, list[str]], path: Path, test_fold: int) -> tuple[list[str], list[int | None]]:
+def clip_splits(
+    columns: Mapping[str, list[str]], path: Path, test_fold: int | None
+) -> tuple[list[str], list[int | None]]:
     """Split and fold of every clip, from the column `split` or `fold`."""
     if "split" in columns:
         for line, split in enumerate(columns["split"], start=2):
@@ -272,7 +274,7 @@ def clip_splits(columns: Mapping[str, list[str]], path: Path, test_fold: int) ->
         if not WHOLE_NUMBER.fullmatch(fold):
             raise InputError(f"{path}, line {line}: fold must be a whole number, found {fold!r}.")
     folds = [int(fold) for fold in columns["fold"]]
-    if test_fold not in folds:
+    if test_fold is not None and test_fold not in folds:
         raise InputError(f"--test-fold {test_fold}: {path} has the folds {sorted(set(folds))}.")
     return ["test" if fold == test_fold else "train" for fold in folds], list(folds)
 

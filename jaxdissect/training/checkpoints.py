@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdissect.encoder.checkpoint import shapes
+from jaxdissect.arrays import reason, shapes
 from jaxdissect.errors import InputError
 from jaxdissect.files import require_space
 
@@ -40,10 +40,9 @@ class Checkpoints:
         try:
             self._manager.save(step, args=items)
         except (OSError, ValueError) as error:  # tensorstore raises a ValueError where the disk is full
-            reason = str(error).strip().splitlines()[0][:200]
             raise InputError(
-                f"{self.folder / str(step)} cannot be written ({reason}): make room and repeat the command, which goes "
-                f"on from the state before."
+                f"{self.folder / str(step)} cannot be written ({reason(error)}): make room and repeat the command, "
+                f"which goes on from the state before."
             ) from error
 
     def restore(self, like: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
@@ -71,9 +70,8 @@ class Checkpoints:
                 raise ValueError("other shapes")
             found = self._manager.restore(step, args=items)
         except Exception as error:  # orbax raises bare ones for damaged files
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
-                f"{self.folder / str(step)} is damaged or holds a training of other sizes ({reason[0][:200]}): remove "
+                f"{self.folder / str(step)} is damaged or holds a training of other sizes ({reason(error)}): remove "
                 f"that folder to go on from the state before it, or {self.folder.parent} to start afresh."
             ) from error
         return found["state"], found["record"]
