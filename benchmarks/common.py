@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -40,7 +41,16 @@ def write_record(out: Path, packages: Sequence[str], **content: Any) -> None:
     """Write what was measured as JSON, with the machine, the device and the versions of some packages."""
     record = {"machine": machine(), "device": jax.devices()[0].device_kind, "versions": versions(*packages), **content}
     with whole_file(out) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        temporary.write_text(json.dumps(_without_nan(record), indent=2, allow_nan=False) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def versions(*packages: str) -> dict[str, str]:

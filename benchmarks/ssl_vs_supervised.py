@@ -1,6 +1,7 @@
 """The paper's comparison: do self-supervised encoders grow more class-specific neurons than supervised ones?
 
-`python -m benchmarks.ssl_vs_supervised --esc50 ESC-50 --fsdd FSDD --out benchmarks/results/ssl_vs_supervised.json`
+`python -m benchmarks.ssl_vs_supervised --esc50 ESC-50 --fsdd FSDD --out benchmarks/results/ssl_vs_supervised.json`,
+for the recorded results with `--encoders m2d_tiny DIR/msm_mae_tiny supervised_tiny jaxdissect.demo:untrained_tiny`.
 
 For each encoder and task: coverage and neurons per class by the presets aape and lape, over all tokens and over
 sounding ones, the AAPE cut-off, and linear-probe accuracy on the test split. Tasks that no encoder was trained on
@@ -20,7 +21,7 @@ from benchmarks.probes import RATES, mel_statistics, probe_rows
 from jaxdissect.demo import both_presets
 from jaxdissect.dissect import ActivationsOptions, run_activations
 from jaxdissect.embeddings import embed_clips
-from jaxdissect.encoder.checkpoint import load_encoder
+from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.selection import PRESETS
 from jaxdissect.summary import normalised_cutoff
 from jaxdissect.tasks.known import load_task
@@ -136,7 +137,7 @@ def main(options: Options) -> None:
     for row in rows:
         if row["at_the_edge_of_the_rates"]:
             print(f"{row['encoder']}, {row['label_set']}: the best rate is the last tried, {row['learning_rate']}")
-    encoders = [short(name) for name in options.encoders]
+    encoders = {short(name): fingerprint(load_encoder(name)) for name in options.encoders}
     packages = ("jax", "flax", "jaxdissect")
     write_record(options.out, packages, encoders=encoders, seeds=options.seeds, rates=RATES, rows=rows)
 
