@@ -11,6 +11,8 @@ import jax
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.checkpoint import load_encoder
 from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.shipped import shipped_encoder
+from jaxdissect.errors import InputError
 from jaxdissect.results import Neurons, select_neurons
 from jaxdissect.selection import SelectionRule
 from jaxdissect.training.objective import initial_encoder
@@ -49,8 +51,8 @@ class DemoResult:
 
 
 def untrained_tiny(dtype: Any) -> M2D:
-    """What the shipped encoders were before training: their sizes and front end, seeded random weights."""
-    like = load_encoder(SUPERVISED)
+    """As the shipped encoders were before training: their sizes and front end, random weights of the same kind."""
+    like = load_encoder(_shipped(SUPERVISED))
     assert isinstance(like, M2D)
     variables = {
         "params": initial_encoder(like, jax.random.key(0), None),
@@ -60,17 +62,25 @@ def untrained_tiny(dtype: Any) -> M2D:
     return dataclasses.replace(like, name=UNTRAINED, dtype=dtype, variables=variables, source=source)
 
 
+def _shipped(name: str) -> str:
+    """The directory that ships, whatever the working folder holds under that name."""
+    folder = shipped_encoder(name)
+    if folder is None:
+        raise InputError(f"The encoder {name} is missing from this installation: install jaxdissect again.")
+    return str(folder)
+
+
 def run_demo(options: DemoOptions) -> list[DemoResult]:
     """Count and select on the training split of `notes`, for each of the three encoders."""
     folder = options.run or Path(tempfile.mkdtemp(prefix="jaxdissect-demo-"))
     encoders = {
-        "self-supervised": SELF_SUPERVISED,
-        "supervised": SUPERVISED,
-        "untrained": f"{__name__}:untrained_tiny",
+        "self-supervised": _shipped(SELF_SUPERVISED),
+        "supervised": _shipped(SUPERVISED),
+        "untrained": f"{__name__}:{UNTRAINED}",
     }
     results = []
     for kind, encoder in encoders.items():
-        run = folder / encoder.rpartition(":")[2]
+        run = folder / (UNTRAINED if kind == "untrained" else Path(encoder).name)
         counted = run_activations(
             ActivationsOptions(encoder=encoder, task="notes", run=run, batch_size=options.batch_size)
         )

@@ -93,7 +93,11 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 def require_new(path: Path) -> None:
     """Refuse a path that something stands at, other than an empty folder."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    try:
+        taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    except OSError as error:  # a name too long
+        raise cannot_write(path, error) from error
+    if taken:
         raise InputError(f"{path} exists already and is not an empty folder: choose another, or remove it first.")
 
 

@@ -18,8 +18,8 @@ ORDER = [
     "selection", "results", "run", "stage_inputs", "probe", "embeddings", "linear_evaluation", "own_head",
     "dissect", "probing",
     "training.masking", "training.objective", "training.masked_prediction", "training.msm_mae", "training.m2d",
-    "training.supervised", "training.step", "training.crops", "training.checkpoints", "training.fit",
-    "training.options", "training.train", "demo", "summary", "cli", "__main__",
+    "training.supervised", "training.step", "training.crops", "training.checkpoints", "training.interrupts",
+    "training.fit", "training.options", "training.state_folder", "training.train", "demo", "summary", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",

@@ -224,6 +224,21 @@ def test_m2d_gives_its_target_no_gradient(encoder, pcm):
     assert all(not leaf.any() for leaf in jax.tree.leaves(of_target))
 
 
+def test_targets_may_be_standardised_over_the_batch(encoder, pcm):
+    objective = dataclasses.replace(objectives(encoder)["m2d"], standardise="batch")
+    params, key = objective.init(jax.random.key(0)), jax.random.key(4)
+    answers = objective.answers(params, pcm, key)
+    tokens = np.asarray(
+        encode_patches(encoder, params["encoder"], answers.patches, answers.position)[:, 1:], np.float64
+    )
+    wanted = (tokens - tokens.mean(axis=(0, 1))) / np.sqrt(tokens.var(axis=(0, 1)) + 1e-6)
+    cosine = (np.asarray(unit(answers.predicted)) * wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)).sum(
+        axis=-1
+    )
+    loss, _ = objective.loss(params, params["encoder"], pcm, jnp.zeros((CLIPS, 0), bool), key)
+    assert_within("M2D's loss by the batch, relative", relative_error(loss, (2 - 2 * cosine).mean()))
+
+
 def test_spread_shows_an_encoder_that_has_stopped_to_listen(encoder, pcm):
     objective = objectives(encoder)["m2d"]
     params = objective.init(jax.random.key(0))

@@ -23,6 +23,7 @@ from jaxdissect.encoder.checkpoint import fingerprint
 from jaxdissect.errors import TrainingError
 from jaxdissect.files import locked
 from jaxdissect.sharding import local_mesh
+from jaxdissect.training import fit as fit_module
 from jaxdissect.training.crops import crops, decoded_clips
 from jaxdissect.training.options import TrainOptions, crop_samples
 from jaxdissect.training.step import FULL_SCALE
@@ -232,6 +233,10 @@ def test_float16_storage_halves_the_size_and_computes_in_float32(tmp_path):
         ("m2d", {"decoder_width": 6}, "--decoder-width must be a multiple of 4, got 6"),
         ("m2d", {"size": "small"}, "is an encoder of other sizes than --size and --input say .width 384, there 16"),
         ("m2d", {"seed": -1}, "--seed must be 0 or a positive number, got -1"),
+        ("m2d", {"seed": 2**32}, r"--seed must be below 2\*\*32"),
+        ("m2d", {"part_size": 1}, "--objective m2d compares the clips of a part: --part-size must be 2 at least"),
+        ("m2d", {"out": "x" * 300}, "File name too long"),
+        ("m2d", {"out": "."}, "--out . is the folder you are in"),
         ("m2d", {"max_bad_clips": 2.0}, "--max-bad-clips must be a share from 0 to 1, got 2.0"),
         ("m2d", {"decoder_width": 0}, "--decoder-width must be positive, got 0"),
     ],
@@ -274,6 +279,71 @@ def stopped(*_args, **_options):
     raise KeyboardInterrupt
 
 
+def test_a_folder_of_another_is_neither_taken_nor_emptied(setting, capsys):
+    folder = setting["out"].with_name("out.training")
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "precious").write_text("data")
+    assert main(arguments(setting, "m2d")) == 2
+    assert "holds 'sub', which is none: choose another --out" in capsys.readouterr().err
+    assert (folder / "sub" / "precious").read_text() == "data"
+
+
+def test_what_a_killed_process_left_half_written_is_swept(setting):
+    folder = setting["out"].with_name("out.training")
+    (folder / ".last_good-0123abcd" / "params").mkdir(parents=True)
+    (folder / ".pcm.npy-0123abcd").write_text("half")
+    (folder / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert main(arguments(setting, "msm_mae")) == 0
+    assert not folder.exists()
+
+
+def test_a_training_that_is_done_says_so(setting, capsys):
+    assert main(arguments(setting, "msm_mae")) == 0
+    (setting["out"].with_name("out.training") / "checkpoints" / "6").mkdir(parents=True)  # killed before it was removed
+    assert main(arguments(setting, "msm_mae")) == 2
+    assert re.search(r"its training is done\. .*out\.training, which was left over", capsys.readouterr().err)
+
+
+def test_a_default_that_is_written_out_is_the_same_option(setting, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxdissect.training.train.save_encoder", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_train(TrainOptions(objective="m2d", **setting))
+    _, record = run_train(TrainOptions(objective="m2d", mask_ratio=0.7, decoder_width=96, **setting))
+    assert (record["options"]["mask_ratio"], record["options"]["ema"]) == (0.7, [0.996, 1.0])
+    assert "mixup" not in record["options"]
+
+
+def test_from_scratch_a_training_is_resumed_with_the_same_norm_stats(setting, monkeypatch, capsys):
+    """Interrupted by a signal and started again; then other norm_stats would be told."""
+    start = untrained_m2d(CONFIG)
+    monkeypatch.setattr(TrainOptions, "encoder", lambda self: start)
+    scratch = setting | {"start_from": None, "save_minutes": 0.0}
+    whole, record = run_train(
+        TrainOptions(objective="msm_mae", **(scratch | {"out": setting["out"].with_name("whole")}))
+    )
+    options, real = TrainOptions(objective="msm_mae", **scratch), fit_module._finite
+
+    def interrupted(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "_finite", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_train(options)
+    began = options.folder / "training.json"
+    described = json.loads(began.read_text())
+    began.write_text(json.dumps(described | {"began": described["began"] | {"norm_stats": [0.0, 1.0]}}))
+    with pytest.raises(InputError, match=r"whose spectrograms were normalised by \[0.0, 1.0\], computed here as \[-"):
+        run_train(options)
+    began.write_text(json.dumps(described | {"began": described["began"] | {"versions": {}}}))
+    resumed, again = run_train(options)
+    assert "begun with other versions" in capsys.readouterr().err
+    assert fingerprint(whole) == fingerprint(resumed)
+    assert record["curve"] == again["curve"]
+
+
 def test_two_trainings_do_not_write_to_one_place(setting, capsys):
     with locked(setting["out"].with_name("out.training"), "--out"):
         assert main(arguments(setting, "m2d")) == 2
@@ -292,19 +362,27 @@ def test_unreadable_clips_are_left_out_or_refuse_the_training(setting, data_fold
 
 
 def test_a_training_that_blows_up_says_so_and_keeps_its_last_state(setting, capsys):
-    assert main(arguments(setting, "msm_mae", learning_rate=1e30, warm_up=0.0, save_minutes=0.0)) == 1
+    assert main(arguments(setting, "msm_mae", learning_rate=1e30, warm_up=0.5, save_minutes=0.0)) == 1
     told = capsys.readouterr().err
-    assert re.search(r"Training stopped: the (loss|gradient norm) of step 2 is (nan|inf)", told)
+    assert re.search(r"Training stopped: the (loss|gradient norm) of step 3 is (nan|inf)", told)
     assert re.search(r"The last good state, of step 1, is kept in .*, its encoder in .*last_good: go on from it", told)
-    load_encoder(setting["out"].with_name("out.training") / "last_good")
-    assert (setting["out"].with_name("out.training") / "checkpoints" / "1").is_dir()
+    state = setting["out"].with_name("out.training")
+    assert {path.name for path in (state / "checkpoints").iterdir()} == {"1"}
     assert not setting["out"].exists()
-    with pytest.raises(TrainingError, match="step 2"):  # and again, from there
+    with pytest.raises(TrainingError, match="step 3"):  # and again, from there
         run_train(
             TrainOptions(
-                objective="msm_mae", **(setting | {"learning_rate": 1e30, "warm_up": 0.0, "save_minutes": 0.0})
+                objective="msm_mae", **(setting | {"learning_rate": 1e30, "warm_up": 0.5, "save_minutes": 0.0})
             )
         )
+    advice = setting | {"start_from": state / "last_good", "out": setting["out"].with_name("calm")}
+    run_train(TrainOptions(objective="msm_mae", **advice))
+
+
+def test_a_training_that_blows_up_at_once_has_no_good_state(setting, capsys):
+    assert main(arguments(setting, "msm_mae", learning_rate=1e30, warm_up=0.0, save_minutes=0.0)) == 1
+    assert "No good state had been saved yet: begin again with other options." in capsys.readouterr().err
+    assert main(arguments(setting, "msm_mae", learning_rate=1e-3)) == 0  # which are taken at once
 
 
 def test_silence_trains_nothing(data_folder, tmp_path, capsys):

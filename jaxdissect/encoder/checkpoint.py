@@ -40,11 +40,13 @@ def save_encoder(
       files: further text files of the directory.
 
     Raises:
-      InputError: `path` exists already, or cannot be written.
+      InputError: `path` exists already, or cannot be written; `storage` is unknown, or cannot hold the parameters.
     """
     if storage not in STORAGES:
         raise InputError(f"--storage must be one of {', '.join(STORAGES)}, got {storage!r}.")
     stored = _cast_params(encoder.variables, STORAGES[storage])
+    if storage != "float32" and not _finite(stored) and _finite(encoder.variables):
+        raise InputError(f"--storage {storage} cannot hold parameters as large as this encoder's: choose float32.")
     encoder = dataclasses.replace(encoder, variables=_cast_params(stored, jnp.float32))  # rounded, as it will be read
     head = encoder.variables.get("head")
     description = {
@@ -62,6 +64,10 @@ def save_encoder(
         for name, text in {**(files or {}), "encoder.json": json.dumps(description, indent=2) + "\n"}.items():
             (folder / name).write_text(text)
         write_arrays(folder / "params", stored)
+
+
+def _finite(variables: Any) -> bool:
+    return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(variables["params"]))
 
 
 def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
@@ -198,16 +204,12 @@ def _from_factory(path: str, dtype: str) -> Encoder:
     try:
         factory = getattr(importlib.import_module(module), name)
     except Exception as error:  # importing somebody else's module can raise anything
-        raise InputError(
-            f"--encoder {path}: neither a directory nor an importable package.module:factory ({error})."
-        ) from error
+        raise InputError(f"{path}: neither a directory nor an importable package.module:factory ({error}).") from error
     try:
         encoder = factory(dtype=DTYPES[dtype])
     except Exception as error:  # whatever the factory of somebody else raises
-        raise InputError(
-            f"--encoder {path}: calling it with dtype=... failed, {type(error).__name__}: {error}"
-        ) from error
+        raise InputError(f"{path}: calling it with dtype=... failed, {type(error).__name__}: {error}") from error
     if not isinstance(encoder, Encoder):
         missing = [name for name in PROTOCOL if not hasattr(encoder, name)]
-        raise InputError(f"--encoder {path} must return a jaxdissect Encoder; it lacks {', '.join(missing)}.")
+        raise InputError(f"{path} must return a jaxdissect Encoder; it lacks {', '.join(missing)}.")
     return encoder

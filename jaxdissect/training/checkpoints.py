@@ -76,6 +76,12 @@ class Checkpoints:
             ) from error
         return found["state"], found["record"]
 
+    def forget(self, first: int) -> None:
+        """Remove the states of step `first` and later."""
+        for step in self._manager.all_steps():
+            if step >= first:
+                self._manager.delete(step)
+
     def close(self) -> None:
         """Wait for what is being written."""
         self._manager.close()

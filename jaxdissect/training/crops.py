@@ -137,6 +137,12 @@ def crops(clips: Clips, seed: int, step: int, batch_size: int, samples: int) -> 
 
     Clips are taken in a new random order every epoch; epochs follow each other without a gap, so that none is left
     out. A crop lies within its clip's audible span where that is long enough, and covers it where it is not.
+
+    Args:
+      clips: to crop.
+      seed, step: what is drawn depends on these alone.
+      batch_size: crops.
+      samples: of a crop, at most a clip's.
     """
     position = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, places = np.divmod(position, len(clips.pcm))

@@ -1,9 +1,9 @@
 """Running a training from wherever it stands to its end: crops in, steps, curve, checkpoints."""
 
-import contextlib
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +16,7 @@ from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.sharding import replicate, shard_clips
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, Crops, crops
+from jaxdissect.training.interrupts import deferred_interrupts
 from jaxdissect.training.objective import Objective
 from jaxdissect.training.step import Schedule, TrainState, train_step
 
@@ -93,7 +94,8 @@ def fit(
 
     Raises:
       InputError: the newest checkpoint is of other audio, or of other sizes.
-      TrainingError: a loss or gradient is not finite, or M2D's targets have collapsed; the newest checkpoint is good.
+      TrainingError: a loss or gradient is not finite, or M2D's targets have collapsed; what checkpoints are left are
+        of before.
     """
     fitted = _resumed(state, checkpoints, clips, mesh)
     step = train_step(objective, schedule, feed.seed, mesh)
@@ -102,31 +104,39 @@ def fit(
 
     def look() -> None:
         """Bring what the steps have measured to the host, and stop if it is not finite."""
-        fitted.rows += _finite(pending, int(fitted.state.step))
+        fitted.rows += _finite(pending, int(fitted.state.step), checkpoints)
         pending.clear()
         fitted.seconds = time.monotonic() - began
 
     def save() -> None:
         look()
+        _require_listening(fitted.rows, int(fitted.state.step))
         record = {"curve": fitted.curve, "rows": fitted.rows, "seconds": fitted.seconds, "audio": clips.sha256}
         checkpoints.save(int(fitted.state.step), fitted.state, record)
 
     try:
-        for number, batch in _ahead(lambda number: feed.batch(clips, number), int(fitted.state.step), schedule.steps):
-            fitted.state, metrics = step(fitted.state, *shard_clips((batch.pcm, batch.members), mesh))
-            pending.append(metrics)
-            done = number + 1
-            if done % log_steps == 0 or done == schedule.steps:
-                look()
-                fitted.curve.append(_point(fitted.rows, done, schedule))
-                fitted.rows = []
-                progress(done, fitted.curve[-1])
-            if done == schedule.steps or time.monotonic() - saved > 60 * save_minutes:
-                save()
-                saved = time.monotonic()
+        with deferred_interrupts() as interrupted:
+            for number, batch in _ahead(
+                lambda number: feed.batch(clips, number), int(fitted.state.step), schedule.steps
+            ):
+                fitted.state, metrics = step(fitted.state, *shard_clips((batch.pcm, batch.members), mesh))
+                pending.append(metrics)
+                done = number + 1
+                if done % log_steps == 0 or done == schedule.steps:
+                    look()
+                    fitted.curve.append(_point(fitted.rows, done, schedule))
+                    fitted.rows = []
+                    progress(done, fitted.curve[-1])
+                if done == schedule.steps or time.monotonic() - saved > 60 * save_minutes:
+                    save()
+                    saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
-        with contextlib.suppress(Exception):  # it may have come in the middle of a step, whose state is then lost
+        try:
             save()
+        except (InputError, RuntimeError) as error:  # a second interrupt has come in the middle of a step
+            warnings.warn(f"The last steps could not be saved: {error}", stacklevel=2)
         raise
     return fitted
 
@@ -155,18 +165,34 @@ def _ahead(make: Callable[[int], Crops], first: int, last: int) -> Iterator[tupl
             yield number, batch
 
 
-def _finite(pending: list[Any], done: int) -> list[dict[str, float]]:
+def _finite(pending: list[Any], done: int, checkpoints: Checkpoints) -> list[dict[str, float]]:
     """The metrics of the last steps as numbers.
 
     Raises:
-      TrainingError: a loss or a gradient is not finite.
+      TrainingError: a loss or a gradient is not finite; states from the one that it came of are forgotten.
     """
     rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
     for number, row in enumerate(rows, start=done - len(rows) + 1):
         bad = next((name for name in ("loss", "gradient_norm") if not math.isfinite(row[name])), None)
         if bad:
+            checkpoints.forget(number - 1)
             raise TrainingError(f"the {bad.replace('_', ' ')} of step {number} is {row[bad]}.")
     return rows
+
+
+def _require_listening(rows: list[dict[str, float]], done: int) -> None:
+    """Tell a collapse of M2D from the mean spread of some steps.
+
+    Raises:
+      TrainingError: it has collapsed.
+    """
+    spread = float(np.mean([row.get("spread", 1.0) for row in rows])) if rows else 1.0
+    if spread < COLLAPSED:
+        raise TrainingError(
+            f"by step {done} M2D has collapsed, its target no longer tells one clip's patch from another's (spread "
+            f"{spread:.3f} of 1): raise --ema, lower --learning-rate, choose --standardise batch, or begin with "
+            f"--start-from an encoder trained by msm_mae."
+        )
 
 
 def _point(rows: list[dict[str, float]], done: int, schedule: Schedule) -> dict[str, float]:
@@ -175,11 +201,6 @@ def _point(rows: list[dict[str, float]], done: int, schedule: Schedule) -> dict[
     Raises:
       TrainingError: M2D has collapsed.
     """
+    _require_listening(rows, done)
     point = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    if point.get("spread", 1.0) < COLLAPSED:
-        raise TrainingError(
-            f"by step {done} M2D has collapsed, its target no longer tells one clip's patch from another's (spread "
-            f"{point['spread']:.3f} of 1): raise --ema, lower --learning-rate, choose --standardise batch, or begin "
-            f"with --start-from an encoder trained by msm_mae."
-        )
     return {"step": done, "learning_rate": float(schedule.rate(done - 1))} | point

@@ -15,7 +15,11 @@ from jaxdissect.errors import InputError
 def random_mask(
     key: Array, clips: int, patches: int, mask_ratio: float
 ) -> tuple[Int[Array, "clip visible"], Int[Array, "clip masked"]]:
-    """Patches drawn without replacement, anew for every clip: those that stay visible and those that are masked."""
+    """Patches drawn without replacement, anew for every clip: those that stay visible and those that are masked.
+
+    Raises:
+      InputError: as `visible_patches`.
+    """
     order = jnp.argsort(jax.random.uniform(key, (clips, patches)), axis=1)
     visible = visible_patches(patches, mask_ratio)
     return order[:, :visible], order[:, visible:]
@@ -47,6 +51,9 @@ def sin_cos_positions(grid: tuple[int, int], width: int) -> Float[np.ndarray, "t
     """Fixed positions on a (bands, frames) grid, one half of the features for each axis; zero for the class token.
 
     Source: He et al., "Masked Autoencoders Are Scalable Vision Learners" (CVPR 2022), whose positions M2D takes over.
+
+    Raises:
+      InputError: the width is not divisible by 4.
     """
     if width % 4:
         raise InputError(f"Sine and cosine of two axes need a width divisible by 4, got {width}.")

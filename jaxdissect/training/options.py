@@ -56,8 +56,8 @@ class TrainOptions:
         its front end are kept.
       epochs: passes over the clips, one random crop of each a pass.
       batch_size: crops per device and step.
-      part_size: crops of which gradients are taken at once; a divisor of the batch size. Default: on a CPU 16, which
-        fit its cache, else the whole batch.
+      part_size: crops of which gradients are taken at once, and within which mixup and --standardise batch stay; a
+        divisor of the batch size. Default: on a CPU 16, which fit its cache, else the whole batch.
       learning_rate: the highest, after the warm-up.
       warm_up: share of the steps during which the learning rate rises; then it falls along a cosine.
       weight_decay: of AdamW.
@@ -66,7 +66,8 @@ class TrainOptions:
       decoder_width: m2d, msm_mae: width of the predictor or decoder. Default: 96.
       decoder_depth: m2d, msm_mae: its blocks. Default: 4.
       ema: m2d: how much of the target encoder a step keeps, at the first and at the last step. Default: 0.996 1.
-      standardise: m2d: targets by the features of each token, or each feature over the batch. Default: token.
+      standardise: m2d: targets by the features of each token, or each feature over the part of the batch that is
+        computed at once. Default: token.
       standardise_patches: msm_mae: predict each patch less its own mean and over its own deviation.
       mixup: supervised: parameter of mixup's Beta distribution; 0 for none. Default: 0.5.
       storage: type in which the parameters are written.
@@ -119,7 +120,7 @@ class TrainOptions:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}.")
         Schedule(1, self.learning_rate, self.warm_up, self.weight_decay)
-        _ = self.parts
+        _ = self.parts  # which checks them
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise InputError(f"--mask-ratio must be a share between 0 and 1, got {self.mask_ratio}.")
         if self.decoder_width is not None and self.decoder_width % 4:
@@ -132,6 +133,10 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"--{name.replace('_', '-')} must be 0 or a positive number, got {value}.")
+        if self.seed >= 2**32:
+            raise InputError(f"--seed must be below 2**32, got {self.seed}.")
+        if self.objective == "m2d" and self.parts[1] < 2:
+            raise InputError("--objective m2d compares the clips of a part: --part-size must be 2 at least, got 1.")
         fields = {field.name for field in dataclasses.fields(OBJECTIVES[self.objective])}
         foreign = [name for name in self.specific if name not in fields]
         if foreign:
@@ -147,7 +152,11 @@ class TrainOptions:
 
     @property
     def parts(self) -> tuple[int, int]:
-        """Parts of one device's batch, and clips in a part."""
+        """Parts of one device's batch, and clips in a part.
+
+        Raises:
+          InputError: the part size does not divide the batch size, or the default is left with too small a one.
+        """
         if self.part_size is not None:
             if self.part_size < 1 or self.batch_size % self.part_size:
                 raise InputError(f"--part-size must divide --batch-size {self.batch_size}, got {self.part_size}.")
@@ -171,7 +180,8 @@ class TrainOptions:
         """The encoder to train, with the parameters to start from.
 
         Raises:
-          InputError: sizes are given that an encoder to start from has not.
+          InputError: `input` is no size; there is no encoder to start from, or none of M2D's; or sizes are given that
+            it has not.
         """
         dtype = DTYPES[self.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")]
         name = self.out.absolute().name
@@ -211,11 +221,16 @@ def crop_samples(encoder: M2D, task: Task) -> int:
     """Samples of a crop: the encoder's input length, or the task's clips where they are shorter.
 
     Raises:
-      InputError: the clips are shorter than a patch.
+      InputError: the clips, or the encoder's input, are shorter than a patch.
     """
     hop, config = encoder.log_mel.hop, encoder.config
     samples = min((config.frames - 1) * hop, unit_samples(task, encoder.sample_rate))
     needed = max((config.patch_frames - 1) * hop, encoder.log_mel.n_fft // 2 + 1)
+    if (config.frames - 1) * hop < needed:
+        raise InputError(
+            f"An input of {config.frames} frames is too short for one patch and the front end's window: choose an "
+            f"--input of more frames."
+        )
     if samples < needed:
         raise InputError(
             f"Task {task.name!r}: its clips of {task.unit_seconds:g} s are shorter than one patch of the encoder "

@@ -14,21 +14,22 @@ import numpy as np
 from jaxdissect.encoder.checkpoint import fingerprint, save_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.errors import InputError, TrainingError
-from jaxdissect.files import json_fingerprint, locked, require_new, require_regular, whole_file
+from jaxdissect.files import cannot_write, json_fingerprint, locked, require_new, require_regular, whole_file
 from jaxdissect.progress import progress_bar
 from jaxdissect.run import device, versions
 from jaxdissect.sharding import local_mesh
 from jaxdissect.tasks.known import load_task
 from jaxdissect.tasks.table import LabelSet, Task
+from jaxdissect.training import state_folder
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, crops, decoded_clips, forget_clips
 from jaxdissect.training.fit import Feed, Fitted, fit
 from jaxdissect.training.objective import Objective
-from jaxdissect.training.options import TrainOptions, crop_samples
+from jaxdissect.training.options import SPECIFIC, TrainOptions, crop_samples
+from jaxdissect.training.state_folder import CHECKPOINTS, LAST_GOOD, RECORD
 from jaxdissect.training.step import FULL_SCALE, Schedule, TrainState, init_state
 
 NORM_BATCH, NORM_BATCHES = 64, 64
-CHECKPOINTS = "checkpoints"
 SMALLEST_STD = 1e-3  # of the log-mel over all training crops; below it there is nothing but rounding
 # Options that may change on resuming; what `task` and `data` hold has a fingerprint.
 LATER = ("out", "task", "data", "save_minutes", "max_bad_clips", "licence", "storage")
@@ -43,20 +44,20 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
       TrainingError: a loss was not finite, or the training collapsed; the last good state is kept.
     """
     options.check()
-    require_new(options.out)
+    _require_place(options)
     if jax.process_count() > 1:
         raise InputError("jaxdissect train runs in one process, over all of its devices.")
     task, encoder, mesh = _task(options), options.encoder(), local_mesh()
     parts, part_size = options.parts
     feed = Feed(crop_samples(encoder, task), parts * mesh.size, part_size, options.seed)
     labels = task.label_sets[0] if task.label_sets else None
-    _check_objective(options.build(encoder, labels), feed, len(task.classes))
+    objective = options.build(encoder, labels)
+    _check_objective(objective, feed, len(task.classes))
     folder = options.folder
     with locked(folder, f"--out {options.out}"):
-        require_new(options.out)  # another process may just have finished it
-        for leftover in folder.glob(".*"):  # of a process that was killed while it wrote
-            leftover.unlink()
-        described = _described(options, task, encoder, feed)
+        _require_place(options)  # another process may just have finished it
+        state_folder.sweep(folder)
+        described = _described(options, task, objective, feed)
         _require_same(folder, described)
         clips = _clips(task, encoder, folder, options.max_bad_clips)
         if len(clips.pcm) < feed.batch_size:
@@ -65,16 +66,34 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
                 f"step (--batch-size {options.batch_size} on {mesh.size} devices): lower --batch-size."
             )
         if options.start_from is None:
-            encoder = _with_norm_stats(encoder, clips, feed)
-        objective = options.build(encoder, labels)
+            objective = options.build(_with_norm_stats(encoder, clips, feed), labels)
+        _remember_start(folder, objective.encoder)
         steps = -(-options.epochs * len(clips.pcm) // feed.batch_size)
         schedule = Schedule(steps, options.learning_rate, options.warm_up, options.weight_decay)
         fitted = _fit(options, objective, schedule, clips, feed, folder)
         encoder = _trained(options, objective, labels, fitted.state.params)
         record = described | _result(clips, schedule, feed, fitted)
-        save_encoder(encoder, options.out, options.storage, {"training.json": json.dumps(record, indent=2) + "\n"})
-        shutil.rmtree(folder, ignore_errors=True)
+        save_encoder(encoder, options.out, options.storage, {RECORD: json.dumps(record, indent=2) + "\n"})
+        state_folder.remove(folder)
     return encoder, record
+
+
+def _require_place(options: TrainOptions) -> None:
+    """Refuse an `out` that could not be written at the end, and a state folder that is none."""
+    out, folder = options.out.absolute(), options.folder
+    try:
+        done, dangling = (out / RECORD).exists(), out.is_symlink() and not out.exists()
+    except OSError as error:  # a name too long
+        raise cannot_write(out, error) from error
+    if out.resolve() == Path.cwd():
+        raise InputError(f"--out {options.out} is the folder you are in: give the name of a new one.")
+    if dangling:
+        raise InputError(f"--out {options.out} is a link to what is not there: choose another.")
+    if done and state_folder.has_state(folder):
+        raise InputError(f"{out} exists already: its training is done. {folder}, which was left over, can be removed.")
+    require_new(out)
+    if folder.is_dir():
+        state_folder.require_own(folder)
 
 
 def _task(options: TrainOptions) -> Task:
@@ -119,9 +138,11 @@ def _check_objective(objective: Objective, feed: Feed, classes: int) -> None:
     jax.eval_shape(objective.loss, params, target, pcm, members, jax.random.key(0))
 
 
-def _described(options: TrainOptions, task: Task, encoder: M2D, feed: Feed) -> dict[str, Any]:
-    """What makes this training the one it is, as JSON values."""
-    given = {name: value for name, value in dataclasses.asdict(options).items() if name not in LATER}
+def _described(options: TrainOptions, task: Task, objective: Objective, feed: Feed) -> dict[str, Any]:
+    """What makes this training the one it is, as JSON values; options left at a default as what they stand for."""
+    encoder = objective.encoder
+    given = {name: value for name, value in dataclasses.asdict(options).items() if name not in (*LATER, *SPECIFIC)}
+    given |= {name: getattr(objective, name) for name in SPECIFIC if getattr(objective, name, None) is not None}
     given |= {"start_from": encoder.source.get("start"), "part_size": feed.part_size}
     del given["size"], given["input"]
     return {
@@ -140,9 +161,9 @@ def _described(options: TrainOptions, task: Task, encoder: M2D, feed: Feed) -> d
 
 def _require_same(folder: Path, described: dict[str, Any]) -> None:
     """Compare with the training that has a state here; where there is none, record what this one is."""
-    file = folder / "training.json"
+    file = folder / RECORD
     require_regular(file)
-    if not any((folder / CHECKPOINTS).glob("[0-9]*")):
+    if not state_folder.has_state(folder):
         with whole_file(file) as temporary:
             temporary.write_text(json.dumps(described, indent=2) + "\n")
         return
@@ -161,6 +182,27 @@ def _require_same(folder: Path, described: dict[str, Any]) -> None:
             f"{folder} holds a training that was begun with other options: {', '.join(differing)}. Repeat its command "
             f"to go on, choose another --out, or remove {folder} to start afresh."
         )
+
+
+def _remember_start(folder: Path, encoder: M2D) -> None:
+    """Record norm_stats and versions at the start; tell on resuming if they have become others since.
+
+    Raises:
+      InputError: norm_stats are others.
+    """
+    stats = [float(value) for value in encoder.variables["front_end"]["norm_stats"]]
+    here = {"norm_stats": stats, "versions": versions(), "device": device()}
+    described = json.loads((folder / RECORD).read_text())
+    began = described.setdefault("began", here)
+    if began.get("norm_stats") != stats:
+        raise InputError(
+            f"{folder} holds a training whose spectrograms were normalised by {began.get('norm_stats')}, computed here "
+            f"as {stats}: go on with the versions it was begun with ({began.get('versions')}), or remove {folder}."
+        )
+    if (began.get("versions"), began.get("device")) != (here["versions"], here["device"]):
+        print("This training was begun with other versions or on another device: bits may differ.", file=sys.stderr)
+    with whole_file(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(described, indent=2) + "\n")
 
 
 def _flat(described: dict[str, Any]) -> dict[str, Any]:
@@ -238,12 +280,15 @@ def _last_good(
     options: TrainOptions, objective: Objective, checkpoints: Checkpoints, like: TrainState, folder: Path
 ) -> str:
     """Keep the encoder of the newest state, and say where."""
-    found = checkpoints.restore(like, local_mesh())
-    if found is None:
-        return f"No state had been saved yet: remove {folder} and begin again with other options."
-    kept = folder / "last_good"
+    kept = folder / LAST_GOOD
     shutil.rmtree(kept, ignore_errors=True)
-    save_encoder(_trained(options, objective, None, found[0].params), kept)
+    try:
+        found = checkpoints.restore(like, local_mesh())
+        if found is None:
+            return "No good state had been saved yet: begin again with other options."
+        save_encoder(_trained(options, objective, None, found[0].params), kept)
+    except InputError as error:
+        return f"The last good state could not be kept: {error}"
     return (
         f"The last good state, of step {int(found[0].step)}, is kept in {folder}, its encoder in {kept}: go on from it "
         f"with --start-from {kept}, another --out and a lower --learning-rate."
@@ -269,6 +314,7 @@ def _result(clips: Clips, schedule: Schedule, feed: Feed, fitted: Fitted) -> dic
     return {
         "data": {"clips": len(clips.pcm), "unreadable": clips.unreadable, "pcm_sha256": clips.sha256},
         "steps": schedule.steps,
+        "clip_norm": schedule.clip_norm,
         "hours": round(fitted.seconds / 3600, 4),
         "clips_per_second": round(schedule.steps * feed.batch_size / fitted.seconds, 1),
         "device": device(),
