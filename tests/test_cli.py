@@ -404,6 +404,8 @@ def test_a_disk_that_is_full_while_writing_netcdf(tmp_path):
 
 def test_the_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / SUPERVISED).mkdir()  # somebody's own, which the demo is not about
     assert main(["demo", "--run", str(tmp_path / "demo"), "--batch-size", "8"]) == 0
     printed = capsys.readouterr().out
     assert "Counted 576 clips" in printed

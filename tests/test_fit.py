@@ -380,6 +380,8 @@ def test_a_signal_waits_until_the_step_is_done(tmp_path, monkeypatch, moment, nu
             with pytest.raises(KeyboardInterrupt):
                 run(tmp_path / "stopped")
         assert signal.getsignal(number) is signal.default_int_handler
+        wanted = 4 if name == "_finite" else 1
+        assert [path.name for path in (tmp_path / "stopped").iterdir()] == [str(wanted)]
     finally:
         signal.signal(signal.SIGTERM, before)
     resumed = run(tmp_path / "stopped")

@@ -167,7 +167,9 @@ def test_several_labels_a_clip_are_learned_by_binary_cross_entropy(setting, data
     assert record["curve"][0]["loss"] == pytest.approx(np.log(2), rel=0.05)  # every class at one half: the head is zero
 
 
-def test_norm_stats_are_those_of_the_crops(setting, tmp_path):
+@pytest.mark.parametrize("batch", [64, 1])
+def test_norm_stats_are_those_of_the_crops(setting, tmp_path, monkeypatch, batch):
+    monkeypatch.setattr("jaxdissect.training.train.NORM_BATCH", batch)
     options = TrainOptions(
         objective="msm_mae", **(setting | {"start_from": None, "input": "80x32p16x16", "size": "tiny"})
     )
@@ -181,8 +183,8 @@ def test_norm_stats_are_those_of_the_crops(setting, tmp_path):
     samples = crop_samples(encoder, task)
     found = _with_norm_stats(encoder, clips, Feed(samples, 2, 2))
     plain = {**encoder.variables, "front_end": {**encoder.variables["front_end"], "norm_stats": jnp.array([0.0, 1.0])}}
-    pcm = crops(clips, 0, 0, 64, samples).pcm.astype(np.float32) / FULL_SCALE
-    values = np.asarray(encoder.front_end(plain, jnp.asarray(pcm)), np.float64)
+    pcm = np.concatenate([crops(clips, 0, step, batch, samples).pcm for step in range(-(-CLIPS // batch))])
+    values = np.asarray(encoder.front_end(plain, jnp.asarray(pcm.astype(np.float32) / FULL_SCALE)), np.float64)
     np.testing.assert_allclose(found.variables["front_end"]["norm_stats"], [values.mean(), values.std()], rtol=1e-5)
 
 
@@ -206,6 +208,16 @@ def test_float16_storage_halves_the_size_and_computes_in_float32(tmp_path):
     )
     with pytest.raises(InputError, match="--storage must be one of float32, float16, got 'int8'"):
         save_encoder(encoder, tmp_path / "int8", "int8")
+
+
+def test_float16_that_cannot_hold_the_parameters_is_refused(tmp_path):
+    encoder = untrained_m2d(CONFIG)
+    params = jax.tree.map(lambda leaf: leaf * 1e6, encoder.variables["params"])
+    large = dataclasses.replace(encoder, variables={**encoder.variables, "params": params})
+    with pytest.raises(InputError, match="--storage float16 cannot hold parameters as large as this encoder's"):
+        save_encoder(large, tmp_path / "large", "float16")
+    assert not (tmp_path / "large").exists()
+    save_encoder(large, tmp_path / "large")
 
 
 # What is refused
@@ -325,6 +337,7 @@ def test_from_scratch_a_training_is_resumed_with_the_same_norm_stats(setting, mo
     options, real = TrainOptions(objective="msm_mae", **scratch), fit_module._finite
 
     def interrupted(*given):
+        fit_module._finite = real  # monkeypatch puts it back too
         os.kill(os.getpid(), signal.SIGINT)
         return real(*given)
 
