@@ -6,27 +6,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdissect.errors import InputError
-from jaxdissect.files import require_space
-
 
 def write_arrays(folder: Path, tree: Any) -> None:
     """Write a tree of arrays to a folder that is not there yet.
 
     Raises:
-      InputError: it cannot be written.
+      OSError: it cannot be written.
     """
     import orbax.checkpoint as ocp
 
-    arrays = jax.tree.map(jnp.asarray, tree)
-    require_space(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)), "the arrays of this folder")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder.absolute(), arrays)
-    except (OSError, ValueError) as error:  # tensorstore raises a ValueError where the disk is full
-        raise InputError(
-            f"{folder} cannot be written ({reason(error)}): make room or choose another folder."
-        ) from error
+            checkpointer.save(folder.absolute(), jax.tree.map(jnp.asarray, tree))
+    except ValueError as error:  # tensorstore's, where the disk is full
+        raise OSError(reason(error)) from error
     note = folder / "commit_success.txt"  # in which orbax notes the folder, no business of those it is passed on to
     if note.exists():
         note.write_text("Checkpoint commit was successful\n")

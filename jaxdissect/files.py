@@ -39,8 +39,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, known_as: Path | None = None) -> Iterator[Path]:
     """A temporary folder that becomes `path` if the block succeeds, and vanishes otherwise.
+
+    Args:
+      path: of the folder.
+      known_as: the name that errors tell, if another.
 
     Raises:
       InputError: `path` exists and is not an empty folder, or cannot be written.
@@ -51,12 +55,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary = path_beside(path)
         temporary.mkdir()
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(known_as or path, error) from error
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(known_as or path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -75,7 +79,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     for left in (*path.parent.glob(f".{path.name}-*"), *path.parent.glob(f"..{path.name}-*")):
         shutil.rmtree(left, ignore_errors=True)
     beside, before = path_beside(path), path_beside(path)
-    with new_folder(beside) as temporary:
+    with new_folder(beside, known_as=path) as temporary:
         yield temporary
     try:
         if path.exists():

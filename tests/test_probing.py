@@ -381,7 +381,9 @@ def test_a_save_that_fails_leaves_no_half_of_a_probe(options, monkeypatch):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device")  # as tensorstore has it
 
     monkeypatch.setattr(ocp.StandardCheckpointer, "save", full)
-    with pytest.raises(InputError, match=r"head cannot be written \(RESOURCE_EXHAUSTED: .* Nor could what was probed"):
+    with pytest.raises(
+        InputError, match=r"run/probe cannot be written \(RESOURCE_EXHAUSTED: .* Nor could what was probed"
+    ):
         run_probe(options())
     left = names(options.run)
     stages = strict_json(options.run / "run.json")["stages"]
