@@ -77,7 +77,7 @@ def probe_summary(result: ProbeResult) -> str:
                 done.labels.name,
                 len(done.labels.classes),
                 str(done.scores["metric"].iloc[0]).replace("_", " "),
-                *(f"{100 * mean[name]:.1f}%" for name in ("train", "valid")),
+                *("-" if math.isnan(mean[name]) else f"{100 * mean[name]:.1f}%" for name in ("train", "valid")),
                 f"{100 * mean['test']:.1f}% +- {100 * deviation['test']:.1f}",
                 f"{clips.mean():.0f}",
                 len(clips),

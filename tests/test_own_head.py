@@ -1,6 +1,7 @@
 """`--head encoder`: the head that an encoder brought along."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -19,7 +20,8 @@ from tones import (
 from jaxdissect import InputError, ViTConfig, save_encoder, untrained_m2d
 from jaxdissect.audio.decode import read_clip
 from jaxdissect.probe import EPSILON
-from jaxdissect.probing import run_probe
+from jaxdissect.probing import ProbeResult, run_probe
+from jaxdissect.summary import probe_summary
 
 
 def test_the_own_head_of_an_encoder_is_scored(options, tones):
@@ -75,6 +77,8 @@ def test_an_own_head_needs_no_clips_to_train_on(options, tones):
     table = tones.write("judge.csv", split=lambda clip: "test")
     (evaluation,) = run_probe(options(task=str(table), encoder="tones:three_classes", head="encoder")).evaluations
     assert evaluation.scores.set_index("split")["clips"].to_dict() == {"train": 0, "valid": 0, "test": CLIPS}
+    told = probe_summary(ProbeResult((evaluation,), {}, CLIPS, 0.01))
+    assert re.search(r"label +3 +accuracy +- +- +\d", told)
 
 
 def test_an_own_head_is_not_judged_on_what_it_was_trained_on(options, tones):
