@@ -112,7 +112,7 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
     _check_numbers(options)
     run = Run(options.run)
     inputs = stage_inputs(options, run, "probe")
-    if options.folds == "all" and not run.stages() and options.test_fold is None:
+    if options.folds == "all" and options.test_fold is None and "activations" not in run.stages():
         inputs["test_fold"] = None  # every fold is held out in turn
     encoder, task = load_inputs(inputs)
     prints = {

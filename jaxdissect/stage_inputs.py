@@ -41,7 +41,7 @@ def stage_inputs(options: Any, run: Run, stage: str) -> dict[str, Any]:
     recorded = stages.get("activations", stages.get(stage, {})).get("inputs", {})
     if not isinstance(recorded, dict):
         raise InputError(f"{run.file('run.json')} cannot be read: a stage's inputs are no object.")
-    recorded = {name: value for name, value in recorded.items() if name in DEFAULTS}
+    recorded = {name: value for name, value in recorded.items() if name in DEFAULTS and value is not None}
     for name, value in recorded.items():
         if not isinstance(value, TYPES[name]):
             raise InputError(f"{run.file('run.json')} cannot be read: a stage's {name} is {value!r}.")
