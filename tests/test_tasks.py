@@ -235,3 +235,14 @@ def test_fingerprints_follow_the_table_and_not_its_place(data_folder, tmp_path):
     assert one.fingerprint() != load_task(str(path), unit_seconds=2).fingerprint()
     data_folder.table("a.csv", TABLE.replace("b.wav,cat", "b.wav,dog"))
     assert one.fingerprint() != load_task(str(path), unit_seconds=1).fingerprint()
+
+
+def test_notes_of_another_synthesiser_are_not_taken_for_ours(tmp_path, monkeypatch):
+    """The cache is named by the synthesiser's code, so that a change of it is heard at once."""
+    monkeypatch.setattr("jaxdissect.tasks.known.user_cache_path", lambda name: tmp_path)
+    monkeypatch.setattr("jaxdissect.tasks.synthesis.write_notes", lambda name, folder, progress: folder.mkdir())
+    for digest in ("a" * 64, "b" * 64):
+        monkeypatch.setattr("jaxdissect.tasks.known.sha256_file", lambda path, digest=digest: digest)
+        with pytest.raises(InputError, match=rf"notes-{digest[:8]}/notes\.csv is missing"):
+            load_task("notes")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes-aaaaaaaa", "notes-bbbbbbbb"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from jaxdissect.errors import InputError
+from jaxdissect.files import sha256_file
 from jaxdissect.tasks.table import (
     LabelSet,
     Task,
@@ -193,9 +194,12 @@ def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path) -> 
 def _synthetic(
     name: str, data: str | Path | None, label: tuple[str, ...] | None, unit_seconds: float | None, progress: Callable
 ) -> Task:
+    from jaxdissect.tasks import synthesis
     from jaxdissect.tasks.synthesis import SECONDS, write_notes
 
-    folder = Path(data) if data is not None else user_cache_path("jaxdissect") / f"{name}-1"
+    # Named by the synthesiser's code: what another state of it has made is not taken for the notes of this one.
+    kept = user_cache_path("jaxdissect") / f"{name}-{sha256_file(Path(synthesis.__file__))[:8]}"
+    folder = kept if data is None else Path(data)
     table = folder / f"{name}.csv"
     if not table.is_file():
         try:
