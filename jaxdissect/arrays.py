@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdissect.errors import InputError
+
 
 def write_arrays(folder: Path, tree: Any) -> None:
     """Write a tree of arrays to a folder that is not there yet.
@@ -23,6 +25,41 @@ def write_arrays(folder: Path, tree: Any) -> None:
     note = folder / "commit_success.txt"  # in which orbax notes the folder, no business of those it is passed on to
     if note.exists():
         note.write_text("Checkpoint commit was successful\n")
+
+
+def read_arrays(folder: Path, target: Any, described_in: str, remedy: str) -> Any:
+    """Read a tree of arrays that `write_arrays` wrote, onto one device.
+
+    Args:
+      folder: that holds them.
+      target: their shapes and types.
+      described_in: the file that says so.
+      remedy: what to do if it does not hold.
+
+    Raises:
+      InputError: the folder is missing, damaged, or holds other arrays.
+    """
+    import orbax.checkpoint as ocp
+
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), target)
+    folder = folder.absolute()
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(folder).item_metadata
+            found = {} if metadata is None else shapes(metadata.tree)
+            if metadata is None or found == shapes(target):  # orbax itself fails untidily where they differ
+                return checkpointer.restore(folder, target)
+    except Exception as error:  # orbax raises bare ones for damaged files
+        raise InputError(
+            f"{folder} does not hold the arrays that {described_in} describes, or is damaged ({reason(error)}): {remedy}."
+        ) from error
+    wanted = shapes(target)
+    name = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
+    raise InputError(
+        f"{folder} does not hold the arrays that {described_in} describes: {name} should be {wanted.get(name, 'absent')}, "
+        f"found {found.get(name, 'nothing')}: {remedy}."
+    )
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,8 @@ import tyro
 from platformdirs import user_cache_path
 
 import jaxdissect
+from jaxdissect.ablation.stage import AblateOptions, AblateResult, run_ablate
+from jaxdissect.ablation.summary import ablation_summary
 from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.convert import convert_checkpoint
@@ -136,6 +138,20 @@ class ProbeCommand(ProbeOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AblateCommand(AblateOptions):
+    """Silence, attenuate or amplify neuron sets, and see what it does to each class, beside matched controls.
+
+    Example: jaxdissect ablate --run runs/cremad --neurons 'ANG & HAP' --controls 200
+    """
+
+    def __call__(self) -> int:
+        result = run_ablate(self)
+        print(ablation_summary(result))
+        print(f"Written to {self.run}: ablation.csv, ablation_controls.csv, ablation_suite.csv, ablation_sets.csv.")
+        return _bad_clips(result, "the others were judged and saved. See run.json.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainCommand(TrainOptions):
     """Train an encoder on a task's training split, self-supervised or supervised.
 
@@ -154,6 +170,7 @@ Command = (
     | Annotated[NeuronsCommand, tyro.conf.subcommand("neurons")]
     | Annotated[DissectCommand, tyro.conf.subcommand("dissect")]
     | Annotated[ProbeCommand, tyro.conf.subcommand("probe")]
+    | Annotated[AblateCommand, tyro.conf.subcommand("ablate")]
     | Annotated[TrainCommand, tyro.conf.subcommand("train")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
 )
@@ -205,7 +222,7 @@ def _prepare() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def _bad_clips(result: ActivationsResult | ProbeResult, saved: str) -> int:
+def _bad_clips(result: ActivationsResult | ProbeResult | AblateResult, saved: str) -> int:
     if not result.too_many_bad:
         return 0
     share = result.max_bad_clips

@@ -1,6 +1,6 @@
 """What dissection needs of an encoder: the `Encoder` protocol that any model can satisfy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -67,4 +67,38 @@ class Encoder(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """What defines the encoder beside its arrays, as JSON values: `{"front_end": ..., ...}`."""
+        ...
+
+
+@runtime_checkable
+class LayeredEncoder(Encoder, Protocol):
+    """An encoder whose layers can be run one by one, so that an ablation resumes behind the first layer it touches.
+
+    `leave(variables, states)`, where `states` went from `enter` through all layers, is `module.apply(variables, inputs)`.
+
+    Attributes:
+      layer: one layer, a Linen module that takes and gives an array (clip, ..., width).
+      layer_neurons: pattern of the path, inside the layer, of the module whose outputs are its neurons.
+    """
+
+    @property
+    def layer(self) -> nn.Module: ...
+
+    @property
+    def layer_neurons(self) -> str: ...
+
+    def enter(self, variables: Mapping[str, Any], inputs: Any) -> tuple[Float[Array, "clip *axes"], ...]:
+        """The module's input -> what the first layer takes, one array for each call of it; jit-safe."""
+        ...
+
+    def layer_variables(self, variables: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The variables of each layer, all of one structure."""
+        ...
+
+    def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Float[Array, "neuron width"]:
+        """The second linear layer's kernel: a layer's output is `activations @ outgoing_weights` and what else it is."""
+        ...
+
+    def leave(self, variables: Mapping[str, Any], states: tuple[Float[Array, "clip *axes"], ...]) -> Any:
+        """What the last layer puts out -> the module's output; jit-safe."""
         ...

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdissect.arrays import reason, shapes, write_arrays
+from jaxdissect.arrays import read_arrays, write_arrays
 from jaxdissect.audio.log_mel import LogMel
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.m2d import M2D
@@ -95,7 +95,10 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
         source = {**description["source"], "licence": description["licence"]}
         target = _target(config, front_end, description["head_classes"])
         storage = STORAGES[description.get("storage", "float32")]
-        variables = _cast_params(_restore(folder, _cast_params(target, storage)), jnp.float32)
+        stored = read_arrays(
+            folder / "params", _cast_params(target, storage), "encoder.json", "convert the checkpoint again"
+        )
+        variables = _cast_params(stored, jnp.float32)
         encoder = M2D(description["name"], config, front_end, variables, DTYPES[dtype], source)
         expected = description["fingerprint"], description["norm_stats"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -172,31 +175,6 @@ def _cast_params(variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
         return jax.ShapeDtypeStruct(leaf.shape, dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
 
     return {**variables, "params": jax.tree.map(cast, variables["params"])}
-
-
-def _restore(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
-
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), target)
-    path = (folder / "params").absolute()
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(path).item_metadata
-            found = {} if metadata is None else shapes(metadata.tree)
-            if metadata is None or found == shapes(target):  # orbax itself fails untidily where they differ
-                return checkpointer.restore(path, target)
-    except Exception as error:  # orbax raises bare ones for damaged files
-        raise InputError(
-            f"{path} does not hold the arrays that encoder.json describes, or is damaged ({reason(error)}): "
-            f"convert the checkpoint again."
-        ) from error
-    wanted = shapes(target)
-    name = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
-    raise InputError(
-        f"{path} does not hold the arrays that encoder.json describes: {name} should be {wanted.get(name, 'absent')}, "
-        f"found {found.get(name, 'nothing')}: convert the checkpoint again."
-    )
 
 
 def _from_factory(path: str, dtype: str) -> Encoder:

@@ -1,7 +1,7 @@
 """M2D as an `Encoder`: log-mel front end, normalisation, ViT, and its published way of embedding clips."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxdissect.audio.log_mel import LogMel, log_mel, m2d_front_end, mel_filters
 from jaxdissect.encoder.base import TokenLayout
-from jaxdissect.encoder.vit import ViT, ViTConfig, chunk_frames, clip_embedding, frame_embeddings
+from jaxdissect.encoder.vit import Block, ViT, ViTConfig, chunk_frames, clip_embedding, frame_embeddings
 from jaxdissect.errors import InputError
 
 NORM_STATS = (-7.1, 4.2)  # of checkpoints that do not bring their own
@@ -40,6 +40,7 @@ class M2D:
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     neurons = "blocks_*/mlp/act"
+    layer_neurons = "mlp/act"
 
     def __post_init__(self) -> None:
         if self.config.bands != self.log_mel.bands:
@@ -56,6 +57,31 @@ class M2D:
     def module(self) -> ViT:
         """The ViT, computing in `dtype`."""
         return ViT(self.config, self.dtype)
+
+    @property
+    def layer(self) -> Block:
+        """One block of the ViT, computing in `dtype`."""
+        return Block(self.config, self.dtype)
+
+    def layer_variables(self, variables: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The parameters of each block."""
+        return [{"params": variables["params"][f"blocks_{layer}"]} for layer in range(self.config.depth)]
+
+    def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Float[Array, "neuron width"]:
+        """Kernel of the second linear layer of a block's MLP."""
+        return layer_variables["params"]["mlp"]["fc2"]["kernel"]
+
+    def enter(
+        self, variables: Mapping[str, Any], inputs: Float[Array, "clip frame band"]
+    ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
+        """Normalised log-mel spectrogram -> what the first block takes."""
+        return self.module.apply({"params": variables["params"]}, inputs, method=ViT.enter)
+
+    def leave(
+        self, variables: Mapping[str, Any], states: tuple[Float[Array, "clip _chunk _token width"], ...]
+    ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
+        """What the last block puts out -> the ViT's output."""
+        return self.module.apply({"params": variables["params"]}, states, method=ViT.leave)
 
     def front_end(
         self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]

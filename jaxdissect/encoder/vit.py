@@ -150,6 +150,12 @@ class ViT(nn.Module):
     def __call__(
         self, spectrogram: Float[Array, "clip frame band"]
     ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
+        return self.leave(tuple(self.run_blocks(tokens) for tokens in self.enter(spectrogram)))
+
+    def enter(
+        self, spectrogram: Float[Array, "clip frame band"]
+    ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
+        """What the first block takes, one array for each call of the blocks."""
         config = self.config
         if spectrogram.shape[-1] != config.bands:
             raise InputError(f"The encoder takes {config.bands} mel bands, got {spectrogram.shape[-1]}.")
@@ -159,30 +165,45 @@ class ViT(nn.Module):
         tokens = []
         if full:
             chunks = spectrogram[:, :cut].reshape(len(spectrogram), full, config.frames, config.bands)
-            tokens.append(self.encode(chunks))
+            tokens.append(self.enter_chunk(chunks))
         if last:
-            tokens.append(self.encode(spectrogram[:, None, cut : cut + last]))
+            tokens.append(self.enter_chunk(spectrogram[:, None, cut : cut + last]))
         return tuple(tokens)
 
-    def encode(self, chunk: Float[Array, "clip chunk frame band"]) -> Float[Array, "clip _chunk _token width"]:
+    def leave(
+        self, tokens: tuple[Float[Array, "clip _chunk _token width"], ...]
+    ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
+        """What the last block puts out -> the encoder's output."""
+        return tuple(self.norm(part) for part in tokens)
+
+    def enter_chunk(self, chunk: Float[Array, "clip chunk frame band"]) -> Float[Array, "clip _chunk _token width"]:
         """One chunk of at most `config.frames` frames -> class token and patches, lowest band first."""
         patches = split_patches(chunk, self.config)
         bands, frames = self.config.grid
         shown = patches.shape[-2] // bands  # a short input takes the first time columns of the grid
         grid = jnp.asarray(self.pos_embed)[1:].reshape(bands, frames, -1)[:, :shown].reshape(1, 1, bands * shown, -1)
-        return self.encode_patches(patches, grid)
+        return self.enter_patches(patches, grid)
+
+    def enter_patches(
+        self, patches: Float[Array, "*clip patch pixel"], position: Float[Array, "*#clip patch width"]
+    ) -> Float[Array, "*clip _token width"]:
+        """Patches with their positional embeddings, behind the class token."""
+        patches = self.patch_embed(patches.astype(self.dtype))
+        first = (self.cls_token + self.pos_embed[0]).astype(patches.dtype)
+        first = jnp.broadcast_to(first, (*patches.shape[:-2], 1, patches.shape[-1]))
+        return jnp.concatenate([first, patches + position.astype(patches.dtype)], axis=-2)
+
+    def run_blocks(self, tokens: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
+        """All blocks, one after the other."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
 
     def encode_patches(
         self, patches: Float[Array, "*clip patch pixel"], position: Float[Array, "*#clip patch width"]
     ) -> Float[Array, "*clip _token width"]:
         """Any patches with their positional embeddings -> class token and patches, in the order given."""
-        patches = self.patch_embed(patches.astype(self.dtype))
-        first = (self.cls_token + self.pos_embed[0]).astype(patches.dtype)
-        first = jnp.broadcast_to(first, (*patches.shape[:-2], 1, patches.shape[-1]))
-        x = jnp.concatenate([first, patches + position.astype(patches.dtype)], axis=-2)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.run_blocks(self.enter_patches(patches, position)))
 
 
 def split_patches(

@@ -174,7 +174,8 @@ def _known(
         }
     splits, folds = clip_splits(columns, path, test_fold)
     labels = [_known_labels(known, columns, column, path) for column in label]
-    return make_task(name, data, seconds, columns["file_name"], splits, folds, labels, known.keep)
+    recordings = columns.get("src_file")
+    return make_task(name, data, seconds, columns["file_name"], splits, folds, labels, known.keep, recordings)
 
 
 def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path) -> LabelSet:

@@ -56,6 +56,8 @@ class Task:
       file_names, splits, folds: one entry per clip; a fold is None where the table has splits instead.
       label_sets: the label sets to count.
       keep: fraction of all neurons that selection keeps.
+      recordings: the recording that each clip was cut from, where the table tells (column `src_file`); clips of one are
+        not independent.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Task:
     folds: tuple[int | None, ...]
     label_sets: tuple[LabelSet, ...]
     keep: float = 0.01
+    recordings: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -74,6 +77,11 @@ class Task:
     def classes(self) -> tuple[tuple[str, str], ...]:
         """All (label set, class) pairs, in the order of the `class` axis."""
         return tuple((labels.name, name) for labels in self.label_sets for name in labels.classes)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What to permute, resample and split by: the recording of each clip, or else the clip itself."""
+        return self.file_names if self.recordings is None else self.recordings
 
     @property
     def labels_per_clip(self) -> int:
@@ -110,6 +118,7 @@ class Task:
             file_names=tuple(self.file_names[row] for row in rows),
             splits=tuple(self.splits[row] for row in rows),
             folds=tuple(self.folds[row] for row in rows),
+            recordings=None if self.recordings is None else tuple(self.recordings[row] for row in rows),
             label_sets=tuple(
                 dataclasses.replace(labels, members=tuple(labels.members[row] for row in rows))
                 for labels in self.label_sets
@@ -119,7 +128,7 @@ class Task:
     def fingerprint(self) -> str:
         """SHA-256 of the table: unit length, file names, splits, folds and label sets; not of where the data lies."""
         content: dict[str, Any] = dataclasses.asdict(self)
-        del content["data"], content["keep"]
+        del content["data"], content["keep"], content["recordings"]
         for labels in content["label_sets"]:
             del labels["multi_label"]  # how a label set is judged, not what it is
         return json_fingerprint(content)
@@ -196,7 +205,9 @@ def evar_task(
     columns = read_table(path, ["file_name"])
     labels = [column_labels(columns, column, path, multi_label and column == "label") for column in label]
     splits, folds = clip_splits(columns, path, test_fold)
-    return make_task(name, data, unit_seconds, columns["file_name"], splits, folds, labels)
+    return make_task(
+        name, data, unit_seconds, columns["file_name"], splits, folds, labels, recordings=columns.get("src_file")
+    )
 
 
 def make_task(
@@ -208,8 +219,9 @@ def make_task(
     folds: Sequence[int | None],
     label_sets: Sequence[LabelSet],
     keep: float = 0.01,
+    recordings: Sequence[str] | None = None,
 ) -> Task:
-    """A checked `Task`.
+    """A checked `Task`; a clip without a recording is one by itself.
 
     Raises:
       InputError: no data folder, a file name that leaves it or stands twice, a unit length that is not positive,
@@ -241,9 +253,12 @@ def make_task(
             )
         if not labels.classes:
             raise InputError(f"Task {name!r}: the label set {labels.name!r} holds no label: choose another --label.")
+    if recordings is not None:
+        recordings = tuple(own or file_name for own, file_name in zip(recordings, file_names, strict=True))
     return Task(
-        name, data, float(unit_seconds), tuple(file_names), tuple(splits), tuple(folds), tuple(label_sets), keep
-    )
+        name, data, float(unit_seconds), tuple(file_names), tuple(splits), tuple(folds), tuple(label_sets), keep,
+        recordings,
+    )  # fmt: skip
 
 
 def column_labels(columns: Mapping[str, list[str]], column: str, path: Path, multi_label: bool = False) -> LabelSet:

@@ -1,0 +1,89 @@
+"""How much every neuron does on some clips, whatever for: what matched controls are matched by."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxdissect.ablation.controls import Activity
+from jaxdissect.encoder.base import Encoder, LayeredEncoder
+from jaxdissect.errors import InputError
+from jaxdissect.interventions import edit_neurons
+from jaxdissect.sharding import local_mesh, replicate, shard_clips
+from jaxdissect.tasks.loader import batches
+from jaxdissect.tasks.table import Task
+
+
+def measure_activity(
+    encoder: Encoder,
+    task: Task,
+    batch_size: int = 16,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Callable[[int], object] = lambda clips: None,
+) -> Activity:
+    """Activation rate, and mean |a| x norm of the outgoing weights, of every neuron over all tokens of a task's clips.
+
+    Args:
+      encoder: one that tells its outgoing weights, a `LayeredEncoder`.
+      task: the clips; those that cannot be read, or whose activations are not finite, are left out.
+      batch_size: clips per device and step.
+      devices: to split the clips over; default: all of this process.
+      progress: called with the number of clips finished.
+
+    Raises:
+      InputError: the encoder does not tell its outgoing weights.
+    """
+    if not isinstance(encoder, LayeredEncoder):
+        raise InputError(
+            f"--match activity needs the outgoing weights of neurons, which {encoder.name} does not tell (it is no "
+            f"LayeredEncoder): use --match layer."
+        )
+    mesh = local_mesh(devices)
+    clips_per_step = min(batch_size, -(-len(task) // mesh.size)) * mesh.size
+    norms = np.stack(
+        [
+            np.linalg.norm(np.asarray(encoder.outgoing_weights(layer), np.float64), axis=1)
+            for layer in encoder.layer_variables(encoder.variables)
+        ]
+    )
+    variables, step = replicate(encoder.variables, mesh), jax.jit(_step(encoder))
+    active, size, tokens, done = np.zeros(norms.shape), np.zeros(norms.shape), 0, 0
+    for batch in batches(task, encoder.sample_rate, clips_per_step):
+        per_clip, per_clip_size, tokens_per_clip = jax.device_get(step(variables, shard_clips(batch.pcm, mesh)))
+        good = batch.members[:, -1] & np.isfinite(per_clip_size).all(axis=(1, 2))
+        active += per_clip[good].sum(axis=0, dtype=np.float64)
+        size += per_clip_size[good].sum(axis=0, dtype=np.float64)
+        tokens += int(good.sum()) * int(tokens_per_clip)
+        done += len(batch.statuses)
+        progress(done)
+    return Activity(active / max(tokens, 1), size / max(tokens, 1) * norms)
+
+
+def _step(encoder: Encoder) -> Callable[..., Any]:
+    """Per clip and neuron: tokens at which it is active, and the sum of |a|; and the tokens of a clip."""
+
+    def step(variables: Any, pcm: Array) -> Any:
+        active: dict[int, list[Array]] = {}
+        size: dict[int, list[Array]] = {}
+        tokens: dict[int, list[int]] = {}
+
+        def observe(layer: int, activation: Array) -> Array:
+            flat = activation.reshape(len(activation), -1, activation.shape[-1])
+            active.setdefault(layer, []).append((flat > 0).astype(jnp.float32).sum(axis=1))
+            size.setdefault(layer, []).append(jnp.abs(flat.astype(jnp.float32)).sum(axis=1))
+            tokens.setdefault(layer, []).append(flat.shape[1])
+            return activation
+
+        inputs = encoder.front_end(variables, pcm)
+        edit_neurons(encoder.module, variables, inputs, neurons=encoder.neurons, edit=observe)
+        layers = sorted(active)
+
+        def stacked(parts: dict[int, list[Array]]) -> Array:
+            return jnp.stack([jnp.stack(parts[layer]).sum(axis=0) for layer in layers], axis=1)
+
+        return stacked(active), stacked(size), sum(tokens[layers[0]])
+
+    return step

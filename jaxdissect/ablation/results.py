@@ -1,0 +1,297 @@
+"""What interventions do to a task's classes, beside their controls: tables with changes, intervals and p-values."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from jaxdissect.ablation.engine import Judged, judge_edits
+from jaxdissect.ablation.outcomes import ClassOutcome, Judge, per_class
+from jaxdissect.ablation.suites import AblationOptions, Intervention, class_name
+from jaxdissect.encoder.base import Encoder
+from jaxdissect.errors import InputError
+from jaxdissect.neuron_sets import ClassName
+from jaxdissect.significance import benjamini_hochberg, bootstrap_means, empirical_p
+from jaxdissect.tasks.table import LabelSet, Task
+
+AT_ONCE_BYTES = 2**31  # of verdicts on the host
+COLUMNS = (
+    "label_set", "intervention", "mode", "gain", "neurons", "class", "clips", "accuracy_before", "accuracy_after",
+    "change", "change_clips", "margin_before", "margin_after", "margin_change", "ci_low", "ci_high", "controls",
+    "control_mean", "control_sd", "p_value", "q_value",
+)  # fmt: skip
+CONTROL_COLUMNS = ("intervention", "control", "class", "change", "margin_change")
+SUITE_COLUMNS = (
+    "label_set", "mode", "gain", "interventions", "contrast", "margin_change", "controls", "control_mean", "control_sd",
+    "p_value",
+)  # fmt: skip
+CONTRASTS = ("own classes", "other classes", "own - other")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ablation:
+    """What a suite of interventions did.
+
+    Attributes:
+      table: a row per label set, intervention and class, as `ablation.csv`; accuracies are shares from 0 to 1 (average
+        precision of a multi-label set), margins logits; the interval, the controls' mean and deviation and the p-value
+        are of `margin_change`.
+      controls: a row per intervention, control and class, as `ablation_controls.csv`.
+      suite: the aggregate test of each label set and gain: mean margin change of the interventions on the classes that
+        they are meant for, on the others, and the difference, each against the controls'.
+      sets: a row per intervention and neuron.
+      reasons: why a clip took no part, by its number.
+    """
+
+    table: pd.DataFrame
+    controls: pd.DataFrame
+    suite: pd.DataFrame
+    sets: pd.DataFrame
+    reasons: Mapping[int, str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Outcome:
+    """One label set's classes under every edit, and the intervals of the interventions' margin changes."""
+
+    clips: Int[np.ndarray, " class"]
+    before: ClassOutcome
+    after: ClassOutcome
+    low: Float[np.ndarray, "intervention class"]
+    high: Float[np.ndarray, "intervention class"]
+
+
+def ablate(
+    encoder: Encoder,
+    task: Task,
+    judges: Mapping[str, Judge],
+    chosen: Sequence[Intervention],
+    options: AblationOptions | None = None,
+    means: Float[np.ndarray, "layer neuron"] | None = None,
+    shape: tuple[int, int] | None = None,
+    **running: Any,
+) -> Ablation:
+    """Run interventions and their controls on a task's clips, and judge each class by linear probes.
+
+    Every clip of `task` counts: give it the test split (`task.only("test")`) of neurons that were chosen on the training
+    split.
+
+    Args:
+      encoder: any `Encoder`.
+      task: the clips.
+      judges: probes of every label set of the task.
+      chosen: what is done, from `interventions`.
+      options: seed and resamples of the bootstrap.
+      means: of every neuron over the training tokens, for mode "mean".
+      shape: layers, and neurons per layer, of the encoder; default: found without running it.
+      running: `batch_size`, `at_once`, `devices`, `progress` of `judge_edits`.
+
+    Raises:
+      InputError: a class has no clip here, a number breaks a rule, or no clip can be used.
+    """
+    options = options or AblationOptions()
+    if shape is None:
+        from jaxdissect.collect import neuron_shape
+
+        shape = neuron_shape(encoder, task)
+    for labels in task.label_sets:
+        require_clips(task, labels)
+    edits = [edit for one in chosen for edit in one.edits(means)]
+    first = np.cumsum([0, *(1 + len(one.controls) for one in chosen)])
+    outcomes, reasons = _outcomes(encoder, task, judges, edits, first[:-1], shape, options, running)
+    tables = [_table(labels, chosen, outcomes[labels.name], first, task) for labels in task.label_sets]
+    return Ablation(
+        table=pd.concat([table for table, _, _ in tables], ignore_index=True),
+        controls=pd.concat([controls for _, controls, _ in tables], ignore_index=True),
+        suite=pd.concat([suite for _, _, suite in tables], ignore_index=True),
+        sets=_set_rows(chosen),
+        reasons=reasons,
+    )
+
+
+def require_clips(task: Task, labels: LabelSet) -> None:
+    """Refuse a label set of which a class has no clip in a task.
+
+    Raises:
+      InputError: names the class.
+    """
+    missing = np.flatnonzero(~labels.table().any(axis=0))
+    if len(missing):
+        raise InputError(
+            f"Task {task.name!r}: {len(missing)} of the {len(labels.classes)} classes of the label set {labels.name!r} have "
+            f"no clip in the test split, {labels.classes[missing[0]]!r} first: nothing can be said of them. Move clips "
+            f"there in the table, or drop the class."
+        )
+
+
+def _outcomes(
+    encoder: Encoder, task: Task, judges: Mapping[str, Judge], edits: Sequence[Any], targets: np.ndarray,
+    shape: tuple[int, int], options: AblationOptions, running: Mapping[str, Any],
+) -> tuple[dict[str, _Outcome], Mapping[int, str]]:  # fmt: skip
+    """Judge the edits part by part, so that the verdicts on each clip fit into memory, and keep what is said of classes."""
+    together = max(1, AT_ONCE_BYTES // (len(task) * sum(map(_bytes_per_clip, judges.values()))))
+    progress: Callable[[int], object] = running.get("progress", lambda passes: None)
+    parts: dict[str, list[_Outcome]] = {name: [] for name in judges}
+    for start in range(0, len(edits), together):
+        some = edits[start : start + together]
+        done = start * len(task)
+        judged = judge_edits(
+            encoder, task, judges, some, shape,
+            **{**running, "progress": lambda passes, done=done: progress(done + passes)},
+        )  # fmt: skip
+        if not judged.usable.any():
+            raise InputError(
+                f"Task {task.name!r}: none of the {len(task)} test clips can be used, the first since "
+                f"{judged.reasons[0]}: is --data their folder?"
+            )
+        here = targets[(targets >= start) & (targets < start + len(some))] - start
+        for name, judge in judges.items():
+            parts[name].append(_outcome(task, judge, judged, name, here, options))
+    return {name: _joined(found) for name, found in parts.items()}, judged.reasons
+
+
+def _bytes_per_clip(judge: Judge) -> int:
+    probes, _, classes = judge.head.kernel.shape
+    return 4 * classes * (1 + probes) if judge.multi_label else 8
+
+
+def _outcome(
+    task: Task, judge: Judge, judged: Judged, name: str, targets: np.ndarray, options: AblationOptions
+) -> _Outcome:
+    members = judge.members & judged.usable[:, None]
+    before, after = judged.before[name], judged.after[name]
+    change = np.asarray(after.margin)[targets] - before.margin
+    sources = np.unique(task.sources, return_inverse=True)[1]
+    low, high = np.full((2, len(targets), members.shape[1]), np.nan)
+    for index in range(members.shape[1] if len(targets) else 0):
+        clips = np.flatnonzero(members[:, index])
+        of_class = change[:, clips, index] if judge.multi_label else change[:, clips]
+        low[:, index], high[:, index] = bootstrap_means(
+            of_class.T.astype(np.float64), sources[clips], options.resamples, options.seed
+        )
+    return _Outcome(
+        members.sum(axis=0),
+        per_class(before, judge.members, judged.usable),
+        per_class(after, judge.members, judged.usable),
+        low,
+        high,
+    )
+
+
+def _joined(parts: Sequence[_Outcome]) -> _Outcome:
+    def together(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part.after, name) for part in parts])
+
+    return _Outcome(
+        parts[0].clips,
+        parts[0].before,
+        ClassOutcome(together("accuracy"), together("margin")),
+        np.concatenate([part.low for part in parts]),
+        np.concatenate([part.high for part in parts]),
+    )
+
+
+def _table(
+    labels: LabelSet, chosen: Sequence[Intervention], outcome: _Outcome, first: np.ndarray, task: Task
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Rows of `ablation.csv`, of `ablation_controls.csv`, and the aggregate test of one label set."""
+    before, after = outcome.before, outcome.after
+    change, margin_change = after.accuracy - before.accuracy, after.margin - before.margin
+    single = not labels.multi_label
+    rows, control_rows = [], []
+    for number, one in enumerate(chosen):
+        target, own = first[number], slice(first[number] + 1, first[number + 1])
+        drawn = margin_change[own]
+        table = {
+            "label_set": labels.name,
+            "intervention": one.name,
+            "mode": one.mode,
+            "gain": one.gain,
+            "neurons": len(one.neurons.neurons),
+            "class": labels.classes,
+            "clips": outcome.clips,
+            "accuracy_before": before.accuracy[0],
+            "accuracy_after": after.accuracy[target],
+            "change": change[target],
+            "change_clips": change[target] * outcome.clips if single else np.nan,
+            "margin_before": before.margin[0],
+            "margin_after": after.margin[target],
+            "margin_change": margin_change[target],
+            "ci_low": outcome.low[number],
+            "ci_high": outcome.high[number],
+            "controls": len(drawn),
+            "control_mean": drawn.mean(axis=0) if len(drawn) else np.nan,
+            "control_sd": drawn.std(axis=0, ddof=1) if len(drawn) > 1 else np.nan,
+            "p_value": empirical_p(margin_change[target], drawn),
+        }
+        rows.append(pd.DataFrame(table))
+        names = [class_name(labels.name, name, task.classes) for name in labels.classes]
+        control_rows.append(
+            pd.DataFrame(
+                {
+                    "intervention": one.name,
+                    "control": np.repeat(np.arange(len(drawn)), len(names)),
+                    "class": names * len(drawn),
+                    "change": change[own].ravel(),
+                    "margin_change": drawn.ravel(),
+                },
+                columns=list(CONTROL_COLUMNS),
+            )
+        )
+    table = pd.concat(rows, ignore_index=True)
+    table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
+    suite = _suite_rows(labels, chosen, margin_change, first)
+    return table[list(COLUMNS)], pd.concat(control_rows, ignore_index=True), suite
+
+
+def _suite_rows(
+    labels: LabelSet, chosen: Sequence[Intervention], margin_change: Float[np.ndarray, "edit class"], first: np.ndarray
+) -> pd.DataFrame:
+    """The aggregate test: all interventions of a gain together, against as many times their k-th controls."""
+    rows = []
+    for mode, gain in dict.fromkeys((one.mode, one.gain) for one in chosen):
+        kept = [number for number, one in enumerate(chosen) if (one.mode, one.gain) == (mode, gain)]
+        kept = [number for number in kept if _own_classes(labels, chosen[number].neurons.classes).any()]
+        if not kept:
+            continue
+        controls = min(len(chosen[number].controls) for number in kept)
+        per_draw = []  # (draw, contrast) of each intervention; draw 0 is the intervention
+        for number in kept:
+            own = _own_classes(labels, chosen[number].neurons.classes)
+            changes = margin_change[first[number] : first[number] + 1 + controls]
+            on_own = changes[:, own].mean(axis=1)
+            on_others = changes[:, ~own].mean(axis=1) if not own.all() else np.full(len(changes), np.nan)
+            per_draw.append(np.stack([on_own, on_others, on_own - on_others], axis=1))
+        found = np.mean(per_draw, axis=0)
+        p_values = empirical_p(found[0], found[1:])
+        for index, contrast in enumerate(CONTRASTS):
+            drawn = found[1:, index]
+            mean = drawn.mean() if controls else np.nan
+            deviation = drawn.std(ddof=1) if controls > 1 else np.nan
+            rows.append(
+                [
+                    labels.name,
+                    mode,
+                    gain,
+                    len(kept),
+                    contrast,
+                    found[0, index],
+                    controls,
+                    mean,
+                    deviation,
+                    p_values[index],
+                ]
+            )
+    return pd.DataFrame(rows, columns=list(SUITE_COLUMNS))
+
+
+def _own_classes(labels: LabelSet, classes: Sequence[ClassName]) -> np.ndarray:
+    return np.array([(labels.name, name) in classes for name in labels.classes])
+
+
+def _set_rows(chosen: Sequence[Intervention]) -> pd.DataFrame:
+    rows = [(one.name, one.mode, one.gain, *pair) for one in chosen for pair in one.neurons.neurons]
+    return pd.DataFrame(rows, columns=["intervention", "mode", "gain", "layer", "neuron"])

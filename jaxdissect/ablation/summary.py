@@ -1,0 +1,152 @@
+"""What interventions did, in words and tables for a terminal."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from jaxdissect.ablation.results import CONTRASTS
+from jaxdissect.ablation.stage import AblateResult
+from jaxdissect.ablation.suites import Intervention
+from jaxdissect.neuron_sets import ClassName
+from jaxdissect.summary import LISTED, table
+
+IN_FULL = 4  # interventions up to which every class is shown
+SHOWN = 60  # rows of a table at most
+
+
+def ablation_summary(result: AblateResult) -> str:
+    """Tables like the paper's with the controls beside; the aggregate test; how well the causal map ranks neurons."""
+    done, lines = result.ablation, []
+    for label_set in dict.fromkeys(done.table["label_set"]):
+        of_set = done.table[done.table["label_set"] == label_set]
+        if len(result.chosen) <= IN_FULL:
+            lines += [_one(one, of_set[of_set["intervention"] == one.name]) for one in result.chosen]
+        else:
+            lines.append(_suite(str(label_set), result.chosen, of_set))
+    if len(done.suite):
+        lines.append(_aggregate(done.suite))
+    if result.balance is not None and not math.isnan(result.balance[0]):
+        rate, impact = result.balance
+        lines.append(
+            f"Controls against their targets: {rate:.2f} times the activation rate, {impact:.2f} times the impact "
+            f"(mean |a| x norm of the outgoing weights)."
+        )
+    if result.map_check is not None:
+        lines.append(_map_check(result.map_check))
+    if result.left_out:
+        shown = ", ".join(result.left_out[:LISTED]) + (", ..." if len(result.left_out) > LISTED else "")
+        lines.append(f"Left out, without a neuron: {len(result.left_out)} sets ({shown}).")
+    if result.same_clips:
+        lines.append(
+            "Caution: the neurons were chosen on clips that they are judged on here; count with --split train for a claim."
+        )
+    lines += [f"Left out: {file}: {reason}" for file, reason in itertools.islice(result.unusable.items(), LISTED)]
+    if len(result.unusable) > LISTED:
+        lines.append(f"... and {len(result.unusable) - LISTED} more, see run.json.")
+    return "\n".join(lines)
+
+
+def _one(one: Intervention, rows: pd.DataFrame) -> str:
+    """Every class under one intervention."""
+    what = "mean ablation" if one.mode == "mean" else f"gain {one.gain:g}"
+    head = f"{one.name}: {len(one.neurons.neurons)} neurons, {what}; * marks its classes"
+    cells = [
+        [
+            f"{'*' if (row['label_set'], row['class']) in one.neurons.classes else ' '}{row['class']}",
+            row["clips"],
+            f"{100 * row['accuracy_before']:.1f}%",
+            f"{100 * row['accuracy_after']:.1f}%",
+            f"{100 * row['change']:+.1f}",
+            "-" if math.isnan(row["change_clips"]) else f"{row['change_clips']:+.1f}",
+            f"{row['margin_change']:+.3f}",
+            "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}",
+            f"{row['control_mean']:+.3f} +- {row['control_sd']:.3f}",
+            _p(row["p_value"]),
+            _p(row["q_value"]),
+        ]
+        for _, row in rows.iterrows()
+    ]
+    header = [
+        "class", "clips", "before", "after", "points", "clips", "margin change", "95% interval",
+        f"{rows['controls'].iloc[0]} controls", "p", "q",
+    ]  # fmt: skip
+    return f"{head}\n{_cut(header, cells)}"
+
+
+def _suite(label_set: str, chosen: Sequence[Intervention], rows: pd.DataFrame) -> str:
+    """One row per intervention: what it did to its own classes and to the others."""
+    cells = []
+    for one in chosen:
+        of_one = rows[rows["intervention"] == one.name]
+        own = of_one[[_is_own(one.neurons.classes, label_set, name) for name in of_one["class"]]]
+        others = of_one.drop(own.index)
+        if not len(own):
+            continue
+        cells.append(
+            [
+                one.name,
+                len(one.neurons.neurons),
+                f"{100 * own['accuracy_before'].mean():.1f}%",
+                f"{100 * own['accuracy_after'].mean():.1f}%",
+                f"{own['change_clips'].sum(skipna=False):+.1f}",
+                f"{own['margin_change'].mean():+.3f}",
+                f"{own['control_mean'].mean():+.3f} +- {own['control_sd'].mean():.3f}",
+                _p(own["p_value"].min()),
+                f"{others['margin_change'].mean():+.3f}",
+            ]
+        )
+    controls = rows["controls"].max()
+    header = [
+        f"{label_set}: intervention", "neurons", "before", "after", "clips", "margin change", f"{controls} controls", "p",
+        "other classes",
+    ]  # fmt: skip
+    if not cells:
+        return f"{label_set}: {len(chosen)} interventions, none of them meant for its classes; see ablation.csv."
+    return _cut(header, cells)
+
+
+def _aggregate(suite: pd.DataFrame) -> str:
+    cells = [
+        [
+            row["label_set"],
+            "mean" if row["mode"] == "mean" else f"{row['gain']:g}",
+            row["interventions"],
+            row["contrast"],
+            f"{row['margin_change']:+.4f}",
+            f"{row['control_mean']:+.4f} +- {row['control_sd']:.4f}",
+            _p(row["p_value"]),
+        ]
+        for _, row in suite.iterrows()
+    ]
+    head = f"All interventions together: mean margin change on {', '.join(CONTRASTS[:2])}, and the difference"
+    header = ["label set", "gain", "interventions", "on", "margin change", "controls", "p"]
+    return f"{head}\n{table(header, cells)}"
+
+
+def _map_check(check: pd.DataFrame) -> str:
+    lines = []
+    for label_set, rows in check.groupby("label_set", sort=False):
+        found = rows["rank_correlation"]
+        lines.append(
+            f"Causal map, {label_set}: rank correlation with {rows['neurons'].sum()} neurons silenced one by one, by layer: "
+            f"median {found.median():.3f}, from {found.min():.3f} (layer {rows['layer'][found.idxmin()]}) to "
+            f"{found.max():.3f}."
+            if found.notna().any()
+            else f"Causal map, {label_set}: nothing that was silenced changed a margin."
+        )
+    return "\n".join(lines)
+
+
+def _is_own(classes: Sequence[ClassName], label_set: str, name: object) -> bool:
+    return (label_set, name) in classes
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _cut(header: Sequence[str], cells: Sequence[Sequence[object]]) -> str:
+    shown = table(header, cells[:SHOWN])
+    return shown if len(cells) <= SHOWN else f"{shown}\n... and {len(cells) - SHOWN} more rows, see ablation.csv."

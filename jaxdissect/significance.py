@@ -1,0 +1,74 @@
+"""How sure: empirical p-values, false discovery rate, and intervals by resampling sources."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+def empirical_p(
+    observed: Float[np.ndarray, "*axes"], controls: Float[np.ndarray, "control *axes"]
+) -> Float[np.ndarray, "*axes"]:
+    """Two-sided p-value of an observation among its controls; never below 1 / (controls + 1).
+
+    `p = (1 + #{k: |c_k - m| >= |t - m|}) / (1 + K)`, with m the mean of the observation and its controls together. Since
+    m does not tell them apart, p is exact if the observation is exchangeable with its controls. NaN without controls,
+    or where a number is not finite.
+
+    Args:
+      observed: t.
+      controls: c, K of each.
+    """
+    values = np.concatenate([observed[None], controls]).astype(np.float64)
+    if not len(controls):
+        return np.full(observed.shape, np.nan)
+    finite = np.isfinite(values).all(axis=0)
+    values = np.where(finite, values, 0.0)
+    distance = np.abs(values - values.mean(axis=0))
+    slack = 1e-12 * np.abs(values).max(axis=0)  # a control with the observation's value counts, whatever rounding does
+    beyond = (distance[1:] >= distance[0] - slack).sum(axis=0)
+    return np.where(finite, (1 + beyond) / len(values), np.nan)
+
+
+def benjamini_hochberg(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """q-values: the false discovery rate at which each test is just rejected; NaN stays NaN and counts as no test.
+
+    Source: Benjamini and Hochberg, "Controlling the False Discovery Rate" (JRSS B 1995); valid under independence and
+    positive dependence.
+    """
+    q_values = np.full(len(p_values), np.nan)
+    tested = np.flatnonzero(~np.isnan(p_values))
+    order = tested[np.argsort(p_values[tested], kind="stable")]
+    adjusted = p_values[order] * len(order) / np.arange(1, len(order) + 1)
+    q_values[order] = np.minimum.accumulate(adjusted[::-1])[::-1].clip(max=1)
+    return q_values
+
+
+def bootstrap_means(
+    values: Float[np.ndarray, "clip column"],
+    sources: Int[np.ndarray, " clip"],
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
+) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
+    """Percentile interval of each column's mean over clips, resampling sources: clips of one source stay together.
+
+    Args:
+      values: e.g. changes of margin.
+      sources: of the clips; NaN comes back unless there are two.
+      resamples: draws of as many sources as there are, with replacement; all columns see the same draws.
+      seed: of the draws.
+      level: coverage that is aimed at. With few sources it is missed: percentile intervals are too narrow then.
+    """
+    numbers, source = np.unique(sources, return_inverse=True)
+    if len(numbers) < 2:
+        nothing = np.full(values.shape[1], np.nan)
+        return nothing, nothing
+    member = (source[None] == np.arange(len(numbers))[:, None]).astype(np.float64)
+    weights = np.random.default_rng(seed).multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), resamples)
+    means = weights @ (member @ values) / (weights @ member.sum(axis=1))[:, None]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def finite_rows(values: Float[np.ndarray, "row *axes"]) -> Bool[np.ndarray, " row"]:
+    """Which rows hold finite numbers only."""
+    return np.isfinite(values).reshape(len(values), -1).all(axis=1)
