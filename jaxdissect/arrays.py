@@ -52,13 +52,14 @@ def read_arrays(folder: Path, target: Any, described_in: str, remedy: str) -> An
                 return checkpointer.restore(folder, target)
     except Exception as error:  # orbax raises bare ones for damaged files
         raise InputError(
-            f"{folder} does not hold the arrays that {described_in} describes, or is damaged ({reason(error)}): {remedy}."
+            f"{folder} does not hold the arrays that {described_in} describes, or is damaged ({reason(error)}): "
+            f"{remedy}."
         ) from error
     wanted = shapes(target)
     name = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
     raise InputError(
-        f"{folder} does not hold the arrays that {described_in} describes: {name} should be {wanted.get(name, 'absent')}, "
-        f"found {found.get(name, 'nothing')}: {remedy}."
+        f"{folder} does not hold the arrays that {described_in} describes: {name} should be "
+        f"{wanted.get(name, 'absent')}, found {found.get(name, 'nothing')}: {remedy}."
     )
 
 

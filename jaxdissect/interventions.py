@@ -80,7 +80,7 @@ def run_with_gains(
 
     Args:
       module, variables, inputs, options: run as `module.apply(variables, *inputs, **options)`.
-      neurons: pattern of module paths, as of `read_neurons`; their outputs have the axes (clip, any token axes, neuron).
+      neurons: pattern of module paths, as of `read_neurons`; outputs have the axes (clip, any token axes, neuron).
       gains: for every layer, counted in the order of calls, and neuron; 1 leaves alone. With a clip axis in front, each
         clip has its own.
       offsets: likewise, added; 0 leaves alone. Default: none.

@@ -21,9 +21,9 @@ def read_neuron_set(source: str, part: str | None, classes: Sequence[ClassName] 
     """A neuron set from a file, or a published one.
 
     Args:
-      source: a table (`.csv`) with columns `layer` and `neuron`, such as `neurons.csv`; a configuration of EVAR (`.yaml`)
-        with `int_neurons`, pairs of layer and neuron, and `int_gain`; masks of LAPE (`.pth`), for each language the
-        neurons of every layer; or the name of a set that ships with the package.
+      source: a table (`.csv`) with columns `layer` and `neuron`, such as `neurons.csv`; a configuration of EVAR
+        (`.yaml`) with `int_neurons`, pairs of layer and neuron, and `int_gain`; masks of LAPE (`.pth`), for each language
+        the neurons of every layer; or the name of a set that ships with the package.
       part: of a table, the class whose rows are meant; of LAPE's masks, the number of the language.
       classes: of the task, to which names of classes are matched.
 
@@ -58,8 +58,8 @@ def _published(name: str, part: str | None, classes: Sequence[ClassName]) -> Neu
     sets = published_sets()
     if name not in sets or part is not None:
         raise InputError(
-            f"@{name}{f':{part}' if part else ''} is neither a file ({', '.join(SUFFIXES)}) nor a published neuron set; "
-            f"published are {', '.join(f'@{known}' for known in sets)}."
+            f"@{name}{f':{part}' if part else ''} is neither a file ({', '.join(SUFFIXES)}) nor a published "
+            f"neuron set; published are {', '.join(f'@{known}' for known in sets)}."
         )
     own = [known for known in classes if known[1] in sets[name]["classes"]]
     found = neuron_set(name, [tuple(pair) for pair in sets[name]["neurons"]], own)
@@ -68,7 +68,7 @@ def _published(name: str, part: str | None, classes: Sequence[ClassName]) -> Neu
 
 def _from_table(path: Path, part: str | None, classes: Sequence[ClassName]) -> NeuronSet:
     columns = read_table(path, ["layer", "neuron"] if part is None else ["layer", "neuron", "class"])
-    rows = range(len(columns["layer"]))
+    rows = list(range(len(columns["layer"])))
     if part is not None:
         rows = [row for row in rows if columns["class"][row] == part]
         if not rows:

@@ -29,7 +29,8 @@ def read_judges(run: Run, encoder: Encoder, task: Task, prints: Mapping[str, str
       prints: fingerprints of the two.
 
     Raises:
-      InputError: nothing was probed here, or on another encoder or task, or not for this test split; `probe/` is damaged.
+      InputError: nothing was probed here, or on another encoder or task, or not for this test split, or `probe/` is
+        damaged.
     """
     run.require("probe")
     run.require_own("probe", "a probe", prints)

@@ -9,9 +9,9 @@ def empirical_p(
 ) -> Float[np.ndarray, "*axes"]:
     """Two-sided p-value of an observation among its controls; never below 1 / (controls + 1).
 
-    `p = (1 + #{k: |c_k - m| >= |t - m|}) / (1 + K)`, with m the mean of the observation and its controls together. Since
-    m does not tell them apart, p is exact if the observation is exchangeable with its controls. NaN without controls,
-    or where a number is not finite.
+    `p = (1 + #{k: |c_k - m| >= |t - m|}) / (1 + K)`, with m the mean of the observation and its controls together.
+    Since m does not tell them apart, p is exact if the observation is exchangeable with its controls. NaN without
+    controls, or where a number is not finite.
 
     Args:
       observed: t.

@@ -45,7 +45,7 @@ def stage_inputs(options: Any, run: Run, stage: str) -> dict[str, Any]:
     for name, value in recorded.items():
         if not isinstance(value, TYPES[name]):
             raise InputError(f"{run.file('run.json')} cannot be read: a stage's {name} is {value!r}.")
-    given = {name: getattr(options, name, None) for name in DEFAULTS}
+    given: dict[str, Any] = {name: getattr(options, name, None) for name in DEFAULTS}
     given = {name: value for name, value in given.items() if value is not None and value is not False}
     if "task" in given and Path(given["task"]).name != Path(recorded.get("task") or "").name:  # its folder may move
         recorded = {name: value for name, value in recorded.items() if name not in OF_TASK}

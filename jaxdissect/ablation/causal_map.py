@@ -1,8 +1,8 @@
 """What silencing each single neuron does to the true class's margin, to first order, for all neurons at once.
 
-With a gain g on a neuron's activation, the derivative of the margin with respect to g at g = 1 is activation x gradient,
-summed over tokens; going from 1 to 0, the margin changes by about minus that. Every clip has gains of its own, so one
-backward pass gives all neurons of all clips of a batch.
+With a gain g on a neuron's activation, the derivative of the margin with respect to g at g = 1 is activation x
+gradient, summed over tokens; going from 1 to 0, the margin changes by about minus that. Every clip has gains of its
+own, so one backward pass gives all neurons of all clips of a batch.
 
 Source: the attribution of Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019), and of
 attribution patching (Syed, Rager and Conmy, arXiv:2310.10348), here with silence in place of a patch.

@@ -38,7 +38,7 @@ def shifted_control(chosen: NeuronSet, shape: tuple[int, int]) -> Int[np.ndarray
 
     It may touch the target where that holds neighbours.
     """
-    return ((chosen.pairs + [[0, 1]]) % [[shape[0], shape[1]]])[None]
+    return ((chosen.pairs + np.array([0, 1])) % np.array(shape))[None]
 
 
 def draw_controls(
@@ -130,6 +130,6 @@ def _draw(
 
 def _too_small(chosen: NeuronSet, controls: int, possible: int) -> InputError:
     return InputError(
-        f"The control pool of {chosen.name!r} is too small: outside the target, its layers have {possible:,} neuron sets of "
-        f"its sizes, and {controls} different ones are wanted: lower --controls, or choose a smaller neuron set."
+        f"The control pool of {chosen.name!r} is too small: outside the target, its layers have {possible:,} neuron "
+        f"sets of its sizes, and {controls} different ones are wanted: lower --controls, or choose a smaller neuron set."
     )

@@ -73,7 +73,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Edits that begin in one layer and run at once, and how many rows they are padded to with such as change nothing."""
+    """Edits that begin in one layer and run at once, padded to `rows` with such as change nothing."""
 
     numbers: Sequence[int]
     edits: Sequence[Edit]
@@ -145,7 +145,9 @@ def judge_edits(
     chunks = _plan(edits, at_once)
     heads = {name: judge.head for name, judge in judges.items()}
     multi_label = {name: judge.multi_label for name, judge in judges.items()}
-    runner = (_Layered if isinstance(encoder, LayeredEncoder) else _Whole)(encoder, multi_label, shape)
+    runner: _Layered | _Whole = _Whole(encoder, multi_label, shape)
+    if isinstance(encoder, LayeredEncoder):
+        runner = _Layered(encoder, multi_label, shape)
     variables, heads = replicate(encoder.variables, mesh), replicate(heads, mesh)
     found = _Found(len(task), len(edits))
     for batch in batches(task, encoder.sample_rate, batch_size * mesh.size):
@@ -342,7 +344,7 @@ class _Whole:
             judged = _judge(encoder, multi_label, heads, members, encoder.module.apply(variables, inputs))
             return jax.tree.map(lambda leaf: leaf[None], judged)
 
-        self.front_end, self.edited, self.untouched = map(jax.jit, (encoder.front_end, run, untouched))
+        self.front_end, self.edited, self.untouched = jax.jit(encoder.front_end), jax.jit(run), jax.jit(untouched)
 
     def run(
         self, variables: Any, heads: Any, pcm: Array, members: Any, chunks: Sequence[_Chunk]

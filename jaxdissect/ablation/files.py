@@ -65,7 +65,7 @@ def with_effects(scores: xr.Dataset, effects: Mapping[str, np.ndarray], table: p
             CAUSAL: (
                 ("class", "layer", "neuron"),
                 np.concatenate([effects[name] for name in dict.fromkeys(classes["label_set"])]),
-                {"long_name": "first-order change of the class's mean test margin when the neuron falls silent, logits"},
+                {"long_name": "first-order change of the class's mean margin when the neuron falls silent, logits"},
             )
         }
     )  # fmt: skip

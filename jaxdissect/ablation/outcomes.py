@@ -1,8 +1,8 @@
 """What a linear head says of clips: logit margin and accuracy, per clip on the device and per class on the host.
 
-The margin of a clip is the logit of its true class minus the highest of the others: positive where the head is right.
-Of a multi-label set it is the logit of the class itself, which the sigmoid turns into its probability; a class is judged
-by average precision.
+The margin of a clip is the logit of its true class minus the highest of the others: positive where the head is
+right. Of a multi-label set it is the logit of the class itself, which the sigmoid turns into its probability; a class
+is judged by average precision.
 """
 
 from dataclasses import dataclass

@@ -76,8 +76,8 @@ def ablate(
 ) -> Ablation:
     """Run interventions and their controls on a task's clips, and judge each class by linear probes.
 
-    Every clip of `task` counts: give it the test split (`task.only("test")`) of neurons that were chosen on the training
-    split.
+    Every clip of `task` counts: give it the test split (`task.only("test")`) of neurons that were chosen on the
+    training split.
 
     Args:
       encoder: any `Encoder`.
@@ -121,9 +121,9 @@ def require_clips(task: Task, labels: LabelSet) -> None:
     missing = np.flatnonzero(~labels.table().any(axis=0))
     if len(missing):
         raise InputError(
-            f"Task {task.name!r}: {len(missing)} of the {len(labels.classes)} classes of the label set {labels.name!r} have "
-            f"no clip in the test split, {labels.classes[missing[0]]!r} first: nothing can be said of them. Move clips "
-            f"there in the table, or drop the class."
+            f"Task {task.name!r}: {len(missing)} of the {len(labels.classes)} classes of the label set {labels.name!r} "
+            f"have no clip in the test split, {labels.classes[missing[0]]!r} first: nothing can be said of them. Move "
+            f"clips there in the table, or drop the class."
         )
 
 
@@ -131,7 +131,7 @@ def _outcomes(
     encoder: Encoder, task: Task, judges: Mapping[str, Judge], edits: Sequence[Any], targets: np.ndarray,
     shape: tuple[int, int], options: AblationOptions, running: Mapping[str, Any],
 ) -> tuple[dict[str, _Outcome], Mapping[int, str]]:  # fmt: skip
-    """Judge the edits part by part, so that the verdicts on each clip fit into memory, and keep what is said of classes."""
+    """Judge the edits part by part, so that verdicts on each clip fit into memory; keep what is said of classes."""
     together = max(1, AT_ONCE_BYTES // (len(task) * sum(map(_bytes_per_clip, judges.values()))))
     progress: Callable[[int], object] = running.get("progress", lambda passes: None)
     parts: dict[str, list[_Outcome]] = {name: [] for name in judges}
@@ -205,7 +205,7 @@ def _table(
     for number, one in enumerate(chosen):
         target, own = first[number], slice(first[number] + 1, first[number + 1])
         drawn = margin_change[own]
-        table = {
+        columns = {
             "label_set": labels.name,
             "intervention": one.name,
             "mode": one.mode,
@@ -227,7 +227,7 @@ def _table(
             "control_sd": drawn.std(axis=0, ddof=1) if len(drawn) > 1 else np.nan,
             "p_value": empirical_p(margin_change[target], drawn),
         }
-        rows.append(pd.DataFrame(table))
+        rows.append(pd.DataFrame(columns))
         names = [class_name(labels.name, name, task.classes) for name in labels.classes]
         control_rows.append(
             pd.DataFrame(

@@ -40,8 +40,8 @@ class AblateOptions:
 
     Attributes:
       run: run directory with the stages `neurons` and `probe`; encoder and task are theirs.
-      neurons: neuron sets: classes joined by &, |, - and brackets; label_set:class; @file.csv, .yaml (EVAR), .pth (LAPE);
-        @name of a published set.
+      neurons: neuron sets: classes joined by &, |, - and brackets; label_set:class; @file.csv, .yaml (EVAR) or .pth
+        (LAPE); @name of a published set.
       suite: further sets: classes, the neurons of each class; pairs, those that two classes share. Default without
         --neurons: classes.
       gain: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. Default: what a .yaml asks
@@ -59,7 +59,7 @@ class AblateOptions:
       batch_size: clips per device and step.
       at_once: interventions that run together on a device. Default: 16 / batch size on a CPU, else 256 / batch size.
       dtype: of the encoder's computation. Default: the run's.
-      max_bad_clips: share of unreadable test clips above which the command fails, after the others were judged and saved.
+      max_bad_clips: share of unreadable test clips above which the command fails, after the others were judged.
     """
 
     run: Path
@@ -132,8 +132,9 @@ class _Subject:
 def run_ablate(options: AblateOptions) -> AblateResult:
     """Run interventions and their controls on the test split, and write what they did.
 
-    Writes `ablation.csv`, `ablation_controls.csv`, `ablation_suite.csv` (aggregate test), `ablation_sets.csv` (the neurons
-    of each intervention) and, with the causal map, `margin_effect` in `scores.nc` and `causal_map.csv` (its check).
+    Writes `ablation.csv`, `ablation_controls.csv`, `ablation_suite.csv` (aggregate test), `ablation_sets.csv` (the
+    neurons of each intervention) and, with the causal map, `margin_effect` in `scores.nc` and `causal_map.csv` (its
+    check).
 
     Raises:
       InputError: an option breaks a rule, a set is empty or out of range, a stage is missing or of another encoder or
@@ -221,8 +222,9 @@ def _sets(options: AblateOptions, run: Run, subject: _Subject) -> tuple[list[Neu
         left_out += empty
     if not sets:
         raise InputError(
-            f"--run {run.path}: no class has a class-specific neuron (or no pair shares one): there is nothing to "
-            f"intervene on. Choose neurons with `jaxdissect neurons --run {run.path} --preset lape`, or a larger --keep."
+            f"--run {run.path}: no class has a class-specific neuron (or no pair shares one): there is nothing "
+            f"to intervene on. Choose neurons with `jaxdissect neurons --run {run.path} --preset lape`, or a larger "
+            f"--keep."
         )
     return sets, left_out
 

@@ -1,4 +1,4 @@
-"""Suites of interventions: every class, every pair of classes, one set at many gains; each with its matched controls."""
+"""Suites of interventions: every class, every pair of classes, many gains; each with its matched controls."""
 
 import dataclasses
 import itertools
@@ -100,7 +100,7 @@ def suite_sets(suite: str, specific: Mapping[ClassName, Iterable[Pair]]) -> tupl
     """The neuron sets of a suite, and the names of those that are empty and so left out.
 
     Args:
-      suite: "classes", the class-specific neurons of each class; "pairs", those that two classes of one label set share.
+      suite: "classes", the class-specific neurons of each class; "pairs", those that two classes of a label set share.
       specific: the neurons of every class.
     """
     names = {key: class_name(*key, specific) for key in specific}

@@ -40,7 +40,7 @@ def ablation_summary(result: AblateResult) -> str:
         lines.append(f"Left out, without a neuron: {len(result.left_out)} sets ({shown}).")
     if result.same_clips:
         lines.append(
-            "Caution: the neurons were chosen on clips that they are judged on here; count with --split train for a claim."
+            "Caution: the neurons were chosen on clips that they are judged on; count with --split train for a claim."
         )
     lines += [f"Left out: {file}: {reason}" for file, reason in itertools.islice(result.unusable.items(), LISTED)]
     if len(result.unusable) > LISTED:
@@ -99,8 +99,8 @@ def _suite(label_set: str, chosen: Sequence[Intervention], rows: pd.DataFrame) -
         )
     controls = rows["controls"].max()
     header = [
-        f"{label_set}: intervention", "neurons", "before", "after", "clips", "margin change", f"{controls} controls", "p",
-        "other classes",
+        f"{label_set}: intervention", "neurons", "before", "after", "clips", "margin change", f"{controls} controls",
+        "p", "other classes",
     ]  # fmt: skip
     if not cells:
         return f"{label_set}: {len(chosen)} interventions, none of them meant for its classes; see ablation.csv."
@@ -128,13 +128,15 @@ def _aggregate(suite: pd.DataFrame) -> str:
 def _map_check(check: pd.DataFrame) -> str:
     lines = []
     for label_set, rows in check.groupby("label_set", sort=False):
-        found = rows["rank_correlation"]
+        found = rows.dropna(subset="rank_correlation").sort_values("rank_correlation")
+        if not len(found):
+            lines.append(f"Causal map, {label_set}: nothing that was silenced changed a margin.")
+            continue
+        lowest, highest = found.iloc[0], found.iloc[-1]
         lines.append(
-            f"Causal map, {label_set}: rank correlation with {rows['neurons'].sum()} neurons silenced one by one, by layer: "
-            f"median {found.median():.3f}, from {found.min():.3f} (layer {rows['layer'][found.idxmin()]}) to "
-            f"{found.max():.3f}."
-            if found.notna().any()
-            else f"Causal map, {label_set}: nothing that was silenced changed a margin."
+            f"Causal map, {label_set}: rank correlation with {rows['neurons'].sum()} neurons silenced one by one on "
+            f"{lowest['clips']} clips, by layer: median {found['rank_correlation'].median():.3f}, from "
+            f"{lowest['rank_correlation']:.3f} (layer {lowest['layer']}) to {highest['rank_correlation']:.3f}."
         )
     return "\n".join(lines)
 

@@ -72,9 +72,10 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class LayeredEncoder(Encoder, Protocol):
-    """An encoder whose layers can be run one by one, so that an ablation resumes behind the first layer it touches.
+    """An encoder whose layers can be run one by one, so that an ablation resumes behind the first one it touches.
 
-    `leave(variables, states)`, where `states` went from `enter` through all layers, is `module.apply(variables, inputs)`.
+    `leave(variables, states)`, where `states` went from `enter` through all layers, is what
+    `module.apply(variables, inputs)` gives.
 
     Attributes:
       layer: one layer, a Linen module that takes and gives an array (clip, ..., width).
@@ -96,7 +97,7 @@ class LayeredEncoder(Encoder, Protocol):
         ...
 
     def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Float[Array, "neuron width"]:
-        """The second linear layer's kernel: a layer's output is `activations @ outgoing_weights` and what else it is."""
+        """The kernel behind the neurons: a layer puts out `activations @ outgoing_weights` plus what is not theirs."""
         ...
 
     def leave(self, variables: Mapping[str, Any], states: tuple[Float[Array, "clip *axes"], ...]) -> Any:

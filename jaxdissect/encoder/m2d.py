@@ -75,13 +75,15 @@ class M2D:
         self, variables: Mapping[str, Any], inputs: Float[Array, "clip frame band"]
     ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
         """Normalised log-mel spectrogram -> what the first block takes."""
-        return self.module.apply({"params": variables["params"]}, inputs, method=ViT.enter)
+        tokens: Any = self.module.apply({"params": variables["params"]}, inputs, method=ViT.enter)
+        return tokens
 
     def leave(
         self, variables: Mapping[str, Any], states: tuple[Float[Array, "clip _chunk _token width"], ...]
     ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
         """What the last block puts out -> the ViT's output."""
-        return self.module.apply({"params": variables["params"]}, states, method=ViT.leave)
+        tokens: Any = self.module.apply({"params": variables["params"]}, states, method=ViT.leave)
+        return tokens
 
     def front_end(
         self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]
