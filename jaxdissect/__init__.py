@@ -4,15 +4,22 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxdissect.ablation.causal_map import causal_map
+    from jaxdissect.ablation.controls import Activity
+    from jaxdissect.ablation.outcomes import Judge
+    from jaxdissect.ablation.results import Ablation, ablate
+    from jaxdissect.ablation.suites import AblationOptions, Intervention
     from jaxdissect.activations import Reading, read_neurons, stack_layers
     from jaxdissect.collect import CountOptions
     from jaxdissect.embeddings import Embeddings, embed_clips
-    from jaxdissect.encoder.base import Encoder, TokenLayout
+    from jaxdissect.encoder.base import Encoder, LayeredEncoder, TokenLayout
     from jaxdissect.encoder.checkpoint import load_encoder, save_encoder
     from jaxdissect.encoder.convert import convert_checkpoint
     from jaxdissect.encoder.m2d import M2D, untrained_m2d
     from jaxdissect.encoder.vit import ViTConfig, vit_config
     from jaxdissect.errors import InputError, TrainingError
+    from jaxdissect.interventions import run_with_gains
+    from jaxdissect.neuron_sets import NeuronSet, neuron_set
     from jaxdissect.probe import Head, Probe, ProbeRule, logits, train_probe
     from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe
     from jaxdissect.results import Activations, Neurons, collect_activations, select_neurons
@@ -25,15 +32,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ablation.causal_map": ("causal_map",),
+    "ablation.controls": ("Activity",),
+    "ablation.outcomes": ("Judge",),
+    "ablation.results": ("Ablation", "ablate"),
+    "ablation.suites": ("AblationOptions", "Intervention"),
     "activations": ("Reading", "read_neurons", "stack_layers"),
     "collect": ("CountOptions",),
-    "encoder.base": ("Encoder", "TokenLayout"),
+    "encoder.base": ("Encoder", "LayeredEncoder", "TokenLayout"),
     "encoder.checkpoint": ("load_encoder", "save_encoder"),
     "encoder.convert": ("convert_checkpoint",),
     "encoder.m2d": ("M2D", "untrained_m2d"),
     "encoder.vit": ("ViTConfig", "vit_config"),
     "embeddings": ("Embeddings", "embed_clips"),
     "errors": ("InputError", "TrainingError"),
+    "interventions": ("run_with_gains",),
+    "neuron_sets": ("NeuronSet", "neuron_set"),
     "probe": ("Head", "Probe", "ProbeRule", "logits", "train_probe"),
     "probing": ("ProbeOptions", "ProbeResult", "run_probe"),
     "results": ("Activations", "Neurons", "collect_activations", "select_neurons"),
@@ -47,13 +61,20 @@ _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in name
 
 __all__ = [
     "M2D",
+    "Ablation",
+    "AblationOptions",
     "Activations",
+    "Activity",
     "CountOptions",
     "Embeddings",
     "Encoder",
     "Head",
     "InputError",
+    "Intervention",
+    "Judge",
     "LabelSet",
+    "LayeredEncoder",
+    "NeuronSet",
     "Neurons",
     "Probe",
     "ProbeOptions",
@@ -66,15 +87,19 @@ __all__ = [
     "TrainOptions",
     "TrainingError",
     "ViTConfig",
+    "ablate",
+    "causal_map",
     "collect_activations",
     "convert_checkpoint",
     "embed_clips",
     "load_encoder",
     "load_task",
     "logits",
+    "neuron_set",
     "read_neurons",
     "run_probe",
     "run_train",
+    "run_with_gains",
     "save_encoder",
     "select_neurons",
     "stack_layers",

@@ -22,8 +22,8 @@ def read_neuron_set(source: str, part: str | None, classes: Sequence[ClassName] 
 
     Args:
       source: a table (`.csv`) with columns `layer` and `neuron`, such as `neurons.csv`; a configuration of EVAR
-        (`.yaml`) with `int_neurons`, pairs of layer and neuron, and `int_gain`; masks of LAPE (`.pth`), for each language
-        the neurons of every layer; or the name of a set that ships with the package.
+        (`.yaml`) with `int_neurons`, pairs of layer and neuron, and `int_gain`; masks of LAPE (`.pth`), for each
+        language the neurons of every layer; or the name of a set that ships with the package.
       part: of a table, the class whose rows are meant; of LAPE's masks, the number of the language.
       classes: of the task, to which names of classes are matched.
 

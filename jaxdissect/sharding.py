@@ -55,6 +55,32 @@ def map_per_device(step: Callable[..., tuple[Any, Any]], mesh: Mesh) -> Any:
     return jax.jit(sharded, donate_argnums=0)
 
 
+def map_clips(
+    function: Callable[..., Any],
+    mesh: Mesh,
+    in_axes: Sequence[int | None],
+    out_axis: int = 0,
+    donate: Sequence[int] = (),
+) -> Any:
+    """Jit a function so that each device runs it on its own clips. (Left to the compiler, an FFT would gather them all.)
+
+    Args:
+      function: of pytrees of arrays.
+      mesh: of the devices.
+      in_axes: for each argument its axis `clip`; None: the same on every device.
+      out_axis: axis `clip` of every result.
+      donate: numbers of the arguments whose memory the results may take.
+    """
+
+    def spec(axis: int | None) -> P:
+        return P() if axis is None else P(*[None] * axis, AXIS)
+
+    sharded = jax.shard_map(
+        function, mesh=mesh, in_specs=tuple(map(spec, in_axes)), out_specs=spec(out_axis), check_vma=False
+    )
+    return jax.jit(sharded, donate_argnums=tuple(donate))
+
+
 def pad_clips(array: np.ndarray, clips: int) -> np.ndarray:
     """Append zero rows until the first axis has `clips` of them."""
     return np.pad(array, [(0, clips - len(array))] + [(0, 0)] * (array.ndim - 1))

@@ -34,6 +34,17 @@ TOLERANCES = {
     "embedding against numpy, relative": Tolerance(measured=1.1e-7, allowed=4e-7),
     "tokens of a chunk in a batch against alone, relative": Tolerance(measured=0.0, allowed=1e-6),
     "head's logits against torch, relative": Tolerance(measured=1.3e-7, allowed=5e-7),
+    # Interventions.
+    "gains against scaled rows, relative": Tolerance(measured=4.0e-7, allowed=2e-6),
+    "tokens under gains against torch, relative": Tolerance(measured=5.0e-7, allowed=2e-6),
+    "activation x gradient by hand, relative": Tolerance(measured=2.0e-7, allowed=1e-6),
+    # Margins of random heads on random weights are of order ten.
+    "margin under an edit against edited weights, logits": Tolerance(measured=4.2e-6, allowed=2e-5),
+    "margin under an edit against torch, logits": Tolerance(measured=4.6e-6, allowed=2e-5),
+    "margin, resumed against whole, logits": Tolerance(measured=3.8e-6, allowed=2e-5),
+    "margin, many at once against few, logits": Tolerance(measured=5.7e-6, allowed=2e-5),
+    "margin of exact embeddings in another order, relative": Tolerance(measured=4.5e-7, allowed=2e-6),
+    "margin in bfloat16, resumed against whole, relative": Tolerance(measured=5.5e-3, allowed=2e-2),
     # Training: losses, and every parameter's gradient relative to its largest entry.
     "loss against torch, relative": Tolerance(measured=1.0e-7, allowed=5e-7),
     "gradient against torch, relative": Tolerance(measured=6.5e-7, allowed=3e-6),

@@ -12,7 +12,7 @@ from jaxdissect.ablation.controls import Activity
 from jaxdissect.encoder.base import Encoder, LayeredEncoder
 from jaxdissect.errors import InputError
 from jaxdissect.interventions import edit_neurons
-from jaxdissect.sharding import local_mesh, replicate, shard_clips
+from jaxdissect.sharding import local_mesh, map_clips, replicate, shard_clips
 from jaxdissect.tasks.loader import batches
 from jaxdissect.tasks.table import Task
 
@@ -49,21 +49,21 @@ def measure_activity(
             for layer in encoder.layer_variables(encoder.variables)
         ]
     )
-    variables, step = replicate(encoder.variables, mesh), jax.jit(_step(encoder))
+    variables, step = replicate(encoder.variables, mesh), map_clips(_step(encoder), mesh, (None, 0))
     active, size, tokens, done = np.zeros(norms.shape), np.zeros(norms.shape), 0, 0
     for batch in batches(task, encoder.sample_rate, clips_per_step):
         per_clip, per_clip_size, tokens_per_clip = jax.device_get(step(variables, shard_clips(batch.pcm, mesh)))
         good = batch.members[:, -1] & np.isfinite(per_clip_size).all(axis=(1, 2))
         active += per_clip[good].sum(axis=0, dtype=np.float64)
         size += per_clip_size[good].sum(axis=0, dtype=np.float64)
-        tokens += int(good.sum()) * int(tokens_per_clip)
+        tokens += int(tokens_per_clip[good].sum())
         done += len(batch.statuses)
         progress(done)
     return Activity(active / max(tokens, 1), size / max(tokens, 1) * norms)
 
 
 def _step(encoder: Encoder) -> Callable[..., Any]:
-    """Per clip and neuron: tokens at which it is active, and the sum of |a|; and the tokens of a clip."""
+    """Of each clip, per neuron: tokens at which it is active, and the sum of |a|; and its tokens."""
 
     def step(variables: Any, pcm: Array) -> Any:
         active: dict[int, list[Array]] = {}
@@ -84,6 +84,6 @@ def _step(encoder: Encoder) -> Callable[..., Any]:
         def stacked(parts: dict[int, list[Array]]) -> Array:
             return jnp.stack([jnp.stack(parts[layer]).sum(axis=0) for layer in layers], axis=1)
 
-        return stacked(active), stacked(size), sum(tokens[layers[0]])
+        return stacked(active), stacked(size), jnp.full(len(pcm), sum(tokens[layers[0]]), jnp.int32)
 
     return step

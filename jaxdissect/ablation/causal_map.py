@@ -23,7 +23,7 @@ from jaxdissect.ablation.outcomes import Judge, judge_clips, per_class
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.interventions import run_with_gains
-from jaxdissect.sharding import local_mesh, replicate, shard_clips
+from jaxdissect.sharding import local_mesh, map_clips, replicate, shard_clips
 from jaxdissect.tasks.loader import batches
 from jaxdissect.tasks.table import Task
 
@@ -65,7 +65,8 @@ def causal_map(
     mesh = local_mesh(devices)
     clips_per_step = min(batch_size, -(-len(task) // mesh.size)) * mesh.size
     slots = {name: _slots(judge.members) for name, judge in judges.items()}
-    gradient = jax.jit(_gradient(encoder, {name: judge.multi_label for name, judge in judges.items()}, shape))
+    of_margin = _gradient(encoder, {name: judge.multi_label for name, judge in judges.items()}, shape)
+    gradient = map_clips(of_margin, mesh, (None, None, 0, 0, 0))
     variables, heads = replicate((encoder.variables, {name: judge.head for name, judge in judges.items()}), mesh)
     total = {name: np.zeros((judge.members.shape[1], *shape)) for name, judge in judges.items()}
     clips = {name: np.zeros(judge.members.shape[1]) for name, judge in judges.items()}
@@ -78,8 +79,8 @@ def causal_map(
         for name, gradients in found.items():
             for row in np.flatnonzero(batch.members[:, -1]):
                 for slot, index in enumerate(of_clip[name][row]):
-                    if index >= 0 and np.isfinite(gradients[slot, row]).all():
-                        total[name][index] -= gradients[slot, row]
+                    if index >= 0 and np.isfinite(gradients[row, slot]).all():
+                        total[name][index] -= gradients[row, slot]
                         clips[name][index] += 1
         done += len(batch.statuses)
         progress(done)
@@ -109,7 +110,8 @@ def _gradient(encoder: Encoder, multi_label: Mapping[str, bool], shape: tuple[in
             return pull_back({**nothing, name: wanted})[0]
 
         return {
-            name: jnp.stack([of_slot(name, index) for index in jnp.moveaxis(slots[name], 1, 0)]) for name in multi_label
+            name: jnp.stack([of_slot(name, index) for index in jnp.moveaxis(slots[name], 1, 0)], axis=1)
+            for name in multi_label
         }
 
     return gradient

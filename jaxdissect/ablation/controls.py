@@ -131,5 +131,5 @@ def _draw(
 def _too_small(chosen: NeuronSet, controls: int, possible: int) -> InputError:
     return InputError(
         f"The control pool of {chosen.name!r} is too small: outside the target, its layers have {possible:,} neuron "
-        f"sets of its sizes, and {controls} different ones are wanted: lower --controls, or choose a smaller neuron set."
+        f"sets of its sizes, and {controls} different ones are wanted: lower --controls, or choose a smaller set."
     )

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdissect.ablation.outcomes import Judge, Verdicts, judge_clips
@@ -24,7 +25,7 @@ from jaxdissect.embeddings import LARGEST
 from jaxdissect.encoder.base import Encoder, LayeredEncoder
 from jaxdissect.errors import InputError
 from jaxdissect.interventions import edit_neurons
-from jaxdissect.sharding import local_mesh, replicate, shard_clips
+from jaxdissect.sharding import local_mesh, map_clips, replicate, shard_clips
 from jaxdissect.tasks.loader import Batch, batches
 from jaxdissect.tasks.table import Task
 
@@ -140,14 +141,15 @@ def judge_edits(
         raise InputError(f"Ablation runs in one process so far, got {jax.process_count()}.")
     mesh = local_mesh(devices)
     batch_size = min(batch_size, -(-len(task) // mesh.size))
-    rows = ROWS_AT_ONCE.get(mesh.devices.flat[0].platform, ROWS_ON_ACCELERATORS)
-    at_once = at_once or max(1, rows // batch_size)
-    chunks = _plan(edits, at_once)
+    together = ROWS_AT_ONCE.get(mesh.devices.flat[0].platform, ROWS_ON_ACCELERATORS)
+    chunks = _plan(edits, at_once or max(1, together // batch_size))
     heads = {name: judge.head for name, judge in judges.items()}
     multi_label = {name: judge.multi_label for name, judge in judges.items()}
-    runner: _Layered | _Whole = _Whole(encoder, multi_label, shape)
+    runner: _Layered | _Whole
     if isinstance(encoder, LayeredEncoder):
-        runner = _Layered(encoder, multi_label, shape)
+        runner = _Layered(encoder, multi_label, shape[1], mesh)
+    else:
+        runner = _Whole(encoder, multi_label, shape, mesh)
     variables, heads = replicate(encoder.variables, mesh), replicate(heads, mesh)
     found = _Found(len(task), len(edits))
     for batch in batches(task, encoder.sample_rate, batch_size * mesh.size):
@@ -235,8 +237,8 @@ def _judge(encoder: Encoder, multi_label: Mapping[str, bool], heads: Any, member
 class _Layered:
     """Runs layers one by one. One layer is one compiled program, whatever its number."""
 
-    def __init__(self, encoder: LayeredEncoder, multi_label: Mapping[str, bool], shape: tuple[int, int]) -> None:
-        self.encoder, self.neurons = encoder, shape[1]
+    def __init__(self, encoder: LayeredEncoder, multi_label: Mapping[str, bool], neurons: int, mesh: Mesh) -> None:
+        self.encoder, self.neurons = encoder, neurons
 
         def enter(variables: Any, pcm: Array) -> Any:
             return encoder.enter(variables, encoder.front_end(variables, pcm))
@@ -247,11 +249,15 @@ class _Layered:
         def leave(variables: Any, heads: Any, members: Any, states: Any) -> Any:
             return _judge(encoder, multi_label, heads, members, encoder.leave(variables, states))
 
-        self.enter, self.run_layer = jax.jit(enter), jax.jit(run)
-        self.observe_layer, self.branch = jax.jit(self._observe), jax.jit(self._branch)
-        self.run_layers = jax.jit(jax.vmap(run, in_axes=(None, 0)), donate_argnums=1)
-        self.edit_layers = jax.jit(jax.vmap(self._edit, in_axes=(None, 0, 0, 0)), donate_argnums=1)
-        self.leave = jax.jit(jax.vmap(leave, in_axes=(None, None, None, 0)))
+        runs, edits = jax.vmap(run, in_axes=(None, 0)), jax.vmap(self._edit, in_axes=(None, 0, 0, 0))
+        leaves = jax.vmap(leave, in_axes=(None, None, None, 0))
+        self.enter = map_clips(enter, mesh, (None, 0))
+        self.run_layer = map_clips(run, mesh, (None, 0))
+        self.observe_layer = map_clips(self._observe, mesh, (None, 0))
+        self.branch = map_clips(self._branch, mesh, (None, 0, 0, None, None, None), out_axis=1)
+        self.run_layers = map_clips(runs, mesh, (None, 1), out_axis=1, donate=[1])
+        self.edit_layers = map_clips(edits, mesh, (None, 1, None, None), out_axis=1, donate=[1])
+        self.leave = map_clips(leaves, mesh, (None, None, 0, 1), out_axis=1)
 
     def _observe(self, layer_variables: Any, states: Any) -> Any:
         """Run a layer; also what its neurons put out, for each of its calls."""
@@ -323,7 +329,7 @@ class _Layered:
 class _Whole:
     """Runs the whole encoder, many edits at once by `vmap`: what no gain touches is computed once for all of them."""
 
-    def __init__(self, encoder: Encoder, multi_label: Mapping[str, bool], shape: tuple[int, int]) -> None:
+    def __init__(self, encoder: Encoder, multi_label: Mapping[str, bool], shape: tuple[int, int], mesh: Mesh) -> None:
         self.layers, self.neurons = shape
 
         def run(variables: Any, heads: Any, inputs: Any, members: Any, touched: Any) -> Any:
@@ -344,7 +350,9 @@ class _Whole:
             judged = _judge(encoder, multi_label, heads, members, encoder.module.apply(variables, inputs))
             return jax.tree.map(lambda leaf: leaf[None], judged)
 
-        self.front_end, self.edited, self.untouched = jax.jit(encoder.front_end), jax.jit(run), jax.jit(untouched)
+        self.front_end = map_clips(encoder.front_end, mesh, (None, 0))
+        self.edited = map_clips(run, mesh, (None, None, 0, 0, None), out_axis=1)
+        self.untouched = map_clips(untouched, mesh, (None, None, 0, 0), out_axis=1)
 
     def run(
         self, variables: Any, heads: Any, pcm: Array, members: Any, chunks: Sequence[_Chunk]

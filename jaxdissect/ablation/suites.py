@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -15,6 +14,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.neuron_sets import TOKEN, ClassName, NeuronSet, Pair, neuron_set
 
 SUITES = ("classes", "pairs")
+LARGEST_GAIN = 1e6  # beyond it float32 keeps nothing of the rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,8 @@ class AblationOptions:
         if self.match not in MATCHES:
             raise InputError(f"--match must be one of {', '.join(MATCHES)}, got {self.match!r}.")
         for gain in self.gains or ():
-            if not math.isfinite(gain):
-                raise InputError(f"--gain must be a finite number, got {gain}.")
+            if not abs(gain) <= LARGEST_GAIN:
+                raise InputError(f"--gain must be a finite number, at most {LARGEST_GAIN:,.0f} in size, got {gain}.")
         if self.gains is not None and len(set(self.gains)) != max(len(self.gains), 1):
             raise InputError(f"--gain needs numbers that differ, got {', '.join(map(str, self.gains)) or 'none'}.")
         if self.gains is not None and self.mode == "mean":

@@ -1,0 +1,104 @@
+"""Matched controls: sizes per layer, never the target, all different, and alike in what they are matched by."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdissect import Activity, InputError, neuron_set
+from jaxdissect.ablation.controls import draw_controls, shifted_control
+
+SHAPE = (3, 40)
+
+
+def activity(seed=0, shape=SHAPE):
+    rng = np.random.default_rng(seed)
+    return Activity(rng.random(shape), rng.lognormal(size=shape))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sets(st.tuples(st.integers(0, 2), st.integers(0, 39)), min_size=1, max_size=30), st.booleans(), st.integers(0, 5)
+)
+def test_what_holds_of_every_control(pairs, matched, seed):
+    target = neuron_set("target", pairs)
+    try:
+        controls = draw_controls(target, SHAPE, 25, seed, activity() if matched else None)
+    except InputError:
+        assert any(2 * size > 40 for size in np.bincount([layer for layer, _ in pairs]))
+        return
+    assert controls.shape == (25, len(pairs), 2)
+    sets = [frozenset(map(tuple, control)) for control in controls.tolist()]
+    assert len(set(sets)) == 25
+    for chosen in sets:
+        assert len(chosen) == len(pairs)
+        assert not chosen & pairs
+        assert all(0 <= neuron < SHAPE[1] for _, neuron in chosen)
+        assert sorted(layer for layer, _ in chosen) == sorted(layer for layer, _ in pairs)
+
+
+def test_the_same_seed_gives_the_same_controls_and_another_gives_others():
+    target = neuron_set("target", [(0, 1), (2, 3)])
+    first, again, other = (draw_controls(target, SHAPE, 10, seed, activity()) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_by_layer_every_other_neuron_is_as_likely():
+    target = neuron_set("target", [(1, 0), (1, 1)])
+    drawn = np.concatenate([draw_controls(target, SHAPE, 500, seed)[..., 1].ravel() for seed in range(20)])
+    counts = np.bincount(drawn, minlength=40)
+    assert counts[:2].sum() == 0
+    expected = 20 * 500 * 2 / 38
+    assert np.square(counts[2:] - expected).sum() / expected < 75  # chi-square of 37 degrees: 75 has p = 2e-4
+
+
+def test_all_sets_are_found_where_all_are_wanted():
+    target = neuron_set("target", [(0, 0), (0, 1)])
+    drawn = draw_controls(target, (1, 7), 10, 0)  # of 5 choose 2
+    found = {tuple(sorted(control[:, 1])) for control in drawn}
+    assert found == set(itertools.combinations(range(2, 7), 2))
+    with pytest.raises(InputError, match="pool of 'target' is too small: .* have 10 neuron sets .* 11 different ones"):
+        draw_controls(target, (1, 7), 11, 0)
+    with pytest.raises(InputError, match="have 0 neuron sets"):
+        draw_controls(neuron_set("most", [(0, neuron) for neuron in range(4)]), (1, 7), 1, 0)
+    assert draw_controls(target, (1, 7), 0, 0).shape == (0, 2, 2)
+
+
+@pytest.mark.parametrize("size", [2, 30])
+def test_matching_by_activity_balances_what_matching_by_layer_does_not(size):
+    """The target's neurons are the most active ones, as class-specific neurons can be."""
+    shape = (2, 3072)
+    of = activity(1, shape)
+    target = neuron_set("target", [(0, int(neuron)) for neuron in np.argsort(-of.impact[0])[50 : 50 + 4 * size : 4]])
+    ratios = {}
+    for name, matched in (("activity", of), ("layer", None)):
+        drawn = draw_controls(target, shape, 200, 0, matched)
+        for what in ("rate", "impact"):
+            values = getattr(of, what)
+            own = values[target.pairs[:, 0], target.pairs[:, 1]].sum()
+            ratios[name, what] = values[drawn[..., 0], drawn[..., 1]].sum(axis=1).mean() / own
+    assert 0.8 < ratios["activity", "impact"] < 1.25
+    assert ratios["layer", "impact"] < 0.5
+    assert 0.8 < ratios["activity", "rate"] < 1.25
+
+
+def test_matching_is_neuron_by_neuron():
+    """One loud and one quiet neuron are stood for by a loud and a quiet one, not by two middling ones."""
+    of = Activity(np.linspace(0, 1, 1000)[None], np.linspace(0, 1, 1000)[None])
+    target = neuron_set("target", [(0, 10), (0, 990)])
+    drawn = np.sort(draw_controls(target, (1, 1000), 50, 0, of)[..., 1], axis=1)
+    assert drawn[:, 0].max() < 50
+    assert drawn[:, 1].min() > 950
+
+
+def test_neurons_that_are_all_alike_can_be_matched():
+    of = Activity(np.zeros(SHAPE), np.zeros(SHAPE))
+    assert len(draw_controls(neuron_set("target", [(0, 0)]), SHAPE, 30, 0, of)) == 30
+
+
+def test_the_published_shift():
+    target = neuron_set("target", [(0, 1), (0, 39), (2, 5)])
+    np.testing.assert_array_equal(shifted_control(target, SHAPE), [[[0, 2], [0, 0], [2, 6]]])
