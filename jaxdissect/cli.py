@@ -15,12 +15,13 @@ from platformdirs import user_cache_path
 
 import jaxdissect
 from jaxdissect.ablation.stage import AblateOptions, AblateResult, run_ablate
-from jaxdissect.ablation.summary import ablation_summary
+from jaxdissect.ablation.summary import ablation_summary, reproduction_summary
 from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe
+from jaxdissect.reproduce import ReproduceOptions, run_reproduce
 from jaxdissect.summary import activations_summary, demo_summary, neurons_summary, probe_summary, training_summary
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
@@ -89,17 +90,31 @@ class NeuronsCommand(NeuronsOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DissectCommand(ActivationsOptions, NeuronsOptions):
-    """Count, then choose the class-specific neurons: `activations` and `neurons` in one go.
+    """Count, then choose the class-specific neurons: `activations` and `neurons` in one go, on demand `ablate` too.
 
     Example: jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad
+
+    Attributes:
+      ablate: then train a probe and silence every class's neurons on the test split, as `probe` and `ablate` do by
+        default; that takes (1 + controls) passes of the test split for each class.
+      controls: random neuron sets that each class's neurons are compared with.
     """
+
+    ablate: bool = False
+    controls: int = 200
 
     def __call__(self) -> int:
         self.rule(task_keep=0.01)  # a mistake is told before the long count, not after
+        ablation = AblateOptions(run=self.run, controls=self.controls, max_bad_clips=self.max_bad_clips)
+        _ = ablation.ablation
         result = run_activations(self)
         print(activations_summary(result), flush=True)
         if result.activations.bad_clips < len(result.activations.clips):
-            print(neurons_summary(run_neurons(self)))
+            print(neurons_summary(run_neurons(self)), flush=True)
+            if self.ablate:
+                options = ProbeOptions(run=self.run, batch_size=self.batch_size, max_bad_clips=self.max_bad_clips)
+                print(probe_summary(run_probe(options)), flush=True)
+                print(ablation_summary(run_ablate(ablation)))
         print(f"Written to {self.run}.")
         return _bad_clips(result, "everything else was counted and saved. See clips.csv.")
 
@@ -152,6 +167,20 @@ class AblateCommand(AblateOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceCommand(ReproduceOptions):
+    """Print the paper's published figures beside what is found with this encoder and data set.
+
+    Example: jaxdissect reproduce --encoder m2d_base --task cremad --data CREMA-D --run runs/reproduce
+    """
+
+    def __call__(self) -> int:
+        result = run_reproduce(self)
+        print(reproduction_summary(result))
+        print(f"Written to {self.run}: reproduction.csv and the files of each stage.")
+        return _bad_clips(result.counted, "everything else was counted and saved. See clips.csv.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainCommand(TrainOptions):
     """Train an encoder on a task's training split, self-supervised or supervised.
 
@@ -171,6 +200,7 @@ Command = (
     | Annotated[DissectCommand, tyro.conf.subcommand("dissect")]
     | Annotated[ProbeCommand, tyro.conf.subcommand("probe")]
     | Annotated[AblateCommand, tyro.conf.subcommand("ablate")]
+    | Annotated[ReproduceCommand, tyro.conf.subcommand("reproduce")]
     | Annotated[TrainCommand, tyro.conf.subcommand("train")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import xarray as xr
 
 from jaxdissect.clip_store import ClipStore, new_clip_store
 from jaxdissect.collect import CountOptions, neuron_shape
@@ -176,8 +177,9 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     _require_same_run(run, counts.attrs, counted)
     neurons = select_neurons(counts, rule)
     with run.locked():
+        beside = _scores_of_classes(run, counted)
         _forget_neurons(run)
-        write_netcdf(neurons.scores, run.file("scores.nc"))
+        write_netcdf(neurons.scores.merge(beside), run.file("scores.nc"))
         write_csv(neurons.neurons, run.file("neurons.csv"))
         write_csv(neurons.coverage, run.file("coverage.csv"))
         record = {
@@ -256,6 +258,17 @@ def _reuse(run: Run, record: dict[str, Any], max_bad_clips: float) -> Activation
     except InputError:  # a file is missing or damaged
         return None
     return None if reused.too_many_bad else reused
+
+
+def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
+    """What the stage `ablate` has put into `scores.nc`, which does not depend on the neurons that are chosen."""
+    if run.stages().get("ablate", {}).get("fingerprints") != counted["fingerprints"]:
+        return xr.Dataset()
+    try:
+        scores = read_netcdf(run.file("scores.nc"))
+    except InputError:
+        return xr.Dataset()
+    return scores[[name for name in scores if "class" in scores[name].dims]].drop_attrs()
 
 
 def _forget_neurons(run: Run) -> None:

@@ -14,6 +14,7 @@ from jaxdissect.neuron_sets import ClassName, NeuronSet, Pair, neuron_set
 from jaxdissect.tasks.table import WHOLE_NUMBER, read_table
 
 PUBLISHED = Path(__file__).with_name("published_ablations.toml")
+CONTROL = "_control"
 SUFFIXES = (".csv", ".yaml", ".yml", ".pth")
 
 
@@ -43,8 +44,16 @@ def read_neuron_set(source: str, part: str | None, classes: Sequence[ClassName] 
 
 
 def published_sets() -> Mapping[str, Mapping[str, Any]]:
-    """The published ablations, by name: task, classes, gain, neurons, and what was reported."""
-    return tomllib.loads(PUBLISHED.read_text())
+    """The published ablations, by name: task, classes, gain, neurons, and what was reported.
+
+    `NAME_control` is the control of an ablation, every neuron index + 1 in the same layer.
+    """
+    sets = tomllib.loads(PUBLISHED.read_text())
+    shifted = {
+        f"{name}{CONTROL}": {**one, "neurons": [[layer, neuron + 1] for layer, neuron in one["neurons"]]}
+        for name, one in sets.items()
+    }
+    return sets | shifted
 
 
 def write_evar(path: Path, chosen: NeuronSet, gain: float) -> None:

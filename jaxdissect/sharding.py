@@ -62,7 +62,7 @@ def map_clips(
     out_axis: int = 0,
     donate: Sequence[int] = (),
 ) -> Any:
-    """Jit a function so that each device runs it on its own clips. (Left to the compiler, an FFT would gather them all.)
+    """Jit a function so that each device runs it on its own clips; left to the compiler, an FFT gathers them all.
 
     Args:
       function: of pytrees of arrays.

@@ -159,7 +159,7 @@ def ablate(encoder, clips, label_sets, chosen, means=None):
         rows = []
         for intervention, own, others in zip(chosen, after, beside, strict=True):
             rows += class_rows(labels, intervention, before, own, others)
-            result.controls += control_rows(labels, intervention, before, others)
+            result.controls += control_rows(labels, label_sets, intervention, before, others)
         for row, q in zip(rows, q_values([row["p_value"] for row in rows]), strict=True):
             row["q_value"] = q
         result.rows += rows
@@ -216,14 +216,14 @@ def beside_controls(target, controls):
     }
 
 
-def control_rows(labels, intervention, before, others):
-    """The rows of one intervention's controls."""
+def control_rows(labels, label_sets, intervention, before, others):
+    """The rows of one intervention's controls; a class whose name is that of several has its label set before it."""
+    named = [name for several in label_sets for name in several.classes]
     return [
         {
-            "label_set": labels.name,
             "intervention": intervention.name,
             "control": number,
-            "class": name,
+            "class": name if named.count(name) == 1 else f"{labels.name}:{name}",
             "change": control.accuracy[one] - before.accuracy[one],
             "margin_change": control.margin[one] - before.margin[one],
         }

@@ -60,7 +60,7 @@ def test_all_sets_are_found_where_all_are_wanted():
     drawn = draw_controls(target, (1, 7), 10, 0)  # of 5 choose 2
     found = {tuple(sorted(control[:, 1])) for control in drawn}
     assert found == set(itertools.combinations(range(2, 7), 2))
-    with pytest.raises(InputError, match="pool of 'target' is too small: .* have 10 neuron sets .* 11 different ones"):
+    with pytest.raises(InputError, match=r"pool of 'target' is too small: .* have 10 neuron sets .* 11 different ones"):
         draw_controls(target, (1, 7), 11, 0)
     with pytest.raises(InputError, match="have 0 neuron sets"):
         draw_controls(neuron_set("most", [(0, neuron) for neuron in range(4)]), (1, 7), 1, 0)

@@ -120,7 +120,7 @@ def test_a_table(tmp_path):
     with pytest.raises(InputError, match="no row of the class 'z'"):
         from_file(f"@{path}:z")
     path.write_text("layer,neuron\n1.5,2\n")
-    with pytest.raises(InputError, match="layer must be a whole number, found '1.5'"):
+    with pytest.raises(InputError, match=r"layer must be a whole number, found '1\.5'"):
         from_file(f"@{path}")
     path.write_text("layer,unit\n1,2\n")
     with pytest.raises(InputError, match="column 'neuron' is missing"):
@@ -203,7 +203,9 @@ def test_pth_files_that_are_no_masks(tmp_path, monkeypatch, content, message):
 
 def test_published_sets_ship_here():
     sets = published_sets()
-    assert set(sets) == {"cremad_ang_hap", "gtzan_jazz_classical"}
+    names = {"cremad_ang_hap", "gtzan_jazz_classical"}
+    assert set(sets) == names | {f"{name}_control" for name in names}
+    assert from_file("@cremad_ang_hap_control").neurons[:2] == ((0, 2), (0, 113))
     found = from_file("@cremad_ang_hap")
     assert (len(found.neurons), found.gain) == (22, 0.0)
     assert found.classes == (("emotion", "ANG"), ("emotion", "HAP"))

@@ -57,10 +57,10 @@ def draw_controls(
       InputError: the layers have too few other neurons for so many different controls.
     """
     pairs = chosen.pairs
-    sizes = np.bincount(pairs[:, 0], minlength=shape[0])
     if not controls:
         return np.zeros((0, len(pairs), 2), np.int64)
-    nearest, pools = _pool_sizes(chosen, shape, controls, sizes, NEAREST if activity is not None else shape[1])
+    require_pool(chosen, shape, controls)
+    nearest = shape[1] if activity is None else _nearest(chosen, shape, controls)
     rng = np.random.default_rng([seed, len(pairs), *pairs.ravel()])
     candidates = [_candidates(pairs, row, shape, nearest, activity) for row in range(len(pairs))]
     found: dict[tuple[int, ...], np.ndarray] = {}
@@ -69,26 +69,32 @@ def draw_controls(
             found.setdefault(tuple(sorted(drawn[:, 0] * shape[1] + drawn[:, 1])), drawn)
             if len(found) == controls:
                 return np.stack(list(found.values()))
-    raise _too_small(chosen, controls, pools)
+    raise _too_small(chosen, controls, len(found))
 
 
-def _pool_sizes(
-    chosen: NeuronSet, shape: tuple[int, int], controls: int, sizes: np.ndarray, nearest: int
-) -> tuple[int, int]:
-    """How many candidates a neuron needs, and how many different controls there are at most."""
-    touched = sizes[sizes > 0]
-    pool = shape[1] - touched
-    possible = math.prod(math.comb(int(free), int(size)) for free, size in zip(pool, touched, strict=True))
+def require_pool(chosen: NeuronSet, shape: tuple[int, int], controls: int) -> None:
+    """Refuse a target whose layers have too few other neurons.
+
+    Raises:
+      InputError: there are fewer than `controls` different neuron sets of the target's sizes.
+    """
+    possible = _possible(chosen, shape, shape[1])
     if possible < controls:
         raise _too_small(chosen, controls, possible)
-    while nearest < pool.max():
-        nearest = max(nearest, 2 * int(touched.max()))
-        if math.prod(
-            math.comb(min(nearest, int(free)), int(size)) for free, size in zip(pool, touched, strict=True)
-        ) > (1.25 * controls):
-            break
+
+
+def _possible(chosen: NeuronSet, shape: tuple[int, int], nearest: int) -> int:
+    """Different controls if each neuron has at most `nearest` candidates, all those of a layer the same ones."""
+    sizes = np.unique(chosen.pairs[:, 0], return_counts=True)[1].tolist()
+    return math.prod(math.comb(min(nearest, shape[1] - size), size) for size in sizes)
+
+
+def _nearest(chosen: NeuronSet, shape: tuple[int, int], controls: int) -> int:
+    """How many candidates each neuron needs."""
+    nearest = max(NEAREST, 2 * int(np.unique(chosen.pairs[:, 0], return_counts=True)[1].max()))
+    while nearest < shape[1] and _possible(chosen, shape, nearest) < 1.25 * controls:
         nearest = math.ceil(1.25 * nearest)
-    return nearest, possible
+    return nearest
 
 
 def _candidates(

@@ -18,7 +18,7 @@ from jaxdissect.ablation.controls import Activity
 from jaxdissect.ablation.files import save_ablation, write_sets
 from jaxdissect.ablation.outcomes import Judge
 from jaxdissect.ablation.results import Ablation, ablate, require_clips
-from jaxdissect.ablation.suites import AblationOptions, Intervention, interventions, suite_sets
+from jaxdissect.ablation.suites import AblationOptions, Intervention, check_sets, interventions, suite_sets
 from jaxdissect.collect import neuron_shape
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint
@@ -144,6 +144,7 @@ def run_ablate(options: AblateOptions) -> AblateResult:
     run = Run(options.run)
     subject = _subject(options, run)
     sets, left_out = _sets(options, run, subject)
+    check_sets(sets, subject.shape, ablation)
     means = _means(run, subject.shape) if options.mode == "mean" else None
     with run.locked():
         started = time.perf_counter()
@@ -305,7 +306,7 @@ def _balance(chosen: list[Intervention], activity: Activity) -> tuple[float, flo
     """Activation rate and impact of the controls over those of the targets, means over the interventions."""
 
     def ratio(values: np.ndarray) -> float:
-        def total(pairs: np.ndarray) -> np.ndarray:
+        def total(pairs: np.ndarray) -> Any:
             return values[pairs[..., 0], pairs[..., 1]].sum(axis=-1)
 
         return float(

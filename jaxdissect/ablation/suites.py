@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxdissect.ablation.controls import MATCHES, Activity, draw_controls, shifted_control
+from jaxdissect.ablation.controls import MATCHES, Activity, draw_controls, require_pool, shifted_control
 from jaxdissect.ablation.engine import Edit
 from jaxdissect.errors import InputError
 from jaxdissect.neuron_sets import TOKEN, ClassName, NeuronSet, Pair, neuron_set
@@ -131,10 +131,7 @@ def interventions(
     Raises:
       InputError: a name stands twice, or a control pool is too small.
     """
-    names = [chosen.name for chosen in sets]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"--neurons: the neuron set {twice!r} is given twice: give it once.")
+    check_sets(sets, shape, options)
     found = []
     for chosen in sets:
         if options.match == "shift":
@@ -147,6 +144,20 @@ def interventions(
             name = chosen.name if len(gains) == 1 else f"{chosen.name} x {gain:g}"
             found.append(Intervention(name, chosen, options.mode, 0.0 if options.mode == "mean" else gain, controls))
     return found
+
+
+def check_sets(sets: Sequence[NeuronSet], shape: tuple[int, int], options: AblationOptions) -> None:
+    """Refuse sets that `interventions` would refuse, before what their controls are matched by is measured.
+
+    Raises:
+      InputError: a name stands twice, or a control pool is too small.
+    """
+    names = [chosen.name for chosen in sets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"--neurons: the neuron set {twice!r} is given twice: give it once.")
+    for chosen in sets if options.match != "shift" else ():
+        require_pool(chosen, shape, options.controls)
 
 
 def _quoted(name: str) -> str:

@@ -10,6 +10,7 @@ from jaxdissect.ablation.results import CONTRASTS
 from jaxdissect.ablation.stage import AblateResult
 from jaxdissect.ablation.suites import Intervention
 from jaxdissect.neuron_sets import ClassName
+from jaxdissect.reproduce import Reproduction
 from jaxdissect.summary import LISTED, table
 
 IN_FULL = 4  # interventions up to which every class is shown
@@ -46,6 +47,45 @@ def ablation_summary(result: AblateResult) -> str:
     if len(result.unusable) > LISTED:
         lines.append(f"... and {len(result.unusable) - LISTED} more, see run.json.")
     return "\n".join(lines)
+
+
+def reproduction_summary(result: Reproduction) -> str:
+    """Published figures beside what was found, class by class for the published ablation."""
+    overall = result.figures[result.figures["class"] == ""]
+    lines = [
+        table(
+            ["figure", "published", "here"],
+            [[row["figure"], _figure(row["published"]), _figure(row["found"])] for _, row in overall.iterrows()],
+        )
+    ]
+    if result.published is None or result.ablation is None:
+        return lines[0]
+    of_class = result.figures[result.figures["class"] != ""].set_index(["figure", "class"])
+    cells = []
+    for name in result.published["test_clips"]:
+        cell = [name]
+        for figure in ("accuracy before", "accuracy after ablation", "change by ablation", "change by the control"):
+            signed = figure.startswith("change")
+            row = of_class.loc[(figure, name)]
+            cell.append(" | ".join(_percent(row[side], signed) for side in ("published", "found")))
+        cell.append(f"{of_class.loc[('margin change by ablation', name), 'found']:+.3f}")
+        cell.append(f"{of_class.loc[('margin change by random controls', name), 'found']:+.3f}")
+        cells.append([*cell, _p(of_class.loc[("p-value of the margin change", name), "found"])])
+    header = ["class", "before", "after", "change", "change by control", "margin change", "random controls", "p"]
+    lines.append(
+        f"The published set of {len(result.published['neurons'])} neurons ({' & '.join(result.published['classes'])}) "
+        f"silenced, published | here; control: every neuron index + 1"
+    )
+    lines.append(table(header, cells))
+    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}" if value < 1 else f"{value:.1f}"
+
+
+def _percent(value: float, signed: bool) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}%"
 
 
 def _one(one: Intervention, rows: pd.DataFrame) -> str:

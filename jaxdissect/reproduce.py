@@ -1,0 +1,182 @@
+"""`jaxdissect reproduce`: the paper's published figures beside what is found here.
+
+Source: arXiv:2602.15307, and the configurations that its authors published (`published_ablations.toml`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from jaxdissect.ablation.stage import AblateOptions, AblateResult, read_specific, run_ablate
+from jaxdissect.collect import neuron_shape
+from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
+from jaxdissect.encoder.checkpoint import load_encoder
+from jaxdissect.errors import InputError
+from jaxdissect.neuron_set_files import CONTROL, published_sets
+from jaxdissect.neuron_sets import NeuronSet, neuron_set, parse_neuron_set, require_neurons
+from jaxdissect.probing import ProbeOptions, run_probe
+from jaxdissect.results import Neurons, write_csv
+from jaxdissect.run import Run
+from jaxdissect.tasks.known import load_task
+from jaxdissect.tasks.table import Task
+
+COLUMNS = ("figure", "class", "published", "found")
+NEURONS_PER_CLASS = {"cremad": 172.0, "esc50": 37.9}
+COVERAGE = 1.0  # "about 100%" of every task, self-supervised
+SETS = {"cremad": "cremad_ang_hap", "gtzan": "gtzan_jazz_classical"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceOptions:
+    """Print the paper's published figures beside what is found with this encoder and data set.
+
+    Attributes:
+      encoder: directory of the converted checkpoint, m2d_vit_base-80x608p16x16-221006-mr7 in the paper.
+      task: one of the tasks with published figures.
+      data: its data folder, as EVAR lays it out (cremad.csv, gtzan.csv; ESC-50's own layout).
+      run: run directory to write.
+      controls: random neuron sets that the published ablation is also compared with.
+      seeds: probes, whose scores are averaged.
+      learning_rate: of the probe; 3e-5 is the paper's.
+      batch_size: clips per device and step of the counting; the ablation takes fewer.
+      dtype: of the computation, float32 (float32 products) or bfloat16.
+      seed: of the controls.
+    """
+
+    encoder: str
+    task: Literal["cremad", "gtzan", "esc50"]
+    data: Path
+    run: Path
+    controls: int = 200
+    seeds: int = 3
+    learning_rate: float = 3e-5
+    batch_size: int = 16
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reproduction:
+    """Published figures and those found here.
+
+    Attributes:
+      counted: what was counted.
+      neurons: what was chosen.
+      figures: a row per figure (and class): `published`, NaN where nothing is, and `found`.
+      ablation: of the published neuron set and of its published control; None for a task without one.
+      published: the published ablation; None likewise.
+    """
+
+    counted: ActivationsResult
+    neurons: Neurons
+    figures: pd.DataFrame
+    ablation: AblateResult | None
+    published: Mapping[str, Any] | None
+
+
+def run_reproduce(options: ReproduceOptions) -> Reproduction:
+    """Count, select, probe, and repeat the published ablation; writes `reproduction.csv` beside the stages' files.
+
+    Raises:
+      InputError: an option or a file breaks a rule, or the encoder lacks neurons of the published set.
+    """
+    name, run = SETS.get(options.task), Run(options.run)
+    published = None if name is None else published_sets()[name]
+    task = load_task(options.task, options.data)
+    if name is not None:  # a mistake is told before the long count, not after
+        _require_published(options, name, task)
+    counted = run_activations(
+        ActivationsOptions(
+            encoder=options.encoder, task=options.task, data=options.data, run=options.run,
+            batch_size=options.batch_size, dtype=options.dtype,
+        )
+    )  # fmt: skip
+    neurons = run_neurons(NeuronsOptions(run=options.run))
+    rows = _selection_rows(options.task, neurons)
+    ablation = None
+    if published is not None:
+        specific = read_specific(run, task.classes)
+        own = parse_neuron_set(" & ".join(published["classes"]), specific)
+        shape = (neurons.scores.sizes["layer"], neurons.scores.sizes["neuron"])
+        rows += _overlap_rows(own, _as_set(published), shape[1])
+        run_probe(
+            ProbeOptions(
+                run=options.run, seeds=options.seeds, learning_rate=options.learning_rate,
+                batch_size=options.batch_size,
+            )
+        )  # fmt: skip
+        ablation = run_ablate(
+            AblateOptions(
+                run=options.run, neurons=(f"@{name}", f"@{name}{CONTROL}"), controls=options.controls,
+                seed=options.seed, causal_map=False,
+            )
+        )  # fmt: skip
+        rows += _ablation_rows(published, ablation.ablation.table, name or "")
+    figures = pd.DataFrame(rows, columns=list(COLUMNS))
+    write_csv(figures, run.file("reproduction.csv"))
+    return Reproduction(counted, neurons, figures, ablation, published)
+
+
+def _require_published(options: ReproduceOptions, name: str, task: Task) -> None:
+    """Refuse a task without the published classes, and an encoder without the published neurons."""
+    classes = [own for _, own in task.classes]
+    missing = sorted(set(published_sets()[name]["test_clips"]) - set(classes))
+    if missing:
+        raise InputError(
+            f"--data {options.data}: the table of {options.task} lacks the published classes {', '.join(missing)}; it "
+            f"has {', '.join(classes[:12])}."
+        )
+    shape = neuron_shape(load_encoder(options.encoder, options.dtype), task)
+    for wanted in (name, f"{name}{CONTROL}"):
+        require_neurons(_as_set(published_sets()[wanted], f"@{wanted}"), shape)
+
+
+def _as_set(published: Mapping[str, Any], name: str = "published") -> NeuronSet:
+    return neuron_set(name, [tuple(pair) for pair in published["neurons"]])
+
+
+def _selection_rows(task: str, neurons: Neurons) -> list[tuple[str, str, float, float]]:
+    found = neurons.coverage.iloc[0]
+    return [
+        ("neurons per class", "", NEURONS_PER_CLASS.get(task, np.nan), float(found["mean_neurons_per_class"])),
+        ("coverage", "", COVERAGE, float(found["coverage"])),
+        ("classes per neuron", "", np.nan, float(found["mean_classes_per_neuron"])),
+    ]
+
+
+def _overlap_rows(own: NeuronSet, published: NeuronSet, neurons: int) -> list[tuple[str, str, float, float]]:
+    """How much the neurons that the published classes share here have in common with the published set."""
+    ours, theirs = set(own.neurons), set(published.neurons)
+    layers = {layer for layer, _ in ours | theirs}
+    sizes = [[sum(pair[0] == layer for pair in pairs) for pairs in (ours, theirs)] for layer in layers]
+    by_chance = sum(here * there / neurons for here, there in sizes)
+    what = " & ".join(name for _, name in own.classes)
+    return [
+        (f"neurons of {what}", "", len(theirs), len(ours)),
+        (f"of them in the published set ({by_chance:.2f} by chance, given the layers)", "", np.nan, len(ours & theirs)),
+        ("Jaccard with the published set", "", np.nan, len(ours & theirs) / max(len(ours | theirs), 1)),
+    ]
+
+
+def _ablation_rows(published: Mapping[str, Any], table: pd.DataFrame, name: str) -> list[tuple[str, str, float, float]]:
+    rows = []
+    by_set = {kind: table[table["intervention"] == f"@{name}{kind}"].set_index("class") for kind in ("", CONTROL)}
+    for label, clips in published["test_clips"].items():
+        target, control = by_set[""].loc[label], by_set[CONTROL].loc[label]
+        before = published["accuracy"][label] - published["change"][label]
+        of_control = published.get("control_change", {}).get(label, np.nan)
+        rows += [
+            ("test clips", label, clips, target["clips"]),
+            ("accuracy before", label, before, target["accuracy_before"]),
+            ("accuracy after ablation", label, published["accuracy"][label], target["accuracy_after"]),
+            ("change by ablation", label, published["change"][label], target["change"]),
+            ("change by the control", label, of_control, control["change"]),
+            ("margin change by ablation", label, np.nan, target["margin_change"]),
+            ("margin change by random controls", label, np.nan, target["control_mean"]),
+            ("p-value of the margin change", label, np.nan, target["p_value"]),
+        ]
+    return [(figure, str(label), float(there), float(here)) for figure, label, there, here in rows]
