@@ -96,7 +96,7 @@ class LayeredEncoder(Encoder, Protocol):
         """The variables of each layer, all of one structure."""
         ...
 
-    def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Float[Array, "neuron width"]:
+    def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Float[Array | np.ndarray, "neuron width"]:
         """The kernel behind the neurons: a layer puts out `activations @ outgoing_weights` plus what is not theirs."""
         ...
 

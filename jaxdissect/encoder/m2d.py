@@ -67,7 +67,7 @@ class M2D:
         """The parameters of each block."""
         return [{"params": variables["params"][f"blocks_{layer}"]} for layer in range(self.config.depth)]
 
-    def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Float[Array, "neuron width"]:
+    def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Float[Array | np.ndarray, "neuron width"]:
         """Kernel of the second linear layer of a block's MLP."""
         return layer_variables["params"]["mlp"]["fc2"]["kernel"]
 
