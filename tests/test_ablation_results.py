@@ -28,6 +28,9 @@ SETS = (
     ("third", [(0, 3)], [("sounds", "siren"), ("place", "y")]),
     ("aimless", [(0, 8), (1, 8)], []),
 )
+MARGIN = "margin under an intervention against float64, relative"
+PRECISION = "average precision against scikit-learn's, relative"
+SHARE = "arithmetic of shares and p-values in float64, relative"
 
 
 def kind(clip):
@@ -150,11 +153,6 @@ def assert_same(found, expected, columns):
 def assert_near(found, expected, columns, name):
     for column in columns:
         assert_within(name, relative_error(found[column], expected[column]))
-
-
-MARGIN = "margin under an intervention against float64, relative"
-PRECISION = "average precision against scikit-learn's, relative"
-SHARE = "arithmetic of shares and p-values in float64, relative"
 
 
 # --- against the slow version

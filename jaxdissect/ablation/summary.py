@@ -102,7 +102,7 @@ def _one(one: Intervention, rows: pd.DataFrame) -> str:
             "-" if math.isnan(row["change_clips"]) else f"{row['change_clips']:+.1f}",
             f"{row['margin_change']:+.3f}",
             "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}",
-            f"{row['control_mean']:+.3f} +- {row['control_sd']:.3f}",
+            _controls(row["control_mean"], row["control_sd"]),
             _p(row["p_value"]),
             _p(row["q_value"]),
         ]
@@ -132,7 +132,7 @@ def _suite(label_set: str, chosen: Sequence[Intervention], rows: pd.DataFrame) -
                 f"{100 * own['accuracy_after'].mean():.1f}%",
                 f"{own['change_clips'].sum(skipna=False):+.1f}",
                 f"{own['margin_change'].mean():+.3f}",
-                f"{own['control_mean'].mean():+.3f} +- {own['control_sd'].mean():.3f}",
+                _controls(own["control_mean"].mean(), own["control_sd"].mean()),
                 _p(own["p_value"].min()),
                 f"{others['margin_change'].mean():+.3f}",
             ]
@@ -155,7 +155,7 @@ def _aggregate(suite: pd.DataFrame) -> str:
             row["interventions"],
             row["contrast"],
             f"{row['margin_change']:+.4f}",
-            f"{row['control_mean']:+.4f} +- {row['control_sd']:.4f}",
+            _controls(row["control_mean"], row["control_sd"], 4),
             _p(row["p_value"]),
         ]
         for _, row in suite.iterrows()
@@ -183,6 +183,13 @@ def _map_check(check: pd.DataFrame) -> str:
 
 def _is_own(classes: Sequence[ClassName], label_set: str, name: object) -> bool:
     return (label_set, name) in classes
+
+
+def _controls(mean: float, deviation: float, digits: int = 3) -> str:
+    """Mean and standard deviation, as far as there are."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:+.{digits}f}" + ("" if math.isnan(deviation) else f" +- {deviation:.{digits}f}")
 
 
 def _p(value: float) -> str:
