@@ -28,7 +28,7 @@ from torch.utils import mkldnn
 from benchmarks.common import build_encoder, table, write_record
 from benchmarks.torch_vit import TorchViT, load_torch_vit, random_checkpoint
 from jaxdissect.ablation.causal_map import _gradient
-from jaxdissect.ablation.engine import Edit, _Layered, _plan
+from jaxdissect.ablation.engine import Edit, LayerByLayer, plan
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import vit_config
 from jaxdissect.probe import EPSILON, Head
@@ -99,13 +99,13 @@ class JaxSide:
         self.work, self.mesh = given, local_mesh(jax.local_devices()[:1])
         self.names = [f"set {number}" for number in range(label_sets)]
         several = dict.fromkeys(self.names, False)
-        self.runner = _Layered(given.encoder, several, given.encoder.config.mlp, self.mesh)
+        self.runner = LayerByLayer(given.encoder, several, given.encoder.config.mlp, self.mesh)
         heads = dict.fromkeys(self.names, given.head)
         self.variables, self.heads = replicate((given.encoder.variables, heads), self.mesh)
 
     def margins(self, edits: Sequence[Edit], size: int, at_once: int) -> np.ndarray:
         """(edit, clip), and the untouched ones in the last row."""
-        given, chunks = self.work, _plan(edits, at_once)
+        given, chunks = self.work, plan(edits, at_once)
         found = np.zeros((len(edits) + 1, len(given.pcm)), np.float32)
         for start in range(0, len(given.pcm), size):
             rows = slice(start, start + size)

@@ -10,11 +10,10 @@ from jaxtyping import Array, Bool, Float
 
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
+from jaxdissect.probe import LARGEST_FEATURE
 from jaxdissect.sharding import local_mesh, map_clips, replicate, shard_clips
 from jaxdissect.tasks.loader import batches, unit_samples
 from jaxdissect.tasks.table import Task
-
-LARGEST = 1e18  # of a feature: float32 holds its square, and sums of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ def embed_clips(
     reasons: dict[int, str] = {}
     for batch in batches(task, encoder.sample_rate, clips_per_step):
         found = np.asarray(embed_each(variables, shard_clips(batch.pcm, mesh)))[: len(batch.statuses)]
-        good = (np.abs(found) < LARGEST).all(axis=1) & batch.members[: len(found), -1]
+        good = (np.abs(found) < LARGEST_FEATURE).all(axis=1) & batch.members[: len(found), -1]
         for row in np.flatnonzero(~good):
             status = batch.statuses[row]
             unreadable = status.status == "unreadable"

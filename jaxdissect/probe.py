@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from jaxdissect.errors import InputError
 
 EPSILON = 1e-5  # added to the variance, as by PyTorch's BatchNorm1d
+LARGEST_FEATURE = 1e18  # of an embedding: float32 holds its square, and sums of them
 
 
 @dataclasses.dataclass(frozen=True)

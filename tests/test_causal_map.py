@@ -15,7 +15,8 @@ from torch_reference import _model, random_state
 from jaxdissect import InputError, causal_map
 from jaxdissect.ablation.activity import measure_activity
 from jaxdissect.ablation.causal_map import check_map, spearman
-from jaxdissect.ablation.engine import Edit, judge_edits
+from jaxdissect.ablation.engine import Edit
+from jaxdissect.ablation.judging import judge_edits
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from torch_reference import _model, encoder_of, random_state
 
 from jaxdissect import Head, InputError, Judge, LayeredEncoder, ViTConfig, load_task
 from jaxdissect.ablation import engine
-from jaxdissect.ablation.engine import Edit, judge_edits
+from jaxdissect.ablation.engine import Edit
+from jaxdissect.ablation.judging import judge_edits
 
 CONFIG = ViTConfig(bands=80, frames=48, patch_bands=40, patch_frames=16, width=32, depth=3, heads=2, mlp=64)
 SHAPE = (CONFIG.depth, CONFIG.mlp)
@@ -256,7 +257,7 @@ def test_progress_counts_every_pass_once(encoder, task, judges):
 def test_work_is_shared(encoder, task, judges, monkeypatch):
     """The layers that run: once untouched, and behind the first touched layer only; the front end once per batch."""
     runs = {"entered": 0, "layers": 0}
-    counted = engine._Layered
+    counted = engine.LayerByLayer
 
     class Counting(counted):
         def __init__(self, *given):
@@ -275,7 +276,7 @@ def test_work_is_shared(encoder, task, judges, monkeypatch):
 
             return run
 
-    monkeypatch.setattr(engine, "_Layered", Counting)
+    monkeypatch.setattr(engine, "LayerByLayer", Counting)
     edits = [Edit(np.array([layer]), np.array([n]), 0.0, np.zeros(1)) for layer in range(3) for n in range(4)]
     judge_edits(encoder, task, judges, edits, SHAPE, batch_size=7, at_once=4, devices=jax.devices()[:1])
     assert runs == {"entered": 1, "layers": 3, "edited": 4 * 2 + 4 * 1}
@@ -286,7 +287,7 @@ def test_steps_hold_no_collective_and_keep_clips_apart(encoder):
     from jaxdissect.sharding import local_mesh, replicate, shard_clips
 
     mesh = local_mesh(jax.devices()[:4])
-    runner = engine._Layered(encoder, {"label": False}, CONFIG.mlp, mesh)
+    runner = engine.LayerByLayer(encoder, {"label": False}, CONFIG.mlp, mesh)
     members = np.eye(3, dtype=bool)[np.arange(8) % 3]
     head = random_judge(FEATURES, members).head
     variables, heads = replicate((encoder.variables, {"label": head}), mesh)
@@ -316,7 +317,7 @@ def test_steps_hold_no_collective_and_keep_clips_apart(encoder):
 def test_memory_follows_the_edits_at_once_and_not_their_number(encoder, task, judges, monkeypatch):
     """The largest set of branches that lives is that of one chunk."""
     largest = []
-    counted = engine._Layered
+    counted = engine.LayerByLayer
 
     class Watching(counted):
         def run(self, *given):
@@ -325,7 +326,7 @@ def test_memory_follows_the_edits_at_once_and_not_their_number(encoder, task, ju
                 largest.append(alive)
                 yield numbers, said
 
-    monkeypatch.setattr(engine, "_Layered", Watching)
+    monkeypatch.setattr(engine, "LayerByLayer", Watching)
     peaks = {}
     for number, at_once in ((8, 4), (64, 4), (64, 8)):
         largest.clear()

@@ -14,20 +14,25 @@ PACKAGE = Path(__file__).parent.parent / "jaxdissect"
 ORDER = [
     "errors", "files", "arrays", "progress", "sharding", "audio.log_mel", "audio.decode", "tasks.table",
     "tasks.synthesis", "tasks.known", "tasks.loader", "encoder.base", "encoder.vit", "encoder.m2d", "encoder.shipped",
-    "encoder.checkpoint", "encoder.convert", "activations", "tokens", "statistics", "collect", "clip_store",
-    "selection", "results", "run", "stage_inputs", "probe", "embeddings", "linear_evaluation", "own_head",
-    "dissect", "probing",
+    "encoder.checkpoint", "encoder.convert", "activations", "interventions", "tokens", "statistics", "collect",
+    "clip_store", "selection", "results", "run", "stage_inputs", "probe", "embeddings", "linear_evaluation", "own_head",
+    "dissect", "probing", "neuron_sets", "neuron_set_files", "significance",
+    "ablation.outcomes", "ablation.engine", "ablation.judging", "ablation.controls", "ablation.activity",
+    "ablation.suites", "ablation.results", "ablation.causal_map", "probe_files", "ablation.files", "ablation.stage",
+    "reproduce",
     "training.masking", "training.objective", "training.masked_prediction", "training.msm_mae", "training.m2d",
     "training.supervised", "training.step", "training.crops", "training.checkpoints", "training.interrupts",
-    "training.fit", "training.options", "training.state_folder", "training.train", "demo", "summary", "cli", "__main__",
+    "training.fit", "training.options", "training.state_folder", "training.train", "demo", "summary",
+    "ablation.summary", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",
     "tyro", "xarray",
 ]  # fmt: skip
 COMPUTE = [
-    "sharding", "audio.log_mel", "encoder.vit", "encoder.m2d", "encoder.checkpoint", "activations", "tokens",
-    "statistics", "selection", "probe", "training.step", "training.m2d", "training.supervised",
+    "sharding", "audio.log_mel", "encoder.vit", "encoder.m2d", "encoder.checkpoint", "activations", "interventions",
+    "tokens", "statistics", "selection", "significance", "probe", "ablation.outcomes", "ablation.engine",
+    "ablation.controls", "ablation.suites", "training.step", "training.m2d", "training.supervised",
 ]  # fmt: skip
 
 

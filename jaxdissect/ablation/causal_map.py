@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdissect.ablation.engine import Edit, judge_edits
+from jaxdissect.ablation.engine import Edit
+from jaxdissect.ablation.judging import judge_edits
 from jaxdissect.ablation.outcomes import Judge, judge_clips, per_class
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError

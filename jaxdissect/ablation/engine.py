@@ -1,4 +1,4 @@
-"""Many interventions on the same clips at once: clips x edits -> verdicts of linear probes.
+"""Many interventions on a batch of clips at once: clips x edits -> verdicts of linear probes.
 
 An edit changes some neurons in one pass of the encoder. The front end runs once per batch of clips. Silencing neurons S
 of layer l takes `a_S @ W2_S` from that layer's output and nothing else, so an edit resumes behind the first layer that
@@ -18,20 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxdissect.ablation.outcomes import Judge, Verdicts, judge_clips
-from jaxdissect.embeddings import LARGEST
+from jaxdissect.ablation.outcomes import judge_clips
 from jaxdissect.encoder.base import Encoder, LayeredEncoder
-from jaxdissect.errors import InputError
 from jaxdissect.interventions import edit_neurons
-from jaxdissect.sharding import local_mesh, map_clips, replicate, shard_clips
-from jaxdissect.tasks.loader import Batch, batches
-from jaxdissect.tasks.table import Task
+from jaxdissect.probe import LARGEST_FEATURE
+from jaxdissect.sharding import map_clips
 
 UNTOUCHED = [-1]  # the number of the edit that changes nothing
-ROWS_AT_ONCE = {"cpu": 16}  # clips x edits on a device: a CPU is fastest while a layer's activations stay in its cache
-ROWS_ON_ACCELERATORS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,26 +50,15 @@ class Edit:
         return int(self.layer.min())
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """Verdicts on every clip under every edit.
+@dataclass(frozen=True)
+class Chunk:
+    """Edits that begin in one layer and run at once.
 
     Attributes:
-      before: of each label set, of the untouched encoder: an axis (edit) of length one in front.
-      after: likewise of the edits, in the order given.
-      usable: clips that could be read and whose untouched embedding is finite.
-      reasons: why a clip is not usable, by its number.
+      numbers: of the edits.
+      edits: themselves.
+      rows: to which they are padded with such as change nothing.
     """
-
-    before: Mapping[str, Verdicts]
-    after: Mapping[str, Verdicts]
-    usable: Bool[np.ndarray, " clip"]
-    reasons: Mapping[int, str]
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Edits that begin in one layer and run at once, padded to `rows` with such as change nothing."""
 
     numbers: Sequence[int]
     edits: Sequence[Edit]
@@ -82,9 +66,11 @@ class _Chunk:
 
     @property
     def first(self) -> int:
+        """The layer in which they begin."""
         return self.edits[0].first
 
     def touches(self, layer: int) -> bool:
+        """Whether any of them changes a neuron of this layer."""
         return any((edit.layer == layer).any() for edit in self.edits)
 
     def sparse(self, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,104 +93,7 @@ class _Chunk:
         return gain, offset
 
 
-def judge_edits(
-    encoder: Encoder,
-    task: Task,
-    judges: Mapping[str, Judge],
-    edits: Sequence[Edit],
-    shape: tuple[int, int],
-    batch_size: int = 4,
-    at_once: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
-    progress: Callable[[int], object] = lambda passes: None,
-) -> Judged:
-    """Run every clip under every edit, and judge it.
-
-    Args:
-      encoder: any `Encoder`.
-      task: the clips.
-      judges: of each label set.
-      edits: what is changed; each in its own pass.
-      shape: layers, and neurons per layer, of the encoder.
-      batch_size: clips per device and step.
-      at_once: edits that run together; default: so many that they make 16 rows with the clips of a CPU, 256 with those
-        of an accelerator.
-      devices: to split the clips over; default: all of this process.
-      progress: called with the number of passes finished, one for every clip and edit.
-
-    Raises:
-      InputError: a number breaks a rule, or there are several processes.
-    """
-    if batch_size < 1 or (at_once is not None and at_once < 1):
-        raise InputError(f"--batch-size and --at-once must be positive, got {batch_size} and {at_once}.")
-    if jax.process_count() > 1:
-        raise InputError(f"Ablation runs in one process so far, got {jax.process_count()}.")
-    mesh = local_mesh(devices)
-    batch_size = min(batch_size, -(-len(task) // mesh.size))
-    together = ROWS_AT_ONCE.get(mesh.devices.flat[0].platform, ROWS_ON_ACCELERATORS)
-    chunks = _plan(edits, at_once or max(1, together // batch_size))
-    heads = {name: judge.head for name, judge in judges.items()}
-    multi_label = {name: judge.multi_label for name, judge in judges.items()}
-    runner: _Layered | _Whole
-    if isinstance(encoder, LayeredEncoder):
-        runner = _Layered(encoder, multi_label, shape[1], mesh)
-    else:
-        runner = _Whole(encoder, multi_label, shape, mesh)
-    variables, heads = replicate(encoder.variables, mesh), replicate(heads, mesh)
-    found = _Found(len(task), len(edits))
-    for batch in batches(task, encoder.sample_rate, batch_size * mesh.size):
-        rows = np.maximum(batch.clip, 0)
-        members = {name: judge.members[rows] for name, judge in judges.items()}
-        pcm, members = shard_clips((batch.pcm, members), mesh)
-        waiting: tuple[Sequence[int], Any] | None = None
-        for started in runner.run(variables, heads, pcm, members, chunks):
-            if waiting is not None:  # the host's work on one chunk is done while the devices are busy with the next
-                found.put(batch, *waiting)
-                progress(found.passes)
-            waiting = started
-        if waiting is not None:
-            found.put(batch, *waiting)
-            progress(found.passes)
-    return found.judged()
-
-
-class _Found:
-    """Verdicts as they come in; row 0 is the untouched encoder's."""
-
-    def __init__(self, clips: int, edits: int) -> None:
-        self.clips, self.edits, self.passes = clips, edits, 0
-        self.arrays: dict[str, Verdicts] = {}
-        self.usable, self.reasons = np.zeros(clips, bool), dict[int, str]()
-
-    def put(self, batch: Batch, edits: Sequence[int], said: Any) -> None:
-        verdicts, sound = jax.device_get(said)
-        count = len(batch.statuses)
-        at = np.array(edits)[:, None] + 1, batch.clip[None, :count]
-        for name, found in verdicts.items():
-            if name not in self.arrays:
-                self.arrays[name] = jax.tree.map(
-                    lambda part: np.full((self.edits + 1, self.clips, *part.shape[2:]), np.nan, np.float32), found
-                )
-            for kept, new in zip(jax.tree.leaves(self.arrays[name]), jax.tree.leaves(found), strict=True):
-                kept[at] = new[: len(edits), :count]
-        if edits != UNTOUCHED:
-            self.passes += len(edits) * count
-            return
-        for clip, status, readable, good in zip(
-            batch.clip, batch.statuses, batch.members[:, -1], sound[0], strict=False
-        ):
-            self.usable[clip] = readable and good
-            if not self.usable[clip]:
-                self.reasons[int(clip)] = status.reason if not readable else "its embedding is not finite"
-
-    def judged(self) -> Judged:
-        def part(rows: slice) -> dict[str, Verdicts]:
-            return {name: jax.tree.map(lambda leaf: leaf[rows], found) for name, found in self.arrays.items()}
-
-        return Judged(part(slice(0, 1)), part(slice(1, None)), self.usable, self.reasons)
-
-
-def _plan(edits: Sequence[Edit], at_once: int) -> list[_Chunk]:
+def plan(edits: Sequence[Edit], at_once: int) -> list[Chunk]:
     """Edits that begin in the same layer, `at_once` at a time.
 
     What remains is padded to a power of two, so that few programs are compiled.
@@ -217,7 +106,7 @@ def _plan(edits: Sequence[Edit], at_once: int) -> list[_Chunk]:
         for _, numbers in sorted(by_layer.items())
         for start in range(0, len(numbers), at_once)
     ]
-    return [_Chunk(part, [edits[number] for number in part], min(at_once, _power_of_two(len(part)))) for part in parts]
+    return [Chunk(part, [edits[number] for number in part], min(at_once, _power_of_two(len(part)))) for part in parts]
 
 
 def _power_of_two(number: int) -> int:
@@ -231,10 +120,26 @@ def _judge(encoder: Encoder, multi_label: Mapping[str, bool], heads: Any, member
     verdicts = {
         name: judge_clips(heads[name], embeddings, members[name], several) for name, several in multi_label.items()
     }
-    return verdicts, (jnp.abs(embeddings) < LARGEST).all(axis=1)
+    return verdicts, (jnp.abs(embeddings) < LARGEST_FEATURE).all(axis=1)
 
 
-class _Layered:
+def runner_of(
+    encoder: Encoder, multi_label: Mapping[str, bool], shape: tuple[int, int], mesh: Mesh
+) -> "LayerByLayer | WholeEncoder":
+    """What runs edits of an encoder.
+
+    Args:
+      encoder: any `Encoder`.
+      multi_label: of each label set that verdicts are wanted of.
+      shape: layers, and neurons per layer, of the encoder.
+      mesh: of the devices, over which clips are split.
+    """
+    if isinstance(encoder, LayeredEncoder):
+        return LayerByLayer(encoder, multi_label, shape[1], mesh)
+    return WholeEncoder(encoder, multi_label, shape, mesh)
+
+
+class LayerByLayer:
     """Runs layers one by one. One layer is one compiled program, whatever its number."""
 
     def __init__(self, encoder: LayeredEncoder, multi_label: Mapping[str, bool], neurons: int, mesh: Mesh) -> None:
@@ -301,10 +206,10 @@ class _Layered:
         return jax.vmap(one)(neuron, scale, offset)
 
     def run(
-        self, variables: Any, heads: Any, pcm: Array, members: Any, chunks: Sequence[_Chunk]
+        self, variables: Any, heads: Any, pcm: Array, members: Any, chunks: Sequence[Chunk]
     ) -> Iterator[tuple[Sequence[int], Any]]:
         """Judge a batch of clips under every edit, and untouched."""
-        of_layer: dict[int, list[_Chunk]] = defaultdict(list)
+        of_layer: dict[int, list[Chunk]] = defaultdict(list)
         for chunk in chunks:
             of_layer[chunk.first].append(chunk)
         layers = self.encoder.layer_variables(variables)
@@ -326,7 +231,7 @@ class _Layered:
         yield UNTOUCHED, self.leave(variables, heads, members, untouched)
 
 
-class _Whole:
+class WholeEncoder:
     """Runs the whole encoder, many edits at once by `vmap`: what no gain touches is computed once for all of them."""
 
     def __init__(self, encoder: Encoder, multi_label: Mapping[str, bool], shape: tuple[int, int], mesh: Mesh) -> None:
@@ -355,7 +260,7 @@ class _Whole:
         self.untouched = map_clips(untouched, mesh, (None, None, 0, 0), out_axis=1)
 
     def run(
-        self, variables: Any, heads: Any, pcm: Array, members: Any, chunks: Sequence[_Chunk]
+        self, variables: Any, heads: Any, pcm: Array, members: Any, chunks: Sequence[Chunk]
     ) -> Iterator[tuple[Sequence[int], Any]]:
         """Judge a batch of clips under every edit, and untouched."""
         inputs = self.front_end(variables, pcm)

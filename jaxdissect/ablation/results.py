@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from jaxdissect.ablation.engine import Judged, judge_edits
+from jaxdissect.ablation.judging import Judged, judge_edits
 from jaxdissect.ablation.outcomes import ClassOutcome, Judge, per_class
 from jaxdissect.ablation.suites import AblationOptions, Intervention, class_name
 from jaxdissect.encoder.base import Encoder
