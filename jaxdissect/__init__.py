@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from jaxdissect.ablation.controls import Activity
     from jaxdissect.ablation.outcomes import Judge
     from jaxdissect.ablation.results import Ablation, ablate
-    from jaxdissect.ablation.suites import AblationOptions, Intervention
+    from jaxdissect.ablation.suites import AblationOptions, Intervention, make_interventions
     from jaxdissect.activations import Reading, read_neurons, stack_layers
     from jaxdissect.collect import CountOptions
     from jaxdissect.embeddings import Embeddings, embed_clips
@@ -36,7 +36,7 @@ _PUBLIC = {
     "ablation.controls": ("Activity",),
     "ablation.outcomes": ("Judge",),
     "ablation.results": ("Ablation", "ablate"),
-    "ablation.suites": ("AblationOptions", "Intervention"),
+    "ablation.suites": ("AblationOptions", "Intervention", "make_interventions"),
     "activations": ("Reading", "read_neurons", "stack_layers"),
     "collect": ("CountOptions",),
     "encoder.base": ("Encoder", "LayeredEncoder", "TokenLayout"),
@@ -95,6 +95,7 @@ __all__ = [
     "load_encoder",
     "load_task",
     "logits",
+    "make_interventions",
     "neuron_set",
     "read_neurons",
     "run_probe",

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +14,9 @@ import soundfile
 from foreign import HOP, IntegerEncoder
 from tolerances import TOLERANCES, assert_within, relative_error
 
-from jaxdissect import AblationOptions, Head, Judge, ablate, neuron_set
-from jaxdissect.ablation.suites import interventions
+from jaxdissect import AblationOptions, Head, InputError, Judge, ablate, neuron_set
+from jaxdissect.ablation.outcomes import Verdicts, judge_clips, per_class
+from jaxdissect.ablation.suites import make_interventions
 from jaxdissect.significance import benjamini_hochberg, bootstrap_means, empirical_p
 from jaxdissect.tasks.table import label_set, make_task
 
@@ -80,7 +82,7 @@ def judge_of(labels, task_labels):
 
 
 def chosen_of(options=OPTIONS, suffix="", sets=SETS):
-    return interventions([neuron_set(name + suffix, *rest) for name, *rest in sets], SHAPE, options)
+    return make_interventions([neuron_set(name + suffix, *rest) for name, *rest in sets], SHAPE, options)
 
 
 @pytest.fixture(scope="module")
@@ -448,3 +450,66 @@ def test_q_values_equal_scipys_and_leave_out_what_is_nan():
         assert np.isnan(found[::2]).all()
         assert_within(SHARE, relative_error(found[1::2], wanted))
         assert_within(SHARE, relative_error(slow.q_values(p_values), wanted))
+
+
+def test_one_class_without_a_usable_clip_leaves_the_aggregate_test_to_the_others(world):
+    """And so does an intervention that is meant for every class, which has no others."""
+    every = [("kind", name) for name in "abc"]
+    sets = (("for all", [(0, 1), (1, 2)], every), ("for a", [(0, 5), (1, 3)], [("kind", "a")]))
+    kinds = dataclasses.replace(world.task.label_sets[0], classes=("a", "b", "c", "z"))
+    members = [(3,) if clip in UNREADABLE else own for clip, own in enumerate(kinds.members)]
+    task = dataclasses.replace(world.task, label_sets=(dataclasses.replace(kinds, members=tuple(members)),))
+    head = world.judges["kind"].head
+    wider = Head(
+        head.mean, head.variance, *(np.concatenate([part, part[..., :1] - 9], -1) for part in (head.kernel, head.bias))
+    )
+    done = ablate(
+        world.encoder, task, {"kind": Judge(wider, task.label_sets[0].table())}, chosen_of(sets=sets), OPTIONS
+    )
+    table = done.table[done.table["gain"] == 0].set_index(["intervention", "class"])["margin_change"]
+    assert np.isnan(table["for a x 0", "z"])
+    suite = done.suite[done.suite["gain"] == 0].set_index("contrast")
+    assert suite["interventions"].tolist() == [2, 2, 2]
+    own = np.mean([np.mean([table["for all x 0", name] for name in "abc"]), table["for a x 0", "a"]])
+    others = np.mean([table["for a x 0", name] for name in "bc"])
+    assert suite["margin_change"].tolist() == pytest.approx([own, others, table["for a x 0", "a"] - others])
+    assert suite["p_value"].between(0.1, 1).all()
+
+
+def test_a_clip_whose_margin_an_edit_blows_up_spoils_its_own_class_alone():
+    verdicts = Verdicts(np.array([[np.nan, 1, 2]], np.float32), np.array([[np.nan, 1, 0]], np.float32))
+    found = per_class(verdicts, np.eye(3, dtype=bool), np.ones(3, bool))
+    np.testing.assert_array_equal(found.margin, [[np.nan, 1, 2]])
+    np.testing.assert_array_equal(found.accuracy, [[np.nan, 1, 0]])
+    head = Head(
+        np.zeros((1, 2), np.float32),
+        np.ones((1, 2), np.float32),
+        np.ones((1, 2, 2), np.float32),
+        np.zeros((1, 2), np.float32),
+    )
+    blown = judge_clips(head, jnp.array([[np.inf, 0], [1, 1]]), jnp.array([[True, False]] * 2), False)
+    assert np.isnan(blown.correct[0])
+    assert np.isfinite(blown.correct[1])
+
+
+def test_what_does_not_fit_together_is_refused(world):
+    chosen = chosen_of()
+
+    def run(**changes):
+        given = {"judges": world.judges, "chosen": chosen, "options": OPTIONS} | changes
+        with pytest.raises(InputError) as told:
+            ablate(world.encoder, world.task, **given)
+        return str(told.value)
+
+    assert "needs an intervention at least" in run(chosen=[])
+    assert "names that differ" in run(chosen=[chosen[0], chosen[0]])
+    assert "needs the mean of every neuron" in run(
+        chosen=chosen_of(AblationOptions(mode="mean", controls=0, match="layer"))
+    )
+    assert "The judge of the label set 'kind' must have" in run(judges={})
+    judge = world.judges["kind"]
+    fewer = dataclasses.replace(judge, members=judge.members[1:])
+    assert "members of the shape (30, 3)" in run(judges={**world.judges, "kind": fewer})
+    assert "multi_label False" in run(judges={**world.judges, "kind": dataclasses.replace(judge, multi_label=True)})
+    narrow = dataclasses.replace(judge.head, kernel=judge.head.kernel[..., :1])
+    assert "a head of 3 classes" in run(judges={**world.judges, "kind": dataclasses.replace(judge, head=narrow)})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdissect import Activity, InputError, neuron_set
-from jaxdissect.ablation.controls import draw_controls, shifted_control
+from jaxdissect.ablation.controls import draw_controls, overlap, shifted_control
 
 SHAPE = (3, 40)
 
@@ -90,8 +90,19 @@ def test_matching_is_neuron_by_neuron():
     of = Activity(np.linspace(0, 1, 1000)[None], np.linspace(0, 1, 1000)[None])
     target = neuron_set("target", [(0, 10), (0, 990)])
     drawn = np.sort(draw_controls(target, (1, 1000), 50, 0, of)[..., 1], axis=1)
-    assert drawn[:, 0].max() < 50
-    assert drawn[:, 1].min() > 950
+    assert drawn[:, 0].max() < 100
+    assert drawn[:, 1].min() > 900
+
+
+def test_how_much_controls_share():
+    assert overlap(np.array([[[0, 1], [1, 2]], [[0, 1], [1, 3]], [[0, 4], [1, 3]]])) == pytest.approx(
+        (0.5 + 0.5 + 0) / 3
+    )
+    assert overlap(np.array([[[0, 1]], [[0, 2]]])) == 0
+    assert overlap(np.array([[[0, 1]], [[0, 1]]])) == 1
+    assert overlap(np.zeros((1, 3, 2), int)) == 0
+    target = neuron_set("target", [(0, neuron) for neuron in range(10)])
+    assert overlap(draw_controls(target, (1, 110), 300, 0)) == pytest.approx(0.1, abs=0.01)  # 10 of the 100 others
 
 
 def test_neurons_that_are_all_alike_can_be_matched():

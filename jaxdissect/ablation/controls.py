@@ -16,7 +16,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.neuron_sets import NeuronSet
 
 MATCHES = ("activity", "layer", "shift")
-NEAREST = 32  # candidates for a neuron; more where that would not give enough different controls
+NEAREST = 64  # candidates for a neuron; more where that would not give enough different controls
 ROUNDS = 200  # of drawing, before a pool counts as too small
 
 
@@ -72,6 +72,19 @@ def draw_controls(
     raise _too_small(chosen, controls, len(found))
 
 
+def overlap(controls: Int[np.ndarray, "control changed 2"]) -> float:
+    """Share of its neurons that a control has in common with another one, on average; 0 for fewer than two.
+
+    A target has none in common with its controls. Where they share much with each other, they lie closer together than
+    the target could lie to them by chance, and p-values are too small.
+    """
+    drawn, size = controls.shape[:2]
+    if drawn < 2:
+        return 0.0
+    counts = np.unique(controls.reshape(-1, 2), axis=0, return_counts=True)[1]
+    return float((counts * (counts - 1)).sum() / (size * drawn * (drawn - 1)))
+
+
 def require_pool(chosen: NeuronSet, shape: tuple[int, int], controls: int) -> None:
     """Refuse a target whose layers have too few other neurons.
 
@@ -91,7 +104,7 @@ def _possible(chosen: NeuronSet, shape: tuple[int, int], nearest: int) -> int:
 
 def _nearest(chosen: NeuronSet, shape: tuple[int, int], controls: int) -> int:
     """How many candidates each neuron needs."""
-    nearest = max(NEAREST, 2 * int(np.unique(chosen.pairs[:, 0], return_counts=True)[1].max()))
+    nearest = max(NEAREST, 4 * int(np.unique(chosen.pairs[:, 0], return_counts=True)[1].max()))
     while nearest < shape[1] and _possible(chosen, shape, nearest) < 1.25 * controls:
         nearest = math.ceil(1.25 * nearest)
     return nearest

@@ -38,7 +38,8 @@ class Verdicts:
 
     Attributes:
       margin: mean over the probes, NaN for a clip without a class; float32 (clip) or, multi-label, (clip, class).
-      correct: share of the probes whose highest logit is of a class of the clip; float32 (clip). None if multi-label.
+      correct: share of the probes whose highest logit is of a class of the clip, NaN where a logit is not finite;
+        float32 (clip). None if multi-label.
       scores: of every probe, if multi-label; float32 (clip, probe, class). Else None.
     """
 
@@ -79,7 +80,8 @@ def judge_clips(
     labelled = members.any(axis=1)
     margin = jnp.where(labelled, (true - other).mean(axis=0), jnp.nan)
     hit = jnp.take_along_axis(members[None], scores.argmax(axis=-1)[..., None], axis=-1)[..., 0]
-    return Verdicts(margin, hit.astype(jnp.float32).mean(axis=0))
+    said = jnp.isfinite(scores).all(axis=(0, 2))  # an edit may blow the encoder up: nothing is right or wrong then
+    return Verdicts(margin, jnp.where(said, hit.astype(jnp.float32).mean(axis=0), jnp.nan))
 
 
 def per_class(
@@ -93,15 +95,16 @@ def per_class(
       usable: clips that count.
     """
     chosen = members & usable[:, None]
-    clips = chosen.sum(axis=0)
 
-    def mean(values: Float[np.ndarray, "intervention clip"]) -> Float[np.ndarray, "intervention class"]:
-        kept = np.where(chosen.any(axis=1), values, 0).astype(np.float64)
-        return np.where(clips > 0, kept @ chosen / np.maximum(clips, 1), np.nan)
+    def mean(values: Float[np.ndarray, "intervention clip *class"]) -> Float[np.ndarray, "intervention class"]:
+        found = np.full((len(values), chosen.shape[1]), np.nan)
+        for index in np.flatnonzero(chosen.any(axis=0)):
+            of_class = values[:, chosen[:, index]]
+            found[:, index] = (of_class if values.ndim == 2 else of_class[..., index]).mean(axis=1, dtype=np.float64)
+        return found
 
     if verdicts.scores is None:
         return ClassOutcome(mean(verdicts.correct), mean(verdicts.margin))
     precision = jax.jit(jax.vmap(class_average_precision, in_axes=(1, None, None)))  # over the probes
     accuracy = [np.asarray(precision(scores, members, usable), np.float64).mean(axis=0) for scores in verdicts.scores]
-    margin = np.where(chosen, verdicts.margin, 0).sum(axis=1, dtype=np.float64) / np.maximum(clips, 1)
-    return ClassOutcome(np.stack(accuracy), np.where(clips > 0, margin, np.nan))
+    return ClassOutcome(np.stack(accuracy), mean(verdicts.margin))

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 
 from jaxdissect.ablation.judging import Judged, judge_edits
 from jaxdissect.ablation.outcomes import ClassOutcome, Judge, per_class
-from jaxdissect.ablation.suites import AblationOptions, Intervention, class_name
+from jaxdissect.ablation.suites import AblationOptions, Intervention, plain_name
+from jaxdissect.collect import neuron_shape
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.neuron_sets import ClassName
@@ -83,7 +84,7 @@ def ablate(
       encoder: any `Encoder`.
       task: the clips.
       judges: probes of every label set of the task.
-      chosen: what is done, from `interventions`.
+      chosen: what is done, from `make_interventions`.
       options: seed and resamples of the bootstrap.
       means: of every neuron over the training tokens, for mode "mean".
       shape: layers, and neurons per layer, of the encoder; default: found without running it.
@@ -93,12 +94,8 @@ def ablate(
       InputError: a class has no clip here, a number breaks a rule, or no clip can be used.
     """
     options = options or AblationOptions()
-    if shape is None:
-        from jaxdissect.collect import neuron_shape
-
-        shape = neuron_shape(encoder, task)
-    for labels in task.label_sets:
-        require_clips(task, labels)
+    shape = shape or neuron_shape(encoder, task)
+    _check(task, judges, chosen, means)
     edits = [edit for one in chosen for edit in one.edits(means)]
     first = np.cumsum([0, *(1 + len(one.controls) for one in chosen)])
     outcomes, reasons = _outcomes(encoder, task, judges, edits, first[:-1], shape, options, running)
@@ -110,6 +107,28 @@ def ablate(
         sets=_set_rows(chosen),
         reasons=reasons,
     )
+
+
+def _check(
+    task: Task, judges: Mapping[str, Judge], chosen: Sequence[Intervention], means: Float[np.ndarray, "_ _"] | None
+) -> None:
+    if not chosen:
+        raise InputError("Ablation needs an intervention at least: give some.")
+    names = [one.name for one in chosen]
+    if len(set(names)) < len(names):
+        raise InputError(f"Interventions need names that differ, got {', '.join(names)}.")
+    if means is None and any(one.mode == "mean" for one in chosen):
+        raise InputError("Mode 'mean' needs the mean of every neuron over the training tokens: give `means`.")
+    for labels in task.label_sets:
+        require_clips(task, labels)
+        judge = judges.get(labels.name)
+        wanted = (len(task), len(labels.classes)), len(labels.classes), labels.multi_label
+        found = judge and (judge.members.shape, np.shape(judge.head.kernel)[-1], judge.multi_label)
+        if found != wanted:
+            raise InputError(
+                f"The judge of the label set {labels.name!r} must have members of the shape {wanted[0]}, a head of "
+                f"{wanted[1]} classes and multi_label {wanted[2]}, found {found}."
+            )
 
 
 def require_clips(task: Task, labels: LabelSet) -> None:
@@ -228,7 +247,7 @@ def _table(
             "p_value": empirical_p(margin_change[target], drawn),
         }
         rows.append(pd.DataFrame(columns))
-        names = [class_name(labels.name, name, task.classes) for name in labels.classes]
+        names = [plain_name(labels.name, name, task.classes) for name in labels.classes]
         control_rows.append(
             pd.DataFrame(
                 {
@@ -243,15 +262,19 @@ def _table(
         )
     table = pd.concat(rows, ignore_index=True)
     table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
-    suite = _suite_rows(labels, chosen, margin_change, first)
+    suite = _suite_rows(labels, chosen, margin_change, first, outcome.clips)
     return table[list(COLUMNS)], pd.concat(control_rows, ignore_index=True), suite
 
 
 def _suite_rows(
-    labels: LabelSet, chosen: Sequence[Intervention], margin_change: Float[np.ndarray, "edit class"], first: np.ndarray
+    labels: LabelSet,
+    chosen: Sequence[Intervention],
+    margin_change: Float[np.ndarray, "edit class"],
+    first: np.ndarray,
+    clips: Int[np.ndarray, " class"],
 ) -> pd.DataFrame:
     """The aggregate test: all interventions of a gain together, against as many times their k-th controls."""
-    rows = []
+    rows, judged = [], clips > 0
     for mode, gain in dict.fromkeys((one.mode, one.gain) for one in chosen):
         kept = [number for number, one in enumerate(chosen) if (one.mode, one.gain) == (mode, gain)]
         kept = [number for number in kept if _own_classes(labels, chosen[number].neurons.classes).any()]
@@ -262,10 +285,9 @@ def _suite_rows(
         for number in kept:
             own = _own_classes(labels, chosen[number].neurons.classes)
             changes = margin_change[first[number] : first[number] + 1 + controls]
-            on_own = changes[:, own].mean(axis=1)
-            on_others = changes[:, ~own].mean(axis=1) if not own.all() else np.full(len(changes), np.nan)
+            on_own, on_others = _mean(changes[:, own & judged], 1), _mean(changes[:, ~own & judged], 1)
             per_draw.append(np.stack([on_own, on_others, on_own - on_others], axis=1))
-        found = np.mean(per_draw, axis=0)
+        found = _mean(np.stack(per_draw), 0)  # an intervention for all classes has no others: the rest decide
         p_values = empirical_p(found[0], found[1:])
         for index, contrast in enumerate(CONTRASTS):
             drawn = found[1:, index]
@@ -286,6 +308,12 @@ def _suite_rows(
                 ]
             )
     return pd.DataFrame(rows, columns=list(SUITE_COLUMNS))
+
+
+def _mean(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
+    """Mean of the numbers along an axis; NaN where there is none, as for an intervention that has no other classes."""
+    count = (~np.isnan(values)).sum(axis=axis)
+    return np.where(count > 0, np.nansum(values, axis=axis) / np.maximum(count, 1), np.nan)
 
 
 def _own_classes(labels: LabelSet, classes: Sequence[ClassName]) -> np.ndarray:

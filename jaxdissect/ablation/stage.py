@@ -14,11 +14,11 @@ from jaxtyping import Float
 
 from jaxdissect.ablation.activity import measure_activity
 from jaxdissect.ablation.causal_map import CHECK_CLIPS, causal_map, check_map
-from jaxdissect.ablation.controls import Activity
+from jaxdissect.ablation.controls import Activity, overlap
 from jaxdissect.ablation.files import save_ablation, write_sets
 from jaxdissect.ablation.outcomes import Judge
 from jaxdissect.ablation.results import Ablation, ablate, require_clips
-from jaxdissect.ablation.suites import AblationOptions, Intervention, check_sets, interventions, suite_sets
+from jaxdissect.ablation.suites import AblationOptions, Intervention, check_sets, make_interventions, suite_sets
 from jaxdissect.collect import neuron_shape
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint
@@ -95,7 +95,8 @@ class AblateResult:
       chosen: the interventions with their controls.
       map_check: how well the causal map ranks neurons, per label set and layer; None if it was not asked for.
       left_out: sets of a suite that are empty.
-      balance: of each intervention, activation rate and impact of its controls over its own; None if not matched by it.
+      balance: activation rate and impact of the controls over the interventions' own; None if not matched by them.
+      overlap: share of its neurons that a control has in common with another of the same intervention, on average.
       unusable: files that took no part, and why.
       clips: of the test split.
       max_bad_clips: share of unusable ones that is allowed.
@@ -107,6 +108,7 @@ class AblateResult:
     map_check: pd.DataFrame | None
     left_out: tuple[str, ...]
     balance: tuple[float, float] | None
+    overlap: float
     unusable: Mapping[str, str]
     clips: int
     max_bad_clips: float
@@ -149,7 +151,7 @@ def run_ablate(options: AblateOptions) -> AblateResult:
     with run.locked():
         started = time.perf_counter()
         activity = _activity(options, subject)
-        chosen = interventions(sets, subject.shape, ablation, activity)
+        chosen = make_interventions(sets, subject.shape, ablation, activity)
         done = _ablate(options, subject, ablation, chosen, means)
         effects, check = _causal_map(options, subject) if options.causal_map else (None, None)
         unusable = {subject.task.file_names[clip]: reason for clip, reason in done.reasons.items()}
@@ -167,9 +169,10 @@ def run_ablate(options: AblateOptions) -> AblateResult:
         write_sets(options.evar, tuple(chosen))
     chosen_on = run.stages().get("activations", {}).get("options", {}).get("split")
     balance = None if activity is None else _balance(chosen, activity)
+    shared = float(np.mean([overlap(one.controls) for one in chosen]))
     return AblateResult(
-        done, tuple(chosen), check, tuple(left_out), balance, unusable, len(subject.task), options.max_bad_clips,
-        chosen_on in ("all", "test"),
+        done, tuple(chosen), check, tuple(left_out), balance, shared, unusable, len(subject.task),
+        options.max_bad_clips, chosen_on in ("all", "test"),
     )  # fmt: skip
 
 

@@ -85,7 +85,8 @@ class Intervention:
         layer, neuron = pairs.T
         offset = np.zeros(len(pairs), np.float32)
         if self.mode == "mean":
-            assert means is not None
+            if means is None:
+                raise InputError("Mode 'mean' needs the mean of every neuron over the training tokens: give `means`.")
             offset = means[layer, neuron].astype(np.float32)
         return Edit(layer, neuron, self.gain, offset)
 
@@ -94,6 +95,11 @@ def class_name(label_set: str, name: str, classes: Iterable[ClassName]) -> str:
     """A class as an expression names it: with its label set only where the name alone would be ambiguous."""
     ambiguous = sum(other == name for _, other in classes) > 1
     return f"{_quoted(label_set)}:{_quoted(name)}" if ambiguous else _quoted(name)
+
+
+def plain_name(label_set: str, name: str, classes: Iterable[ClassName]) -> str:
+    """A class in a table: with its label set only where the name alone would be ambiguous."""
+    return f"{label_set}:{name}" if sum(other == name for _, other in classes) > 1 else name
 
 
 def suite_sets(suite: str, specific: Mapping[ClassName, Iterable[Pair]]) -> tuple[list[NeuronSet], list[str]]:
@@ -117,7 +123,7 @@ def suite_sets(suite: str, specific: Mapping[ClassName, Iterable[Pair]]) -> tupl
     return [found for found in sets if found.neurons], [found.name for found in sets if not found.neurons]
 
 
-def interventions(
+def make_interventions(
     sets: Sequence[NeuronSet], shape: tuple[int, int], options: AblationOptions, activity: Activity | None = None
 ) -> list[Intervention]:
     """Every set at every gain, with controls that are the same at each gain.
@@ -147,7 +153,7 @@ def interventions(
 
 
 def check_sets(sets: Sequence[NeuronSet], shape: tuple[int, int], options: AblationOptions) -> None:
-    """Refuse sets that `interventions` would refuse, before what their controls are matched by is measured.
+    """Refuse sets that `make_interventions` would refuse, before what their controls are matched by is measured.
 
     Raises:
       InputError: a name stands twice, or a control pool is too small.

@@ -15,6 +15,7 @@ from jaxdissect.summary import LISTED, table
 
 IN_FULL = 4  # interventions up to which every class is shown
 SHOWN = 60  # rows of a table at most
+MUCH_OVERLAP = 0.1  # of controls with each other: at 0.05, p <= 0.05 has a chance of about 7%, at 0.1 of 8%
 
 
 def ablation_summary(result: AblateResult) -> str:
@@ -33,6 +34,11 @@ def ablation_summary(result: AblateResult) -> str:
         lines.append(
             f"Controls against their targets: {rate:.2f} times the activation rate, {impact:.2f} times the impact "
             f"(mean |a| x norm of the outgoing weights)."
+        )
+    if result.overlap > MUCH_OVERLAP:
+        lines.append(
+            f"Caution: controls share {result.overlap:.0%} of their neurons with each other and none with their "
+            f"target, so p-values are too small; the target is a large part of its layers. See docs/ablation.md."
         )
     if result.map_check is not None:
         lines.append(_map_check(result.map_check))
