@@ -74,8 +74,8 @@ def reproduction_summary(result: Reproduction) -> str:
             signed = figure.startswith("change")
             row = of_class.loc[(figure, name)]
             cell.append(" | ".join(_percent(row[side], signed) for side in ("published", "found")))
-        cell.append(f"{of_class.loc[('margin change by ablation', name), 'found']:+.3f}")
-        cell.append(f"{of_class.loc[('margin change by random controls', name), 'found']:+.3f}")
+        cell.append(_signed(of_class.loc[("margin change by ablation", name), "found"], 3))
+        cell.append(_signed(of_class.loc[("margin change by random controls", name), "found"], 3))
         cells.append([*cell, _p(of_class.loc[("p-value of the margin change", name), "found"])])
     header = ["class", "before", "after", "change", "change by control", "margin change", "random controls", "p"]
     lines.append(
@@ -91,7 +91,7 @@ def _figure(value: float) -> str:
 
 
 def _percent(value: float, signed: bool) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}%"
+    return _signed(100 * value, 1) if signed else "-" if math.isnan(value) else f"{100 * value:.1f}%"
 
 
 def _one(one: Intervention, rows: pd.DataFrame) -> str:
@@ -104,10 +104,10 @@ def _one(one: Intervention, rows: pd.DataFrame) -> str:
             row["clips"],
             f"{100 * row['accuracy_before']:.1f}%",
             f"{100 * row['accuracy_after']:.1f}%",
-            f"{100 * row['change']:+.1f}",
-            "-" if math.isnan(row["change_clips"]) else f"{row['change_clips']:+.1f}",
-            f"{row['margin_change']:+.3f}",
-            "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}",
+            _signed(100 * row["change"], 1),
+            _signed(row["change_clips"], 1),
+            _signed(row["margin_change"], 3),
+            "-" if math.isnan(row["ci_low"]) else f"{_signed(row['ci_low'], 3)} to {_signed(row['ci_high'], 3)}",
             _controls(row["control_mean"], row["control_sd"]),
             _p(row["p_value"]),
             _p(row["q_value"]),
@@ -136,11 +136,11 @@ def _suite(label_set: str, chosen: Sequence[Intervention], rows: pd.DataFrame) -
                 len(one.neurons.neurons),
                 f"{100 * own['accuracy_before'].mean():.1f}%",
                 f"{100 * own['accuracy_after'].mean():.1f}%",
-                f"{own['change_clips'].sum(skipna=False):+.1f}",
-                f"{own['margin_change'].mean():+.3f}",
+                _signed(own["change_clips"].sum(skipna=False), 1),
+                _signed(own["margin_change"].mean(), 3),
                 _controls(own["control_mean"].mean(), own["control_sd"].mean()),
                 _p(own["p_value"].min()),
-                f"{others['margin_change'].mean():+.3f}",
+                _signed(others["margin_change"].mean(), 3),
             ]
         )
     controls = rows["controls"].max()
@@ -160,7 +160,7 @@ def _aggregate(suite: pd.DataFrame) -> str:
             "mean" if row["mode"] == "mean" else f"{row['gain']:g}",
             row["interventions"],
             row["contrast"],
-            f"{row['margin_change']:+.4f}",
+            _signed(row["margin_change"], 4),
             _controls(row["control_mean"], row["control_sd"], 4),
             _p(row["p_value"]),
         ]
@@ -191,11 +191,14 @@ def _is_own(classes: Sequence[ClassName], label_set: str, name: object) -> bool:
     return (label_set, name) in classes
 
 
+def _signed(value: float, digits: int) -> str:
+    """With its sign, but for zero's; "-" where there is none."""
+    return "-" if math.isnan(value) else f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
 def _controls(mean: float, deviation: float, digits: int = 3) -> str:
     """Mean and standard deviation, as far as there are."""
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:+.{digits}f}" + ("" if math.isnan(deviation) else f" +- {deviation:.{digits}f}")
+    return _signed(mean, digits) + ("" if math.isnan(deviation) else f" +- {deviation:.{digits}f}")
 
 
 def _p(value: float) -> str:
