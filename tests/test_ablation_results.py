@@ -478,15 +478,11 @@ def test_one_class_without_a_usable_clip_leaves_the_aggregate_test_to_the_others
 
 def test_a_clip_whose_margin_an_edit_blows_up_spoils_its_own_class_alone():
     verdicts = Verdicts(np.array([[np.nan, 1, 2]], np.float32), np.array([[np.nan, 1, 0]], np.float32))
-    found = per_class(verdicts, np.eye(3, dtype=bool), np.ones(3, bool))
+    none = np.zeros((1, 2), np.float32)
+    head = Head(none, none + 1, np.ones((1, 2, 2), np.float32), none)
+    found = per_class(verdicts, Judge(head, np.eye(3, dtype=bool)), np.ones(3, bool))
     np.testing.assert_array_equal(found.margin, [[np.nan, 1, 2]])
     np.testing.assert_array_equal(found.accuracy, [[np.nan, 1, 0]])
-    head = Head(
-        np.zeros((1, 2), np.float32),
-        np.ones((1, 2), np.float32),
-        np.ones((1, 2, 2), np.float32),
-        np.zeros((1, 2), np.float32),
-    )
     blown = judge_clips(head, jnp.array([[np.inf, 0], [1, 1]]), jnp.array([[True, False]] * 2), False)
     assert np.isnan(blown.correct[0])
     assert np.isfinite(blown.correct[1])

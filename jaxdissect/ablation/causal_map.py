@@ -167,7 +167,7 @@ def check_map(
     rows = []
     for name, judge in judges.items():
         before, after = (
-            per_class(verdicts[name], judge.members, judged.usable).margin for verdicts in (judged.before, judged.after)
+            per_class(verdicts[name], judge, judged.usable).margin for verdicts in (judged.before, judged.after)
         )
         for layer in range(shape[0]):
             here = sample[:, 0] == layer

@@ -38,7 +38,7 @@ class Verdicts:
 
     Attributes:
       margin: mean over the probes, NaN for a clip without a class; float32 (clip) or, multi-label, (clip, class).
-      correct: share of the probes whose highest logit is of a class of the clip, NaN where a logit is not finite;
+      correct: number of the probes whose highest logit is of a class of the clip, NaN where a logit is not finite;
         float32 (clip). None if multi-label.
       scores: of every probe, if multi-label; float32 (clip, probe, class). Else None.
     """
@@ -81,20 +81,18 @@ def judge_clips(
     margin = jnp.where(labelled, (true - other).mean(axis=0), jnp.nan)
     hit = jnp.take_along_axis(members[None], scores.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     said = jnp.isfinite(scores).all(axis=(0, 2))  # an edit may blow the encoder up: nothing is right or wrong then
-    return Verdicts(margin, jnp.where(said, hit.astype(jnp.float32).mean(axis=0), jnp.nan))
+    return Verdicts(margin, jnp.where(said, hit.astype(jnp.float32).sum(axis=0), jnp.nan))
 
 
-def per_class(
-    verdicts: Verdicts, members: Bool[np.ndarray, "clip class"], usable: Bool[np.ndarray, " clip"]
-) -> ClassOutcome:
+def per_class(verdicts: Verdicts, judge: Judge, usable: Bool[np.ndarray, " clip"]) -> ClassOutcome:
     """Average verdicts with one axis of interventions in front over the usable clips of every class.
 
     Args:
       verdicts: on the host.
-      members: classes of the clips.
+      judge: whose they are.
       usable: clips that count.
     """
-    chosen = members & usable[:, None]
+    chosen = judge.members & usable[:, None]
 
     def mean(values: Float[np.ndarray, "intervention clip *class"]) -> Float[np.ndarray, "intervention class"]:
         found = np.full((len(values), chosen.shape[1]), np.nan)
@@ -104,7 +102,9 @@ def per_class(
         return found
 
     if verdicts.scores is None:
-        return ClassOutcome(mean(verdicts.correct), mean(verdicts.margin))
+        return ClassOutcome(mean(verdicts.correct) / len(judge.head.bias), mean(verdicts.margin))
     precision = jax.jit(jax.vmap(class_average_precision, in_axes=(1, None, None)))  # over the probes
-    accuracy = [np.asarray(precision(scores, members, usable), np.float64).mean(axis=0) for scores in verdicts.scores]
+    accuracy = [
+        np.asarray(precision(scores, judge.members, usable), np.float64).mean(axis=0) for scores in verdicts.scores
+    ]
     return ClassOutcome(np.stack(accuracy), mean(verdicts.margin))

@@ -193,8 +193,8 @@ def _outcome(
         )
     return _Outcome(
         members.sum(axis=0),
-        per_class(before, judge.members, judged.usable),
-        per_class(after, judge.members, judged.usable),
+        per_class(before, judge, judged.usable),
+        per_class(after, judge, judged.usable),
         low,
         high,
     )
