@@ -14,14 +14,17 @@ import tyro
 from platformdirs import user_cache_path
 
 import jaxdissect
-from jaxdissect.ablation.stage import AblateOptions, AblateResult, run_ablate
-from jaxdissect.ablation.summary import ablation_summary, reproduction_summary
+from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, run_ablate
+from jaxdissect.ablation.summary import ablation_summary
 from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe
 from jaxdissect.reproduce import ReproduceOptions, run_reproduce
+from jaxdissect.reproduction_summary import reproduction_summary
+from jaxdissect.run import Run
+from jaxdissect.stage_inputs import load_inputs, stage_inputs
 from jaxdissect.summary import activations_summary, demo_summary, neurons_summary, probe_summary, training_summary
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
@@ -105,18 +108,31 @@ class DissectCommand(ActivationsOptions, NeuronsOptions):
 
     def __call__(self) -> int:
         self.rule(task_keep=0.01)  # a mistake is told before the long count, not after
-        ablation = AblateOptions(run=self.run, controls=self.controls, max_bad_clips=self.max_bad_clips)
-        _ = ablation.ablation
+        ablation = self._ablation() if self.ablate else None
         result = run_activations(self)
         print(activations_summary(result), flush=True)
+        code = 0
         if result.activations.bad_clips < len(result.activations.clips):
             print(neurons_summary(run_neurons(self)), flush=True)
-            if self.ablate:
-                options = ProbeOptions(run=self.run, batch_size=self.batch_size, max_bad_clips=self.max_bad_clips)
-                print(probe_summary(run_probe(options)), flush=True)
-                print(ablation_summary(run_ablate(ablation)))
+            if ablation is not None:
+                probed = run_probe(
+                    ProbeOptions(run=self.run, batch_size=self.batch_size, max_bad_clips=self.max_bad_clips)
+                )
+                print(probe_summary(probed), flush=True)
+                ablated = run_ablate(ablation)
+                print(ablation_summary(ablated))
+                code = _bad_clips(ablated, "the others were judged and saved. See run.json.")
         print(f"Written to {self.run}.")
-        return _bad_clips(result, "everything else was counted and saved. See clips.csv.")
+        return max(code, _bad_clips(result, "everything else was counted and saved. See clips.csv."))
+
+    def _ablation(self) -> AblateOptions:
+        """The checked options of the ablation, before the long count."""
+        encoder, task = load_inputs(stage_inputs(self, Run(self.run), "activations"))
+        options = AblateOptions(
+            run=self.run, controls=self.controls, match=check_ahead(encoder, task), max_bad_clips=self.max_bad_clips
+        )
+        _ = options.ablation
+        return options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +193,10 @@ class ReproduceCommand(ReproduceOptions):
         result = run_reproduce(self)
         print(reproduction_summary(result))
         print(f"Written to {self.run}: reproduction.csv and the files of each stage.")
-        return _bad_clips(result.counted, "everything else was counted and saved. See clips.csv.")
+        code = _bad_clips(result.counted, "everything else was counted and saved. See clips.csv.")
+        if result.ablation is not None:
+            code = max(code, _bad_clips(result.ablation, "the others were judged and saved. See run.json."))
+        return code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

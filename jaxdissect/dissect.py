@@ -262,13 +262,14 @@ def _reuse(run: Run, record: dict[str, Any], max_bad_clips: float) -> Activation
 
 def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
     """What the stage `ablate` has put into `scores.nc`, which does not depend on the neurons that are chosen."""
-    if run.stages().get("ablate", {}).get("fingerprints") != counted["fingerprints"]:
+    ablated = run.stages().get("ablate", {}).get("fingerprints", {})
+    if any(ablated.get(name) != value for name, value in counted["fingerprints"].items()):
         return xr.Dataset()
     try:
         scores = read_netcdf(run.file("scores.nc"))
     except InputError:
         return xr.Dataset()
-    return scores[[name for name in scores if "class" in scores[name].dims]].drop_attrs()
+    return scores[[name for name in scores if "class" in scores[name].dims]].drop_attrs(deep=False)
 
 
 def _forget_neurons(run: Run) -> None:

@@ -50,7 +50,7 @@ def published_sets() -> Mapping[str, Mapping[str, Any]]:
     """
     sets = tomllib.loads(PUBLISHED.read_text())
     shifted = {
-        f"{name}{CONTROL}": {**one, "neurons": [[layer, neuron + 1] for layer, neuron in one["neurons"]]}
+        f"{name}{CONTROL}": {**one, "classes": [], "neurons": [[layer, neuron + 1] for layer, neuron in one["neurons"]]}
         for name, one in sets.items()
     }
     return sets | shifted
@@ -82,6 +82,12 @@ def _from_table(path: Path, part: str | None, classes: Sequence[ClassName]) -> N
         rows = [row for row in rows if columns["class"][row] == part]
         if not rows:
             raise InputError(f"@{path}:{part}: the table has no row of the class {part!r}.")
+        label_sets = sorted({columns["label_set"][row] for row in rows} if "label_set" in columns else ())
+        if len(label_sets) > 1:
+            raise InputError(
+                f"@{path}:{part}: the label sets {', '.join(label_sets)} of the table all have the class {part!r}: "
+                f"keep the rows of one."
+            )
     for row in rows:
         for column in ("layer", "neuron"):
             if not WHOLE_NUMBER.fullmatch(columns[column][row]):
@@ -94,7 +100,7 @@ def _from_evar(path: Path) -> NeuronSet:
     require_regular(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(content, dict) or "int_neurons" not in content:
         raise InputError(f"{path} must be a configuration of EVAR with the key int_neurons: pairs of layer and neuron.")
@@ -102,7 +108,8 @@ def _from_evar(path: Path) -> NeuronSet:
     if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         odd = next((pair for pair in pairs if not _is_pair(pair)), pairs) if isinstance(pairs, list) else pairs
         raise InputError(f"{path}: int_neurons must be a list of pairs [layer, neuron], found {str(odd)[:80]}.")
-    if gain is not None and (isinstance(gain, bool) or not isinstance(gain, int | float) or not math.isfinite(gain)):
+    number = isinstance(gain, int | float) and not isinstance(gain, bool) and abs(gain) < math.inf
+    if gain is not None and not (number and abs(gain) < 1e300):
         raise InputError(f"{path}: int_gain must be a finite number, found {gain!r}.")
     found = neuron_set(str(path), [(layer, neuron) for layer, neuron in pairs])
     return NeuronSet(found.name, found.neurons, (), None if gain is None else float(gain))
@@ -141,9 +148,10 @@ def _from_lape(path: Path, part: str | None) -> NeuronSet:
 def _lape_pairs(path: Path, layers: Sequence[Any]) -> list[Pair]:
     import torch
 
+    whole = (torch.int64, torch.int32, torch.int16, torch.uint8)
     pairs = []
     for layer, indices in enumerate(layers):
-        if not isinstance(indices, torch.Tensor) or indices.ndim > 1 or indices.is_floating_point():
+        if not isinstance(indices, torch.Tensor) or indices.ndim > 1 or indices.dtype not in whole:
             raise InputError(
                 f"{path}: a layer of LAPE's masks must be a tensor of neuron numbers, found {indices!r:.80}."
             )

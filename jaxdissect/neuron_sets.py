@@ -93,6 +93,11 @@ def parse_neuron_set(
     return _Parser(expression, specific, read_file).parse()
 
 
+def names_a_class(expression: str) -> bool:
+    """Whether an expression needs the class-specific neurons of a run, and not only files."""
+    return any(match["name"] for match in TOKEN.finditer(expression))
+
+
 @dataclasses.dataclass(eq=False)
 class _Parser:
     expression: str
@@ -104,8 +109,7 @@ class _Parser:
         found = self.joined(0)
         if self.peek():
             self.refuse(f"{self.peek()!r} does not belong there")
-        gain = found.gain if self.expression.strip().startswith("@") else None
-        return dataclasses.replace(found, name=self.expression.strip(), gain=gain)
+        return dataclasses.replace(found, name=self.expression.strip())
 
     def joined(self, level: int) -> NeuronSet:
         if level == len(BINDS):

@@ -109,7 +109,7 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
       InputError: an option breaks a rule, the run directory is of another encoder or task, or a label set cannot be
         probed, after those that can were saved.
     """
-    _check_numbers(options)
+    check_numbers(options)
     run = Run(options.run)
     inputs = stage_inputs(options, run, "probe")
     if options.folds == "all" and options.test_fold is None and "activations" not in run.stages():
@@ -148,7 +148,12 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
     return ProbeResult(evaluations, unusable, len(task), options.max_bad_clips)
 
 
-def _check_numbers(options: ProbeOptions) -> None:
+def check_numbers(options: ProbeOptions) -> None:
+    """Refuse options that break a rule whatever encoder and task are.
+
+    Raises:
+      InputError: names the option.
+    """
     _ = options.rule
     if options.seeds < 1:
         raise InputError(f"--seeds must be positive, got {options.seeds}.")

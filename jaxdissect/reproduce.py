@@ -11,14 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from jaxdissect.ablation.stage import AblateOptions, AblateResult, read_specific, run_ablate
+from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, read_specific, run_ablate
+from jaxdissect.ablation.suites import check_sets
 from jaxdissect.collect import neuron_shape
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
+from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import load_encoder
 from jaxdissect.errors import InputError
 from jaxdissect.neuron_set_files import CONTROL, published_sets
-from jaxdissect.neuron_sets import NeuronSet, neuron_set, parse_neuron_set, require_neurons
-from jaxdissect.probing import ProbeOptions, run_probe
+from jaxdissect.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
+from jaxdissect.probing import ProbeOptions, check_numbers, run_probe
 from jaxdissect.results import Neurons, write_csv
 from jaxdissect.run import Run
 from jaxdissect.tasks.known import load_task
@@ -86,9 +88,19 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
     """
     name, run = SETS.get(options.task), Run(options.run)
     published = None if name is None else published_sets()[name]
-    task = load_task(options.task, options.data)
+    task, encoder = load_task(options.task, options.data), load_encoder(options.encoder, options.dtype)
+    probing = ProbeOptions(
+        run=options.run, seeds=options.seeds, learning_rate=options.learning_rate, batch_size=options.batch_size
+    )
+    ablating = AblateOptions(
+        run=options.run, neurons=(f"@{name}", f"@{name}{CONTROL}"), controls=options.controls, seed=options.seed,
+        causal_map=False,
+    )  # fmt: skip
     if name is not None:  # a mistake is told before the long count, not after
-        _require_published(options, name, task)
+        check_numbers(probing)
+        sets = _require_published(name, encoder, task)
+        ablating = dataclasses.replace(ablating, match=check_ahead(encoder, task))
+        check_sets(sets, neuron_shape(encoder, task), ablating.ablation)
     counted = run_activations(
         ActivationsOptions(
             encoder=options.encoder, task=options.task, data=options.data, run=options.run,
@@ -98,45 +110,31 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
     neurons = run_neurons(NeuronsOptions(run=options.run))
     rows = _selection_rows(options.task, neurons)
     ablation = None
-    if published is not None:
-        specific = read_specific(run, task.classes)
-        own = parse_neuron_set(" & ".join(published["classes"]), specific)
-        shape = (neurons.scores.sizes["layer"], neurons.scores.sizes["neuron"])
-        rows += _overlap_rows(own, _as_set(published), shape[1])
-        run_probe(
-            ProbeOptions(
-                run=options.run, seeds=options.seeds, learning_rate=options.learning_rate,
-                batch_size=options.batch_size,
-            )
-        )  # fmt: skip
-        ablation = run_ablate(
-            AblateOptions(
-                run=options.run, neurons=(f"@{name}", f"@{name}{CONTROL}"), controls=options.controls,
-                seed=options.seed, causal_map=False,
-            )
-        )  # fmt: skip
-        rows += _ablation_rows(published, ablation.ablation.table, name or "")
+    if published is not None and name is not None:
+        own = parse_neuron_set(" & ".join(published["classes"]), read_specific(run, task.classes))
+        rows += _overlap_rows(own, _as_set(name), neurons.scores.sizes["neuron"])
+        run_probe(probing)
+        ablation = run_ablate(ablating)
+        rows += _ablation_rows(published, ablation.ablation.table, name)
     figures = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(figures, run.file("reproduction.csv"))
     return Reproduction(counted, neurons, figures, ablation, published)
 
 
-def _require_published(options: ReproduceOptions, name: str, task: Task) -> None:
-    """Refuse a task without the published classes, and an encoder without the published neurons."""
+def _require_published(name: str, encoder: Encoder, task: Task) -> list[NeuronSet]:
+    """The published set and its control, of a task that has the published classes."""
     classes = [own for _, own in task.classes]
     missing = sorted(set(published_sets()[name]["test_clips"]) - set(classes))
     if missing:
         raise InputError(
-            f"--data {options.data}: the table of {options.task} lacks the published classes {', '.join(missing)}; it "
-            f"has {', '.join(classes[:12])}."
+            f"--data {task.data}: the table of {task.name} lacks the published classes {', '.join(missing)}; it has "
+            f"{', '.join(classes[:12])}."
         )
-    shape = neuron_shape(load_encoder(options.encoder, options.dtype), task)
-    for wanted in (name, f"{name}{CONTROL}"):
-        require_neurons(_as_set(published_sets()[wanted], f"@{wanted}"), shape)
+    return [_as_set(name), _as_set(f"{name}{CONTROL}")]
 
 
-def _as_set(published: Mapping[str, Any], name: str = "published") -> NeuronSet:
-    return neuron_set(name, [tuple(pair) for pair in published["neurons"]])
+def _as_set(name: str) -> NeuronSet:
+    return neuron_set(f"@{name}", [tuple(pair) for pair in published_sets()[name]["neurons"]])
 
 
 def _selection_rows(task: str, neurons: Neurons) -> list[tuple[str, str, float, float]]:

@@ -1,7 +1,7 @@
 """How sure: empirical p-values, false discovery rate, and intervals by resampling sources."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 
 def empirical_p(
@@ -62,13 +62,9 @@ def bootstrap_means(
     if len(numbers) < 2:
         nothing = np.full(values.shape[1], np.nan)
         return nothing, nothing
-    member = (source[None] == np.arange(len(numbers))[:, None]).astype(np.float64)
+    total, clips = np.zeros((len(numbers), values.shape[1])), np.bincount(source)
+    np.add.at(total, source, values)
     weights = np.random.default_rng(seed).multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), resamples)
-    means = weights @ (member @ values) / (weights @ member.sum(axis=1))[:, None]
+    means = weights @ total / (weights @ clips)[:, None]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
-
-
-def finite_rows(values: Float[np.ndarray, "row *axes"]) -> Bool[np.ndarray, " row"]:
-    """Which rows hold finite numbers only."""
-    return np.isfinite(values).reshape(len(values), -1).all(axis=1)

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import yaml
 
-from jaxdissect import ViTConfig, save_encoder, untrained_m2d
+from jaxdissect import AblationOptions, ViTConfig, make_interventions, neuron_set, save_encoder, untrained_m2d
 from jaxdissect.ablation import files, stage
 from jaxdissect.cli import main
 from jaxdissect.errors import InputError
@@ -212,7 +212,7 @@ def test_the_causal_map_lies_beside_aape_and_outlives_a_new_selection(ablate):
     [
         (["--neurons", "q"], "there is no class 'q'"),
         (["--neurons", "a - a"], "'a - a' is empty"),
-        (["--neurons", "a", "a"], "'a' is given twice"),
+        (["--neurons", "a", "a"], "'a' is there twice"),
         (["--neurons", "@cremad_ang_hap"], "the encoder has layers 0 to 1 of neurons 0 to 47"),
         (["--neurons", "@nothing"], "is neither a file"),
         (["--neurons", "@nothing.yaml"], "nothing.yaml cannot be read as YAML"),
@@ -227,6 +227,7 @@ def test_the_causal_map_lies_beside_aape_and_outlives_a_new_selection(ablate):
         (["--neurons", "a", "--at-once", "0"], "--at-once must be positive"),
         (["--neurons", "a", "--map-sample", "1"], "--map-sample must be 0 or at least 2"),
         (["--neurons", "a", "--max-bad-clips", "2"], "--max-bad-clips must be a share"),
+        (["--neurons", "a", "--evar", "x", "--mode", "mean"], "leave --evar or --mode mean out"),
         (["--data", "nowhere"], "--data nowhere: the data folder is missing"),
     ],
 )
@@ -373,6 +374,54 @@ def test_dissect_goes_on_to_ablate(dissected, tmp_path, capsys):
     assert "All interventions together" in capsys.readouterr().out
     stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
     assert list(stages) == ["activations", "neurons", "probe", "ablate"]
+
+
+def test_the_ablation_is_safe_before_the_causal_map_begins(ablate, monkeypatch):
+    def interrupted(*_given, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "causal_map", interrupted)
+    assert ablate("--neurons", "a", "--controls", "2")[0] == 130
+    assert len(table(ablate)) == 6
+    assert "ablate" in json.loads((ablate.path / "run.json").read_text())["stages"]
+
+
+def test_a_causal_map_of_other_probes_is_not_kept(ablate):
+    assert ablate("--neurons", "a", "--controls", "0", "--map-sample", "2")[0] == 0
+    assert ablate("--neurons", "b", "--controls", "0", "--no-causal-map")[0] == 0
+    assert "margin_effect" in read_netcdf(ablate.path / "scores.nc")
+    assert (ablate.path / "causal_map.csv").exists()
+    assert ablate("--epochs", "3", "--seeds", "1", "--batch-size", "2", command="probe")[0] == 0
+    assert ablate("--neurons", "b", "--controls", "0", "--no-causal-map")[0] == 0
+    scores = read_netcdf(ablate.path / "scores.nc")
+    assert "margin_effect" not in scores
+    assert "aape" in scores
+    assert not (ablate.path / "causal_map.csv").exists()
+
+
+def test_a_damaged_file_of_scores_is_told_before_anything_runs(ablate, monkeypatch):
+    monkeypatch.setattr(stage, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
+    (ablate.path / "scores.nc").write_bytes(b"no netCDF")
+    code, _, error = ablate("--neurons", "a")
+    assert code == 2
+    assert "scores.nc cannot be read" in error
+
+
+def test_files_and_classes_in_one_expression(ablate, tmp_path):
+    neurons = pd.read_csv(ablate.path / "neurons.csv", dtype={"class": str})
+    own = neurons[(neurons["label_set"] == "label") & (neurons["class"] == "a")]
+    (tmp_path / "a.csv").write_text("layer,neuron\n0,47\n" + f"{own['layer'].iloc[0]},{own['neuron'].iloc[0]}\n")
+    assert ablate("--neurons", f"@{tmp_path / 'a.csv'} - a", "--controls", "0", "--no-causal-map")[0] == 0
+    left = table(ablate, "ablation_sets.csv")[["layer", "neuron"]].to_numpy().tolist()
+    assert left == [[0, 47]]
+
+
+def test_sets_whose_names_look_alike_in_files_are_numbered(tmp_path):
+    sets = [neuron_set(name, [(0, number)]) for number, name in enumerate(("a/b", "a|b", "A_b"))]
+    chosen = make_interventions(sets, (2, 48), AblationOptions(controls=0, match="layer"))
+    files.write_sets(tmp_path, chosen)
+    found = {path.name: yaml.safe_load(path.read_text())["int_neurons"] for path in tmp_path.iterdir()}
+    assert found == {"a_b.yaml": [[0, 0]], "a_b-2.yaml": [[0, 1]], "A_b-3.yaml": [[0, 2]]}
 
 
 def test_a_disk_that_fills_up_loses_nothing(ablate, monkeypatch):

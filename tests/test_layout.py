@@ -23,7 +23,7 @@ ORDER = [
     "training.masking", "training.objective", "training.masked_prediction", "training.msm_mae", "training.m2d",
     "training.supervised", "training.step", "training.crops", "training.checkpoints", "training.interrupts",
     "training.fit", "training.options", "training.state_folder", "training.train", "demo", "summary",
-    "ablation.summary", "cli", "__main__",
+    "ablation.summary", "reproduction_summary", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jaxdissect import InputError, neuron_set
 from jaxdissect.ablation.suites import class_name, suite_sets
 from jaxdissect.neuron_set_files import published_sets, read_neuron_set, write_evar
-from jaxdissect.neuron_sets import parse_neuron_set, require_neurons
+from jaxdissect.neuron_sets import names_a_class, parse_neuron_set, require_neurons
 
 SPECIFIC = {
     ("emotion", "ANG"): [(0, 1), (0, 2), (3, 4)],
@@ -117,6 +117,10 @@ def test_a_table(tmp_path):
     assert from_file(f"@{path}:ANG").classes == (("emotion", "ANG"),)
     assert from_file(f'@"{path}":y').neurons == ((3, 4),)
     assert from_file(f"ANG - @{path}:y").neurons == ((0, 1), (0, 2))
+    twice = tmp_path / "twice.csv"
+    twice.write_text("label_set,class,layer,neuron\nx,yes,3,4\ny,yes,0,1\n")
+    with pytest.raises(InputError, match="the label sets x, y of the table all have the class 'yes'"):
+        from_file(f"@{twice}:yes")
     with pytest.raises(InputError, match="no row of the class 'z'"):
         from_file(f"@{path}:z")
     path.write_text("layer,neuron\n1.5,2\n")
@@ -136,6 +140,7 @@ def test_evars_yaml_there_and_back(tmp_path):
     found = from_file(f"@{path}")
     assert (found.neurons, found.gain) == (chosen.neurons, 0.5)
     assert from_file(f"@{path} - ANG").gain is None
+    assert from_file(f"(@{path})").gain == 0.5
     path.write_text("weight_file: a.pth\nbatch: 16\nint_neurons: [[3, 4], [0, 1]]\n")
     assert (from_file(f"@{path}").neurons, from_file(f"@{path}").gain) == (((0, 1), (3, 4)), None)
 
@@ -150,6 +155,8 @@ def test_evars_yaml_there_and_back(tmp_path):
         ("int_neurons: [[1, 2.5]]", r"found \[1, 2.5\]"),
         ("int_neurons: [[1, true]]", r"found \[1, True\]"),
         ("int_neurons: [[1, 2]]\nint_gain: .nan", "int_gain must be a finite number, found nan"),
+        ("int_neurons: [[1, 2]]\nint_gain: 1" + 400 * "0", "int_gain must be a finite number"),
+        ("int_neurons: [[1, 2]]\nint_gain: 2020-13-45", "cannot be read as YAML"),
         ("int_neurons: [[1, 2]]\nint_gain: [0]", r"int_gain must be a finite number, found \[0\]"),
         ("int_neurons: [[1, 2", "cannot be read as YAML"),
         ("int_neurons: !!python/object/apply:os.system ['true']", "cannot be read as YAML"),
@@ -191,6 +198,8 @@ class Charge:
         ([], "a list of languages, each a list of layers"),
         ([[torch.tensor([0.5])]], "must be a tensor of neuron numbers"),
         ([["x"]], "must be a tensor of neuron numbers"),
+        ([[torch.tensor([False, True])]], "must be a tensor of neuron numbers"),
+        ([[torch.tensor([1j])]], "must be a tensor of neuron numbers"),
     ],
 )
 def test_pth_files_that_are_no_masks(tmp_path, monkeypatch, content, message):
@@ -209,11 +218,19 @@ def test_published_sets_ship_here():
     found = from_file("@cremad_ang_hap")
     assert (len(found.neurons), found.gain) == (22, 0.0)
     assert found.classes == (("emotion", "ANG"), ("emotion", "HAP"))
+    assert from_file("@cremad_ang_hap_control").classes == ()
     assert (10, 2663) in found.neurons
     assert len(from_file("@gtzan_jazz_classical").neurons) == 26
     assert len((from_file("@gtzan_jazz_classical | @cremad_ang_hap")).neurons) == 48
     with pytest.raises(InputError, match=r"@cremad is neither a file .* published are @cremad_ang_hap"):
         from_file("@cremad")
+
+
+def test_which_expressions_need_the_neurons_of_a_run():
+    assert not names_a_class("@a.csv - (@b.csv | @cremad_ang_hap)")
+    assert names_a_class("@a.csv - dog")
+    assert names_a_class('"a dog"')
+    assert not names_a_class("@a.csv:dog")
 
 
 def test_suites():

@@ -156,7 +156,8 @@ def check_map(
     chosen = np.unique(np.linspace(0, len(task) - 1, min(clips, len(task))).round().astype(int))
     task = task.rows(chosen.tolist())
     judges = {name: dataclasses.replace(judge, members=judge.members[chosen]) for name, judge in judges.items()}
-    estimate = causal_map(encoder, task, judges, shape, devices=running.get("devices"))
+    size = min(4, running.get("batch_size", 4))
+    estimate = causal_map(encoder, task, judges, shape, size, running.get("devices"))
     strength = _strength(estimate)
     picked = np.linspace(0, shape[1] - 1, min(per_layer, shape[1])).round().astype(int)
     sample = np.array(

@@ -103,8 +103,11 @@ def per_class(verdicts: Verdicts, judge: Judge, usable: Bool[np.ndarray, " clip"
 
     if verdicts.scores is None:
         return ClassOutcome(mean(verdicts.correct) / len(judge.head.bias), mean(verdicts.margin))
-    precision = jax.jit(jax.vmap(class_average_precision, in_axes=(1, None, None)))  # over the probes
-    accuracy = [
-        np.asarray(precision(scores, judge.members, usable), np.float64).mean(axis=0) for scores in verdicts.scores
-    ]
-    return ClassOutcome(np.stack(accuracy), mean(verdicts.margin))
+    accuracy = np.array(
+        [np.asarray(_precision(scores, judge.members, usable), np.float64).mean(axis=0) for scores in verdicts.scores]
+    )
+    blown = ~np.isfinite(verdicts.scores[:, usable]).all(axis=(1, 2))  # then the ranks mean nothing
+    return ClassOutcome(np.where(blown, np.nan, accuracy), mean(verdicts.margin))
+
+
+_precision = jax.jit(jax.vmap(class_average_precision, in_axes=(1, None, None)))  # over the probes

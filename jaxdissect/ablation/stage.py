@@ -15,20 +15,20 @@ from jaxtyping import Float
 from jaxdissect.ablation.activity import measure_activity
 from jaxdissect.ablation.causal_map import CHECK_CLIPS, causal_map, check_map
 from jaxdissect.ablation.controls import Activity, overlap
-from jaxdissect.ablation.files import save_ablation, write_sets
+from jaxdissect.ablation.files import read_scores, save_ablation, save_causal_map, write_sets
 from jaxdissect.ablation.outcomes import Judge
 from jaxdissect.ablation.results import Ablation, ablate, require_clips
 from jaxdissect.ablation.suites import AblationOptions, Intervention, check_sets, make_interventions, suite_sets
 from jaxdissect.collect import neuron_shape
-from jaxdissect.encoder.base import Encoder
+from jaxdissect.dissect import read_activations
+from jaxdissect.encoder.base import Encoder, LayeredEncoder
 from jaxdissect.encoder.checkpoint import fingerprint
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, sha256_file
+from jaxdissect.files import json_fingerprint, require_folder, sha256_file
 from jaxdissect.neuron_set_files import read_neuron_set
-from jaxdissect.neuron_sets import ClassName, NeuronSet, Pair, parse_neuron_set, require_neurons
+from jaxdissect.neuron_sets import ClassName, NeuronSet, Pair, names_a_class, parse_neuron_set, require_neurons
 from jaxdissect.probe_files import read_judges
 from jaxdissect.progress import progress_bar
-from jaxdissect.results import read_netcdf
 from jaxdissect.run import Run, save_or_rescue
 from jaxdissect.stage_inputs import load_inputs, stage_inputs
 from jaxdissect.tasks.table import Task
@@ -128,6 +128,7 @@ class _Subject:
     task: Task  # the test split
     judges: Mapping[str, Judge]
     shape: tuple[int, int]
+    dtype: str
     fingerprints: dict[str, str]
 
 
@@ -148,37 +149,62 @@ def run_ablate(options: AblateOptions) -> AblateResult:
     sets, left_out = _sets(options, run, subject)
     check_sets(sets, subject.shape, ablation)
     means = _means(run, subject.shape) if options.mode == "mean" else None
+    record = _record(options, ablation, run, subject)
+    if options.evar is not None:
+        require_folder(options.evar)
     with run.locked():
+        scores = read_scores(run, record["fingerprints"]["probe"])  # a damaged file is told now, not when all is done
         started = time.perf_counter()
         activity = _activity(options, subject)
         chosen = make_interventions(sets, subject.shape, ablation, activity)
+        if options.evar is not None:
+            write_sets(options.evar, chosen)
         done = _ablate(options, subject, ablation, chosen, means)
-        effects, check = _causal_map(options, subject) if options.causal_map else (None, None)
-        unusable = {subject.task.file_names[clip]: reason for clip, reason in done.reasons.items()}
-        neurons = run.stages().get("neurons", {})
-        record = {
-            "options": _recorded_options(options, ablation),
-            "fingerprints": subject.fingerprints,
-            "neurons_sha256": sha256_file(run.file("neurons.csv")) if neurons else None,
-            "unusable_clips": unusable,
-            "seconds": round(time.perf_counter() - started, 3),
-            "status": "done",
-        }
-        save_or_rescue(run, lambda place: save_ablation(place, run, done, effects, check, record), "what was ablated")
-    if options.evar is not None:
-        write_sets(options.evar, tuple(chosen))
-    chosen_on = run.stages().get("activations", {}).get("options", {}).get("split")
-    balance = None if activity is None else _balance(chosen, activity)
-    shared = float(np.mean([overlap(one.controls) for one in chosen]))
-    return AblateResult(
-        done, tuple(chosen), check, tuple(left_out), balance, shared, unusable, len(subject.task),
-        options.max_bad_clips, chosen_on in ("all", "test"),
-    )  # fmt: skip
+        result = AblateResult(
+            done,
+            tuple(chosen),
+            None,
+            tuple(left_out),
+            None if activity is None else _balance(chosen, activity),
+            float(np.mean([overlap(one.controls) for one in chosen])),
+            {subject.task.file_names[clip]: reason for clip, reason in done.reasons.items()},
+            len(subject.task),
+            options.max_bad_clips,
+            run.stages().get("activations", {}).get("options", {}).get("split") in ("all", "test"),
+        )
+        record["unusable_clips"] = result.unusable
+        record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
+        record["seconds"] = round(time.perf_counter() - started, 3)
+        save_or_rescue(run, lambda place: save_ablation(place, done, scores, record), "what was ablated")
+        if options.causal_map:  # after what took longer is safe
+            effects, check = _causal_map(options, subject)
+            record["seconds"] = round(time.perf_counter() - started, 3)
+            save_causal_map(run, scores, effects, check, done.table, record)
+            result = dataclasses.replace(result, map_check=check)
+    return result
+
+
+def check_ahead(encoder: Encoder, task: Task) -> Literal["activity", "layer"]:
+    """What would stop an ablation, before the stages ahead of it run; returns how controls can be matched.
+
+    Args:
+      encoder: to ablate.
+      task: whole.
+
+    Raises:
+      InputError: a class has no test clip.
+    """
+    test = task.only("test")
+    for labels in test.label_sets:
+        require_clips(test, labels)
+    return "activity" if isinstance(encoder, LayeredEncoder) else "layer"
 
 
 def _checked(options: AblateOptions) -> AblationOptions:
     if not 0 <= options.max_bad_clips <= 1:
         raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
+    if options.evar is not None and options.mode == "mean":
+        raise InputError("--evar: a configuration of EVAR has gains only: leave --evar or --mode mean out.")
     if options.batch_size < 1:
         raise InputError(f"--batch-size must be positive, got {options.batch_size}.")
     if options.at_once is not None and options.at_once < 1:
@@ -205,15 +231,15 @@ def _subject(options: AblateOptions, run: Run) -> _Subject:
     task = task.only("test")
     for labels in task.label_sets:
         require_clips(task, labels)
-    return _Subject(encoder, task, judges, neuron_shape(encoder, task), prints)
+    return _Subject(encoder, task, judges, neuron_shape(encoder, task), inputs["dtype"], prints)
 
 
 def _sets(options: AblateOptions, run: Run, subject: _Subject) -> tuple[list[NeuronSet], list[str]]:
     """The neuron sets to intervene on, and the names of empty ones that a suite leaves out."""
     classes = subject.task.classes
     suites = options.suite or (() if options.neurons else ("classes",))
-    by_file_only = not suites and all(expression.strip().startswith("@") for expression in options.neurons)
-    specific = dict.fromkeys(classes, ()) if by_file_only else read_specific(run, classes)
+    needed = suites or any(map(names_a_class, options.neurons))
+    specific = read_specific(run, classes) if needed else dict.fromkeys(classes, ())
     read_file = functools.partial(read_neuron_set, classes=classes)
     sets = [
         require_neurons(parse_neuron_set(expression, specific, read_file), subject.shape)
@@ -255,8 +281,7 @@ def read_specific(run: Run, classes: tuple[ClassName, ...]) -> dict[ClassName, l
 
 def _means(run: Run, shape: tuple[int, int]) -> Float[np.ndarray, "layer neuron"]:
     """Mean activation of every neuron over the tokens that were counted."""
-    run.require("activations")
-    counts = read_netcdf(run.file("activations.nc"))
+    counts = read_activations(run).counts
     means = counts["total_sum"].values / float(counts["total_tokens"])
     if means.shape != shape or not np.isfinite(means).all():
         raise InputError(f"{run.file('activations.nc')} has no finite mean for each neuron: run `activations` again.")
@@ -321,10 +346,22 @@ def _balance(chosen: list[Intervention], activity: Activity) -> tuple[float, flo
     return ratio(activity.rate), ratio(activity.impact)
 
 
-def _recorded_options(options: AblateOptions, ablation: AblationOptions) -> dict[str, Any]:
-    return dataclasses.asdict(ablation) | {
-        "neurons": list(options.neurons),
-        "suite": list(options.suite),
-        "causal_map": options.causal_map,
-        "map_sample": options.map_sample,
+def _record(options: AblateOptions, ablation: AblationOptions, run: Run, subject: _Subject) -> dict[str, Any]:
+    """What `run.json` says of the stage before it has run."""
+    neurons = run.file("neurons.csv")
+    return {
+        "options": dataclasses.asdict(ablation)
+        | {
+            "neurons": list(options.neurons),
+            "suite": list(options.suite),
+            "causal_map": options.causal_map,
+            "map_sample": options.map_sample,
+            "dtype": subject.dtype,
+            "batch_size": options.batch_size,
+        },
+        "fingerprints": subject.fingerprints
+        | {
+            "probe": sha256_file(run.file("probe") / "probe.json"),
+            "neurons": sha256_file(neurons) if neurons.is_file() else None,
+        },
     }

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxdissect.ablation.controls import MATCHES, Activity, draw_controls, require_pool, shifted_control
+from jaxdissect.ablation.controls import MATCHES, Activity, draw_controls, require_pools, shifted_control
 from jaxdissect.ablation.engine import Edit
 from jaxdissect.errors import InputError
-from jaxdissect.neuron_sets import TOKEN, ClassName, NeuronSet, Pair, neuron_set
+from jaxdissect.neuron_sets import TOKEN, ClassName, NeuronSet, Pair, neuron_set, require_neurons
 
 SUITES = ("classes", "pairs")
 LARGEST_GAIN = 1e6  # beyond it float32 keeps nothing of the rest
@@ -135,19 +135,20 @@ def make_interventions(
       activity: of the neurons, needed to match by it.
 
     Raises:
-      InputError: a name stands twice, or a control pool is too small.
+      InputError: `check_sets` refuses a set.
     """
     check_sets(sets, shape, options)
     found = []
-    for chosen in sets:
-        if options.match == "shift":
-            controls = shifted_control(chosen, shape)
-        else:
-            matched = activity if options.match == "activity" else None
-            controls = draw_controls(chosen, shape, options.controls, options.seed, matched)
+    if options.match == "shift":
+        drawn = [shifted_control(chosen, shape) for chosen in sets]
+    else:
+        matched = activity if options.match == "activity" else None
+        drawn = draw_controls(sets, shape, options.controls, options.seed, matched)
+    for chosen, controls in zip(sets, drawn, strict=True):
         gains = options.gains if options.gains is not None else (chosen.gain or 0.0,)
         for gain in gains:
-            name = chosen.name if len(gains) == 1 else f"{chosen.name} x {gain:g}"
+            text = np.format_float_positional(gain, trim="-")
+            name = chosen.name if len(gains) == 1 else f"{chosen.name} x {text}"
             found.append(Intervention(name, chosen, options.mode, 0.0 if options.mode == "mean" else gain, controls))
     return found
 
@@ -156,14 +157,23 @@ def check_sets(sets: Sequence[NeuronSet], shape: tuple[int, int], options: Ablat
     """Refuse sets that `make_interventions` would refuse, before what their controls are matched by is measured.
 
     Raises:
-      InputError: a name stands twice, or a control pool is too small.
+      InputError: there is no set, one is empty, out of range or there twice, or a control pool is too small.
     """
+    if not sets:
+        raise InputError("An ablation needs a neuron set at least.")
     names = [chosen.name for chosen in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"--neurons: the neuron set {twice!r} is given twice: give it once.")
-    for chosen in sets if options.match != "shift" else ():
-        require_pool(chosen, shape, options.controls)
+        raise InputError(f"--neurons, --suite: the neuron set {twice!r} is there twice: give it once.")
+    for chosen in sets:
+        require_neurons(chosen, shape)
+        if chosen.gain is not None and not abs(chosen.gain) <= LARGEST_GAIN:
+            raise InputError(
+                f"The neuron set {chosen.name!r} asks for the gain {chosen.gain}: it must be at most "
+                f"{LARGEST_GAIN:,.0f} in size."
+            )
+    if options.match != "shift":
+        require_pools(sets, shape, options.controls)
 
 
 def _quoted(name: str) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from jaxdissect.ablation.results import CONTRASTS
+from jaxdissect.ablation.results import CONTRASTS, Ablation
 from jaxdissect.ablation.stage import AblateResult
-from jaxdissect.ablation.suites import Intervention
+from jaxdissect.ablation.suites import Intervention, plain_name
 from jaxdissect.neuron_sets import ClassName
-from jaxdissect.reproduce import Reproduction
 from jaxdissect.summary import LISTED, table
 
 IN_FULL = 4  # interventions up to which every class is shown
@@ -24,7 +23,7 @@ def ablation_summary(result: AblateResult) -> str:
     for label_set in dict.fromkeys(done.table["label_set"]):
         of_set = done.table[done.table["label_set"] == label_set]
         if len(result.chosen) <= IN_FULL:
-            lines += [_one(one, of_set[of_set["intervention"] == one.name]) for one in result.chosen]
+            lines += [_one(one, of_set[of_set["intervention"] == one.name], done) for one in result.chosen]
         else:
             lines.append(_suite(str(label_set), result.chosen, of_set))
     if len(done.suite):
@@ -55,47 +54,11 @@ def ablation_summary(result: AblateResult) -> str:
     return "\n".join(lines)
 
 
-def reproduction_summary(result: Reproduction) -> str:
-    """Published figures beside what was found, class by class for the published ablation."""
-    overall = result.figures[result.figures["class"] == ""]
-    lines = [
-        table(
-            ["figure", "published", "here"],
-            [[row["figure"], _figure(row["published"]), _figure(row["found"])] for _, row in overall.iterrows()],
-        )
-    ]
-    if result.published is None or result.ablation is None:
-        return lines[0]
-    of_class = result.figures[result.figures["class"] != ""].set_index(["figure", "class"])
-    cells = []
-    for name in result.published["test_clips"]:
-        cell = [name]
-        for figure in ("accuracy before", "accuracy after ablation", "change by ablation", "change by the control"):
-            signed = figure.startswith("change")
-            row = of_class.loc[(figure, name)]
-            cell.append(" | ".join(_percent(row[side], signed) for side in ("published", "found")))
-        cell.append(_signed(of_class.loc[("margin change by ablation", name), "found"], 3))
-        cell.append(_signed(of_class.loc[("margin change by random controls", name), "found"], 3))
-        cells.append([*cell, _p(of_class.loc[("p-value of the margin change", name), "found"])])
-    header = ["class", "before", "after", "change", "change by control", "margin change", "random controls", "p"]
-    lines.append(
-        f"The published set of {len(result.published['neurons'])} neurons ({' & '.join(result.published['classes'])}) "
-        f"silenced, published | here; control: every neuron index + 1"
-    )
-    lines.append(table(header, cells))
-    return "\n".join(lines)
-
-
-def _figure(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}" if value < 1 else f"{value:.1f}"
-
-
-def _percent(value: float, signed: bool) -> str:
-    return _signed(100 * value, 1) if signed else "-" if math.isnan(value) else f"{100 * value:.1f}%"
-
-
-def _one(one: Intervention, rows: pd.DataFrame) -> str:
+def _one(one: Intervention, rows: pd.DataFrame, done: Ablation) -> str:
     """Every class under one intervention."""
+    drawn = done.controls[done.controls["intervention"] == one.name]
+    points = 100 * drawn.groupby("class")["change"].mean()
+    classes = list(done.table[["label_set", "class"]].drop_duplicates().itertuples(index=False, name=None))
     what = "mean ablation" if one.mode == "mean" else f"gain {one.gain:g}"
     head = f"{one.name}: {len(one.neurons.neurons)} neurons, {what}; * marks its classes"
     cells = [
@@ -104,18 +67,19 @@ def _one(one: Intervention, rows: pd.DataFrame) -> str:
             row["clips"],
             f"{100 * row['accuracy_before']:.1f}%",
             f"{100 * row['accuracy_after']:.1f}%",
-            _signed(100 * row["change"], 1),
-            _signed(row["change_clips"], 1),
-            _signed(row["margin_change"], 3),
-            "-" if math.isnan(row["ci_low"]) else f"{_signed(row['ci_low'], 3)} to {_signed(row['ci_high'], 3)}",
+            signed(100 * row["change"], 1),
+            signed(row["change_clips"], 1),
+            signed(points.get(plain_name(row["label_set"], row["class"], classes), math.nan), 1),
+            signed(row["margin_change"], 3),
+            "-" if math.isnan(row["ci_low"]) else f"{signed(row['ci_low'], 3)} to {signed(row['ci_high'], 3)}",
             _controls(row["control_mean"], row["control_sd"]),
-            _p(row["p_value"]),
-            _p(row["q_value"]),
+            p_text(row["p_value"]),
+            p_text(row["q_value"]),
         ]
         for _, row in rows.iterrows()
     ]
     header = [
-        "class", "clips", "before", "after", "points", "clips", "margin change", "95% interval",
+        "class", "clips", "before", "after", "points", "clips", "controls, points", "margin change", "95% interval",
         f"{rows['controls'].iloc[0]} controls", "p", "q",
     ]  # fmt: skip
     return f"{head}\n{_cut(header, cells)}"
@@ -136,17 +100,17 @@ def _suite(label_set: str, chosen: Sequence[Intervention], rows: pd.DataFrame) -
                 len(one.neurons.neurons),
                 f"{100 * own['accuracy_before'].mean():.1f}%",
                 f"{100 * own['accuracy_after'].mean():.1f}%",
-                _signed(own["change_clips"].sum(skipna=False), 1),
-                _signed(own["margin_change"].mean(), 3),
+                signed(own["change_clips"].sum(skipna=False), 1),
+                signed(own["margin_change"].mean(), 3),
                 _controls(own["control_mean"].mean(), own["control_sd"].mean()),
-                _p(own["p_value"].min()),
-                _signed(others["margin_change"].mean(), 3),
+                p_text(own["p_value"].min()),
+                signed(others["margin_change"].mean(), 3),
             ]
         )
     controls = rows["controls"].max()
     header = [
         f"{label_set}: intervention", "neurons", "before", "after", "clips", "margin change", f"{controls} controls",
-        "p", "other classes",
+        "lowest p", "other classes",
     ]  # fmt: skip
     if not cells:
         return f"{label_set}: {len(chosen)} interventions, none of them meant for its classes; see ablation.csv."
@@ -160,9 +124,9 @@ def _aggregate(suite: pd.DataFrame) -> str:
             "mean" if row["mode"] == "mean" else f"{row['gain']:g}",
             row["interventions"],
             row["contrast"],
-            _signed(row["margin_change"], 4),
+            signed(row["margin_change"], 4),
             _controls(row["control_mean"], row["control_sd"], 4),
-            _p(row["p_value"]),
+            p_text(row["p_value"]),
         ]
         for _, row in suite.iterrows()
     ]
@@ -191,17 +155,18 @@ def _is_own(classes: Sequence[ClassName], label_set: str, name: object) -> bool:
     return (label_set, name) in classes
 
 
-def _signed(value: float, digits: int) -> str:
+def signed(value: float, digits: int) -> str:
     """With its sign, but for zero's; "-" where there is none."""
     return "-" if math.isnan(value) else f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def _controls(mean: float, deviation: float, digits: int = 3) -> str:
     """Mean and standard deviation, as far as there are."""
-    return _signed(mean, digits) + ("" if math.isnan(deviation) else f" +- {deviation:.{digits}f}")
+    return signed(mean, digits) + ("" if math.isnan(deviation) else f" +- {deviation:.{digits}f}")
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value, "-" where there is none."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
