@@ -27,7 +27,7 @@ OPTIONS = AblationOptions(gains=(0.0, 0.5, 3.0), controls=CONTROLS, match="layer
 SETS = (
     ("first", [(0, 1), (0, 5), (1, 2)], [("kind", "a")]),
     ("second", [(1, 0), (1, 7)], [("kind", "b"), ("kind", "c"), ("place", "x")]),
-    ("third", [(0, 3)], [("sounds", "siren"), ("place", "y")]),
+    ("third", [(0, 3), (1, 4)], [("sounds", "siren"), ("place", "y")]),
     ("aimless", [(0, 8), (1, 8)], []),
 )
 MARGIN = "margin under an intervention against float64, relative"
