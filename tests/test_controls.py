@@ -141,7 +141,9 @@ def test_an_aggregate_of_overlapping_targets_is_as_variable_as_that_of_their_con
     for run in range(runs):
         effects = rng.normal(size=600) + 0.3
         pool = rng.choice(600, 20, replace=False)
-        targets = [neuron_set(str(one), [(0, n) for n in rng.choice(pool, 9, replace=False).tolist()]) for one in range(5)]
+        targets = [
+            neuron_set(str(one), [(0, n) for n in rng.choice(pool, 9, replace=False).tolist()]) for one in range(5)
+        ]
         drawn = draw_controls(targets, (1, 600), 19, run)
         observed = np.mean([effects[target.pairs[:, 1]].sum() for target in targets])
         controls = np.mean([effects[control[..., 1]].sum(axis=1) for control in drawn], axis=0)
