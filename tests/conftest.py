@@ -14,7 +14,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import soundfile  # noqa: E402
 
-pytest_plugins = ["tones"]  # fixtures of the tests of the stage `probe`
+pytest_plugins = ["tones", "noises"]  # fixtures of the tests of the stage `probe`, and of ablation
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -11,19 +11,15 @@ import torch
 from foreign import IntegerEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noises import CLIPS, CONFIG, FEATURES, SHAPE, clip_samples, random_judge
 from test_interventions import with_rows
 from tolerances import assert_within
-from torch_reference import _model, encoder_of, random_state
+from torch_reference import random_state, reference_model
 
-from jaxdissect import Head, InputError, Judge, LayeredEncoder, ViTConfig, load_task
+from jaxdissect import InputError, LayeredEncoder, load_task
 from jaxdissect.ablation import engine
 from jaxdissect.ablation.engine import Edit
 from jaxdissect.ablation.judging import judge_edits
-
-CONFIG = ViTConfig(bands=80, frames=48, patch_bands=40, patch_frames=16, width=32, depth=3, heads=2, mlp=64)
-SHAPE = (CONFIG.depth, CONFIG.mlp)
-CLIPS, SECONDS = 7, 0.9  # 91 frames: a chunk of 48, and one of 43 padded to 48 or cut
-FEATURES, CLASSES = 64, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +34,6 @@ class Hidden:
         return getattr(self.of, name)
 
 
-def random_judge(features, members, *, probes=2, multi_label=False, seed=0):
-    rng = np.random.default_rng(seed)
-    classes = members.shape[1]
-
-    def normal(*shape):
-        return rng.normal(size=(probes, *shape)).astype(np.float32)
-
-    variance = np.abs(normal(features)) + 0.5
-    return Judge(Head(normal(features) / 9, variance, normal(features, classes), normal(classes)), members, multi_label)
-
-
 def random_edits(number, *, shape=SHAPE, seed=0, most=20):
     rng = np.random.default_rng(seed)
     edits = []
@@ -58,24 +43,6 @@ def random_edits(number, *, shape=SHAPE, seed=0, most=20):
         offset = rng.normal(size=len(flat)).astype(np.float32) * (len(edits) % 5 == 4)
         edits.append(Edit(flat // shape[1], flat % shape[1], gain, offset))
     return edits[:number]
-
-
-def clip_samples(clip):
-    return (np.random.default_rng(clip).normal(size=int(16000 * SECONDS)) * 0.1).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return encoder_of(random_state(CONFIG, seed=4), CONFIG)
-
-
-@pytest.fixture
-def task(data_folder):
-    for clip in range(CLIPS):
-        data_folder.write(f"{clip}.wav", clip_samples(clip), subtype="FLOAT")
-    rows = "".join(f"{clip}.wav,{'abc'[clip % 3]},{clip % 2},test\n" for clip in range(CLIPS))
-    table = data_folder.table("t.csv", "file_name,label,parity,split\n" + rows)
-    return load_task(str(table), label=("label", "parity"), unit_seconds=SECONDS)
 
 
 @pytest.fixture
@@ -193,7 +160,7 @@ def test_margins_and_hits_equal_torch_with_hooks(encoder, task, judges):
     for number, edit in enumerate(edits):
         gain, offset = np.ones(SHAPE, np.float32), np.zeros(SHAPE, np.float32)
         gain[edit.layer, edit.neuron], offset[edit.layer, edit.neuron] = edit.gain, edit.offset
-        model = _model(state, CONFIG, 48)
+        model = reference_model(state, CONFIG, 48)
         for layer, *rows in zip(model.layers, torch.from_numpy(gain), torch.from_numpy(offset), strict=True):
             layer.mlp.activation_fn.register_forward_hook(lambda _m, _i, output, rows=rows: output * rows[0] + rows[1])
         frames = []

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_activations import CalledTwice, TwoLayers
 from tolerances import assert_within, relative_error
-from torch_reference import _model, encoder_of, random_state
+from torch_reference import encoder_of, random_state, reference_model
 
 from jaxdissect import InputError, ViTConfig, read_neurons, run_with_gains
 from jaxdissect.interventions import edit_neurons
@@ -63,7 +63,7 @@ def test_the_vit_under_gains_equals_transformers_under_hooks(vit, gain):
     state, encoder, x = vit
     chosen = np.random.default_rng(3).random((CONFIG.depth, CONFIG.mlp)) < 0.3
     gains = np.where(chosen, gain, 1.0).astype(np.float32)
-    model = _model(state, CONFIG, CONFIG.frames)
+    model = reference_model(state, CONFIG, CONFIG.frames)
     for layer, row in zip(model.layers, torch.from_numpy(gains), strict=True):
         layer.mlp.activation_fn.register_forward_hook(lambda _module, _inputs, output, row=row: output * row)
     with torch.no_grad():

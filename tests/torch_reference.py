@@ -65,7 +65,7 @@ def reference_chunks(state: dict[str, torch.Tensor], config: ViTConfig, spectrog
 
 def reference_chunk(state: dict[str, torch.Tensor], config: ViTConfig, chunk: np.ndarray) -> Reference:
     """Run transformers' ViT on (clip, frame, band), a whole number of patches."""
-    model = _model(state, config, chunk.shape[1])
+    model = reference_model(state, config, chunk.shape[1])
     neurons: list[np.ndarray] = []
     for layer in model.layers:
         layer.mlp.activation_fn.register_forward_hook(lambda _module, _inputs, output: neurons.append(output.numpy()))
@@ -74,7 +74,7 @@ def reference_chunk(state: dict[str, torch.Tensor], config: ViTConfig, chunk: np
         return Reference(model(image).last_hidden_state.numpy(), neurons)
 
 
-def _model(state: dict[str, torch.Tensor], config: ViTConfig, frames: int) -> transformers.ViTModel:
+def reference_model(state: dict[str, torch.Tensor], config: ViTConfig, frames: int) -> transformers.ViTModel:
     """A model that is `frames` wide: its positions are the first time columns of the whole grid."""
     sizes = transformers.ViTConfig(
         hidden_size=config.width, num_hidden_layers=config.depth, num_attention_heads=config.heads,
