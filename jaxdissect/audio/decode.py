@@ -60,17 +60,48 @@ def read_clip(data: Path, file_name: str, sample_rate: int, samples: int) -> Rec
       samples: unit length of the result.
     """
     try:
-        pcm = _decode(_inside(data, file_name), sample_rate, samples)
+        pcm, rate = _decode(_inside(data, file_name), sample_rate, samples)
     except UnreadableError as error:
-        return Recording(np.zeros(samples, np.float32), ClipStatus(0, "unreadable", str(error)))
-    recorded = len(pcm)
-    padded = np.pad(pcm, (0, samples - recorded))
+        return unreadable(str(error), samples)
+    return make_recording(pcm, rate, sample_rate, samples)
+
+
+def make_recording(pcm: Float[np.ndarray, "frame channel"], rate: int, sample_rate: int, samples: int) -> Recording:
+    """Mix to mono, resample, crop from the start, zero-pad at the end. Never raises: what is wrong is the status.
+
+    Args:
+      pcm: samples in [-1, 1].
+      rate: of `pcm`, Hz.
+      sample_rate: of the result, Hz.
+      samples: unit length of the result.
+    """
+    if not len(pcm):
+        return unreadable("holds no samples", samples)
+    if not np.isfinite(pcm).all():
+        return unreadable("holds samples that are NaN or infinite", samples)
+    mono = pcm.mean(axis=1, dtype=np.float32)
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
+    if not len(mono):
+        return unreadable("is shorter than one sample of the encoder", samples)
+    return pad_recording(mono[:samples], sample_rate, samples)
+
+
+def pad_recording(mono: Float[np.ndarray, " sample"], sample_rate: int, samples: int) -> Recording:
+    """Zero-pad a clip of at most `samples` samples at the end, and say what became of it."""
+    recorded = len(mono)
+    padded = np.pad(mono, (0, samples - recorded))
     if not padded.any():
         return Recording(padded, ClipStatus(recorded, "silent", "every sample is zero"))
     if recorded < samples:
         reason = f"{recorded / sample_rate:.3f} s, padded to {samples / sample_rate:g} s"
         return Recording(padded, ClipStatus(recorded, "short", reason))
     return Recording(padded, ClipStatus(recorded, "ok"))
+
+
+def unreadable(reason: str, samples: int) -> Recording:
+    """A clip that is not to be counted, and why."""
+    return Recording(np.zeros(samples, np.float32), ClipStatus(0, "unreadable", reason))
 
 
 def _inside(data: Path, file_name: str) -> Path:
@@ -89,7 +120,8 @@ def _inside(data: Path, file_name: str) -> Path:
     return path
 
 
-def _decode(path: Path, sample_rate: int, samples: int) -> Float[np.ndarray, " sample"]:
+def _decode(path: Path, sample_rate: int, samples: int) -> tuple[Float[np.ndarray, "frame channel"], int]:
+    """The frames that a clip of `samples` samples needs, and their rate."""
     try:
         with soundfile.SoundFile(path) as file:
             _refuse_truncated(file, path)
@@ -102,16 +134,7 @@ def _decode(path: Path, sample_rate: int, samples: int) -> Float[np.ndarray, " s
         raise UnreadableError(f"cannot be decoded: {error}".replace(str(path), path.name)) from error
     if len(pcm) < wanted:
         raise UnreadableError(f"truncated: {len(pcm)} of {wanted} frames decode")
-    if not len(pcm):
-        raise UnreadableError("holds no samples")
-    if not np.isfinite(pcm).all():
-        raise UnreadableError("holds samples that are NaN or infinite")
-    mono = pcm.mean(axis=1, dtype=np.float32)
-    if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
-    if not len(mono):
-        raise UnreadableError("is shorter than one sample of the encoder")
-    return mono[:samples]
+    return pcm, rate
 
 
 def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:

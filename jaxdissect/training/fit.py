@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.sharding import replicate, shard_clips
-from jaxdissect.training.checkpoints import Checkpoints
+from jaxdissect.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, Crops, crops
-from jaxdissect.training.interrupts import deferred_interrupts
+from jaxdissect.interrupts import deferred_interrupts
 from jaxdissect.training.objective import Objective
 from jaxdissect.training.step import Schedule, TrainState, train_step
 
