@@ -19,8 +19,9 @@ from jaxdissect.ablation.summary import ablation_summary
 from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.convert import convert_checkpoint
-from jaxdissect.errors import InputError, TrainingError
+from jaxdissect.errors import InputError, LostProcessError, TrainingError
 from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe
+from jaxdissect.processes import here
 from jaxdissect.reproduce import ReproduceOptions, run_reproduce
 from jaxdissect.reproduction_summary import reproduction_summary
 from jaxdissect.run import Run
@@ -75,6 +76,8 @@ class ActivationsCommand(ActivationsOptions):
 
     def __call__(self) -> int:
         result = run_activations(self)
+        if not here().first:
+            return 0
         print(activations_summary(result))
         return _bad_clips(result, "everything else was counted and saved. See clips.csv.")
 
@@ -108,8 +111,14 @@ class DissectCommand(ActivationsOptions, NeuronsOptions):
 
     def __call__(self) -> int:
         self.rule(task_keep=0.01)  # a mistake is told before the long count, not after
+        if self.ablate and self.distributed:
+            raise InputError(
+                "--ablate runs in one process or in parts: leave it out here, see `jaxdissect ablate --help`."
+            )
         ablation = self._ablation() if self.ablate else None
         result = run_activations(self)
+        if not here().first:
+            return 0
         print(activations_summary(result), flush=True)
         code = 0
         if result.activations.bad_clips < len(result.activations.clips):
@@ -228,7 +237,7 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
-    0; 1: too many unreadable clips, or a training went wrong; 2: a user's mistake.
+    0; 1: too many unreadable clips, a training went wrong or another process died; 2: a user's mistake.
     """
     _prepare()
     try:
@@ -245,11 +254,14 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"jaxdissect: {error}", file=sys.stderr)
         return USER_ERROR
-    except TrainingError as error:
+    except (TrainingError, LostProcessError) as error:
         print(f"jaxdissect: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("jaxdissect: stopped; stages that had finished, and the states of a training, are kept.", file=sys.stderr)
+        print(
+            "jaxdissect: stopped; finished stages and states of unfinished ones are kept, the same command goes on.",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except BrokenPipeError:  # the reader of what is printed has gone, perhaps before all stages were run
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

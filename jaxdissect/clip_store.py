@@ -1,68 +1,93 @@
-"""Every clip's counts in one memory-mapped file, `clip_counts.npy`."""
+"""Every clip's counts in memory-mapped files: one a process while counting, `clip_counts.npy` when all is done."""
 
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import Int, UInt16
 
+from jaxdissect.errors import InputError
 from jaxdissect.files import cannot_write, path_beside, require_space, reserve
 
 
-@dataclass(frozen=True, eq=False)
-class ClipStore:
-    """Active tokens of every clip and neuron, while they are being counted.
+def open_clip_store(path: Path, shape: tuple[int, int, int], afresh: bool) -> UInt16[np.memmap, "clip layer neuron"]:
+    """Active tokens of some clips and every neuron, to be filled in; its room on the disk is claimed at once.
 
-    Attributes:
-      counts: memory-mapped; all zero at first.
-      path: of the unfinished file.
-    """
-
-    counts: UInt16[np.memmap, "clip layer neuron"]
-    path: Path
-
-    def publish(self, path: Path) -> None:
-        """Put the finished file in its place; it can be published again elsewhere if what follows fails.
-
-        Raises:
-          InputError: it cannot be written there.
-        """
-        beside = path_beside(path)
-        try:
-            self.counts.flush()
-            try:
-                os.link(self.path, beside)
-            except OSError:  # another disk, or one without links
-                shutil.copyfile(self.path, beside)
-            beside.replace(path)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        finally:
-            beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def new_clip_store(path: Path, shape: tuple[int, int, int]) -> Iterator[ClipStore]:
-    """An empty store beside `path`, its room on the disk claimed at once; it vanishes unless it is published.
+    Args:
+      path: of the file.
+      shape: (clips, layers, neurons).
+      afresh: all zero; else as an earlier run of the same count has left it.
 
     Raises:
-      InputError: there is no room.
+      InputError: there is no room, or the file that was left is missing or damaged.
     """
-    for left in path.parent.glob(f".{path.name}-*"):  # of a run that was killed
-        left.unlink(missing_ok=True)
+    if not afresh:
+        try:
+            left: np.memmap = np.lib.format.open_memmap(path, mode="r+")
+            if left.shape == shape and left.dtype == np.uint16:
+                return left
+            found = f"its shape is {left.shape}, not {shape}"
+        except (OSError, ValueError) as error:
+            found = str(error)
+        raise InputError(
+            f"{path} cannot be used ({found}), though the state beside it counts on it: remove {path.parent} to start "
+            f"afresh."
+        )
     require_space(path.parent, 2 * math.prod(shape), path.name)
     temporary = path_beside(path)
     try:
-        try:
-            counts = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
-            reserve(temporary)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        yield ClipStore(counts, temporary)
-    finally:
+        counts = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
+        reserve(temporary)
+        temporary.replace(path)
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+    return counts
+
+
+def join_clip_stores(
+    path: Path, shape: tuple[int, int, int], parts: Iterable[tuple[Path, Int[np.ndarray, " some"], np.ndarray]]
+) -> None:
+    """One store of all clips from those of several processes.
+
+    Args:
+      path: of the new file.
+      shape: of all clips.
+      parts: of each store its path, the clips that it has rows for, and which of them are its own (bool).
+
+    Raises:
+      InputError: there is no room, or a part is missing.
+    """
+    whole = open_clip_store(path, shape, afresh=True)
+    for part, clips, own in parts:
+        try:
+            counts = np.load(part, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{part} cannot be read ({error}): remove {part.parent} to start afresh.") from error
+        for row in np.flatnonzero(own):
+            whole[clips[row]] = counts[row]
+    whole.flush()
+
+
+def publish_clip_store(store: Path, path: Path) -> None:
+    """Put a finished store in its place; it can be published again elsewhere if what follows fails.
+
+    Raises:
+      InputError: it cannot be written there.
+    """
+    for left in path.parent.glob(f".{path.name}-*"):  # of a run that was killed
+        left.unlink(missing_ok=True)
+    beside = path_beside(path)
+    try:
+        try:
+            os.link(store, beside)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(store, beside)
+        beside.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,22 +1,25 @@
 """One streaming pass: audio in, class-conditional counts out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from jaxdissect import statistics
 from jaxdissect.activations import Reading, read_neurons, stack_layers
-from jaxdissect.audio.decode import ClipStatus
+from jaxdissect.audio.log_mel import samples_as_float
+from jaxdissect.clip_log import ClipLog
 from jaxdissect.encoder.base import Encoder
-from jaxdissect.errors import InputError
-from jaxdissect.sharding import local_mesh, map_per_device, per_device, replicate, shard_clips
+from jaxdissect.errors import InputError, LostProcessError
+from jaxdissect.interrupts import deferred_interrupts
+from jaxdissect.sharding import local_mesh, map_per_device, per_device, replicate
 from jaxdissect.statistics import ClassCounts, Totals
-from jaxdissect.tasks.loader import Batch, batches, unit_samples
+from jaxdissect.tasks.loader import Batch, device_batches, unit_samples
 from jaxdissect.tasks.table import Task
 from jaxdissect.tokens import TOKENS, token_masks
 
@@ -53,11 +56,28 @@ class Counted:
 
     Attributes:
       totals: counts per class; the last class is all clips.
-      statuses: what became of every clip.
+      log: what became of every clip.
     """
 
     totals: Totals
-    statuses: tuple[ClipStatus, ...]
+    log: ClipLog
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """Keeps the state of a count, so that a run that is killed goes on from it."""
+
+    def restore(self, counter: "Counter") -> ClipLog | None:
+        """Set a counter to the state that is kept, if there is one; returns the clips that it has counted."""
+        ...
+
+    def due(self, at_end: bool = False) -> bool:
+        """Whether it is time to save; asked after every batch, and `at_end`, when all are counted."""
+        ...
+
+    def save(self, counter: "Counter", log: ClipLog) -> None:
+        """Keep a state in the place of the one before."""
+        ...
 
 
 def count_clips(
@@ -67,6 +87,8 @@ def count_clips(
     clip_counts: np.ndarray | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int], object] = lambda clips: None,
+    clips: Int[np.ndarray, " some"] | None = None,
+    keeper: Keeper | None = None,
 ) -> Counted:
     """Stream a task's clips through an encoder and count, on the devices, how often every neuron fires.
 
@@ -74,41 +96,69 @@ def count_clips(
       encoder: any `Encoder`.
       task: the clips and their classes.
       options: what is counted.
-      clip_counts: if given, a uint16 array (clip, layer, neuron) that is filled with every clip's active tokens.
+      clip_counts: if given, a uint16 array (clip, layer, neuron) that is filled with the active tokens of each of
+        `clips`, row for row.
       devices: to split every batch over; default: all of this process.
       progress: called with the number of clips finished.
+      clips: numbers of the clips to count, ascending; default: all.
+      keeper: goes on from the state that it keeps, and is given a state when one is due and when a signal comes.
 
     Raises:
-      InputError: the clips do not suit the encoder, or there are several processes.
+      InputError: the clips do not suit the encoder, the state is another's, or a shard is damaged (the state is saved).
+      KeyboardInterrupt: with a keeper, a signal has come, and the state is saved.
     """
-    if jax.process_count() > 1:
-        raise InputError(f"Counting runs in one process so far, got {jax.process_count()}: start one process a task.")
-    options = options or CountOptions()
-    counter = _Counter(encoder, task, options, clip_counts is not None, devices)
-    statuses: list[ClipStatus] = []
-
-    def finish(batch: Batch, per_clip: PerClip) -> None:
-        finite = np.asarray(per_clip["finite"])
-        if clip_counts is not None:
-            counted = batch.members[:, -1] & finite
-            clip_counts[batch.clip[counted]] = np.asarray(per_clip["active_tokens"])[counted]
-        for status, usable in zip(batch.statuses, finite, strict=False):  # `finite` has padding at its end
-            lost = not usable and status.status != "unreadable"
-            statuses.append(replace(status, status="unreadable", reason=NOT_FINITE) if lost else status)
-        progress(len(statuses))
-
+    clips = np.arange(len(task)) if clips is None else clips
+    counter = Counter(encoder, task, options or CountOptions(), clip_counts is not None, devices, len(clips))
+    log = (keeper and keeper.restore(counter)) or ClipLog(len(task))
+    finished = int(log.done[clips].sum())
     running: tuple[Batch, PerClip] | None = None
-    for batch in batches(task, encoder.sample_rate, counter.clips_per_step):
-        started = batch, counter.start(batch)
-        if running is not None:  # the host's work on one batch is done while the devices are busy with the next
-            finish(*running)
-        running = started
-    if running is not None:
-        finish(*running)
-    return Counted(counter.totals(), tuple(statuses))
+
+    def settle() -> None:
+        """Wait for the batch that the devices are busy with, and note what became of its clips."""
+        nonlocal finished, running
+        if running is not None:
+            batch, per_clip = running
+            _note(batch, per_clip, log, clip_counts, clips)
+            running = None
+            finished += len(batch.statuses)
+            progress(finished)
+
+    rest = clips[~log.done[clips]]
+    with deferred_interrupts() if keeper else nullcontext(lambda: False) as interrupted:
+        try:
+            for batch, arrays in device_batches(task, encoder.sample_rate, counter.clips_per_step, counter.mesh, rest):
+                started = batch, counter.start(arrays)
+                settle()  # the host's work on one batch is done while the devices are busy with the next
+                running = started
+                if interrupted():
+                    raise KeyboardInterrupt
+                if keeper and keeper.due():
+                    settle()
+                    keeper.save(counter, log)
+            settle()
+        except (InputError, LostProcessError, KeyboardInterrupt) as error:
+            if keeper and (interrupted() or not isinstance(error, KeyboardInterrupt)):
+                settle()
+                keeper.save(counter, log)
+            raise
+    if keeper and keeper.due(at_end=True):
+        keeper.save(counter, log)
+    return Counted(counter.totals(), log)
 
 
-class _Counter:
+def _note(
+    batch: Batch, per_clip: PerClip, log: ClipLog, clip_counts: np.ndarray | None, clips: Int[np.ndarray, " some"]
+) -> None:
+    finite = np.asarray(per_clip["finite"])
+    if clip_counts is not None:
+        counted = batch.members[:, -1] & finite
+        clip_counts[np.searchsorted(clips, batch.clip[counted])] = np.asarray(per_clip["active_tokens"])[counted]
+    for clip, status, usable in zip(batch.clip.tolist(), batch.statuses, finite, strict=False):  # padding comes last
+        lost = not usable and status.status != "unreadable"
+        log.put(clip, replace(status, status="unreadable", reason=NOT_FINITE) if lost else status)
+
+
+class Counter:
     """Counts on the devices, which are moved to the host before they can overflow."""
 
     def __init__(
@@ -118,35 +168,43 @@ class _Counter:
         options: CountOptions,
         keep_clips: bool,
         devices: Sequence[jax.Device] | None,
+        clips: int,
     ) -> None:
         self.mesh = local_mesh(devices)
-        batch_size = min(options.batch_size, -(-len(task) // self.mesh.size))
-        self.clips_per_step = batch_size * self.mesh.size
-        self.most_steps = statistics.steps_before_overflow(tokens_per_clip(encoder, task), batch_size)
+        batch_size = min(options.batch_size, -(-clips // self.mesh.size))
+        self.clips_per_step = max(1, batch_size) * self.mesh.size
+        self.most_steps = statistics.steps_before_overflow(tokens_per_clip(encoder, task), max(1, batch_size))
         self.shape = (len(task.classes), *neuron_shape(encoder, task))
         self.step = map_per_device(counting_step(encoder, task, options, keep_clips), self.mesh)
         self.variables = replicate(encoder.variables, self.mesh)
-        self.counts, self.steps, self.flushed = self.empty(), 0, list[Totals]()
+        self.counts, self.steps = self.empty(), 0
+        self.flushed: Totals | None = None
 
     def empty(self) -> ClassCounts:
+        """Nothing counted, on every device."""
         return per_device(lambda: statistics.init(*self.shape), self.mesh)
 
-    def start(self, batch: Batch) -> PerClip:
+    def start(self, arrays: Mapping[str, Array]) -> PerClip:
         """Set the devices to work on a batch; returns at once, with what the step returns for each clip."""
         if self.steps == self.most_steps:
             self.flush()
-        arrays = {"pcm": batch.pcm, "samples": batch.samples, "clip": batch.clip, "members": batch.members}
-        self.counts, per_clip = self.step(self.counts, self.variables, shard_clips(arrays, self.mesh))
+        self.counts, per_clip = self.step(self.counts, self.variables, arrays)
         self.steps += 1
         return per_clip
 
     def flush(self) -> None:
-        self.flushed = [statistics.merge(*self.flushed, statistics.flush(self.counts))]
+        """Move what the devices have counted to the host."""
+        self.take(statistics.flush(self.counts))
         self.counts, self.steps = self.empty(), 0
 
+    def take(self, totals: Totals) -> None:
+        """Add what was counted of other clips."""
+        self.flushed = totals if self.flushed is None else statistics.merge(self.flushed, totals)
+
     def totals(self) -> Totals:
-        self.flush()
-        return self.flushed[0]
+        """All that was counted, on the host."""
+        totals = statistics.flush(self.counts)
+        return totals if self.flushed is None else statistics.merge(self.flushed, totals)
 
 
 def counting_step(
@@ -190,6 +248,7 @@ def _reader(encoder: Encoder, task: Task, options: CountOptions) -> Callable[[An
     layout = encoder.token_layout(unit_samples(task, encoder.sample_rate))
 
     def read(variables: Any, pcm: Array, samples: Array) -> Reading:
+        pcm = samples_as_float(pcm)
         _, readings = read_neurons(
             encoder.module,
             variables,

@@ -1,41 +1,44 @@
 """The stages of a run: from an encoder and a task to files in a run directory."""
 
 import dataclasses
-import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import xarray as xr
 
-from jaxdissect.clip_store import ClipStore, new_clip_store
-from jaxdissect.collect import CountOptions, neuron_shape
+from jaxdissect.clip_store import publish_clip_store
+from jaxdissect.collect import Counted, CountOptions, neuron_shape
+from jaxdissect.counting import CountJob, count_job, room_needed, whole_store
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.errors import InputError
 from jaxdissect.files import cannot_write, json_fingerprint, require_space
+from jaxdissect.job import end_job, follow_job, job
+from jaxdissect.processes import DistributedOptions, here, join, leave, together
 from jaxdissect.progress import progress_bar
+from jaxdissect.pulse import Pulse
 from jaxdissect.results import (
     Activations,
     Neurons,
-    collect_activations,
+    label_activations,
     read_netcdf,
     select_neurons,
     write_csv,
     write_netcdf,
 )
-from jaxdissect.run import Run, absolute, peak_memory, save_or_rescue
+from jaxdissect.run import Run, absolute, peak_memory, save_or_rescue, versions
 from jaxdissect.selection import SelectionRule
 from jaxdissect.tasks.known import load_task, task_in_full
+from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ActivationsOptions:
+class ActivationsOptions(DistributedOptions):
     """Count how often every neuron fires for every class.
 
     Attributes:
@@ -55,6 +58,7 @@ class ActivationsOptions:
       threshold: a neuron is active where its activation is above this.
       keep_clips: also write every clip's counts, clip_counts.npy.
       max_bad_clips: share of unreadable clips above which the run fails, after everything else was counted and saved.
+      save_minutes: minutes between two states on the disk, from which a run that was killed goes on.
     """
 
     encoder: str
@@ -72,6 +76,7 @@ class ActivationsOptions:
     threshold: float = 0.0
     keep_clips: bool = False
     max_bad_clips: float = 0.01
+    save_minutes: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,44 +127,43 @@ class ActivationsResult:
         return self.activations.bad_clips > self.max_bad_clips * len(self.activations.clips)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is to be counted, and the record of it before it has run."""
+
+    job: CountJob
+    run: Run
+    record: dict[str, Any]
+
+
 def run_activations(options: ActivationsOptions) -> ActivationsResult:
     """Count, and write `activations.nc`, `top_clips.nc`, `clips.csv` and on demand `clip_counts.npy`.
 
     Results of the same encoder, task and options that are there already are read instead, unless too many clips could
-    not be read then.
+    not be read then. A count that was interrupted goes on from its state (`state/activations/` in the run directory).
+    With `distributed`, every process calls this; the first one writes, and all return the same.
 
     Raises:
-      InputError: an option, the encoder or the task breaks a rule, or the run directory is another run's.
+      InputError: an option, the encoder or the task breaks a rule, the run directory is another run's, or the processes
+        disagree.
+      LostProcessError: another process failed or died.
     """
-    count = CountOptions(options.tokens, options.threshold, options.batch_size)
-    if not 0 <= options.max_bad_clips <= 1:
-        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
-    encoder = load_encoder(options.encoder, options.dtype)
-    labels = [name.strip() for name in (options.label or "").split(",") if name.strip()]
-    task = load_task(
-        options.task,
-        options.data,
-        labels,
-        options.unit_seconds,
-        options.multi_label,
-        options.test_fold,
-        lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
-    )
-    chosen = task.only(options.split)
-    run, record = Run(options.run), _record(options, encoder, task)
-    reused = _reuse(run, record, options.max_bad_clips)
-    if reused is not None:
-        return reused
-    run.require_own("probe", "a probe", record["fingerprints"])
-    layers, neurons = neuron_shape(encoder, chosen)
-    with run.locked():
-        room = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20
-        require_space(run.path, room, "a file of the run's counts")
-        with _clip_store(run, (len(chosen), layers, neurons), options.keep_clips) as store:
-            activations, measured = _count(encoder, chosen, count, store, record)
-            result = ActivationsResult(activations, record | measured, options.max_bad_clips)
-            result.record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
-            save_or_rescue(run, lambda place: _save(result, store, place), "what was counted")
+    join(options)
+    plan = together(lambda: _plan(options))
+    if isinstance(plan, ActivationsResult):
+        leave()
+        return plan
+    with job(plan.run, plan.job.folder, plan.job.identity, options.patience) as pulse:
+        counted, measured = _count(plan.job, pulse)
+        if counted is None:
+            follow_job(pulse)
+            return ActivationsResult(read_activations(plan.run), plan.run.require("activations"), options.max_bad_clips)
+        activations = label_activations(counted, plan.job.task, _attrs(plan))
+        result = ActivationsResult(activations, plan.record | measured, options.max_bad_clips)
+        result.record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
+        store = whole_store(plan.job)
+        save_or_rescue(plan.run, lambda place: _save(result, store, place), "what was counted")
+        end_job(pulse)
     return result
 
 
@@ -282,54 +286,100 @@ def _forget_neurons(run: Run) -> None:
             raise cannot_write(run.file(name), error) from error
 
 
-def _count(
-    encoder: Encoder, task: Task, count: CountOptions, store: ClipStore | None, record: dict[str, Any]
-) -> tuple[Activations, dict[str, Any]]:
-    """Count with a progress bar; returns what was counted, and the time, rate and memory that it took."""
-    attrs = {
-        "task": task.name,
-        "encoder": encoder.name,
-        "unit_seconds": task.unit_seconds,
-        "neurons": encoder.neurons,
-        **_attributes(record),
+def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
+    """What is to be counted, checked; or the counts that are there already."""
+    count = CountOptions(options.tokens, options.threshold, options.batch_size)
+    if not 0 <= options.max_bad_clips <= 1:
+        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
+    if not options.save_minutes > 0:
+        raise InputError(f"--save-minutes must be positive, got {options.save_minutes}.")
+    encoder = load_encoder(options.encoder, options.dtype)
+    labels = [name.strip() for name in (options.label or "").split(",") if name.strip()]
+    task = load_task(
+        options.task,
+        options.data,
+        labels,
+        options.unit_seconds,
+        options.multi_label,
+        options.test_fold,
+        lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
+    )
+    chosen = task.only(options.split)
+    run, record = Run(options.run), _record(options, encoder, task)
+    reused = _reuse(run, record, options.max_bad_clips)
+    if reused is not None:
+        return reused
+    run.require_own("probe", "a probe", record["fingerprints"])
+    layers, neurons = neuron_shape(encoder, chosen)
+    counting = CountJob(
+        encoder, chosen, count, run.file("state") / "activations", _identity(options, record, chosen),
+        options.keep_clips, options.save_minutes,
+    )  # fmt: skip
+    room = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20
+    require_space(run.path, room, "a file of the run's counts")
+    require_space(run.path, room + room_needed(counting, here()), "the state of the count")
+    if options.keep_clips and here().first:
+        size = 2 * len(chosen) * layers * neurons
+        print(f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB.", file=sys.stderr)
+    return _Plan(counting, run, record)
+
+
+def _identity(options: ActivationsOptions, record: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """What processes of one job must agree on, and a state with the run that goes on from it; in words for people."""
+    return {
+        **{f"--{name.replace('_', '-')}": value for name, value in record["options"].items()},
+        "--batch-size": options.batch_size,
+        "the encoder": record["fingerprints"]["encoder"],
+        "the front end": record["fingerprints"]["front_end"],
+        "the task's table": record["fingerprints"]["task"],
+        "the number of clips": len(task),
+        "the prepared data": data_fingerprint(task) or "files",
+        "the version of jaxdissect": versions()["jaxdissect"],
+        "the version of jax": versions()["jax"],
     }
-    finished = [(time.perf_counter(), 0)]
-    with progress_bar(what=f"Counting {task.name}", total=len(task), at_once=True) as bar:
+
+
+def _count(counting: CountJob, pulse: Pulse) -> tuple[Counted | None, dict[str, Any]]:
+    """Count with a progress bar; returns what was counted, and the time, rate and memory that it took."""
+    task, me = counting.task, pulse.processes
+    finished: list[tuple[float, int]] = [(time.perf_counter(), 0)]
+    what = f"Counting {task.name}" + (f" in {me.count} processes" if me.count > 1 else "")
+    with progress_bar(what=what, total=len(task), at_once=True, shown=me.first) as bar:
 
         def progress(clips: int) -> None:
-            finished.append((time.perf_counter(), clips))
-            bar.update(clips - bar.n)
+            pulse.note(clips)
+            finished.append((time.perf_counter(), pulse.clips()))
+            bar.update(finished[-1][1] - bar.n)
 
-        clip_counts = None if store is None else store.counts
-        activations = collect_activations(encoder, task, count, attrs, clip_counts=clip_counts, progress=progress)
+        counted = count_job(counting, pulse, progress)
+        if counted is not None:  # the others have finished, too
+            finished.append((time.perf_counter(), len(task)))
+            bar.update(len(task) - bar.n)
     first, last = finished[1 if len(finished) > 4 else 0], finished[-1]  # the first batch compiles
-    return activations, {
+    return counted, {
         "seconds": round(time.perf_counter() - finished[0][0], 3),
-        "clips_per_second": round((last[1] - first[1]) / (last[0] - first[0]), 3),
+        "clips_per_second": round((last[1] - first[1]) / max(last[0] - first[0], 1e-9), 3),
         "peak_memory_mb": round(peak_memory() / 1e6),
-        "batch_size": count.batch_size,
+        "batch_size": counting.options.batch_size,
+        "processes": me.count,
     }
 
 
-@contextmanager
-def _clip_store(run: Run, shape: tuple[int, int, int], keep: bool) -> Iterator[ClipStore | None]:
-    if not keep:
-        yield None
-        return
-    path = run.file("clip_counts.npy")
-    print(f"{path} will take {2 * math.prod(shape) / 1e6:,.1f} MB.", file=sys.stderr)
-    with new_clip_store(path, shape) as store:
-        yield store
+def _attrs(plan: _Plan) -> dict[str, Any]:
+    """What netCDF files say of what was counted."""
+    task, encoder = plan.job.task, plan.job.encoder
+    of_task = {"task": task.name, "encoder": encoder.name, "unit_seconds": task.unit_seconds}
+    return {**of_task, "neurons": encoder.neurons, **_attributes(plan.record)}
 
 
-def _save(result: ActivationsResult, store: ClipStore | None, run: Run) -> None:
+def _save(result: ActivationsResult, store: Path | None, run: Run) -> None:
     _forget_neurons(run)
     run.reopen("activations")
     write_netcdf(result.activations.counts, run.file("activations.nc"))
     write_netcdf(result.activations.top_clips, run.file("top_clips.nc"))
     write_csv(result.activations.clips, run.file("clips.csv"))
     if store is not None:
-        store.publish(run.file("clip_counts.npy"))
+        publish_clip_store(store, run.file("clip_counts.npy"))
     run.finish("activations", result.record)
 
 

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxdissect.encoder.base import Encoder
+from jaxdissect.encoder.base import Encoder, module_input
 from jaxdissect.errors import InputError
 from jaxdissect.probe import LARGEST_FEATURE
-from jaxdissect.sharding import local_mesh, map_clips, replicate, shard_clips
-from jaxdissect.tasks.loader import batches, unit_samples
+from jaxdissect.sharding import local_mesh, map_clips, replicate
+from jaxdissect.tasks.loader import device_batches, unit_samples
 from jaxdissect.tasks.table import Task
 
 
@@ -60,15 +60,15 @@ def embed_clips(
     clips_per_step = min(batch_size, -(-len(task) // mesh.size)) * mesh.size
     variables = replicate(encoder.variables, mesh)
 
-    def embed(variables: Any, pcm: Float[Array, "clip sample"]) -> Float[Array, "clip feature"]:
-        return encoder.embed(encoder.module.apply(variables, encoder.front_end(variables, pcm))).astype(np.float32)
+    def embed(variables: Any, pcm: Array) -> Float[Array, "clip feature"]:
+        return encoder.embed(encoder.module.apply(variables, module_input(encoder, variables, pcm))).astype(np.float32)
 
     embed_each = map_clips(embed, mesh, (None, 0))
     values: list[np.ndarray] = []
     usable: list[bool] = []
     reasons: dict[int, str] = {}
-    for batch in batches(task, encoder.sample_rate, clips_per_step):
-        found = np.asarray(embed_each(variables, shard_clips(batch.pcm, mesh)))[: len(batch.statuses)]
+    for batch, arrays in device_batches(task, encoder.sample_rate, clips_per_step, mesh):
+        found = np.asarray(embed_each(variables, arrays["pcm"]))[: len(batch.statuses)]
         good = (np.abs(found) < LARGEST_FEATURE).all(axis=1) & batch.members[: len(found), -1]
         for row in np.flatnonzero(~good):
             status = batch.statuses[row]

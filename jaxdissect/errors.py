@@ -1,4 +1,4 @@
-"""What the command line prints as a paragraph: a user's mistake (exit code 2), a training gone wrong (1)."""
+"""What the command line prints as a paragraph: a user's mistake (exit code 2), a training or job gone wrong (1)."""
 
 
 class InputError(ValueError):
@@ -10,3 +10,7 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """A training cannot go on; the message says at which step, why, and what is kept."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the job has failed or died; the message says which."""

@@ -211,14 +211,15 @@ def _top_clips(top: TopClips) -> dict[str, Any]:
 
 
 def _clip_table(counted: Counted, task: Task) -> pd.DataFrame:
+    statuses = counted.log.statuses()
     table = {
         "clip": range(len(task)),
         "file_name": task.file_names,
         "split": task.splits,
         "fold": pd.array(task.folds, dtype="Int64"),
-        "status": [clip.status for clip in counted.statuses],
-        "reason": [clip.reason for clip in counted.statuses],
-        "samples": [clip.samples for clip in counted.statuses],
+        "status": [clip.status for clip in statuses],
+        "reason": [clip.reason for clip in statuses],
+        "samples": [clip.samples for clip in statuses],
     }
     for labels in task.label_sets:
         table[labels.name] = [",".join(labels.classes[index] for index in row) for row in labels.members]

@@ -336,7 +336,7 @@ def test_a_full_disk_is_seen_before_counting(jaxdissect, monkeypatch):
     code, _, error = jaxdissect("dissect")
     assert code == 2
     assert re.search(r"a file of the run's counts needs .* MB of disk and 0 MB are free: make room or choose", error)
-    assert not names(jaxdissect.path)
+    assert not jaxdissect.path.exists()
 
 
 def test_a_run_directory_that_is_a_file(jaxdissect):

@@ -98,7 +98,7 @@ def test_any_batch_size_and_device_count_gives_the_same(task, batch_size, device
     one = count_clips(encoder, task, CountOptions("sounding", batch_size=4), devices=jax.devices()[:1])
     other = count_clips(encoder, task, CountOptions("sounding", batch_size=batch_size), devices=jax.devices()[:devices])
     assert_equal_totals(one.totals, other.totals)
-    assert one.statuses == other.statuses
+    assert one.log.statuses() == other.log.statuses()
 
 
 def test_flushing_at_any_time_changes_nothing(task, monkeypatch):

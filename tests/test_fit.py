@@ -16,7 +16,7 @@ from jaxdissect import InputError, ViTConfig, load_task, untrained_m2d
 from jaxdissect.errors import TrainingError
 from jaxdissect.sharding import local_mesh, replicate, shard_clips
 from jaxdissect.training import fit as fit_module
-from jaxdissect.checkpoints import Checkpoints
+from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, audible_span, crops, decoded_clips
 from jaxdissect.training.fit import Feed, fit
 from jaxdissect.training.m2d import MaskedModelingDuo

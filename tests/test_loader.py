@@ -1,10 +1,14 @@
 """The loader: every clip once, in order, from any position, for any number of processes."""
 
+import threading
+
+import jax
 import numpy as np
 import pytest
 
 from jaxdissect import load_task
-from jaxdissect.tasks.loader import batches
+from jaxdissect.sharding import local_mesh
+from jaxdissect.tasks.loader import batches, device_batches
 
 CLIPS = 23
 
@@ -38,21 +42,34 @@ def test_every_clip_once_and_in_order(task, batch_size):
     stream = list(batches(task, 16000, batch_size))
     assert {batch.pcm.shape for batch in stream} == {(batch_size, 160)}
     assert clips_of(stream) == expected(range(CLIPS))
-    assert [batch.position for batch in stream][-1] == CLIPS
     assert sum(len(batch.statuses) for batch in stream) == CLIPS
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10])
-def test_it_goes_on_from_every_position(task, batch_size):
-    for batch in batches(task, 16000, 4):
-        rest = clips_of(batches(task, 16000, batch_size, position=batch.position))
-        assert rest == expected(range(batch.position, CLIPS))
+@pytest.mark.parametrize("clips", [[], [7], range(5, CLIPS), range(1, CLIPS, 3), [22, 0, 9]])
+def test_it_reads_the_clips_that_are_asked_for(task, batch_size, clips):
+    assert clips_of(batches(task, 16000, batch_size, clips)) == expected(clips)
 
 
-@pytest.mark.parametrize("processes", [2, 3, 30])
-def test_the_union_over_processes_is_the_task(task, processes):
-    parts = [clips_of(batches(task, 16000, 4, process=process, processes=processes)) for process in range(processes)]
-    assert sorted(clip for part in parts for clip in part) == expected(range(CLIPS))
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_batches_on_the_devices_are_those_of_the_host(task, devices):
+    mesh = local_mesh(jax.devices()[:devices])
+    pairs = list(device_batches(task, 16000, 8, mesh))
+    for (batch, arrays), plain in zip(pairs, batches(task, 16000, 8), strict=True):
+        assert batch.statuses == plain.statuses
+        for name, array in plain.arrays().items():
+            np.testing.assert_array_equal(arrays[name], array)
+            assert arrays[name].sharding.device_set == set(mesh.devices.flat)
+    assert len(pairs) == 3
+
+
+def test_threads_end_with_the_stream(task):
+    before = threading.active_count()
+    stream = batches(task, 16000, 1)
+    next(stream)
+    assert threading.active_count() > before
+    stream.close()
+    assert all(not thread.name.startswith("grain-thread-prefetch") for thread in threading.enumerate())
 
 
 def test_members_follow_the_table(task):

@@ -12,6 +12,7 @@ import xarray as xr
 
 from jaxdissect import InputError, LabelSet, SelectionRule, Task, select_neurons
 from jaxdissect.audio.decode import ClipStatus
+from jaxdissect.clip_log import ClipLog
 from jaxdissect.collect import Counted
 from jaxdissect.results import label_activations, read_netcdf, write_csv, write_netcdf
 from jaxdissect.statistics import TopClips, Totals
@@ -57,6 +58,9 @@ def tiny_counts(active=None, tokens=TOKENS, clips=CLIPS):
         ClipStatus(0, "unreadable", 'no "audio", none'),
         ClipStatus(16000, "ok"),
     ]
+    log = ClipLog(len(recordings))
+    for clip, status in enumerate(recordings):
+        log.put(clip, status)
     return Counted(
         Totals(
             clips=np.array(clips, np.int64),
@@ -71,7 +75,7 @@ def tiny_counts(active=None, tokens=TOKENS, clips=CLIPS):
                 maximum=(top / 10).astype(np.float32),
             ),
         ),
-        tuple(recordings),
+        log,
     )
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxdissect.ablation.controls import Activity
-from jaxdissect.encoder.base import Encoder, LayeredEncoder
+from jaxdissect.encoder.base import Encoder, LayeredEncoder, module_input
 from jaxdissect.errors import InputError
 from jaxdissect.interventions import edit_neurons
-from jaxdissect.sharding import local_mesh, map_clips, replicate, shard_clips
-from jaxdissect.tasks.loader import batches
+from jaxdissect.sharding import local_mesh, map_clips, replicate
+from jaxdissect.tasks.loader import device_batches
 from jaxdissect.tasks.table import Task
 
 
@@ -51,8 +51,8 @@ def measure_activity(
     )
     variables, step = replicate(encoder.variables, mesh), map_clips(_step(encoder), mesh, (None, 0))
     active, size, tokens, done = np.zeros(norms.shape), np.zeros(norms.shape), 0, 0
-    for batch in batches(task, encoder.sample_rate, clips_per_step):
-        per_clip, per_clip_size, tokens_per_clip = jax.device_get(step(variables, shard_clips(batch.pcm, mesh)))
+    for batch, arrays in device_batches(task, encoder.sample_rate, clips_per_step, mesh):
+        per_clip, per_clip_size, tokens_per_clip = jax.device_get(step(variables, arrays["pcm"]))
         good = batch.members[:, -1] & np.isfinite(per_clip_size).all(axis=(1, 2))
         active += per_clip[good].sum(axis=0, dtype=np.float64)
         size += per_clip_size[good].sum(axis=0, dtype=np.float64)
@@ -77,7 +77,7 @@ def _step(encoder: Encoder) -> Callable[..., Any]:
             tokens.setdefault(layer, []).append(flat.shape[1])
             return activation
 
-        inputs = encoder.front_end(variables, pcm)
+        inputs = module_input(encoder, variables, pcm)
         edit_neurons(encoder.module, variables, inputs, neurons=encoder.neurons, edit=observe)
         layers = sorted(active)
 

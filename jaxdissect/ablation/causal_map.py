@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdissect.ablation.engine import Edit
 from jaxdissect.ablation.judging import judge_edits
 from jaxdissect.ablation.outcomes import Judge, judge_clips, per_class
-from jaxdissect.encoder.base import Encoder
+from jaxdissect.encoder.base import Encoder, module_input
 from jaxdissect.errors import InputError
 from jaxdissect.interventions import run_with_gains
 from jaxdissect.sharding import local_mesh, map_clips, replicate, shard_clips
@@ -91,7 +91,7 @@ def causal_map(
 
 def _gradient(encoder: Encoder, multi_label: Mapping[str, bool], shape: tuple[int, int]) -> Callable[..., Any]:
     def gradient(variables: Any, heads: Any, pcm: Array, members: Any, slots: Any) -> Any:
-        inputs = encoder.front_end(variables, pcm)
+        inputs = module_input(encoder, variables, pcm)
 
         def margins(gains: Float[Array, "clip layer neuron"]) -> Any:
             output = run_with_gains(encoder.module, variables, inputs, neurons=encoder.neurons, gains=gains)

@@ -9,6 +9,7 @@ An encoder that is not a `LayeredEncoder` runs whole; `vmap` then shares among t
 touched.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxdissect.ablation.outcomes import judge_clips
-from jaxdissect.encoder.base import Encoder, LayeredEncoder
+from jaxdissect.encoder.base import Encoder, LayeredEncoder, module_input
 from jaxdissect.interventions import edit_neurons
 from jaxdissect.probe import LARGEST_FEATURE
 from jaxdissect.sharding import map_clips
@@ -146,7 +147,7 @@ class LayerByLayer:
         self.encoder, self.neurons = encoder, neurons
 
         def enter(variables: Any, pcm: Array) -> Any:
-            return encoder.enter(variables, encoder.front_end(variables, pcm))
+            return encoder.enter(variables, module_input(encoder, variables, pcm))
 
         def run(layer_variables: Any, states: Any) -> Any:
             return tuple(encoder.layer.apply(layer_variables, state) for state in states)
@@ -255,7 +256,7 @@ class WholeEncoder:
             judged = _judge(encoder, multi_label, heads, members, encoder.module.apply(variables, inputs))
             return jax.tree.map(lambda leaf: leaf[None], judged)
 
-        self.front_end = map_clips(encoder.front_end, mesh, (None, 0))
+        self.front_end = map_clips(functools.partial(module_input, encoder), mesh, (None, 0))
         self.edited = map_clips(run, mesh, (None, None, 0, 0, None), out_axis=1)
         self.untouched = map_clips(untouched, mesh, (None, None, 0, 0), out_axis=1)
 

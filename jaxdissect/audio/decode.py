@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 
 MARGIN_SECONDS = 0.25  # read past the crop, so that resampling does not see the end of what was read
 # What libsndfile logs of a chunk that is shorter than it says: of WAV, of AU, and of a whole W64 file.
@@ -38,11 +38,11 @@ class Recording:
     """One clip, ready for the front end.
 
     Attributes:
-      pcm: float32, the task's unit length; all zero if unreadable.
+      pcm: of the task's unit length, float32, or 16-bit integers as in shards; all zero if unreadable.
       clip: what became of its file.
     """
 
-    pcm: Float[np.ndarray, " sample"]
+    pcm: Float[np.ndarray, " sample"] | Int16[np.ndarray, " sample"]
     clip: ClipStatus
 
 
@@ -87,7 +87,9 @@ def make_recording(pcm: Float[np.ndarray, "frame channel"], rate: int, sample_ra
     return pad_recording(mono[:samples], sample_rate, samples)
 
 
-def pad_recording(mono: Float[np.ndarray, " sample"], sample_rate: int, samples: int) -> Recording:
+def pad_recording(
+    mono: Float[np.ndarray, " sample"] | Int16[np.ndarray, " sample"], sample_rate: int, samples: int
+) -> Recording:
     """Zero-pad a clip of at most `samples` samples at the end, and say what became of it."""
     recorded = len(mono)
     padded = np.pad(mono, (0, samples - recorded))

@@ -6,7 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Int16
+
+from jaxdissect.audio.log_mel import samples_as_float
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +105,10 @@ class LayeredEncoder(Encoder, Protocol):
     def leave(self, variables: Mapping[str, Any], states: tuple[Float[Array, "clip *axes"], ...]) -> Any:
         """What the last layer puts out -> the module's output; jit-safe."""
         ...
+
+
+def module_input(
+    encoder: Encoder, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"] | Int16[Array, "clip sample"]
+) -> Any:
+    """PCM as the loader puts it on the device -> the module's input; jit-safe."""
+    return encoder.front_end(variables, samples_as_float(pcm))

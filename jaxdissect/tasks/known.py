@@ -19,6 +19,7 @@ from jaxdissect.tasks.table import (
     make_task,
     read_table,
 )
+from jaxdissect.tasks.tfds import PREFIX, load_tfds_task
 
 Columns = Mapping[str, list[str]]
 Derive = Callable[[Columns, Path], list[str]]
@@ -106,23 +107,28 @@ def load_task(
     test_fold: int | None = 5,
     progress: Callable = iter,
 ) -> Task:
-    """Load a known task by name, or any task from a CSV in EVAR's format.
+    """Load a known task by name, a data set that TFDS has prepared, or any task from a CSV in EVAR's format.
 
     Args:
-      task: a name of `KNOWN_TASKS` or `SYNTHETIC_TASKS`, or the path of a CSV.
-      data: the data folder; default for a CSV: its own folder; for synthetic tasks: the user's cache.
+      task: a name of `KNOWN_TASKS` or `SYNTHETIC_TASKS`, `tfds:NAME`, or the path of a CSV.
+      data: the data folder; of TFDS its data_dir; default for a CSV: its own folder; for synthetic tasks: the user's
+        cache.
       label: label sets to count: columns of the table or label sets derived from them; default: the task's first;
         None: none, as for training that looks at no labels.
       unit_seconds: length of a clip, s; a known task brings its own.
       multi_label: commas in a CSV's column `label` separate several labels.
       test_fold: of a table with folds, the one held out as the test split; None: none.
-      progress: wraps the iteration over clips that are synthesised.
+      progress: wraps the iteration over clips that are synthesised, or read for their labels.
 
     Raises:
       InputError: the task is unknown, or its table breaks a rule of `read_table` or `make_task`.
     """
     if label is not None:
         label = (label,) if isinstance(label, str) else tuple(label)
+    if task.startswith(PREFIX):
+        if data is None:
+            raise InputError(f"--task {task} needs --data: TFDS's data_dir, the folder that holds the data set.")
+        return load_tfds_task(task, Path(data), label, unit_seconds, progress)
     if task in SYNTHETIC_TASKS:
         return _synthetic(task, data, label, unit_seconds, progress)
     if task in KNOWN_TASKS:
@@ -136,7 +142,8 @@ def load_task(
     path = Path(task)
     if path.suffix.lower() != ".csv":
         raise InputError(
-            f"--task {task!r} is neither a known task ({', '.join((*KNOWN_TASKS, *SYNTHETIC_TASKS))}) nor a .csv file."
+            f"--task {task!r} is neither a known task ({', '.join((*KNOWN_TASKS, *SYNTHETIC_TASKS))}), nor a set that "
+            f"TFDS has prepared ({PREFIX}NAME), nor a .csv file."
         )
     if unit_seconds is None:
         raise InputError(
@@ -149,7 +156,8 @@ def load_task(
 
 def task_in_full(task: str) -> str:
     """A known task's name as it is, whatever files have that name; the path of a table in full."""
-    return task if task in KNOWN_TASKS or task in SYNTHETIC_TASKS else str(Path(task).absolute())
+    known = task in KNOWN_TASKS or task in SYNTHETIC_TASKS or task.startswith(PREFIX)
+    return task if known else str(Path(task).absolute())
 
 
 def _chosen(label: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str, ...]:

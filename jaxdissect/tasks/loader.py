@@ -1,19 +1,27 @@
-"""Clips of a task as batches of equal size, decoded by threads ahead of the device.
+"""Clips of a task as batches of equal size, decoded by threads and put on the devices ahead of the work (Grain).
 
-The position in a task is one integer, the number of clips handed out; a loader started there goes on exactly.
-Nothing is dropped: the last batch is padded, and a mask says which rows count.
+Nothing is dropped: the last batch is padded, and a mask says which rows count. What has been handed out is known by the
+numbers of the clips alone, so a loader that is given the others goes on exactly, in whatever number of processes.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int, Int16
 
 from jaxdissect.audio.decode import ClipStatus, Recording, read_clip
-from jaxdissect.sharding import pad_clips
+from jaxdissect.files import sha256_file
+from jaxdissect.sharding import pad_clips, shard_clips
+from jaxdissect.tasks.prepared import is_prepared, prepared_reader, read_prepared
 from jaxdissect.tasks.table import Task
+from jaxdissect.tasks.tfds import is_tfds_folder, tfds_reader
+
+AHEAD = 2  # batches that wait on the host, and as many on the devices
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,57 +29,55 @@ class Batch:
     """Clips ready for the device, and what became of their files.
 
     Attributes:
-      pcm: float32 in the task's unit length.
+      pcm: in the task's unit length; float32, or 16-bit integers as they stand in shards (see `samples_as_float`).
       samples: recorded samples of each clip, at the encoder's rate.
       clip: number of the clip in the task; -1 for padding.
       members: classes of each clip; the last column, all clips, is False for padding and unreadable clips.
       statuses: what became of the clips' files, without the padding.
-      position: clips of this process handed out, this batch included.
     """
 
-    pcm: Float[np.ndarray, "clip sample"]
+    pcm: Float[np.ndarray, "clip sample"] | Int16[np.ndarray, "clip sample"]
     samples: Int[np.ndarray, " clip"]
     clip: Int[np.ndarray, " clip"]
     members: Bool[np.ndarray, "clip class"]
     statuses: tuple[ClipStatus, ...]
-    position: int
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What the devices need."""
+        return {"pcm": self.pcm, "samples": self.samples, "clip": self.clip, "members": self.members}
 
 
 def batches(
     task: Task,
     sample_rate: int,
     batch_size: int,
-    position: int = 0,
-    process: int = 0,
-    processes: int = 1,
+    clips: Sequence[int] | Int[np.ndarray, " some"] | None = None,
     threads: int | None = None,
 ) -> Iterator[Batch]:
-    """Stream a task's clips in their order.
+    """Stream a task's clips.
 
     Args:
       task: the task.
       sample_rate: of the encoder, Hz.
       batch_size: rows of every batch.
-      position: clips of this process to leave out at the start.
-      process, processes: this process reads the clips `process, process + processes, ...`.
+      clips: which ones, in their order; default: all.
       threads: that decode; default: as many as there are processors, at least 4.
+
+    Raises:
+      InputError: the data folder is a prepared one and does not suit, or is damaged.
     """
-    import grain  # takes more than a second to import
+    return _stream(task, sample_rate, batch_size, clips, threads, lambda batch: batch)
 
-    samples = unit_samples(task, sample_rate)
-    threads = threads or max(4, os.cpu_count() or 1)
 
-    def read(clip: int) -> tuple[int, Recording]:
-        return clip, read_clip(task.data, task.file_names[clip], sample_rate, samples)
-
-    clips = np.arange(len(task))[process::processes][position:].tolist()
-    if not clips:
-        return
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * batch_size, threads))
-    stream = iter(grain.MapDataset.source(clips).map(read).to_iter_dataset(options))
-    for first in range(0, len(clips), batch_size):
-        items = [next(stream) for _ in clips[first : first + batch_size]]
-        yield _batch(task, items, batch_size, position + first + len(items))
+def device_batches(
+    task: Task,
+    sample_rate: int,
+    batch_size: int,
+    mesh: Mesh,
+    clips: Sequence[int] | Int[np.ndarray, " some"] | None = None,
+) -> Iterator[tuple[Batch, dict[str, jax.Array]]]:
+    """As `batches`, each with its arrays on the devices of a mesh, which never wait as long as decoding keeps up."""
+    return _stream(task, sample_rate, batch_size, clips, None, lambda batch: (batch, shard_clips(batch.arrays(), mesh)))
 
 
 def unit_samples(task: Task, sample_rate: int) -> int:
@@ -79,7 +85,62 @@ def unit_samples(task: Task, sample_rate: int) -> int:
     return round(task.unit_seconds * sample_rate)
 
 
-def _batch(task: Task, items: Sequence[tuple[int, Recording]], size: int, position: int) -> Batch:
+def data_fingerprint(task: Task) -> str | None:
+    """SHA-256 of what stands in the place of files, by its own record; None where there are files.
+
+    Raises:
+      InputError: the record is damaged.
+    """
+    if is_prepared(task.data):
+        return read_prepared(task.data).sha256
+    return sha256_file(task.data / "dataset_info.json") if is_tfds_folder(task.data) else None
+
+
+def clip_reader(task: Task, sample_rate: int) -> Callable[[str], Recording]:
+    """`read(file_name) -> Recording` of the task's unit length, from files or from what stands in their place.
+
+    Raises:
+      InputError: the data folder is a prepared one and does not suit, or is damaged.
+    """
+    samples = unit_samples(task, sample_rate)
+    if is_prepared(task.data):
+        return prepared_reader(task.data, sample_rate, samples)
+    if is_tfds_folder(task.data):
+        return tfds_reader(task.data, sample_rate, samples)
+    return lambda file_name: read_clip(task.data, file_name, sample_rate, samples)
+
+
+def _stream(
+    task: Task,
+    sample_rate: int,
+    batch_size: int,
+    clips: Sequence[int] | Int[np.ndarray, " some"] | None,
+    threads: int | None,
+    place: Callable[[Batch], Any],
+) -> Iterator[Any]:
+    import grain  # takes more than a second to import
+    from grain.experimental import ThreadPrefetchIterDataset
+
+    read = clip_reader(task, sample_rate)
+    threads = threads or max(4, os.cpu_count() or 1)
+    numbers = list(range(len(task)) if clips is None else map(int, clips))
+    if not numbers:
+        return
+    decoded = (
+        grain.MapDataset.source(numbers)
+        .map(lambda clip: (clip, read(task.file_names[clip])))
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * batch_size, threads)))
+        .batch(batch_size, batch_fn=lambda items: _batch(task, items, batch_size))
+    )
+    placed = ThreadPrefetchIterDataset(decoded, prefetch_buffer_size=AHEAD).map(place)
+    stream = iter(ThreadPrefetchIterDataset(placed, prefetch_buffer_size=AHEAD))
+    try:
+        yield from stream
+    finally:
+        stream.close()  # ends its threads
+
+
+def _batch(task: Task, items: Sequence[tuple[int, Recording]], size: int) -> Batch:
     clips = [clip for clip, _ in items]
     recordings = [recording for _, recording in items]
     readable = np.array([recording.clip.status != "unreadable" for recording in recordings])
@@ -90,5 +151,4 @@ def _batch(task: Task, items: Sequence[tuple[int, Recording]], size: int, positi
         clip=pad_clips(np.array(clips, np.int32) + 1, size) - 1,
         members=pad_clips(members, size),
         statuses=tuple(recording.clip for recording in recordings),
-        position=position,
     )

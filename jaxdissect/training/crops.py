@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int16
 
 from jaxdissect.files import require_space, reserve, whole_file
-from jaxdissect.tasks.loader import batches, unit_samples
+from jaxdissect.tasks.loader import batches, data_fingerprint, unit_samples
 from jaxdissect.tasks.table import Task
 from jaxdissect.training.step import FULL_SCALE
 
@@ -91,6 +91,9 @@ def _found(folder: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
 
 def _files(task: Task) -> str:
     """SHA-256 of the files' names, sizes and times, which tells whether they are still the same."""
+    whole = data_fingerprint(task)
+    if whole is not None:
+        return whole
     digest = hashlib.sha256()
     for name in task.file_names:
         try:
@@ -115,19 +118,24 @@ def _decode(task: Task, sample_rate: int, path: Path, progress: Callable[[int], 
                 if status.status == "unreadable":
                     read["unreadable"][task.file_names[clip]] = status.reason
                     continue
-                samples16 = np.round(np.clip(batch.pcm[row], -1, 1) * FULL_SCALE).astype(np.int16)
+                samples16 = _as_16_bit(batch.pcm[row])
                 digest.update(samples16.tobytes())
                 pcm[len(read["clip"])] = samples16
                 read["clip"].append(clip)
                 read["span"].append(audible_span(batch.pcm[row]))
-            progress(batch.position)
+            progress(int(batch.clip.max()) + 1)
         pcm.flush()
     return read | {"sha256": digest.hexdigest()}
 
 
+def _as_16_bit(pcm: np.ndarray) -> Int16[np.ndarray, " sample"]:
+    pcm = pcm / np.float32(32768) if pcm.dtype == np.int16 else pcm  # shards have another scale than crops
+    return np.round(np.clip(pcm, -1, 1) * FULL_SCALE).astype(np.int16)
+
+
 def audible_span(pcm: np.ndarray) -> tuple[int, int]:
     """First sample within 60 dB of the peak, and the one after the last; the whole clip if it is silent."""
-    level = np.abs(pcm)
+    level = np.abs(pcm.astype(np.float32))
     audible = np.flatnonzero(level > AUDIBLE * level.max())
     return (int(audible[0]), int(audible[-1]) + 1) if len(audible) else (0, len(pcm))
 

@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdissect.errors import InputError, TrainingError
-from jaxdissect.sharding import replicate, shard_clips
-from jaxdissect.checkpoints import Checkpoints
-from jaxdissect.training.crops import Clips, Crops, crops
 from jaxdissect.interrupts import deferred_interrupts
+from jaxdissect.sharding import replicate, shard_clips
+from jaxdissect.training.checkpoints import Checkpoints
+from jaxdissect.training.crops import Clips, Crops, crops
 from jaxdissect.training.objective import Objective
 from jaxdissect.training.step import Schedule, TrainState, train_step
 

@@ -21,7 +21,7 @@ from jaxdissect.sharding import local_mesh
 from jaxdissect.tasks.known import load_task
 from jaxdissect.tasks.table import LabelSet, Task
 from jaxdissect.training import state_folder
-from jaxdissect.checkpoints import Checkpoints
+from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, crops, decoded_clips, forget_clips
 from jaxdissect.training.fit import Feed, Fitted, fit
 from jaxdissect.training.objective import Objective

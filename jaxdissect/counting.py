@@ -1,0 +1,136 @@
+"""Counting a task so that nothing counted is lost: with a state on disk, in one process or several.
+
+Process p of P counts the clips p, p + P, p + 2P, ... and keeps its state in the run directory, `state/activations/`.
+A clip belongs to the state that has counted it. So a job goes on whatever has become of its processes: the states of
+another number of processes stay as they are, and what they have not counted is shared out anew. The first process adds
+all of them up.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdissect import statistics
+from jaxdissect.clip_log import ClipLog
+from jaxdissect.clip_store import join_clip_stores, open_clip_store
+from jaxdissect.collect import Counted, CountOptions, count_clips, neuron_shape
+from jaxdissect.counting_state import CountKeeper, read_part, state_path
+from jaxdissect.encoder.base import Encoder
+from jaxdissect.errors import InputError
+from jaxdissect.processes import Processes
+from jaxdissect.pulse import DONE, Pulse
+from jaxdissect.statistics import Totals
+from jaxdissect.tasks.table import Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CountJob:
+    """A count that can be interrupted.
+
+    Attributes:
+      encoder, task, options: what is counted.
+      folder: of the states.
+      identity: JSON values that tell this count from others, by names for people; a state of another one is refused.
+      keep_clips: also keep every clip's counts.
+      save_minutes: from one state to the next.
+    """
+
+    encoder: Encoder
+    task: Task
+    options: CountOptions
+    folder: Path
+    identity: Mapping[str, Any]
+    keep_clips: bool = False
+    save_minutes: float = 10.0
+
+    def store(self, name: str) -> Path:
+        """Where the counts of every clip are kept that belong to a state of that name."""
+        return self.folder / f"clips-{name}.npy"
+
+
+def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = lambda clips: None) -> Counted | None:
+    """Count this process's share of a task; the first process waits for the others and returns the whole.
+
+    Args:
+      job: what to count.
+      pulse: of this process among the others.
+      progress: called with the number of clips that this process has finished.
+
+    Raises:
+      InputError: a state is damaged or of another count, or there is no room; what was counted is kept.
+      LostProcessError: another process failed or died; what was counted is kept.
+      KeyboardInterrupt: a signal has come; what was counted is kept.
+    """
+    me = pulse.processes
+    elsewhere = _elsewhere(job, me)
+    clips = np.arange(len(job.task))[me.index :: me.count]
+    clips = clips[~elsewhere.done[clips]].astype(np.int32)
+    path = state_path(job.folder, me)
+    clip_counts = None
+    if job.keep_clips:
+        shape = (len(clips), *neuron_shape(job.encoder, job.task))
+        clip_counts = open_clip_store(job.store(me.name), shape, afresh=not path.exists())
+    alone = me.count == 1 and not elsewhere.done.any()
+    keeper = CountKeeper(path, job.identity, clips, job.save_minutes, pulse, not alone, clip_counts)
+    counted = count_clips(
+        job.encoder, job.task, job.options, clip_counts, progress=progress, clips=clips, keeper=keeper
+    )
+    if clip_counts is not None:
+        clip_counts.flush()
+    pulse.say(DONE)
+    if not me.first:
+        return None
+    pulse.wait_for(DONE)
+    return counted if alone else _joined(job)
+
+
+def whole_store(job: CountJob) -> Path | None:
+    """The counts of every clip, once `count_job` has returned."""
+    if not job.keep_clips:
+        return None
+    whole = job.store("all")
+    return whole if whole.exists() else job.store(Processes().name)
+
+
+def room_needed(job: CountJob, processes: Processes) -> int:
+    """Bytes that states and stores of this job take on the disk, while an old state is replaced by a new one."""
+    layers, neurons = neuron_shape(job.encoder, job.task)
+    rows = (len(job.task.classes) + 1) * layers * neurons
+    return processes.count * 2 * (20 * jax.local_device_count() + 24) * rows + 10 * len(job.task)
+
+
+def _elsewhere(job: CountJob, me: Processes) -> ClipLog:
+    """Clips that jobs of another number of processes have counted, which stay theirs."""
+    log = ClipLog(len(job.task))
+    for path in _states(job.folder):
+        if not path.stem.endswith(f"-of-{me.count}"):
+            log.add(read_part(path, job.identity)[1])
+    return log
+
+
+def _joined(job: CountJob) -> Counted:
+    """What all states together have counted."""
+    totals: Totals | None = None
+    log = ClipLog(len(job.task))
+    stores = []
+    for path in _states(job.folder):
+        part, counted, clips = read_part(path, job.identity)
+        log.add(counted)
+        totals = part if totals is None else statistics.merge(totals, part)
+        stores.append((job.store(path.stem.removeprefix("counts-")), clips, counted.done[clips]))
+    if totals is None or not log.done.all():
+        raise InputError(
+            f"{job.folder}: the states of the processes do not add up to the {len(job.task):,} clips of the task, "
+            f"{int(log.done.sum()):,} are there: do all processes see this folder? Repeat the command, it goes on."
+        )
+    if job.keep_clips:
+        join_clip_stores(job.store("all"), (len(job.task), *neuron_shape(job.encoder, job.task)), stores)
+    return Counted(totals, log)
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(folder.glob("counts-*.npz"))
