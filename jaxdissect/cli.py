@@ -26,7 +26,16 @@ from jaxdissect.reproduce import ReproduceOptions, run_reproduce
 from jaxdissect.reproduction_summary import reproduction_summary
 from jaxdissect.run import Run
 from jaxdissect.stage_inputs import load_inputs, stage_inputs
-from jaxdissect.summary import activations_summary, demo_summary, neurons_summary, probe_summary, training_summary
+from jaxdissect.summary import (
+    activations_summary,
+    demo_summary,
+    neurons_summary,
+    preparation_summary,
+    probe_summary,
+    training_summary,
+)
+from jaxdissect.tasks.prepared import shard_file
+from jaxdissect.tasks.preparing import PrepareOptions, PrepareResult, run_prepare, verify
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
 
@@ -209,6 +218,39 @@ class ReproduceCommand(ReproduceOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareCommand(PrepareOptions):
+    """Decode a task's clips once, into shards of 16-bit PCM that take the place of the data folder.
+
+    Example: jaxdissect prepare --task esc50 --data ESC-50 --out ESC-50-16k
+    """
+
+    def __call__(self) -> int:
+        result = run_prepare(self)
+        print(preparation_summary(self.out, result))
+        return _bad_clips(result, f"everything else was prepared. See {self.out}/shard-*.json.")
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyCommand:
+    """Read a prepared folder and compare every shard with its SHA-256.
+
+    Example: jaxdissect verify ESC-50-16k
+
+    Attributes:
+      folder: that `jaxdissect prepare` has made.
+    """
+
+    folder: tyro.conf.Positional[Path]
+
+    def __call__(self) -> int:
+        damaged = verify(self.folder)
+        for name in damaged:
+            print(f"{shard_file(self.folder, name)} is damaged: its SHA-256 is another than was written.")
+        print(f"{self.folder}: {len(damaged) or 'no'} shard{'s' * (len(damaged) != 1)} damaged.")
+        return FAILED if damaged else 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainCommand(TrainOptions):
     """Train an encoder on a task's training split, self-supervised or supervised.
 
@@ -229,6 +271,8 @@ Command = (
     | Annotated[ProbeCommand, tyro.conf.subcommand("probe")]
     | Annotated[AblateCommand, tyro.conf.subcommand("ablate")]
     | Annotated[ReproduceCommand, tyro.conf.subcommand("reproduce")]
+    | Annotated[PrepareCommand, tyro.conf.subcommand("prepare")]
+    | Annotated[VerifyCommand, tyro.conf.subcommand("verify")]
     | Annotated[TrainCommand, tyro.conf.subcommand("train")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
 )
@@ -254,8 +298,11 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"jaxdissect: {error}", file=sys.stderr)
         return USER_ERROR
-    except (TrainingError, LostProcessError) as error:
+    except TrainingError as error:
         print(f"jaxdissect: {error}", file=sys.stderr)
+        return FAILED
+    except LostProcessError as error:
+        print(f"jaxdissect: {error} What was counted is kept: the same command goes on.", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(
@@ -283,7 +330,7 @@ def _prepare() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def _bad_clips(result: ActivationsResult | ProbeResult | AblateResult, saved: str) -> int:
+def _bad_clips(result: ActivationsResult | ProbeResult | AblateResult | PrepareResult, saved: str) -> int:
     if not result.too_many_bad:
         return 0
     share = result.max_bad_clips

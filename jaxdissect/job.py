@@ -55,7 +55,7 @@ def end_job(pulse: Pulse) -> None:
     """The results are saved: remove the states, when all other processes know."""
     pulse.say(SAVED)
     with contextlib.suppress(LostProcessError):  # what it had to do is done
-        pulse.wait_for(LEFT)
+        pulse.wait_for(LEFT, at_most=min(pulse.patience, 30))
     pulse.stop()
     shutil.rmtree(pulse.folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # states of other stages

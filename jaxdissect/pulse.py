@@ -5,6 +5,7 @@ sign for too long, ends the others with a word on why.
 """
 
 import json
+import math
 import os
 import socket
 import threading
@@ -18,6 +19,7 @@ from jaxdissect.processes import Processes
 
 INTERVAL = 2.0  # seconds between two signs
 WORKING, DONE, SAVED, LEFT, FAILED = "working", "done", "saved", "left", "failed"
+OVER, OVER_FOR_FIRST = (DONE, LEFT), (SAVED,)  # the first process has results to save when it is done
 
 
 class Pulse:
@@ -80,12 +82,14 @@ class Pulse:
         return self._said["clips"] + sum(heard)
 
     def check(self) -> None:
-        """Make sure that all the others live.
+        """Make sure that all the others live that still have something to do.
 
         Raises:
           LostProcessError: one of them failed or died.
         """
         for index, sign in self._signs().items():
+            if sign is not None and sign["status"] in (OVER_FOR_FIRST if index == 0 else OVER):
+                continue
             if sign is not None and sign["status"] == FAILED:
                 raise LostProcessError(f"Process {index} on {sign['host']} has ended: {sign['reason']}")
             beat = sign and sign["beat"]
@@ -97,16 +101,17 @@ class Pulse:
                 raise LostProcessError(
                     f"Process {index}{where} has given no sign of life for {self.patience:g} s (--patience)."
                 )
-            if sign is not None and sign["status"] == WORKING and _is_gone(sign):
+            if sign is not None and _is_gone(sign):
                 raise LostProcessError(f"Process {index} on {sign['host']} (process number {sign['pid']}) has died.")
 
-    def wait_for(self, status: str, index: int | None = None) -> None:
-        """Wait until one of the others, or all of them, have that status.
+    def wait_for(self, status: str, index: int | None = None, at_most: float = math.inf) -> None:
+        """Wait until one of the others, or all of them, have that status, or so many seconds have passed.
 
         Raises:
           LostProcessError: one of them failed or died.
         """
-        while not all(
+        end = time.monotonic() + at_most
+        while time.monotonic() < end and not all(
             sign is not None and sign["status"] == status
             for number, sign in self._signs().items()
             if index in (None, number)
@@ -178,9 +183,6 @@ def _is_gone(sign: dict[str, Any]) -> bool:
     if not here["space"] or any(sign.get(name) != here[name] for name in ("host", "space")):
         return False
     try:
-        os.kill(sign["pid"], 0)
-    except ProcessLookupError:
-        return True
+        return Path(f"/proc/{sign['pid']}/stat").read_text().rpartition(")")[2].split()[0] == "Z"  # nobody waits for it
     except OSError:
-        return False
-    return False
+        return not Path(f"/proc/{sign['pid']}").exists()

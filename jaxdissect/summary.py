@@ -13,6 +13,7 @@ from jaxdissect.dissect import ActivationsResult
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.probing import ProbeResult
 from jaxdissect.results import Neurons
+from jaxdissect.tasks.preparing import PrepareResult
 
 BUSIEST = 3
 LISTED = 10  # files that could not be read
@@ -47,6 +48,20 @@ def activations_summary(done: ActivationsResult) -> str:
         lines.append(f"Not counted: {clip['file_name']}: {clip['reason']}")
     if len(bad) > LISTED:
         lines.append(f"... and {len(bad) - LISTED} more, see clips.csv.")
+    return "\n".join(lines)
+
+
+def preparation_summary(out: Path, done: PrepareResult) -> str:
+    """What was prepared, how large it is and how fast it went."""
+    rate = f", {done.made / done.seconds:,.1f} clips/s" if done.made else ""
+    lines = [
+        f"{done.clips:,} clips, {done.unreadable:,} unreadable; {done.shards} shard{'s' * (done.shards != 1)}, "
+        f"{done.size / 1e6:,.1f} MB; {done.made:,} decoded now in {done.seconds:,.1f} s{rate}."
+    ]
+    if done.complete:
+        lines.append(f"Complete: give --data {out} to the other commands.")
+    else:
+        lines.append("Not complete yet: repeat the command without --part when the other parts are done.")
     return "\n".join(lines)
 
 

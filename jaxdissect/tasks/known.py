@@ -24,6 +24,7 @@ from jaxdissect.tasks.tfds import PREFIX, load_tfds_task
 Columns = Mapping[str, list[str]]
 Derive = Callable[[Columns, Path], list[str]]
 
+VOXCELEB_META = "vox1_meta.csv"
 ESC50_GROUPS = ("animals", "nature", "human", "interior", "exterior")
 
 
@@ -46,7 +47,7 @@ def _voxceleb(column: str) -> Derive:
     """A property of VoxCeleb1's speakers, from its metadata file (tab-separated, beside the table)."""
 
     def derive(columns: Columns, folder: Path) -> list[str]:
-        path = folder / "vox1_meta.csv"
+        path = folder / VOXCELEB_META
         speakers = read_table(path, ["VoxCeleb1 ID", column], delimiter="\t")
         value = dict(zip(speakers["VoxCeleb1 ID"], speakers[column], strict=True))
         unknown = sorted(set(columns["label"]) - set(value))
@@ -68,6 +69,7 @@ class KnownTask:
       keep: fraction of all neurons that selection keeps.
       derived: further label sets, each with its rule.
       table: the task's table, relative to the data folder; None: `NAME.csv`.
+      beside: further files that derived label sets need.
     """
 
     unit_seconds: float | None
@@ -76,6 +78,7 @@ class KnownTask:
     keep: float = 0.01
     derived: Mapping[str, Derive] = field(default_factory=dict)
     table: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 KNOWN_TASKS: Mapping[str, KnownTask] = {
@@ -92,7 +95,12 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {
     "cremad": KnownTask(2.5, "emotion"),
     "cremad_gender": KnownTask(2.5, "gender"),
     "spcv2": KnownTask(1.0, "keyword"),
-    "vc1": KnownTask(8.2, "speaker", derived={"gender": _voxceleb("Gender"), "country": _voxceleb("Nationality")}),
+    "vc1": KnownTask(
+        8.2,
+        "speaker",
+        derived={"gender": _voxceleb("Gender"), "country": _voxceleb("Nationality")},
+        beside=(VOXCELEB_META,),
+    ),
     "voxforge": KnownTask(5.8, "language"),
 }
 SYNTHETIC_TASKS = ("notes", "notes2")
@@ -152,6 +160,18 @@ def load_task(
     folder = path.parent if data is None else Path(data)
     name = path.stem.encode("utf-8", "replace").decode()  # a name from the file system may hold what is no text
     return evar_task(name, path, folder, unit_seconds, _chosen(label, ("label",)), multi_label, test_fold)
+
+
+def table_files(task: str, data: Path) -> dict[str, Path]:
+    """The files that a task's table stands in, by their place in a data folder; none for a set of TFDS."""
+    if task.startswith(PREFIX):
+        return {}
+    if task in SYNTHETIC_TASKS:
+        return {f"{task}.csv": data / f"{task}.csv"}
+    if task not in KNOWN_TASKS:
+        return {Path(task).name: Path(task)}
+    names = (KNOWN_TASKS[task].table or f"{task}.csv", *KNOWN_TASKS[task].beside)
+    return {name: data / name for name in names if (data / name).is_file()}
 
 
 def task_in_full(task: str) -> str:

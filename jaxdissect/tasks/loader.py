@@ -80,6 +80,18 @@ def device_batches(
     return _stream(task, sample_rate, batch_size, clips, None, lambda batch: (batch, shard_clips(batch.arrays(), mesh)))
 
 
+def recordings(
+    task: Task, sample_rate: int, clips: Sequence[int], threads: int | None = None
+) -> Iterator[tuple[int, Recording]]:
+    """Clips one by one, each with its number, decoded ahead by threads.
+
+    Raises:
+      InputError: as `batches`.
+    """
+    if clips:
+        yield from _decoded(task, sample_rate, clips, threads, 64)
+
+
 def unit_samples(task: Task, sample_rate: int) -> int:
     """Samples of one clip of the task."""
     return round(task.unit_seconds * sample_rate)
@@ -118,19 +130,13 @@ def _stream(
     threads: int | None,
     place: Callable[[Batch], Any],
 ) -> Iterator[Any]:
-    import grain  # takes more than a second to import
     from grain.experimental import ThreadPrefetchIterDataset
 
-    read = clip_reader(task, sample_rate)
-    threads = threads or max(4, os.cpu_count() or 1)
     numbers = list(range(len(task)) if clips is None else map(int, clips))
     if not numbers:
         return
-    decoded = (
-        grain.MapDataset.source(numbers)
-        .map(lambda clip: (clip, read(task.file_names[clip])))
-        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * batch_size, threads)))
-        .batch(batch_size, batch_fn=lambda items: _batch(task, items, batch_size))
+    decoded = _decoded(task, sample_rate, numbers, threads, 2 * batch_size).batch(
+        batch_size, batch_fn=lambda items: _batch(task, items, batch_size)
     )
     placed = ThreadPrefetchIterDataset(decoded, prefetch_buffer_size=AHEAD).map(place)
     stream = iter(ThreadPrefetchIterDataset(placed, prefetch_buffer_size=AHEAD))
@@ -138,6 +144,15 @@ def _stream(
         yield from stream
     finally:
         stream.close()  # ends its threads
+
+
+def _decoded(task: Task, sample_rate: int, clips: Sequence[int], threads: int | None, ahead: int) -> Any:
+    import grain  # takes more than a second to import
+
+    read = clip_reader(task, sample_rate)
+    threads = threads or max(4, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(ahead, threads))
+    return grain.MapDataset.source(clips).map(lambda clip: (clip, read(task.file_names[clip]))).to_iter_dataset(options)
 
 
 def _batch(task: Task, items: Sequence[tuple[int, Recording]], size: int) -> Batch:

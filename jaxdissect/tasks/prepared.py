@@ -2,12 +2,11 @@
 
 Decoding, not the accelerator, is the limit at scale. A prepared folder takes the place of the data folder: the table
 stands where it stood, and the clips that it names are read from `shard-*.array_record`, one record a clip
-(little-endian 16-bit samples, mono, at one rate, cropped to the unit length, not padded). Beside each shard stands a
-table of its clips, `shard-*.csv`, row for record. `prepared.json` says what is there, with sizes and SHA-256, and is
-written last.
+(little-endian 16-bit samples, mono, at one rate, cropped to the unit length, not padded). `shard-*.json` lists a
+shard's clips in the order of its records, with its size and SHA-256; `prepared.json` lists the shards, and is complete
+when all of them are there.
 """
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -21,7 +20,6 @@ from jaxdissect.audio.decode import ClipStatus, Recording, pad_recording
 from jaxdissect.errors import InputError
 
 RECORD = "prepared.json"
-COLUMNS = ("file_name", "samples", "status", "reason")
 FULL_SCALE = 32768
 
 
@@ -40,6 +38,21 @@ class Prepared:
     unit_seconds: float
     shards: Mapping[str, Mapping[str, Any]]
     sha256: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's own list.
+
+    Attributes:
+      bytes: size of its records' file.
+      sha256: of that file.
+      clips: file name and status of each, in the order of the records.
+    """
+
+    bytes: int
+    sha256: str
+    clips: tuple[tuple[str, ClipStatus], ...]
 
 
 def is_prepared(data: Path) -> bool:
@@ -119,10 +132,10 @@ def prepared_reader(data: Path, sample_rate: int, samples: int) -> Callable[[str
     files = [str(shard_file(data, name)) for name in prepared.shards]
     found: dict[str, tuple[int, ClipStatus]] = {}
     for name, shard in prepared.shards.items():
-        rows = read_shard_table(data / f"{name}.csv")
-        if len(rows) != shard["clips"]:
-            raise InputError(f"{data / name}.csv should list {shard['clips']} clips, found {len(rows)}: copy it again.")
-        for file_name, status in rows:
+        listed = read_shard(data, name)
+        if listed.sha256 != shard["sha256"]:
+            raise InputError(f"{data / name}.json is not of the shard that {RECORD} lists: copy it again.")
+        for file_name, status in listed.clips:
             found[file_name] = len(found), status
     try:
         records = ArrayRecordDataSource(files)
@@ -149,17 +162,21 @@ def prepared_reader(data: Path, sample_rate: int, samples: int) -> Callable[[str
     return read
 
 
-def read_shard_table(path: Path) -> list[tuple[str, ClipStatus]]:
-    """File name and status of every clip of a shard, in the order of its records.
+def read_shard(data: Path, name: str) -> Shard:
+    """What `shard-*.json` says of a shard.
 
     Raises:
-      InputError: the table is missing or damaged.
+      InputError: it is missing or damaged.
     """
+    path = data / f"{name}.json"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            return [(row["file_name"], ClipStatus(int(row["samples"]), row["status"], row["reason"])) for row in reader]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        clips = tuple(
+            (str(file_name), ClipStatus(int(samples), str(status), str(reason)))
+            for file_name, samples, status, reason in found["clips"]
+        )
+        return Shard(int(found["bytes"]), str(found["sha256"]), clips)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}): copy it again, or prepare the data again.") from error
 
 
@@ -172,6 +189,6 @@ def to_shard(recording: Recording) -> bytes:
 def _damaged(data: Path, error: Exception) -> InputError:
     reason = str(error).splitlines()[0][:300]
     return InputError(
-        f"--data {data}: a shard is damaged ({reason}). `jaxdissect prepare --verify {data}` tells which: copy it "
+        f"--data {data}: a shard is damaged ({reason}). `jaxdissect verify {data}` tells which: copy it "
         f"again, or remove it and {RECORD} and repeat `jaxdissect prepare`. What was counted before is kept."
     )
