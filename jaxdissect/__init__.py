@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxdissect.encoder.convert import convert_checkpoint
     from jaxdissect.encoder.m2d import M2D, untrained_m2d
     from jaxdissect.encoder.vit import ViTConfig, vit_config
-    from jaxdissect.errors import InputError, TrainingError
+    from jaxdissect.errors import InputError, LostProcessError, TrainingError
     from jaxdissect.interventions import run_with_gains
     from jaxdissect.neuron_sets import NeuronSet, neuron_set
     from jaxdissect.probe import Head, Probe, ProbeRule, logits, train_probe
@@ -45,7 +45,7 @@ _PUBLIC = {
     "encoder.m2d": ("M2D", "untrained_m2d"),
     "encoder.vit": ("ViTConfig", "vit_config"),
     "embeddings": ("Embeddings", "embed_clips"),
-    "errors": ("InputError", "TrainingError"),
+    "errors": ("InputError", "LostProcessError", "TrainingError"),
     "interventions": ("run_with_gains",),
     "neuron_sets": ("NeuronSet", "neuron_set"),
     "probe": ("Head", "Probe", "ProbeRule", "logits", "train_probe"),
@@ -74,6 +74,7 @@ __all__ = [
     "Judge",
     "LabelSet",
     "LayeredEncoder",
+    "LostProcessError",
     "NeuronSet",
     "Neurons",
     "Probe",

@@ -1,46 +1,28 @@
-"""`jaxdissect bench`: how fast this machine counts with an encoder, against what limits it."""
+"""`jaxdissect bench`: how fast this machine decodes, encodes and counts with an encoder, and what limits it."""
 
 import dataclasses
 import json
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Int16
 
-from jaxdissect.activations import read_neurons
 from jaxdissect.bench_decode import DecodeRate, decode_rates, task_to_decode
-from jaxdissect.collect import Counter, CountOptions, neuron_shape
-from jaxdissect.encoder.base import Encoder, module_input
+from jaxdissect.bench_device import ClassCost, Row, SquareProduct, Workload, measure_class_cost, measure_rows
+from jaxdissect.collect import neuron_shape
+from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import DTYPES, load_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.files import require_folder, whole_file
-from jaxdissect.matrix_products import (
-    MatrixProduct,
-    calls_for,
-    launch_seconds,
-    matrix_products,
-    product_seconds,
-    queued_seconds,
-)
+from jaxdissect.files import require_folder, require_regular, whole_file
+from jaxdissect.matrix_products import launch_seconds
 from jaxdissect.progress import progress_bar
 from jaxdissect.run import device, versions
-from jaxdissect.sharding import shard_clips
-from jaxdissect.tasks.loader import Batch, unit_samples
-from jaxdissect.tasks.table import LONGEST_SECONDS, LabelSet, Task
-from jaxdissect.timings import Timing
+from jaxdissect.tasks.loader import clip_reader
+from jaxdissect.tasks.table import LONGEST_SECONDS
 
-STEP, TRANSFER, FRONT_END, ENCODER = STAGES = ("step", "transfer", "front end", "encoder")
-LEAST_SECONDS = 0.1  # of one repetition, which runs a short stage several times
-MANY_CLASSES = 527  # AudioSet's
 AUDIOSET_CLIPS, AUDIOSET_SECONDS = 2_000_000, 10.0
-SQUARE, SQUARE_ON_CPU = 8192, 2048  # side of the product whose rate is the device's best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,14 +31,14 @@ class BenchOptions:
 
     Attributes:
       encoder: encoder directory, the name of a shipped encoder, or package.module:factory.
-      task: whose first clips to decode, beside synthesised ones: known task or a CSV in EVAR's format.
-      data: data folder of the task.
-      seconds: length of a clip, s. A known task brings its own.
-      batch_sizes: clips per device and step to measure.
-      dtypes: of the computation, float32 (float32 products) and bfloat16.
+      task: whose first 200 clips to decode, beside synthesised ones: known task, tfds:NAME, or a CSV in EVAR's format.
+      data: data folder of the task, as it is or prepared.
+      seconds: length of a clip, s; of the task to decode only where it brings none.
+      batch_sizes: clips per device and step; each is measured.
+      dtypes: of the computation, float32 (float32 products) and bfloat16; each is measured.
       classes: to count.
       rounds: in each of which everything is measured once, in turn.
-      out: JSON file to write, with every repetition.
+      out: JSON file to write, which holds every repetition.
     """
 
     encoder: str
@@ -71,122 +53,14 @@ class BenchOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProductTime:
-    """A matrix product of the step, measured alone.
-
-    Attributes:
-      primitive, left, right, types, settings, flop: see `MatrixProduct`; settings in words.
-      times: how often a step computes it.
-      seconds: that it takes once, the best of several.
-    """
-
-    primitive: str
-    left: tuple[int, ...]
-    right: tuple[int, ...]
-    types: tuple[str, str]
-    settings: dict[str, str]
-    flop: int
-    times: int
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Ceiling:
-    """The rate of a step that were its encoder's matrix products alone.
-
-    Attributes:
-      products: every distinct one.
-      flop_per_clip: floating-point operations of all of them, for one clip.
-      seconds: of all of them, for a batch; None: there are none, or they could not be measured.
-      clips_per_second: the ceiling.
-      notes: what was left out, or went wrong.
-    """
-
-    products: tuple[ProductTime, ...]
-    flop_per_clip: float
-    seconds: float | None
-    clips_per_second: float | None
-    notes: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """One dtype and batch size on one device; times in s per batch.
-
-    Attributes:
-      step: from PCM on the device to counts, as a run does it.
-      transfer: of 16-bit PCM from the host to the device.
-      front_end, encoder: alone, the encoder on what the front end puts out.
-      counting: the step less front end and encoder, round by round; within noise of zero where counting is cheap.
-      calls: of each stage in one repetition, whose mean is one value.
-      clips_per_second, audio_seconds_per_second: of the median step.
-      ceiling: the rate of the matrix products alone.
-      share_of_ceiling: clips per second over the ceiling's.
-      flop_per_second: of the median step, its encoder's products only.
-      share_of_square: that over the rate of a large square product.
-    """
-
-    step: Timing
-    transfer: Timing
-    front_end: Timing
-    encoder: Timing
-    counting: Timing
-    calls: dict[str, int]
-    clips_per_second: float
-    audio_seconds_per_second: float
-    ceiling: Ceiling
-    share_of_ceiling: float | None
-    flop_per_second: float
-    share_of_square: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A dtype and batch size; `measured` is None where it does not fit, and `failure` says why."""
-
-    dtype: str
-    batch_size: int
-    measured: Measured | None
-    failure: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class SquareProduct:
-    """A product of two square matrices of side `size`: the device's best rate; None where it failed."""
-
-    dtype: str
-    size: int
-    seconds: float | None
-    flop_per_second: float | None
-    failure: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassCost:
-    """What more classes cost at a dtype's best batch size: the step in s per batch with `few` and `many` classes.
-
-    `ratio` is the median over the rounds of many to few; None where many classes do not fit.
-    """
-
-    dtype: str
-    batch_size: int
-    few: int
-    many: int
-    few_seconds: Timing | None
-    many_seconds: Timing | None
-    ratio: float | None
-    failure: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class DecodeLoad:
     """Decoding AudioSet from one kind of source, scaled by seconds of audio.
 
     Attributes:
       source: see `DecodeRate`.
       core_hours: of one core.
-      clips_per_second: of 10 s, on all cores of this machine.
-      limit: "decoding" or "device", whichever is slower; None: one of them was not measured.
+      clips_per_second: of 10 s, on all cores of this machine, as if they did not hinder each other.
+      limit: "decoding" or "the device", whichever is slower; None where no step was measured.
     """
 
     source: str
@@ -197,14 +71,14 @@ class DecodeLoad:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What AudioSet (2,000,000 clips of 10 s) would take, scaled by seconds of audio; not measured.
+    """What AudioSet would take, scaled by seconds of audio from what was measured.
 
     Attributes:
-      clips, clip_seconds: AudioSet's.
-      dtype, batch_size: the fastest measured; None where none was.
+      clips, clip_seconds: AudioSet's size, 2,000,000 clips of 10 s.
+      dtype, batch_size: the fastest that were measured; None where none was, as for the two that follow.
       device_hours: of one device.
-      device_clips_per_second: of 10 s, of one device.
-      decode: the same of every source.
+      device_clips_per_second: of 10 s, on one device.
+      decode: the same of every source that could be decoded.
     """
 
     clips: int
@@ -223,17 +97,17 @@ class BenchResult:
     Attributes:
       options: what was asked for.
       encoder: its name.
-      layers, neurons: of the encoder, neurons per layer.
+      layers, neurons: of the encoder; neurons of a layer.
       sample_rate: of the encoder, Hz.
       device: all devices of this process in words; one of them was measured.
-      platform: of the device, e.g. "cpu".
-      cores: processors that this process may use.
+      platform: its kind, "cpu", "gpu" or "tpu".
+      cores: that this process may use.
       versions: of packages.
-      launch_seconds: that launching an empty program takes.
-      rows: every dtype and batch size.
-      squares: of every dtype.
-      class_costs: of every dtype that was measured.
-      decode: rates of every kind of source.
+      launch_seconds: that it takes to launch a program that does next to nothing, s.
+      rows: every type of computation with every batch size.
+      squares: the device's best rate in every type.
+      class_costs: of every type, at its fastest batch size.
+      decode: every kind of source.
       estimate: for AudioSet.
     """
 
@@ -252,3 +126,121 @@ class BenchResult:
     class_costs: tuple[ClassCost, ...]
     decode: tuple[DecodeRate, ...]
     estimate: Estimate
+
+
+def run_bench(options: BenchOptions) -> BenchResult:
+    """Measure on the first device of this process, and on one of its cores; write `out` if it is given.
+
+    A batch size that does not fit is reported in its row, and the others go on.
+
+    Raises:
+      InputError: an option, the encoder or the task breaks a rule, or `out` cannot be written.
+    """
+    _check(options)
+    first, sizes = jax.local_devices()[0], options.batch_sizes
+    encoders: dict[str, Encoder] = {dtype: load_encoder(options.encoder, dtype) for dtype in options.dtypes}
+    encoder = encoders[options.dtypes[0]]
+    work = Workload.make(first, options.seconds, encoder.sample_rate, options.classes, max(sizes))
+    layers, neurons = neuron_shape(encoder, work.task(1, options.classes))
+    task = task_to_decode(options.task, options.data, options.seconds)
+    if task is not None:
+        clip_reader(task, encoder.sample_rate)  # a mistake is told before it all begins
+    decode = decode_rates(encoder.sample_rate, options.seconds, options.rounds, task)
+    steps = len(encoders) * (len(sizes) * (options.rounds + 2) + 1 + options.rounds + 1)
+    with progress_bar(what=f"Measuring {encoder.name}", total=steps, unit="measurement") as bar:
+        rows, squares = measure_rows(encoders, work, sizes, options.rounds, bar.update)
+        fastest = [_fastest([row for row in rows if row.dtype == dtype]) for dtype in encoders]
+        class_costs = [
+            measure_class_cost(encoders[row.dtype], row.dtype, work, row.batch_size, options.rounds, bar.update)
+            for row in fastest
+            if row is not None
+        ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    result = BenchResult(
+        options=options,
+        encoder=encoder.name,
+        layers=layers,
+        neurons=neurons,
+        sample_rate=encoder.sample_rate,
+        device=device(),
+        platform=first.platform,
+        cores=cores,
+        versions=versions(),
+        launch_seconds=launch_seconds(first),
+        rows=rows,
+        squares=squares,
+        class_costs=tuple(class_costs),
+        decode=decode,
+        estimate=estimate(rows, decode, cores),
+    )
+    if options.out is not None:
+        write_result(result, options.out)
+    return result
+
+
+def estimate(rows: Sequence[Row], decode: Sequence[DecodeRate], cores: int) -> Estimate:
+    """Scale what was measured to AudioSet, by seconds of audio."""
+    total = AUDIOSET_CLIPS * AUDIOSET_SECONDS
+    best = _fastest(rows)
+    rate = None if best is None or best.measured is None else best.measured.audio_seconds_per_second
+    loads = []
+    for source in decode:
+        if source.audio_seconds_per_second is not None:
+            all_cores = cores * source.audio_seconds_per_second
+            limit = None if rate is None else "decoding" if all_cores < rate else "the device"
+            core_hours = total / source.audio_seconds_per_second / 3600
+            loads.append(DecodeLoad(source.source, core_hours, all_cores / AUDIOSET_SECONDS, limit))
+    return Estimate(
+        clips=AUDIOSET_CLIPS,
+        clip_seconds=AUDIOSET_SECONDS,
+        dtype=None if best is None else best.dtype,
+        batch_size=None if best is None else best.batch_size,
+        device_hours=None if rate is None else total / rate / 3600,
+        device_clips_per_second=None if rate is None else rate / AUDIOSET_SECONDS,
+        decode=tuple(loads),
+    )
+
+
+def write_result(result: BenchResult, out: Path) -> None:
+    """Write all that was measured as strict JSON, whole or not at all.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False, default=str)
+    with whole_file(out) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def _fastest(rows: Sequence[Row]) -> Row | None:
+    """The row of the highest rate, among those that were measured."""
+    return max(
+        (row for row in rows if row.measured is not None),
+        key=lambda row: row.measured.clips_per_second if row.measured else 0.0,
+        default=None,
+    )
+
+
+def _check(options: BenchOptions) -> None:
+    if not 0 < options.seconds <= LONGEST_SECONDS:
+        raise InputError(
+            f"--seconds must be a positive number of seconds, at most {LONGEST_SECONDS:g}, got {options.seconds}."
+        )
+    for name, values in (("--batch-sizes", options.batch_sizes), ("--dtypes", options.dtypes)):
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"{name} must be one or more, each given once, got {_listed(values)}.")
+    if min(options.batch_sizes) < 1:
+        raise InputError(f"--batch-sizes must be at least 1, got {_listed(options.batch_sizes)}.")
+    unknown = [dtype for dtype in options.dtypes if dtype not in DTYPES]
+    if unknown:
+        raise InputError(f"--dtypes must be among {', '.join(DTYPES)}, got {unknown[0]!r}.")
+    for name, value in (("--classes", options.classes), ("--rounds", options.rounds)):
+        if value < 1:
+            raise InputError(f"{name} must be a whole number, at least 1, got {value}.")
+    if options.out is not None:
+        require_regular(options.out)
+        require_folder(options.out.parent)
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return " ".join(map(str, values)) or "nothing"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt16
+from jaxtyping import UInt16
 
 from jaxdissect.errors import InputError
 from jaxdissect.files import cannot_write, path_beside, require_space, reserve
@@ -49,14 +49,14 @@ def open_clip_store(path: Path, shape: tuple[int, int, int], afresh: bool) -> UI
 
 
 def join_clip_stores(
-    path: Path, shape: tuple[int, int, int], parts: Iterable[tuple[Path, Int[np.ndarray, " some"], np.ndarray]]
+    path: Path, shape: tuple[int, int, int], parts: Iterable[tuple[Path, np.ndarray, np.ndarray]]
 ) -> None:
     """One store of all clips from those of several processes.
 
     Args:
       path: of the new file.
       shape: of all clips.
-      parts: of each store its path, the clips that it has rows for, and which of them are its own (bool).
+      parts: of each store its path, the numbers of the clips that it has rows for, and which of them it has counted.
 
     Raises:
       InputError: there is no room, or a part is missing.

@@ -5,8 +5,7 @@ kernels for these shapes, types and precisions leave no room to beat, short of f
 """
 
 import math
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var, primitives
 
+from jaxdissect.timings import best_seconds
+
 PRODUCTS = {one.name: one for one in (primitives.dot_general_p, primitives.conv_general_dilated_p)}
 CALLS = {  # primitives that run the jaxpr in them once, and return what it returns
     "jit", "pjit", "closed_call", "core_call", "core_closed_call", "checkpoint", "remat", "remat2", "custom_jvp_call",
     "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_vmap_call", "shard_map",
 }  # fmt: skip
-IN_FLIGHT = 4  # calls that wait for the device at a time: enough to hide launching, few enough for its memory
 
 
 @dataclass(frozen=True)
@@ -94,34 +94,6 @@ def product_seconds(product: MatrixProduct, device: jax.Device) -> float:
 def launch_seconds(device: jax.Device) -> float:
     """Seconds to launch a program that does next to nothing: no product can be measured as faster than this."""
     return best_seconds(partial(jax.jit(lambda x: x + 1), jax.device_put(np.float32(0), device)))
-
-
-def best_seconds(call: Callable[[], Any], least: float = 0.02, tries: int = 5) -> float:
-    """The least of `tries` measurements of one call in s, each over as many queued calls as take `least` s."""
-    calls = calls_for(call, least)
-    return min(queued_seconds(call, calls) for _ in range(tries))
-
-
-def calls_for(call: Callable[[], Any], least: float) -> int:
-    """How many calls take `least` s, at least one; compiles, and warms up."""
-    jax.block_until_ready(call())
-    return max(1, math.ceil(least / max(queued_seconds(call, 1), 1e-7)))
-
-
-def queued_seconds(call: Callable[[], Any], calls: int) -> float:
-    """Mean seconds of a call that returns arrays, from the first launch until all results are there.
-
-    The next calls are launched while the device is busy, so launching does not count unless it takes longer than the
-    work.
-    """
-    running: deque[Any] = deque()
-    start = time.perf_counter()
-    for _ in range(calls):
-        running.append(call())
-        if len(running) > IN_FLIGHT:
-            jax.block_until_ready(running.popleft())
-    jax.block_until_ready(running)
-    return (time.perf_counter() - start) / calls
 
 
 def _collect(jaxpr: Jaxpr, wanted: Sequence[bool]) -> tuple[Counter[MatrixProduct], list[str]]:

@@ -55,7 +55,7 @@ def read_state(path: Path, what: str) -> State | None:
       InputError: the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         return State(arrays, json.loads(arrays.pop(RECORD).tobytes()))
     except FileNotFoundError:

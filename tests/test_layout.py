@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "jaxdissect"
 ORDER = [
     "errors", "files", "arrays", "state_file", "progress", "interrupts", "sharding", "processes", "pulse",
     "audio.log_mel", "audio.decode", "tasks.table", "tasks.tfds_records", "tasks.tfds_audio", "tasks.tfds",
-    "tasks.synthesis", "tasks.known", "tasks.prepared", "tasks.loader", "tasks.preparing", "encoder.base", "encoder.vit",
-    "encoder.m2d", "encoder.shipped", "encoder.checkpoint", "encoder.convert", "activations", "interventions",
+    "tasks.synthesis", "tasks.known", "tasks.prepared", "tasks.loader", "tasks.preparing", "encoder.base",
+    "encoder.vit", "encoder.m2d", "encoder.shipped", "encoder.checkpoint", "encoder.convert", "activations", "interventions",
     "tokens", "statistics", "clip_log", "collect", "counting_state", "clip_store", "counting", "selection",
     "results", "run", "job", "stage_inputs", "probe", "embeddings", "linear_evaluation", "own_head", "dissect",
     "probing", "neuron_sets", "neuron_set_files", "significance", "ablation.outcomes", "ablation.engine",
