@@ -152,11 +152,12 @@ def _audioset(result: BenchResult) -> str:
         f"{what}: {found.device_hours:,.1f} device-hours of one device, {found.dtype}, batch {found.batch_size:,}."
     ]
     taken = _number(found.device_clips_per_second)
-    for load in found.decode:
-        lines.append(
-            f"{load.source}: {_cores(result.cores)} {'decode' if result.cores > 1 else 'decodes'} "
-            f"{_number(load.clips_per_second)} clips/s, the device takes {taken}: the limit is {load.limit}."
-        )
+    decode = f"{_cores(result.cores)} {'decode' if result.cores > 1 else 'decodes'}"
+    lines += [
+        f"{load.source}: {decode} {_number(load.clips_per_second)} clips/s, the device takes {taken}: the limit is "
+        f"{load.limit}."
+        for load in found.decode
+    ]
     if result.platform == "cpu":
         lines.append("Here the device is the processor itself: what decodes is taken from it.")
     return "\n".join(lines)

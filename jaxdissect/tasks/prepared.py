@@ -70,13 +70,13 @@ def read_prepared(data: Path) -> Prepared:
     try:
         content = path.read_bytes()
         found = json.loads(content)
+        complete = bool(found["complete"])
         prepared = Prepared(
             int(found["sample_rate"]),
             float(found["unit_seconds"]),
-            {str(name): dict(shard) for name, shard in found["shards"].items()},
+            {str(name): dict(shard) for name, shard in found["shards"].items()} if complete else {},
             hashlib.sha256(content).hexdigest(),
         )
-        complete = bool(found["complete"])
         sizes = {name: int(shard["bytes"]) for name, shard in prepared.shards.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read ({error}): prepare the data again.") from error

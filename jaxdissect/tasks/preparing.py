@@ -93,8 +93,8 @@ def run_prepare(options: PrepareOptions) -> PrepareResult:
     plan = _plan(options, task)
     begun = time.perf_counter()
     require_folder(options.out)
-    missing = {name: rows for name, rows in plan.items() if not _is_made(options.out, name, task, rows)}
-    own = dict(list(missing.items())[part - 1 :: parts])
+    mine = dict(list(plan.items())[part - 1 :: parts])
+    own = {name: rows for name, rows in mine.items() if not _is_made(options.out, name, task, rows)}
     most = sum(map(len, own.values())) * unit_samples(task, options.sample_rate) * 2
     require_space(options.out, most, "16-bit PCM")
     _begin(options, task, plan)

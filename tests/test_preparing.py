@@ -1,0 +1,306 @@
+"""Prepared folders: what stands in for the files is what was in them, whole, checked, and made in any parts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from foreign import IntegerEncoder
+
+from jaxdissect import CountOptions, InputError, load_task
+from jaxdissect.cli import main
+from jaxdissect.collect import count_clips
+from jaxdissect.embeddings import embed_clips
+from jaxdissect.results import read_netcdf
+from jaxdissect.tasks.loader import batches
+from jaxdissect.tasks.prepared import FULL_SCALE, shard_file
+from jaxdissect.tasks.preparing import PrepareOptions, run_prepare, verify
+from jaxdissect.training.crops import decoded_clips
+
+CLIPS, SECONDS, SAMPLES = 14, 0.2, 3200
+
+
+@pytest.fixture
+def table(data_folder):
+    """16-bit recordings: whole, long, short, silent, and one that cannot be read."""
+    rows = ["file_name,label,place,split"]
+    for number in range(CLIPS):
+        length = {2: 1700, 5: 5000}.get(number, SAMPLES)
+        noise = np.random.default_rng(number).uniform(-1, 1, length) * (number != 4)
+        data_folder.write(f"sub/{number}.wav", noise, subtype="PCM_16")
+        rows.append(f"sub/{number}.wav,{'abc'[number % 3]},{number % 2},{'train' if number % 4 else 'test'}")
+    (data_folder.path / "sub/9.wav").write_bytes(b"no audio")
+    return data_folder.table("noises.csv", "\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def options(table, tmp_path):
+    def make(**changes):
+        defaults = {"task": str(table), "out": tmp_path / "out", "unit_seconds": SECONDS, "shard_clips": 4}
+        return PrepareOptions(**(defaults | {"max_bad_clips": 0.1} | changes))
+
+    return make
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def task_in(folder, **changes):
+    return load_task(str(folder / "noises.csv"), **({"unit_seconds": SECONDS} | changes))
+
+
+def test_shards_hold_what_the_files_held(table, options):
+    """PCM of 16 bits at the wanted rate is kept to the bit, and so are statuses, members and fingerprints."""
+    result = run_prepare(options())
+    assert (result.clips, result.unreadable, result.shards, result.complete, result.made) == (14, 1, 4, True, 14)
+    assert result.size == sum(len(content) for name, content in files(options().out).items() if "array" in name)
+    files_task, shards_task = task_in(table.parent), task_in(options().out)
+    assert files_task.fingerprint() == shards_task.fingerprint()
+    for plain, prepared in zip(batches(files_task, 16000, 5), batches(shards_task, 16000, 5), strict=True):
+        assert (plain.pcm.dtype, prepared.pcm.dtype) == (np.float32, np.int16)
+        np.testing.assert_array_equal(plain.pcm, prepared.pcm / np.float32(FULL_SCALE))
+        np.testing.assert_array_equal(plain.members, prepared.members)
+        assert plain.statuses == prepared.statuses
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_counts_and_embeddings_are_those_of_the_files(table, options, devices):
+    run_prepare(options())
+    encoder, chosen = IntegerEncoder(), jax.devices()[:devices]
+    counted, embedded = [], []
+    for folder in (table.parent, options().out):
+        task = task_in(folder)
+        counted.append(count_clips(encoder, task, CountOptions("sounding", batch_size=3), devices=chosen))
+        embedded.append(embed_clips(encoder, task, 3, chosen))
+    for name in ("active_tokens", "tokens", "sum", "sum_squares"):
+        np.testing.assert_array_equal(getattr(counted[0].totals, name), getattr(counted[1].totals, name))
+    assert counted[0].totals.active_tokens.any()
+    assert counted[0].log.statuses() == counted[1].log.statuses()
+    np.testing.assert_array_equal(embedded[0].values, embedded[1].values)
+    assert embedded[0].reasons == embedded[1].reasons
+
+
+def test_training_hears_the_same(table, options, tmp_path):
+    run_prepare(options())
+    folders = [tmp_path / name for name in ("files", "shards")]
+    for folder, source in zip(folders, (table.parent, options().out), strict=True):
+        folder.mkdir()
+        decoded_clips(task_in(source), 16000, folder)
+    one, other = (np.load(folder / "pcm.npy") for folder in folders)
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_shorter_unit_is_cut_from_what_was_prepared(table, options):
+    run_prepare(options())
+    short = {"unit_seconds": 0.1}
+    plain, prepared = (next(batches(task_in(folder, **short), 16000, 6)) for folder in (table.parent, options().out))
+    assert plain.pcm.shape == prepared.pcm.shape == (6, 1600)
+    np.testing.assert_array_equal(plain.pcm, prepared.pcm / np.float32(FULL_SCALE))
+    np.testing.assert_array_equal(plain.samples, prepared.samples)
+
+
+def test_resampling_and_rounding(table, options):
+    """At another rate a shard holds what the decoder gives, to half of the last bit."""
+    run_prepare(options(sample_rate=32000, out=options().out / "32"))
+    plain = next(batches(task_in(table.parent), 32000, CLIPS)).pcm
+    prepared = next(batches(task_in(options().out / "32"), 32000, CLIPS)).pcm
+    assert np.abs(np.clip(plain, -1, 1 - 1 / FULL_SCALE) * FULL_SCALE - prepared).max() <= 0.5
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_parts_in_any_order_make_the_same(options, order):
+    run_prepare(options())
+    out = options().out.with_name("parts")
+    made = [run_prepare(options(out=out, part=f"{part}/3")) for part in order]
+    assert [one.complete for one in made] == [False, False, True]
+    assert sum(one.made for one in made) == CLIPS
+    assert files(out) == files(options().out)
+    assert run_prepare(options(out=out)).made == 0
+
+
+def test_a_preparation_goes_on_where_it_was_broken_off(options, monkeypatch):
+    run_prepare(options())
+    from jaxdissect.tasks import preparing
+
+    out, kept, to_shard = options().out.with_name("broken"), [], preparing.to_shard
+
+    def stop(recording):
+        kept.append(recording)
+        if len(kept) == 7:
+            raise KeyboardInterrupt
+        return to_shard(recording)
+
+    monkeypatch.setattr(preparing, "to_shard", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_prepare(options(out=out))
+    assert not list(out.glob(".*"))
+    with pytest.raises(InputError, match="is not wholly prepared: repeat the `jaxdissect prepare` that began it"):
+        next(batches(task_in_copy(out, options), 16000, 4))
+    (out / ".shard-00001-of-00004.array_record-0123abcd").write_bytes(b"of a killed one")
+    monkeypatch.setattr(preparing, "to_shard", to_shard)
+    assert run_prepare(options(out=out)).made == CLIPS - 4
+    assert files(out) == files(options().out)
+
+
+def task_in_copy(out, options):
+    shutil.copy(options().task, out / "noises.csv")
+    return task_in(out)
+
+
+def test_a_shard_that_cannot_be_written(options, monkeypatch):
+    class Full:
+        def __init__(self, path, how):
+            Path(path).touch()
+
+        def write(self, content):
+            raise RuntimeError("RESOURCE_EXHAUSTED: No space left on device")
+
+    monkeypatch.setattr("array_record.python.array_record_module.ArrayRecordWriter", Full)
+    with pytest.raises(InputError, match=r"shard-00000-of-00004.array_record cannot be written \(RESOURCE_EXHAUSTED"):
+        run_prepare(options())
+    assert set(files(options().out)) == {"prepared.json"}
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 255
+    path.write_bytes(content)
+
+
+def test_a_changed_bit_is_found_by_reading_and_by_verifying(options, capsys):
+    run_prepare(options())
+    out = options().out
+    assert verify(out) == []
+    assert main(["verify", str(out)]) == 0
+    shard = shard_file(out, "shard-00001-of-00004")
+    flip(shard, 3000)
+    assert verify(out) == ["shard-00001-of-00004"]
+    assert main(["verify", str(out)]) == 1
+    assert "shard-00001-of-00004.array_record is damaged" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"a shard is damaged \(.*hash mismatch.*jaxdissect verify"):
+        list(batches(task_in(out), 16000, 4))
+
+
+def test_a_count_that_meets_a_damaged_shard_keeps_its_state(options, tmp_path, capsys):
+    run_prepare(options())
+    out, run = options().out, tmp_path / "run"
+    shard = shard_file(out, "shard-00002-of-00004")
+    whole = shard.read_bytes()
+    flip(shard, 3000)
+    command = ["activations", "--encoder", "foreign:make", "--task", str(out / "noises.csv"), "--unit-seconds", "0.2"]
+    command += ["--split", "all", "--batch-size", "1", "--run", str(run), "--max-bad-clips", "0.1"]
+    assert main(command) == 2
+    assert "a shard is damaged" in capsys.readouterr().err
+    assert (run / "state" / "activations" / "counts-0-of-1.npz").is_file()
+    shard.write_bytes(whole)
+    assert main(command) == 0
+    assert main([part if part != str(run) else str(tmp_path / "again") for part in command]) == 0
+    one, other = (read_netcdf(folder / "activations.nc") for folder in (run, tmp_path / "again"))
+    assert one.identical(other)
+    assert not (run / "state").exists()
+
+
+def test_damage_that_is_seen_at_once(options):
+    run_prepare(options())
+    out = options().out
+    whole, task = files(out), task_in(out)
+
+    def refused(name, content, match):
+        (out / name).write_bytes(content)
+        with pytest.raises(InputError, match=match):
+            next(batches(task, 16000, 4))
+        (out / name).write_bytes(whole[name])
+
+    first = "shard-00000-of-00004"
+    records = whole[f"{first}.array_record"]
+    refused(f"{first}.array_record", records[:-9], f"is truncated: it should have {len(records):,} bytes")
+    refused(f"{first}.array_record", records + b"0", "is another file: it should have")
+    refused(f"{first}.json", b"{}", f"{first}.json cannot be read")
+    refused(f"{first}.json", whole["shard-00001-of-00004.json"], f"{first}.json is not of the shard that")
+    refused("prepared.json", b"[]", "prepared.json cannot be read")
+    record = json.loads(whole["prepared.json"])
+    record["shards"] = {f"../{first}": record["shards"][first]}
+    refused("prepared.json", json.dumps(record).encode(), "a shard must lie in the folder itself, found '../shard")
+    next(batches(task, 16000, 4))
+
+
+def test_what_was_prepared_for_another_encoder_is_refused(options):
+    run_prepare(options())
+    task = task_in(options().out)
+    with pytest.raises(
+        InputError, match=r"was prepared at 16000 Hz, and the encoder takes 32000 Hz: prepare the data with"
+    ):
+        next(batches(task, 32000, 4))
+    with pytest.raises(InputError, match=r"prepared for clips of 0.2 s, shorter than the 0.5 s asked for"):
+        next(batches(task_in(options().out, unit_seconds=0.5), 16000, 4))
+
+
+def test_a_clip_that_was_not_prepared_is_unreadable(options):
+    run_prepare(options())
+    table = options().out / "noises.csv"
+    table.write_text(table.read_text() + "sub/new.wav,a,0,train\n")
+    statuses = [status for batch in batches(task_in(options().out), 16000, 4) for status in batch.statuses]
+    assert [status.reason for status in statuses][-1] == "is not among the prepared clips"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"part": "0/2"}, "--part must be I/N with I from 1 to N, e.g. 2/8, got '0/2'"),
+        ({"part": "3/2"}, "--part must be I/N"),
+        ({"part": "one"}, "--part must be I/N"),
+        ({"shard_clips": 0}, "--shard-clips and --sample-rate must be positive, got 0 and 16000"),
+        ({"max_bad_clips": 2.0}, "--max-bad-clips must be a share from 0 to 1, got 2.0"),
+        ({"unit_seconds": None}, "a table needs --unit-seconds"),
+        ({"task": "nothing"}, "neither a known task"),
+    ],
+)
+def test_options_that_break_a_rule(options, changes, found):
+    with pytest.raises(InputError, match=found):
+        run_prepare(options(**changes))
+    assert not options().out.exists()
+
+
+def test_a_folder_that_holds_something_else(options):
+    out = options().out
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty: choose another folder"):
+        run_prepare(options())
+    (out / "mine.txt").unlink()
+    run_prepare(options())
+    for changes, found in (
+        ({"sample_rate": 32000}, "sample_rate"),
+        ({"unit_seconds": 0.1}, "task_sha256, unit_seconds"),
+    ):
+        with pytest.raises(InputError, match=f"holds a preparation that differs in {found}"):
+            run_prepare(options(**changes))
+    assert run_prepare(options()).made == 0
+
+
+def test_too_many_unreadable_clips_fail_the_command_after_all(options, capsys):
+    command = ["prepare", "--task", options().task, "--out", str(options().out), "--unit-seconds", "0.2"]
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert "14 clips, 1 unreadable; 1 shard" in printed.out
+    assert "Complete: give --data" in printed.out
+    assert "more than 1.0% of the clips could not be read" in printed.err
+
+
+def test_a_known_task_keeps_its_layout(data_folder, tmp_path):
+    rows = ["filename,fold,target,category,esc10,src_file,take"]
+    for number in range(6):
+        data_folder.write(f"audio/{number}.wav", np.random.default_rng(number).normal(0, 0.1, 16000))
+        rows.append(f"{number}.wav,{number % 5 + 1},{number % 2 * 10},{'ab'[number % 2]},False,{number // 2},A")
+    data_folder.table("esc50.csv", "\n".join(rows) + "\n")
+    (data_folder.path / "meta").mkdir()
+    (data_folder.path / "esc50.csv").rename(data_folder.path / "meta" / "esc50.csv")
+    run_prepare(PrepareOptions(task="esc50", data=data_folder.path, out=tmp_path / "out"))
+    tasks = [load_task("esc50", folder, ["event", "group"]) for folder in (data_folder.path, tmp_path / "out")]
+    assert tasks[0].fingerprint() == tasks[1].fingerprint()
+    assert tasks[0].recordings == tasks[1].recordings
+    batch = next(batches(tasks[1], 16000, 6))
+    assert {status.status for status in batch.statuses} == {"short"}
