@@ -14,8 +14,8 @@ import tyro
 from platformdirs import user_cache_path
 
 import jaxdissect
-from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, run_ablate
-from jaxdissect.ablation.summary import ablation_summary
+from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, run_ablate, run_ablate_part
+from jaxdissect.ablation.summary import ablation_summary, part_summary
 from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
 from jaxdissect.encoder.convert import convert_checkpoint
@@ -194,6 +194,9 @@ class AblateCommand(AblateOptions):
     """
 
     def __call__(self) -> int:
+        if self.part is not None:
+            print(part_summary(run_ablate_part(self)))
+            return 0
         result = run_ablate(self)
         print(ablation_summary(result))
         print(f"Written to {self.run}: ablation.csv, ablation_controls.csv, ablation_suite.csv, ablation_sets.csv.")

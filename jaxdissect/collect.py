@@ -15,8 +15,8 @@ from jaxdissect.activations import Reading, read_neurons, stack_layers
 from jaxdissect.audio.log_mel import samples_as_float
 from jaxdissect.clip_log import ClipLog
 from jaxdissect.encoder.base import Encoder
-from jaxdissect.errors import InputError, LostProcessError
-from jaxdissect.interrupts import deferred_interrupts
+from jaxdissect.errors import InputError
+from jaxdissect.interrupts import resumable
 from jaxdissect.sharding import local_mesh, map_per_device, per_device, replicate
 from jaxdissect.statistics import ClassCounts, Totals
 from jaxdissect.tasks.loader import Batch, device_batches, unit_samples
@@ -123,24 +123,19 @@ def count_clips(
             finished += len(batch.statuses)
             progress(finished)
 
+    def save() -> None:
+        settle()
+        if keeper:
+            keeper.save(counter, log)
+
     rest = clips[~log.done[clips]]
-    with deferred_interrupts() if keeper else nullcontext(lambda: False) as interrupted:
-        try:
-            for batch, arrays in device_batches(task, encoder.sample_rate, counter.clips_per_step, counter.mesh, rest):
-                started = batch, counter.start(arrays)
-                settle()  # the host's work on one batch is done while the devices are busy with the next
-                running = started
-                if interrupted():
-                    raise KeyboardInterrupt
-                if keeper and keeper.due():
-                    settle()
-                    keeper.save(counter, log)
-            settle()
-        except (InputError, LostProcessError, KeyboardInterrupt) as error:
-            if keeper and (interrupted() or not isinstance(error, KeyboardInterrupt)):
-                settle()
-                keeper.save(counter, log)
-            raise
+    with resumable(save, keeper.due) if keeper else nullcontext(lambda: None) as between:
+        for batch, arrays in device_batches(task, encoder.sample_rate, counter.clips_per_step, counter.mesh, rest):
+            started = batch, counter.start(arrays)
+            settle()  # the host's work on one batch is done while the devices are busy with the next
+            running = started
+            between()
+        settle()
     if keeper and keeper.due(at_end=True):
         keeper.save(counter, log)
     return Counted(counter.totals(), log)

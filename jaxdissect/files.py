@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jaxdissect.errors import InputError
+
+PART = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 
 
 @contextmanager
@@ -174,6 +177,18 @@ def reserve(path: Path) -> None:
     if hasattr(os, "posix_fallocate"):
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def parse_part(part: str) -> tuple[int, int]:
+    """I and N of `--part I/N`.
+
+    Raises:
+      InputError: it is something else.
+    """
+    found = PART.fullmatch(part)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise InputError(f"--part must be I/N with I from 1 to N, e.g. 2/8, got {part!r}.")
+    return int(found[1]), int(found[2])
 
 
 def json_fingerprint(value: object) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jaxdissect.errors import InputError, LostProcessError
+
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
@@ -31,3 +33,37 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     finally:
         for number in numbers:
             signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def resumable(save: Callable[[], None], due: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+    """Work in steps that goes on from a state; yields a function to be called between two steps.
+
+    It saves the state when that is due, and stops the work when a signal has come. What ends the work between two steps
+    (a signal, a mistake in the data, a lost process) saves the state, too; what ends it within a step does not.
+
+    Args:
+      save: the state, as it is between two steps.
+      due: whether it is time to.
+
+    Raises:
+      KeyboardInterrupt: a signal has come; the state is saved.
+    """
+    stopped = False
+
+    with deferred_interrupts() as interrupted:
+
+        def between() -> None:
+            nonlocal stopped
+            if interrupted():
+                stopped = True
+                raise KeyboardInterrupt
+            if due():
+                save()
+
+        try:
+            yield between
+        except (InputError, LostProcessError, KeyboardInterrupt) as error:
+            if stopped or not isinstance(error, KeyboardInterrupt):
+                save()
+            raise

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, read_specific, run_ablate
+from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, run_ablate
+from jaxdissect.ablation.subject import read_specific
 from jaxdissect.ablation.suites import check_sets
 from jaxdissect.collect import neuron_shape
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons

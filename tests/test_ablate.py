@@ -6,59 +6,22 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 import yaml
+from noises import TONE_SECONDS, TONES
 
-from jaxdissect import AblationOptions, ViTConfig, make_interventions, neuron_set, save_encoder, untrained_m2d
+from jaxdissect import AblationOptions, make_interventions, neuron_set
 from jaxdissect.ablation import files, stage
+from jaxdissect.ablation.subject import neuron_means
 from jaxdissect.cli import main
 from jaxdissect.errors import InputError
 from jaxdissect.results import read_netcdf
 from jaxdissect.run import Run
 
-CONFIG = ViTConfig(bands=16, frames=16, patch_bands=8, patch_frames=4, width=32, depth=2, heads=2, mlp=48)
-CLIPS, SECONDS = 48, 0.1
 FILES = {"ablation.csv", "ablation_controls.csv", "ablation_suite.csv", "ablation_sets.csv"}
 HEADER = (
     "label_set,intervention,mode,gain,neurons,class,clips,accuracy_before,accuracy_after,change,change_clips,"
     "margin_before,margin_after,margin_change,ci_low,ci_high,controls,control_mean,control_sd,p_value,q_value"
 )
-
-
-@pytest.fixture(scope="module")
-def dissected(tmp_path_factory):
-    """A run directory with counts, neurons and probes of a small random encoder."""
-    folder = tmp_path_factory.mktemp("ablate")
-    save_encoder(untrained_m2d(CONFIG, seed=3, name="small"), folder / "encoder")
-    (folder / "data").mkdir()
-    rows = ["file_name,label,place,split,src_file"]
-    for clip in range(CLIPS):
-        rng = np.random.default_rng(clip)
-        tone = np.sin(np.arange(1600) * (0.1 + 0.25 * (clip % 3))) * 0.3 + rng.normal(size=1600) * 0.05
-        soundfile.write(folder / "data" / f"{clip}.wav", tone.astype(np.float32), 16000)
-        split = "test" if clip % 4 == 3 else "train"
-        rows.append(f"{clip}.wav,{'abc'[clip % 3]},{'xyc'[clip // 3 % 3]},{split},{clip // 2}")
-    (folder / "data" / "t.csv").write_text("\n".join(rows) + "\n")
-    task = ["--task", str(folder / "data" / "t.csv"), "--unit-seconds", str(SECONDS), "--label", "label,place"]
-    run = ["--run", str(folder / "run")]
-    counting = ["--encoder", str(folder / "encoder"), *task, "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]
-    assert main(["dissect", *counting, *run, "--batch-size", "2"]) == 0
-    assert main(["probe", *run, "--epochs", "20", "--learning-rate", "0.03", "--seeds", "2", "--batch-size", "2"]) == 0
-    return folder
-
-
-@pytest.fixture
-def ablate(dissected, tmp_path, capsys):
-    """Run `ablate` on a copy of the run; returns (exit code, printed, printed errors)."""
-    shutil.copytree(dissected / "run", tmp_path / "run")
-
-    def run(*options, command="ablate"):
-        capsys.readouterr()
-        code = main([command, "--run", str(tmp_path / "run"), *options])
-        return code, *capsys.readouterr()
-
-    run.path = tmp_path / "run"
-    return run
 
 
 def table(ablate, name="ablation.csv"):
@@ -143,7 +106,7 @@ def test_mean_ablation_uses_the_training_means(ablate, dissected):
     assert found["control_mean"].isna().all()
     counts = read_netcdf(dissected / "run" / "activations.nc")
     means = counts["total_sum"].values / float(counts["total_tokens"])
-    np.testing.assert_array_equal(stage._means(Run(ablate.path), (2, 48)), means)
+    np.testing.assert_array_equal(neuron_means(Run(ablate.path), (2, 48)), means)
 
 
 def test_suites_pairs_expressions_and_files(ablate, tmp_path):
@@ -235,7 +198,7 @@ def test_mistakes_are_told_before_anything_runs(ablate, monkeypatch, given, foun
     def never(*_given, **_more):
         raise AssertionError("something long began")
 
-    for name in ("ablate", "measure_activity", "causal_map"):
+    for name in ("judge_suite", "measure_activity", "causal_map"):
         monkeypatch.setattr(stage, name, never)
     code, _, error = ablate(*given)
     assert code == 2
@@ -310,7 +273,7 @@ def test_a_class_without_test_clips_is_told(dissected, tmp_path, capsys):
         "--task",
         str(tmp_path / "t.csv"),
         "--unit-seconds",
-        str(SECONDS),
+        str(TONE_SECONDS),
     ]
     options += ["--data", str(dissected / "data"), "--run", str(tmp_path / "run"), "--batch-size", "2"]
     assert main(["dissect", *options, "--preset", "lape", "--keep", "0.3"]) == 0
@@ -333,7 +296,7 @@ def test_unreadable_test_clips_are_left_out_and_fail_the_command_at_its_end(abla
     assert "Left out: 3.wav: cannot be decoded" in printed
     assert "--max-bad-clips" in error
     assert table(ablate)["clips"].sum() == 22
-    for clip in range(3, CLIPS, 4):
+    for clip in range(3, TONES, 4):
         (tmp_path / "data" / f"{clip}.wav").unlink()
     code, _, error = ablate("--data", str(tmp_path / "data"), "--neurons", "a", "--controls", "2")
     assert code == 2
@@ -369,7 +332,7 @@ def test_dissect_goes_on_to_ablate(dissected, tmp_path, capsys):
         "--batch-size",
         "2",
     ]
-    options += ["--unit-seconds", str(SECONDS), "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]
+    options += ["--unit-seconds", str(TONE_SECONDS), "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]
     assert main(["dissect", *options, "--run", str(tmp_path / "run"), "--ablate", "--controls", "2"]) == 0
     assert "All interventions together" in capsys.readouterr().out
     stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]

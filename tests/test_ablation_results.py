@@ -127,7 +127,7 @@ def found(world, request):
     passes = []
     with pytest.MonkeyPatch.context() as patch:
         if small:
-            patch.setattr("jaxdissect.ablation.results.AT_ONCE_BYTES", 100_000)
+            patch.setattr("jaxdissect.ablation.judgements.AT_ONCE_BYTES", 100_000)
         done = ablate(
             world.encoder, world.task, world.judges, world.chosen, OPTIONS, world.means, progress=passes.append, **small
         )

@@ -19,12 +19,12 @@ ORDER = [
     "interventions", "tokens", "statistics", "clip_log", "collect", "counting_state", "clip_store", "counting",
     "selection", "results", "run", "job", "stage_inputs", "probe", "embeddings", "linear_evaluation", "own_head",
     "dissect", "probing", "neuron_sets", "neuron_set_files", "significance", "ablation.outcomes", "ablation.engine",
-    "ablation.judging", "ablation.controls", "ablation.activity", "ablation.suites", "ablation.results",
-    "ablation.causal_map", "probe_files", "ablation.files", "ablation.stage", "reproduce", "training.masking",
-    "training.objective", "training.masked_prediction", "training.msm_mae", "training.m2d", "training.supervised",
-    "training.step", "training.crops", "training.checkpoints", "training.fit", "training.options",
-    "training.state_folder", "training.train", "demo", "summary", "ablation.summary", "reproduction_summary", "cli",
-    "__main__",
+    "ablation.judging", "ablation.controls", "ablation.activity", "ablation.suites", "ablation.judgements",
+    "ablation.results", "ablation.causal_map", "probe_files", "ablation.files", "ablation.parts",
+    "ablation.subject", "ablation.stage", "reproduce", "training.masking", "training.objective",
+    "training.masked_prediction", "training.msm_mae", "training.m2d", "training.supervised", "training.step",
+    "training.crops", "training.checkpoints", "training.fit", "training.options", "training.state_folder",
+    "training.train", "demo", "summary", "ablation.summary", "reproduction_summary", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",

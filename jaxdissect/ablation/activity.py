@@ -34,7 +34,7 @@ def measure_activity(
       progress: called with the number of clips finished.
 
     Raises:
-      InputError: the encoder does not tell its outgoing weights.
+      InputError: the encoder does not tell its outgoing weights, or no clip can be used.
     """
     if not isinstance(encoder, LayeredEncoder):
         raise InputError(
@@ -51,15 +51,22 @@ def measure_activity(
     )
     variables, step = replicate(encoder.variables, mesh), map_clips(_step(encoder), mesh, (None, 0))
     active, size, tokens, done = np.zeros(norms.shape), np.zeros(norms.shape), 0, 0
+    why = ""
     for batch, arrays in device_batches(task, encoder.sample_rate, clips_per_step, mesh):
         per_clip, per_clip_size, tokens_per_clip = jax.device_get(step(variables, arrays["pcm"]))
         good = batch.members[:, -1] & np.isfinite(per_clip_size).all(axis=(1, 2))
         active += per_clip[good].sum(axis=0, dtype=np.float64)
         size += per_clip_size[good].sum(axis=0, dtype=np.float64)
         tokens += int(tokens_per_clip[good].sum())
+        why = why or next((status.reason for status in batch.statuses if status.status == "unreadable"), "")
         done += len(batch.statuses)
         progress(done)
-    return Activity(active / max(tokens, 1), size / max(tokens, 1) * norms)
+    if not tokens:
+        raise InputError(
+            f"Task {task.name!r}: none of the {len(task)} test clips can be used, the first since "
+            f"{why or 'its activations are not finite'}: is --data their folder?"
+        )
+    return Activity(active / tokens, size / tokens * norms)
 
 
 def _step(encoder: Encoder) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from jaxdissect.ablation.outcomes import Judge, Verdicts
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.sharding import local_mesh, replicate, shard_clips
-from jaxdissect.tasks.loader import Batch, batches
+from jaxdissect.tasks.loader import Batch, device_batches
 from jaxdissect.tasks.table import Task
 
 ROWS_AT_ONCE = {"cpu": 16}  # clips x edits on a device: a CPU is fastest while a layer's activations stay in its cache
@@ -47,6 +47,8 @@ def judge_edits(
     at_once: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int], object] = lambda passes: None,
+    found: "Found | None" = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Judged:
     """Run every clip under every edit, and judge it.
 
@@ -61,6 +63,8 @@ def judge_edits(
         of an accelerator.
       devices: to split the clips over; default: all of this process.
       progress: called with the number of passes finished, one for every clip and edit.
+      found: verdicts so far, from which to go on; those to come are put into it.
+      between: called after each batch of clips, when `found` is whole.
 
     Raises:
       InputError: a number breaks a rule, or there are several processes.
@@ -77,13 +81,14 @@ def judge_edits(
     multi_label = {name: judge.multi_label for name, judge in judges.items()}
     runner = runner_of(encoder, multi_label, shape, mesh)
     variables, heads = replicate(encoder.variables, mesh), replicate(heads, mesh)
-    found = _Found(len(task), len(edits))
-    for batch in batches(task, encoder.sample_rate, batch_size * mesh.size):
+    found = found or Found(len(task), len(edits))
+    rest = range(found.position, len(task))
+    for batch, arrays in device_batches(task, encoder.sample_rate, batch_size * mesh.size, mesh, rest):
         rows = np.maximum(batch.clip, 0)
         members = {name: judge.members[rows] for name, judge in judges.items()}
-        pcm, members = shard_clips((batch.pcm, members), mesh)
+        members = shard_clips(members, mesh)
         waiting: tuple[Sequence[int], Any] | None = None
-        for started in runner.run(variables, heads, pcm, members, chunks):
+        for started in runner.run(variables, heads, arrays["pcm"], members, chunks):
             if waiting is not None:  # the host's work on one chunk is done while the devices are busy with the next
                 found.put(batch, *waiting)
                 progress(found.passes)
@@ -91,18 +96,34 @@ def judge_edits(
         if waiting is not None:
             found.put(batch, *waiting)
             progress(found.passes)
+        found.position += len(batch.statuses)
+        between()
     return found.judged()
 
 
-class _Found:
-    """Verdicts as they come in; row 0 is the untouched encoder's."""
+class Found:
+    """Verdicts as they come in; row 0 is the untouched encoder's.
+
+    Attributes:
+      position: clips that have been judged under all edits.
+      passes: clips x edits that have been judged.
+      arrays: verdicts of each label set, (edit, clip, ...); NaN where there are none yet.
+      usable, reasons: as in `Judged`.
+    """
 
     def __init__(self, clips: int, edits: int) -> None:
-        self.clips, self.edits, self.passes = clips, edits, 0
+        """Nothing judged yet.
+
+        Args:
+          clips: of the task.
+          edits: to judge them under.
+        """
+        self.clips, self.edits, self.passes, self.position = clips, edits, 0, 0
         self.arrays: dict[str, Verdicts] = {}
         self.usable, self.reasons = np.zeros(clips, bool), dict[int, str]()
 
     def put(self, batch: Batch, edits: Sequence[int], said: Any) -> None:
+        """Take what was said of a batch under some edits."""
         verdicts, sound = jax.device_get(said)
         count = len(batch.statuses)
         at = np.array(edits)[:, None] + 1, batch.clip[None, :count]
@@ -124,6 +145,8 @@ class _Found:
                 self.reasons[int(clip)] = status.reason if not readable else "its embedding is not finite"
 
     def judged(self) -> Judged:
+        """All verdicts, when all clips have been judged."""
+
         def part(rows: slice) -> dict[str, Verdicts]:
             return {name: jax.tree.map(lambda leaf: leaf[rows], found) for name, found in self.arrays.items()}
 

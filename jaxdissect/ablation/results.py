@@ -1,24 +1,23 @@
 """What interventions do to a task's classes, beside their controls: tables with changes, intervals and p-values."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from jaxdissect.ablation.judging import Judged, judge_edits
-from jaxdissect.ablation.outcomes import ClassOutcome, Judge, per_class
+from jaxdissect.ablation.judgements import Judgements, SuiteState, first_edits, judge_suite, new_state
+from jaxdissect.ablation.outcomes import Judge
 from jaxdissect.ablation.suites import AblationOptions, Intervention, plain_name
 from jaxdissect.collect import neuron_shape
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.neuron_sets import ClassName
-from jaxdissect.significance import benjamini_hochberg, bootstrap_means, empirical_p
+from jaxdissect.significance import benjamini_hochberg, empirical_p
 from jaxdissect.tasks.table import LabelSet, Task
 
-AT_ONCE_BYTES = 2**31  # of verdicts on the host
 COLUMNS = (
     "label_set", "intervention", "mode", "gain", "neurons", "class", "clips", "accuracy_before", "accuracy_after",
     "change", "change_clips", "margin_before", "margin_after", "margin_change", "ci_low", "ci_high", "controls",
@@ -54,17 +53,6 @@ class Ablation:
     reasons: Mapping[int, str]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Outcome:
-    """One label set's classes under every edit, and the intervals of the interventions' margin changes."""
-
-    clips: Int[np.ndarray, " class"]
-    before: ClassOutcome
-    after: ClassOutcome
-    low: Float[np.ndarray, "intervention class"]
-    high: Float[np.ndarray, "intervention class"]
-
-
 def ablate(
     encoder: Encoder,
     task: Task,
@@ -95,23 +83,39 @@ def ablate(
     """
     options = options or AblationOptions()
     shape = shape or neuron_shape(encoder, task)
-    _check(task, judges, chosen, means)
-    edits = [edit for one in chosen for edit in one.edits(means)]
-    first = np.cumsum([0, *(1 + len(one.controls) for one in chosen)])
-    outcomes, reasons = _outcomes(encoder, task, judges, edits, first[:-1], shape, options, running)
-    tables = [_table(labels, chosen, outcomes[labels.name], first, task) for labels in task.label_sets]
+    check_judging(task, judges, chosen, means)
+    state = new_state(judges, chosen)
+    judge_suite(encoder, task, judges, chosen, options, means, shape, state, **running)
+    return suite_tables(task, chosen, state)
+
+
+def suite_tables(task: Task, chosen: Sequence[Intervention], state: SuiteState) -> Ablation:
+    """Tables of what was judged.
+
+    Args:
+      task: the clips.
+      chosen: all interventions.
+      state: their judgements.
+    """
+    first = first_edits(chosen)
+    tables = [_table(labels, chosen, state.judgements[labels.name], first, task) for labels in task.label_sets]
     return Ablation(
         table=pd.concat([table for table, _, _ in tables], ignore_index=True),
         controls=pd.concat([controls for _, controls, _ in tables], ignore_index=True),
         suite=pd.concat([suite for _, _, suite in tables], ignore_index=True),
         sets=_set_rows(chosen),
-        reasons=reasons,
+        reasons=state.reasons,
     )
 
 
-def _check(
+def check_judging(
     task: Task, judges: Mapping[str, Judge], chosen: Sequence[Intervention], means: Float[np.ndarray, "_ _"] | None
 ) -> None:
+    """Refuse what `ablate` cannot judge.
+
+    Raises:
+      InputError: there is nothing to judge, names are there twice, means are missing, or a judge does not suit.
+    """
     if not chosen:
         raise InputError("Ablation needs an intervention at least: give some.")
     names = [one.name for one in chosen]
@@ -146,75 +150,8 @@ def require_clips(task: Task, labels: LabelSet) -> None:
         )
 
 
-def _outcomes(
-    encoder: Encoder, task: Task, judges: Mapping[str, Judge], edits: Sequence[Any], targets: np.ndarray,
-    shape: tuple[int, int], options: AblationOptions, running: Mapping[str, Any],
-) -> tuple[dict[str, _Outcome], Mapping[int, str]]:  # fmt: skip
-    """Judge the edits part by part, so that verdicts on each clip fit into memory; keep what is said of classes."""
-    together = max(1, AT_ONCE_BYTES // (len(task) * sum(map(_bytes_per_clip, judges.values()))))
-    progress: Callable[[int], object] = running.get("progress", lambda passes: None)
-    parts: dict[str, list[_Outcome]] = {name: [] for name in judges}
-    for start in range(0, len(edits), together):
-        some = edits[start : start + together]
-        done = start * len(task)
-        judged = judge_edits(
-            encoder, task, judges, some, shape,
-            **{**running, "progress": lambda passes, done=done: progress(done + passes)},
-        )  # fmt: skip
-        if not judged.usable.any():
-            raise InputError(
-                f"Task {task.name!r}: none of the {len(task)} test clips can be used, the first since "
-                f"{judged.reasons[0]}: is --data their folder?"
-            )
-        here = targets[(targets >= start) & (targets < start + len(some))] - start
-        for name, judge in judges.items():
-            parts[name].append(_outcome(task, judge, judged, name, here, options))
-    return {name: _joined(found) for name, found in parts.items()}, judged.reasons
-
-
-def _bytes_per_clip(judge: Judge) -> int:
-    probes, _, classes = judge.head.kernel.shape
-    return 4 * classes * (1 + probes) if judge.multi_label else 8
-
-
-def _outcome(
-    task: Task, judge: Judge, judged: Judged, name: str, targets: np.ndarray, options: AblationOptions
-) -> _Outcome:
-    members = judge.members & judged.usable[:, None]
-    before, after = judged.before[name], judged.after[name]
-    change = np.asarray(after.margin)[targets] - before.margin
-    sources = np.unique(task.sources, return_inverse=True)[1]
-    low, high = np.full((2, len(targets), members.shape[1]), np.nan)
-    for index in range(members.shape[1] if len(targets) else 0):
-        clips = np.flatnonzero(members[:, index])
-        of_class = change[:, clips, index] if judge.multi_label else change[:, clips]
-        low[:, index], high[:, index] = bootstrap_means(
-            of_class.T.astype(np.float64), sources[clips], options.resamples, options.seed
-        )
-    return _Outcome(
-        members.sum(axis=0),
-        per_class(before, judge, judged.usable),
-        per_class(after, judge, judged.usable),
-        low,
-        high,
-    )
-
-
-def _joined(parts: Sequence[_Outcome]) -> _Outcome:
-    def together(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part.after, name) for part in parts])
-
-    return _Outcome(
-        parts[0].clips,
-        parts[0].before,
-        ClassOutcome(together("accuracy"), together("margin")),
-        np.concatenate([part.low for part in parts]),
-        np.concatenate([part.high for part in parts]),
-    )
-
-
 def _table(
-    labels: LabelSet, chosen: Sequence[Intervention], outcome: _Outcome, first: np.ndarray, task: Task
+    labels: LabelSet, chosen: Sequence[Intervention], outcome: Judgements, first: np.ndarray, task: Task
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Rows of `ablation.csv`, of `ablation_controls.csv`, and the aggregate test of one label set."""
     before, after = outcome.before, outcome.after

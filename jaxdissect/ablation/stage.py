@@ -1,10 +1,10 @@
 """`jaxdissect ablate`: what a task's neurons do, by intervening on them and judging its classes by linear probes."""
 
 import dataclasses
-import functools
+import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,21 +16,19 @@ from jaxdissect.ablation.activity import measure_activity
 from jaxdissect.ablation.causal_map import CHECK_CLIPS, causal_map, check_map
 from jaxdissect.ablation.controls import Activity, overlap
 from jaxdissect.ablation.files import read_scores, save_ablation, save_causal_map, write_sets
-from jaxdissect.ablation.outcomes import Judge
-from jaxdissect.ablation.results import Ablation, ablate, require_clips
-from jaxdissect.ablation.suites import AblationOptions, Intervention, check_sets, make_interventions, suite_sets
-from jaxdissect.collect import neuron_shape
-from jaxdissect.dissect import read_activations
+from jaxdissect.ablation.judgements import SuiteState, join_states, judge_suite, new_state
+from jaxdissect.ablation.parts import Clock, SuiteFiles, common_activity
+from jaxdissect.ablation.results import Ablation, check_judging, require_clips, suite_tables
+from jaxdissect.ablation.subject import Subject, chosen_sets, neuron_means, read_subject
+from jaxdissect.ablation.suites import AblationOptions, Intervention, check_sets, make_interventions
 from jaxdissect.encoder.base import Encoder, LayeredEncoder
-from jaxdissect.encoder.checkpoint import fingerprint
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, require_folder, sha256_file
-from jaxdissect.neuron_set_files import read_neuron_set
-from jaxdissect.neuron_sets import ClassName, NeuronSet, Pair, names_a_class, parse_neuron_set, require_neurons
-from jaxdissect.probe_files import read_judges
+from jaxdissect.files import json_fingerprint, locked, parse_part, require_folder, sha256_file
+from jaxdissect.interrupts import resumable
+from jaxdissect.neuron_sets import NeuronSet
 from jaxdissect.progress import progress_bar
-from jaxdissect.run import Run, save_or_rescue
-from jaxdissect.stage_inputs import load_inputs, stage_inputs
+from jaxdissect.run import Run, save_or_rescue, versions
+from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import Task
 
 
@@ -60,6 +58,9 @@ class AblateOptions:
       at_once: interventions that run together on a device. Default: 16 / batch size on a CPU, else 256 / batch size.
       dtype: of the encoder's computation. Default: the run's.
       max_bad_clips: share of unreadable test clips above which the command fails, after the others were judged.
+      save_minutes: minutes between two states on the disk, from which an ablation that was killed goes on.
+      part: I/N: judge the I-th of N shares of the interventions, as one of N independent jobs on any hosts; the same
+        command without it then puts all together.
     """
 
     run: Path
@@ -79,6 +80,8 @@ class AblateOptions:
     at_once: int | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     max_bad_clips: float = 0.01
+    save_minutes: float = 10.0
+    part: str | None = None
 
     @property
     def ablation(self) -> AblationOptions:
@@ -120,16 +123,34 @@ class AblateResult:
         return len(self.unusable) > self.max_bad_clips * self.clips
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Subject:
-    """What is intervened on."""
+@dataclasses.dataclass(frozen=True)
+class PartResult:
+    """One job of a suite that is judged in parts.
 
-    encoder: Encoder
-    task: Task  # the test split
-    judges: Mapping[str, Judge]
-    shape: tuple[int, int]
-    dtype: str
-    fingerprints: dict[str, str]
+    Attributes:
+      part, parts: which of how many.
+      interventions, passes: that it had to judge, each intervention with its controls, one pass for each clip.
+      path: of what it has found.
+    """
+
+    part: int
+    parts: int
+    interventions: int
+    passes: int
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Plan:
+    """What an ablation is to do, checked before anything long starts."""
+
+    run: Run
+    subject: Subject
+    ablation: AblationOptions
+    sets: list[NeuronSet]
+    left_out: list[str]
+    means: Float[np.ndarray, "layer neuron"] | None
+    record: dict[str, Any]
 
 
 def run_ablate(options: AblateOptions) -> AblateResult:
@@ -137,36 +158,31 @@ def run_ablate(options: AblateOptions) -> AblateResult:
 
     Writes `ablation.csv`, `ablation_controls.csv`, `ablation_suite.csv` (aggregate test), `ablation_sets.csv` (the
     neurons of each intervention) and, with the causal map, `margin_effect` in `scores.nc` and `causal_map.csv` (its
-    check).
+    check). What `run_ablate_part` has judged already is taken over; an ablation that was interrupted goes on from its
+    state (`state/ablate/` in the run directory).
 
     Raises:
       InputError: an option breaks a rule, a set is empty or out of range, a stage is missing or of another encoder or
-        task, or a class has no test clip: all told before anything long starts.
+        task, or a class has no test clip: all told before anything long starts; or a part is not finished.
     """
-    ablation = _checked(options)
-    run = Run(options.run)
-    subject = _subject(options, run)
-    sets, left_out = _sets(options, run, subject)
-    check_sets(sets, subject.shape, ablation)
-    means = _means(run, subject.shape) if options.mode == "mean" else None
-    record = _record(options, ablation, run, subject)
+    plan = _plan(options)
+    run, subject, record = plan.run, plan.subject, plan.record
     if options.evar is not None:
         require_folder(options.evar)
     with run.locked():
         scores = read_scores(run, record["fingerprints"]["probe"])  # a damaged file is told now, not when all is done
         started = time.perf_counter()
-        activity = _activity(options, subject)
-        chosen = make_interventions(sets, subject.shape, ablation, activity)
+        activity, suite = _suite(options, plan)
         if options.evar is not None:
-            write_sets(options.evar, chosen)
-        done = _ablate(options, subject, ablation, chosen, means)
+            write_sets(options.evar, suite.chosen)
+        done = suite_tables(subject.task, suite.chosen, _judge_rest(options, plan, suite))
         result = AblateResult(
             done,
-            tuple(chosen),
+            tuple(suite.chosen),
             None,
-            tuple(left_out),
-            None if activity is None else _balance(chosen, activity),
-            float(np.mean([overlap(one.controls) for one in chosen])),
+            tuple(plan.left_out),
+            None if activity is None else _balance(suite.chosen, activity),
+            float(np.mean([overlap(one.controls) for one in suite.chosen])),
             {subject.task.file_names[clip]: reason for clip, reason in done.reasons.items()},
             len(subject.task),
             options.max_bad_clips,
@@ -176,12 +192,37 @@ def run_ablate(options: AblateOptions) -> AblateResult:
         record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
         record["seconds"] = round(time.perf_counter() - started, 3)
         save_or_rescue(run, lambda place: save_ablation(place, done, scores, record), "what was ablated")
+        suite.remove()
         if options.causal_map:  # after what took longer is safe
             effects, check = _causal_map(options, subject)
             record["seconds"] = round(time.perf_counter() - started, 3)
             save_causal_map(run, scores, effects, check, done.table, record)
             result = dataclasses.replace(result, map_check=check)
     return result
+
+
+def run_ablate_part(options: AblateOptions) -> PartResult:
+    """Judge some of the interventions, as one of several independent jobs; `run_ablate` puts them together.
+
+    Raises:
+      InputError: as `run_ablate`, or another process is judging the same part.
+    """
+    part, parts = parse_part(options.part or "1/1")
+    plan = _plan(options)
+    _, suite = _suite(options, plan)
+    numbers = list(range(len(suite.chosen)))[part - 1 :: parts]
+    if not numbers:
+        raise InputError(
+            f"--part {options.part}: there are {len(suite.chosen)} interventions only: choose fewer parts."
+        )
+    path = suite.path(part, parts)
+    with locked(path.parent, f"--part {options.part} of --run {options.run}"):
+        found = suite.read(path)
+        state = new_state(suite.judges, suite.some(numbers)) if found is None else found[1]
+        suite.write(path, numbers, state)  # so that nobody takes this part for one that was not begun
+        _judge(options, plan, suite, numbers, state, path)
+        suite.write(path, numbers, state)
+    return PartResult(part, parts, len(numbers), state.done * len(plan.subject.task), path)
 
 
 def check_ahead(encoder: Encoder, task: Task) -> Literal["activity", "layer"]:
@@ -209,111 +250,105 @@ def _checked(options: AblateOptions) -> AblationOptions:
         raise InputError(f"--batch-size must be positive, got {options.batch_size}.")
     if options.at_once is not None and options.at_once < 1:
         raise InputError(f"--at-once must be positive, got {options.at_once}.")
+    if not options.save_minutes > 0:
+        raise InputError(f"--save-minutes must be positive, got {options.save_minutes}.")
     if options.map_sample < 0 or options.map_sample == 1:
         raise InputError(f"--map-sample must be 0 or at least 2, got {options.map_sample}.")
     return options.ablation
 
 
-def _subject(options: AblateOptions, run: Run) -> _Subject:
-    run.require("probe")
-    inputs = stage_inputs(options, run, "probe")
-    encoder, task = load_inputs(inputs)
-    prints = {
-        "encoder": fingerprint(encoder),
-        "task": task.fingerprint(),
-        "front_end": json_fingerprint(encoder.settings().get("front_end")),
+def _plan(options: AblateOptions) -> _Plan:
+    ablation = _checked(options)
+    run = Run(options.run)
+    subject = read_subject(options, run)
+    sets, left_out = chosen_sets(options.neurons, options.suite, run, subject)
+    check_sets(sets, subject.shape, ablation)
+    means = neuron_means(run, subject.shape) if options.mode == "mean" else None
+    return _Plan(run, subject, ablation, sets, left_out, means, _record(options, ablation, run, subject))
+
+
+def _suite(options: AblateOptions, plan: _Plan) -> tuple[Activity | None, SuiteFiles]:
+    """The interventions with their controls, the same in all jobs; and where the jobs keep what they find."""
+    folder = plan.run.file("state") / "ablate"
+    require_folder(folder)
+    data = data_fingerprint(plan.subject.task) or "files"
+    measured_on = {"the encoder": plan.subject.fingerprints["encoder"], "the table": plan.subject.fingerprints["task"]}
+    activity = None
+    if options.match == "activity":
+        activity = common_activity(
+            folder, {**measured_on, "--dtype": plan.subject.dtype, "the prepared data": data},
+            lambda: _measured(options, plan.subject),
+        )  # fmt: skip
+    chosen = make_interventions(plan.sets, plan.subject.shape, plan.ablation, activity)
+    identity = {
+        **{f"--{name.replace('_', '-')}": value for name, value in dataclasses.asdict(plan.ablation).items()},
+        "--batch-size": options.batch_size,
+        "--at-once": options.at_once,
+        "--dtype": plan.subject.dtype,
+        **{f"the {name.replace('_', ' ')}": value for name, value in plan.record["fingerprints"].items()},
+        "the neuron sets": json_fingerprint([[one.name, one.gain, one.neurons.pairs.tolist()] for one in chosen]),
+        "the controls": json_fingerprint([one.controls.tolist() for one in chosen]),
+        "the prepared data": data,
+        "the version of jaxdissect": versions()["jaxdissect"],
+        "the version of jax": versions()["jax"],
     }
-    for stage, what in (("activations", "counts"), ("neurons", "neurons")):
-        run.require_own(stage, what, prints)
-    judges = read_judges(run, encoder, task, prints)
-    test = [row for row, split in enumerate(task.splits) if split == "test"]
-    judges = {name: dataclasses.replace(judge, members=judge.members[test]) for name, judge in judges.items()}
-    task = task.only("test")
-    for labels in task.label_sets:
-        require_clips(task, labels)
-    return _Subject(encoder, task, judges, neuron_shape(encoder, task), inputs["dtype"], prints)
+    return activity, SuiteFiles(folder, json.loads(json.dumps(identity)), plan.subject.judges, chosen)
 
 
-def _sets(options: AblateOptions, run: Run, subject: _Subject) -> tuple[list[NeuronSet], list[str]]:
-    """The neuron sets to intervene on, and the names of empty ones that a suite leaves out."""
-    classes = subject.task.classes
-    suites = options.suite or (() if options.neurons else ("classes",))
-    needed = suites or any(map(names_a_class, options.neurons))
-    specific = read_specific(run, classes) if needed else dict.fromkeys(classes, ())
-    read_file = functools.partial(read_neuron_set, classes=classes)
-    sets = [
-        require_neurons(parse_neuron_set(expression, specific, read_file), subject.shape)
-        for expression in options.neurons
-    ]
-    left_out = []
-    for suite in dict.fromkeys(suites):
-        found, empty = suite_sets(suite, specific)
-        sets += [require_neurons(chosen, subject.shape) for chosen in found]
-        left_out += empty
-    if not sets:
-        raise InputError(
-            f"--run {run.path}: no class has a class-specific neuron (or no pair shares one): there is nothing "
-            f"to intervene on. Choose neurons with `jaxdissect neurons --run {run.path} --preset lape`, or a larger "
-            f"--keep."
-        )
-    return sets, left_out
-
-
-def read_specific(run: Run, classes: tuple[ClassName, ...]) -> dict[ClassName, list[Pair]]:
-    """The neurons of every class by `neurons.csv`, also of those that have none.
-
-    Raises:
-      InputError: no neurons were chosen, or the table is damaged.
-    """
-    run.require("neurons")
-    path = run.file("neurons.csv")
-    found: dict[ClassName, list[Pair]] = {key: [] for key in classes}
-    try:
-        table = pd.read_csv(path, keep_default_na=False, dtype={"label_set": str, "class": str})
-        for label_set, name, layer, neuron in table[["label_set", "class", "layer", "neuron"]].itertuples(index=False):
-            found[label_set, name].append((int(layer), int(neuron)))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): run `jaxdissect neurons --run {run.path}` again."
-        ) from error
-    return found
-
-
-def _means(run: Run, shape: tuple[int, int]) -> Float[np.ndarray, "layer neuron"]:
-    """Mean activation of every neuron over the tokens that were counted."""
-    counts = read_activations(run).counts
-    means = counts["total_sum"].values / float(counts["total_tokens"])
-    if means.shape != shape or not np.isfinite(means).all():
-        raise InputError(f"{run.file('activations.nc')} has no finite mean for each neuron: run `activations` again.")
-    return means
-
-
-def _activity(options: AblateOptions, subject: _Subject) -> Activity | None:
-    if options.match != "activity":
-        return None
+def _measured(options: AblateOptions, subject: Subject) -> Activity:
     with progress_bar(what="Measuring activity", total=len(subject.task)) as bar:
         return measure_activity(
             subject.encoder, subject.task, options.batch_size, progress=lambda clips: bar.update(clips - bar.n)
         )
 
 
-def _ablate(
-    options: AblateOptions, subject: _Subject, ablation: AblationOptions, chosen: list[Intervention], means: Any
-) -> Ablation:
-    passes = sum(1 + len(one.controls) for one in chosen) * len(subject.task)
+def _judge_rest(options: AblateOptions, plan: _Plan, suite: SuiteFiles) -> SuiteState:
+    """What other jobs have judged, and the rest, which is judged here."""
+    path = suite.path(1, 1)
+    parts = suite.others(path)
+    elsewhere = {number for numbers, _ in parts for number in numbers}
+    found = suite.read(path)
+    rest = [number for number in range(len(suite.chosen)) if number not in elsewhere]
+    numbers, state = (rest, new_state(suite.judges, suite.some(rest))) if found is None else found
+    if not set(rest) <= set(numbers):
+        raise InputError(f"{path} lacks interventions that no other part has judged: remove it to judge them here.")
+    if numbers:
+        _judge(options, plan, suite, numbers, state, path)
+        parts.append((numbers, state))
+    return join_states(suite.judges, suite.chosen, parts)
+
+
+def _judge(
+    options: AblateOptions, plan: _Plan, suite: SuiteFiles, numbers: Sequence[int], state: SuiteState, path: Path
+) -> None:
+    """Judge some interventions, from where their state stands."""
+    subject, chosen, clock = plan.subject, suite.some(numbers), Clock(options.save_minutes)
+    check_judging(subject.task, subject.judges, chosen, plan.means)
+    controls = sum(len(one.controls) for one in chosen)
+    passes = (len(chosen) + controls) * len(subject.task)
     print(
-        f"{len(chosen):,} interventions and {sum(len(one.controls) for one in chosen):,} controls on "
-        f"{len(subject.task):,} clips: {passes:,} passes.",
+        f"{len(chosen):,} interventions and {controls:,} controls on {len(subject.task):,} clips: {passes:,} passes.",
         file=sys.stderr,
     )
-    with progress_bar(what=f"Ablating {subject.task.name}", total=passes, unit="pass", at_once=True) as bar:
-        return ablate(
-            subject.encoder, subject.task, subject.judges, chosen, ablation, means, subject.shape,
-            batch_size=options.batch_size, at_once=options.at_once, progress=lambda done: bar.update(done - bar.n),
+
+    def save() -> None:
+        try:
+            suite.write(path, numbers, state)
+        except InputError as error:
+            print(f"jaxdissect: the state was not saved, the one before is kept: {error}", file=sys.stderr)
+
+    with (
+        progress_bar(what=f"Ablating {subject.task.name}", total=passes, unit="pass", at_once=True) as bar,
+        resumable(save, clock.due) as between,
+    ):
+        judge_suite(
+            subject.encoder, subject.task, subject.judges, chosen, plan.ablation, plan.means, subject.shape, state,
+            between, batch_size=options.batch_size, at_once=options.at_once,
+            progress=lambda done: bar.update(done - bar.n),
         )  # fmt: skip
 
 
-def _causal_map(options: AblateOptions, subject: _Subject) -> tuple[dict[str, np.ndarray], pd.DataFrame | None]:
+def _causal_map(options: AblateOptions, subject: Subject) -> tuple[dict[str, np.ndarray], pd.DataFrame | None]:
     with progress_bar(what="Causal map", total=len(subject.task)) as bar:
         effects = causal_map(
             subject.encoder, subject.task, subject.judges, subject.shape, min(4, options.batch_size),
@@ -330,7 +365,7 @@ def _causal_map(options: AblateOptions, subject: _Subject) -> tuple[dict[str, np
     return effects, check
 
 
-def _balance(chosen: list[Intervention], activity: Activity) -> tuple[float, float]:
+def _balance(chosen: Sequence[Intervention], activity: Activity) -> tuple[float, float]:
     """Activation rate and impact of the controls over those of the targets, means over the interventions."""
 
     def ratio(values: np.ndarray) -> float:
@@ -346,7 +381,7 @@ def _balance(chosen: list[Intervention], activity: Activity) -> tuple[float, flo
     return ratio(activity.rate), ratio(activity.impact)
 
 
-def _record(options: AblateOptions, ablation: AblationOptions, run: Run, subject: _Subject) -> dict[str, Any]:
+def _record(options: AblateOptions, ablation: AblationOptions, run: Run, subject: Subject) -> dict[str, Any]:
     """What `run.json` says of the stage before it has run."""
     neurons = run.file("neurons.csv")
     return {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from jaxdissect.ablation.results import CONTRASTS, Ablation
-from jaxdissect.ablation.stage import AblateResult
+from jaxdissect.ablation.stage import AblateResult, PartResult
 from jaxdissect.ablation.suites import Intervention, plain_name
 from jaxdissect.neuron_sets import ClassName
 from jaxdissect.summary import LISTED, table
@@ -15,6 +15,14 @@ from jaxdissect.summary import LISTED, table
 IN_FULL = 4  # interventions up to which every class is shown
 SHOWN = 60  # rows of a table at most
 MUCH_OVERLAP = 0.1  # of controls with each other: at 0.05, p <= 0.05 has a chance of about 7%, at 0.1 of 8%
+
+
+def part_summary(done: PartResult) -> str:
+    """What one of several jobs has judged, and how they come together."""
+    return (
+        f"Part {done.part} of {done.parts}: {done.interventions:,} interventions judged in {done.passes:,} passes, kept "
+        f"in {done.path}.\nWhen all parts are done, the same command without --part puts them together."
+    )
 
 
 def ablation_summary(result: AblateResult) -> str:

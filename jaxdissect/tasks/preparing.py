@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -11,14 +10,20 @@ from typing import Any
 
 import jaxdissect
 from jaxdissect.errors import InputError
-from jaxdissect.files import cannot_write, path_beside, require_folder, require_space, sha256_file, whole_file
+from jaxdissect.files import (
+    cannot_write,
+    parse_part,
+    path_beside,
+    require_folder,
+    require_space,
+    sha256_file,
+    whole_file,
+)
 from jaxdissect.progress import progress_bar
 from jaxdissect.tasks.known import load_task, table_files
 from jaxdissect.tasks.loader import recordings, unit_samples
 from jaxdissect.tasks.prepared import RECORD, read_prepared, read_shard, shard_file, to_shard
 from jaxdissect.tasks.table import Task
-
-PART = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +87,7 @@ def run_prepare(options: PrepareOptions) -> PrepareResult:
     Raises:
       InputError: an option breaks a rule, the folder holds something else, or there is no room; finished shards stay.
     """
-    part, parts = _part(options.part)
+    part, parts = parse_part(options.part or "1/1")
     if options.shard_clips < 1 or options.sample_rate < 1:
         raise InputError(
             f"--shard-clips and --sample-rate must be positive, got {options.shard_clips} and {options.sample_rate}."
@@ -124,15 +129,6 @@ def verify(folder: Path) -> list[str]:
     prepared = read_prepared(folder)
     shards = progress_bar(prepared.shards.items(), what=f"Verifying {folder}", total=len(prepared.shards), unit="shard")
     return [name for name, shard in shards if sha256_file(shard_file(folder, name)) != shard["sha256"]]
-
-
-def _part(part: str | None) -> tuple[int, int]:
-    if part is None:
-        return 1, 1
-    found = PART.fullmatch(part)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise InputError(f"--part must be I/N with I from 1 to N, e.g. 2/8, got {part!r}.")
-    return int(found[1]), int(found[2])
 
 
 def _task(options: PrepareOptions) -> Task:
