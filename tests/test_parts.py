@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from jaxdissect import InputError
-from jaxdissect.ablation import judging, parts
+from jaxdissect.ablation import judgements, judging, parts
 from jaxdissect.ablation.controls import Activity
 from jaxdissect.ablation.parts import common_activity
 from jaxdissect.cli import main

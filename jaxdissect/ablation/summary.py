@@ -20,8 +20,8 @@ MUCH_OVERLAP = 0.1  # of controls with each other: at 0.05, p <= 0.05 has a chan
 def part_summary(done: PartResult) -> str:
     """What one of several jobs has judged, and how they come together."""
     return (
-        f"Part {done.part} of {done.parts}: {done.interventions:,} interventions judged in {done.passes:,} passes, kept "
-        f"in {done.path}.\nWhen all parts are done, the same command without --part puts them together."
+        f"Part {done.part} of {done.parts}: {done.interventions:,} interventions judged in {done.passes:,} passes, "
+        f"kept in {done.path}.\nWhen all parts are done, the same command without --part puts them together."
     )
 
 
