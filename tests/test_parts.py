@@ -211,9 +211,7 @@ def test_a_state_that_cannot_be_written_does_not_end_the_ablation(ablate, whole,
 
     monkeypatch.setattr(parts.Clock, "due", lambda clock: True)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            parts, "write_state", lambda path, state: full(path, state) if "judged" in path.name else WRITE(path, state)
-        )
+        patch.setattr(parts, "write_state", full)
         code, _, error = ablate(*OPTIONS)
     assert code == 0
     assert "the state was not saved, the one before is kept" in error
