@@ -16,8 +16,9 @@ from platformdirs import user_cache_path
 import jaxdissect
 from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, run_ablate, run_ablate_part
 from jaxdissect.ablation.summary import ablation_summary, part_summary
+from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.demo import DemoOptions, run_demo
-from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
+from jaxdissect.dissect import ActivationsOptions, ActivationsResult, run_activations
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError, LostProcessError, TrainingError
 from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
+from jaxdissect.choosing import NeuronsOptions, run_neurons
+from jaxdissect.dissect import ActivationsOptions, ActivationsResult, run_activations
 from jaxdissect.encoder.checkpoint import load_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.shipped import shipped_encoder

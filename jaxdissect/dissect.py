@@ -8,30 +8,35 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import xarray as xr
 
+from jaxdissect.choosing import forget_neurons
 from jaxdissect.clip_store import publish_clip_store
 from jaxdissect.collect import Counted, CountOptions, neuron_shape
 from jaxdissect.counting import CountJob, count_job, room_needed, whole_store
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.files import cannot_write, json_fingerprint, require_space
+from jaxdissect.files import json_fingerprint, require_space
 from jaxdissect.job import end_job, follow_job, job
 from jaxdissect.processes import DistributedOptions, here, join, leave, together
 from jaxdissect.progress import progress_bar
 from jaxdissect.pulse import Pulse
 from jaxdissect.results import (
     Activations,
-    Neurons,
     label_activations,
     read_netcdf,
-    select_neurons,
     write_csv,
     write_netcdf,
 )
-from jaxdissect.run import Run, absolute, peak_memory, save_or_rescue, versions
-from jaxdissect.selection import SelectionRule
+from jaxdissect.run import (
+    Run,
+    absolute,
+    peak_memory,
+    record_attributes,
+    require_same_run,
+    save_or_rescue,
+    versions,
+)
 from jaxdissect.tasks.known import load_task, task_in_full
 from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import Task
@@ -77,32 +82,6 @@ class ActivationsOptions(DistributedOptions):
     keep_clips: bool = False
     max_bad_clips: float = 0.01
     save_minutes: float = 10.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NeuronsOptions:
-    """Choose the class-specific neurons of what was counted.
-
-    Attributes:
-      run: run directory that holds the counts.
-      preset: aape, the audio paper's filters; lape, those of the language paper.
-      keep: fraction of all neurons to keep. Default: the task's, 0.01, and 0.02 for esc50 and gise51.
-      drop_weakest: fraction of neurons of the weakest activation rate that preset aape drops.
-      bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
-      selector: score by which neurons are chosen; aape is the only one so far.
-    """
-
-    run: Path
-    preset: Literal["aape", "lape"] = "aape"
-    keep: float | None = None
-    drop_weakest: float = 0.05
-    bar: float = 0.95
-    selector: Literal["aape"] = "aape"
-
-    def rule(self, task_keep: float) -> SelectionRule:
-        """The checked rule; `task_keep` serves where `keep` is not given."""
-        keep = task_keep if self.keep is None else self.keep
-        return SelectionRule(self.preset, keep, self.drop_weakest, self.bar)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,35 +146,6 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
     return result
 
 
-def run_neurons(options: NeuronsOptions) -> Neurons:
-    """Select, and write `scores.nc`, `neurons.csv` and `coverage.csv`.
-
-    Raises:
-      InputError: nothing was counted in this run directory, or its files are of different runs.
-    """
-    run = Run(options.run)
-    counted = run.require("activations")
-    rule = options.rule(counted.get("keep", SelectionRule.keep))
-    started = time.perf_counter()
-    counts = read_netcdf(run.file("activations.nc"))
-    _require_same_run(run, counts.attrs, counted)
-    neurons = select_neurons(counts, rule)
-    with run.locked():
-        beside = _scores_of_classes(run, counted)
-        _forget_neurons(run)
-        write_netcdf(neurons.scores.merge(beside), run.file("scores.nc"))
-        write_csv(neurons.neurons, run.file("neurons.csv"))
-        write_csv(neurons.coverage, run.file("coverage.csv"))
-        record = {
-            "options": dataclasses.asdict(rule) | {"selector": options.selector},
-            "fingerprints": counted["fingerprints"],
-            "seconds": round(time.perf_counter() - started, 3),
-            "status": "done",
-        }
-        run.finish("neurons", record)
-    return neurons
-
-
 def read_activations(run: Run) -> Activations:
     """What the stage `activations` wrote.
 
@@ -205,7 +155,7 @@ def read_activations(run: Run) -> Activations:
     record = run.require("activations")
     counts, top = read_netcdf(run.file("activations.nc")), read_netcdf(run.file("top_clips.nc"))
     for dataset in (counts, top):
-        _require_same_run(run, dataset.attrs, record)
+        require_same_run(run, dataset.attrs, record)
     try:
         clips = pd.read_csv(run.file("clips.csv"), keep_default_na=False, dtype=str)
         clips = clips.astype({"clip": int, "samples": int})
@@ -262,28 +212,6 @@ def _reuse(run: Run, record: dict[str, Any], max_bad_clips: float) -> Activation
     except InputError:  # a file is missing or damaged
         return None
     return None if reused.too_many_bad else reused
-
-
-def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
-    """What the stage `ablate` has put into `scores.nc`, which does not depend on the neurons that are chosen."""
-    ablated = run.stages().get("ablate", {}).get("fingerprints", {})
-    if any(ablated.get(name) != value for name, value in counted["fingerprints"].items()):
-        return xr.Dataset()
-    try:
-        scores = read_netcdf(run.file("scores.nc"))
-    except InputError:
-        return xr.Dataset()
-    return scores[[name for name in scores if "class" in scores[name].dims]].drop_attrs(deep=False)
-
-
-def _forget_neurons(run: Run) -> None:
-    """Strike the stage `neurons` and remove its files, before others take their place."""
-    run.reopen("neurons")
-    for name in ("scores.nc", "neurons.csv", "coverage.csv"):
-        try:
-            run.file(name).unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(run.file(name), error) from error
 
 
 def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
@@ -369,11 +297,11 @@ def _attrs(plan: _Plan) -> dict[str, Any]:
     """What netCDF files say of what was counted."""
     task, encoder = plan.job.task, plan.job.encoder
     of_task = {"task": task.name, "encoder": encoder.name, "unit_seconds": task.unit_seconds}
-    return {**of_task, "neurons": encoder.neurons, **_attributes(plan.record)}
+    return {**of_task, "neurons": encoder.neurons, **record_attributes(plan.record)}
 
 
 def _save(result: ActivationsResult, store: Path | None, run: Run) -> None:
-    _forget_neurons(run)
+    forget_neurons(run)
     run.reopen("activations")
     write_netcdf(result.activations.counts, run.file("activations.nc"))
     write_netcdf(result.activations.top_clips, run.file("top_clips.nc"))
@@ -381,25 +309,3 @@ def _save(result: ActivationsResult, store: Path | None, run: Run) -> None:
     if store is not None:
         publish_clip_store(store, run.file("clip_counts.npy"))
     run.finish("activations", result.record)
-
-
-def _attributes(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What was counted, as attributes of netCDF files."""
-    options = {name: _attribute(value) for name, value in record["options"].items()}
-    return options | {f"{name}_sha256": value for name, value in record["fingerprints"].items()}
-
-
-def _require_same_run(run: Run, attrs: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    differing = [name for name, value in _attributes(record).items() if attrs.get(name) != value]
-    if differing:
-        raise InputError(
-            f"--run {run.path}: its files are of different runs, {', '.join(differing)} differ from run.json's. "
-            f"Choose another --run, or remove {run.path} to start afresh."
-        )
-
-
-def _attribute(value: Any) -> Any:
-    """Attributes of netCDF hold numbers and strings."""
-    if value is None:
-        return "none"
-    return ",".join(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value

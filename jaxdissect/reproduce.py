@@ -14,8 +14,9 @@ import pandas as pd
 from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, run_ablate
 from jaxdissect.ablation.subject import read_specific
 from jaxdissect.ablation.suites import check_sets
+from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.collect import neuron_shape
-from jaxdissect.dissect import ActivationsOptions, ActivationsResult, NeuronsOptions, run_activations, run_neurons
+from jaxdissect.dissect import ActivationsOptions, ActivationsResult, run_activations
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import load_encoder
 from jaxdissect.errors import InputError

@@ -172,6 +172,38 @@ def absolute(name: str | Path | None) -> str | None:
     return str(Path(name).absolute()) if Path(name).exists() else str(name)
 
 
+def record_attributes(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What was counted, as attributes of netCDF files."""
+    options = {name: _attribute(value) for name, value in record["options"].items()}
+    return options | {f"{name}_sha256": value for name, value in record["fingerprints"].items()}
+
+
+def require_same_run(run: Run, attrs: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Refuse a netCDF file that another run has left in a run directory.
+
+    Args:
+      run: the run directory.
+      attrs: of the file.
+      record: of the stage that should have written it.
+
+    Raises:
+      InputError: names what differs.
+    """
+    differing = [name for name, value in record_attributes(record).items() if attrs.get(name) != value]
+    if differing:
+        raise InputError(
+            f"--run {run.path}: its files are of different runs, {', '.join(differing)} differ from run.json's. "
+            f"Choose another --run, or remove {run.path} to start afresh."
+        )
+
+
+def _attribute(value: Any) -> Any:
+    """Attributes of netCDF hold numbers and strings."""
+    if value is None:
+        return "none"
+    return ",".join(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}

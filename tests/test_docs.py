@@ -33,7 +33,7 @@ def test_public_names_agree_and_are_documented():
 
 def test_the_readme_names_every_file_of_a_run(tmp_path):
     readme = (ROOT / "README.md").read_text()
-    code = [ROOT / "jaxdissect" / name for name in ("dissect.py", "ablation/files.py", "reproduce.py")]
+    code = [ROOT / "jaxdissect" / name for name in ("choosing.py", "dissect.py", "ablation/files.py", "reproduce.py")]
     written = re.findall(r'file\("(\w+\.\w+)"\)', "".join(path.read_text() for path in code))
     assert {"activations.nc", "neurons.csv", "clip_counts.npy", "ablation.csv", "reproduction.csv"} <= set(written)
     for name in [*written, "run.json"]:

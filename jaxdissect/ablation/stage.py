@@ -20,7 +20,7 @@ from jaxdissect.ablation.judgements import SuiteState, join_states, judge_suite,
 from jaxdissect.ablation.parts import Clock, SuiteFiles, common_activity
 from jaxdissect.ablation.results import Ablation, check_judging, require_clips, suite_tables
 from jaxdissect.ablation.subject import Subject, chosen_sets, neuron_means, read_subject
-from jaxdissect.ablation.suites import AblationOptions, Intervention, check_sets, make_interventions
+from jaxdissect.ablation.suites import AblationOptions, Intervention, balance, check_sets, make_interventions
 from jaxdissect.encoder.base import Encoder, LayeredEncoder
 from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint, locked, parse_part, require_folder, sha256_file
@@ -181,7 +181,7 @@ def run_ablate(options: AblateOptions) -> AblateResult:
             tuple(suite.chosen),
             None,
             tuple(plan.left_out),
-            None if activity is None else _balance(suite.chosen, activity),
+            None if activity is None else balance(suite.chosen, activity),
             float(np.mean([overlap(one.controls) for one in suite.chosen])),
             {subject.task.file_names[clip]: reason for clip, reason in done.reasons.items()},
             len(subject.task),
@@ -363,22 +363,6 @@ def _causal_map(options: AblateOptions, subject: Subject) -> tuple[dict[str, np.
             progress=lambda done: bar.update(done - bar.n), batch_size=options.batch_size, at_once=options.at_once,
         )  # fmt: skip
     return effects, check
-
-
-def _balance(chosen: Sequence[Intervention], activity: Activity) -> tuple[float, float]:
-    """Activation rate and impact of the controls over those of the targets, means over the interventions."""
-
-    def ratio(values: np.ndarray) -> float:
-        def total(pairs: np.ndarray) -> Any:
-            return values[pairs[..., 0], pairs[..., 1]].sum(axis=-1)
-
-        return float(
-            np.mean([total(one.controls).mean() / total(one.neurons.pairs) for one in chosen if len(one.controls)])
-        )
-
-    if not any(len(one.controls) for one in chosen):
-        return np.nan, np.nan
-    return ratio(activity.rate), ratio(activity.impact)
 
 
 def _record(options: AblateOptions, ablation: AblationOptions, run: Run, subject: Subject) -> dict[str, Any]:

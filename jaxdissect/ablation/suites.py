@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -151,6 +151,25 @@ def make_interventions(
             name = chosen.name if len(gains) == 1 else f"{chosen.name} x {text}"
             found.append(Intervention(name, chosen, options.mode, 0.0 if options.mode == "mean" else gain, controls))
     return found
+
+
+def balance(chosen: Sequence[Intervention], activity: Activity) -> tuple[float, float]:
+    """Activation rate and impact of the controls over those of the targets, means over the interventions.
+
+    NaN where there are no controls.
+    """
+
+    def ratio(values: np.ndarray) -> float:
+        def total(pairs: np.ndarray) -> Any:
+            return values[pairs[..., 0], pairs[..., 1]].sum(axis=-1)
+
+        return float(
+            np.mean([total(one.controls).mean() / total(one.neurons.pairs) for one in chosen if len(one.controls)])
+        )
+
+    if not any(len(one.controls) for one in chosen):
+        return np.nan, np.nan
+    return ratio(activity.rate), ratio(activity.impact)
 
 
 def check_sets(sets: Sequence[NeuronSet], shape: tuple[int, int], options: AblationOptions) -> None:
