@@ -23,6 +23,8 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from jaxdissect import InputError
 from jaxdissect.audio.decode import read_clip
+from jaxdissect.cli import main
+from jaxdissect.results import read_netcdf
 from jaxdissect.tasks.tfds import UNIT_SECONDS, is_tfds_folder, load_tfds_task, tfds_reader
 from jaxdissect.tasks.tfds_audio import RATES
 
@@ -571,3 +573,32 @@ def test_a_missing_package(crema_d, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets.core.proto", None)
     with pytest.raises(InputError, match=r"needs a package that is missing .* pip install 'jaxdissect\[tfds\]'"):
         load_tfds_task("tfds:crema_d", crema_d)
+
+
+def test_the_commands_take_a_set_of_tfds(crema_d, tmp_path, capsys):
+    """Counted as it is, prepared and counted, and as files with a table: the same counts."""
+    rows = ["file_name,label,split"]
+    for split, ours in (("train", "train"), ("validation", "valid"), ("test", "test")):
+        for row, example in enumerate(CREMA_D[split]):
+            name = f"{split}/{row:08d}"
+            (tmp_path / "files" / split).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "files" / name).write_bytes(wav(pcm(*example["audio"])).getvalue())
+            rows.append(f"{name},{example['label']},{ours}")
+    (tmp_path / "files" / "crema_d.csv").write_text("\n".join(rows) + "\n")
+    known_task, prepared = ["--task", "tfds:crema_d", "--data", str(crema_d)], tmp_path / "prepared"
+    assert main(["prepare", *known_task, "--out", str(prepared), "--label", "label,speaker_id"]) == 0
+    assert (prepared / "crema_d.csv").read_text().splitlines()[0] == "file_name,split,label,speaker_id"
+    sources = {
+        "tfds": known_task,
+        "prepared": ["--task", str(prepared / "crema_d.csv"), "--unit-seconds", "2.5"],
+        "files": ["--task", str(tmp_path / "files" / "crema_d.csv"), "--unit-seconds", "2.5"],
+    }
+    counts = {}
+    for name, task in sources.items():
+        options = ["--encoder", "foreign:make", "--split", "all", "--batch-size", "1", "--keep", "0.5"]
+        assert main(["dissect", *task, *options, "--run", str(tmp_path / name)]) == 0, capsys.readouterr().err
+        counts[name] = read_netcdf(tmp_path / name / "activations.nc")
+    for name in ("prepared", "files"):
+        for variable in counts["tfds"]:
+            np.testing.assert_array_equal(counts[name][variable], counts["tfds"][variable])
+    assert int(counts["tfds"]["total_clips"]) == 13
