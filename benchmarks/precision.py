@@ -6,6 +6,7 @@ spectrograms; the counts of each are checked against sums of whole numbers on th
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,9 @@ def choose(counted: Counted, rule: SelectionRule) -> Selection:
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """Shared members over all members of two sets, as boolean arrays."""
-    return float((one & other).sum() / max((one | other).sum(), 1))
+    """Shared members over all members of two sets, as boolean arrays; NaN if both are empty."""
+    union = int((one | other).sum())
+    return int((one & other).sum()) / union if union else math.nan
 
 
 def changes(counted: dict[str, Counted]) -> dict[str, Any]:
@@ -134,6 +136,10 @@ def advance(bar: Any, clips: int) -> None:
     bar.update(clips - bar.n)
 
 
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
 def main(options: Options) -> None:
     """Compare, print and write down."""
     task = load_task(options.task, options.data).only(options.split)
@@ -150,7 +156,7 @@ def main(options: Options) -> None:
         (
             name, preset, f"{found['sign_flips']['share']:.2%}", f"{found[preset]['aape_change_median']:.4f}",
             f"{found[preset]['aape_rank_correlation']:.4f}", f"{found[preset]['kept_jaccard']:.2f}",
-            f"{found[preset]['class_neuron_jaccard']:.2f}", " -> ".join(map(str, found[preset]["covered_classes"])),
+            _share(found[preset]["class_neuron_jaccard"]), " -> ".join(map(str, found[preset]["covered_classes"])),
         )
         for name, found in results.items()
         for preset in RULES

@@ -119,10 +119,9 @@ def _synthesise(folder: Path, sample_rate: int, seconds: float) -> dict[str, Tas
     for rate, channels in ((COMMON_RATE, 2), (sample_rate, 1)):
         for kind in FORMATS:
             name = f"{kind} {rate / 1000:g} kHz {'stereo' if channels == 2 else 'mono'}"
-            place = folder / name.replace(" ", "-")
-            sources[name] = attempt(partial(_write_clips, place, kind, rate, channels, seconds))
-            if kind == "WAV" and rate == sample_rate and channels == 1:
-                sources[f"shards {rate / 1000:g} kHz"] = attempt(partial(_prepare, place, rate, seconds))
+            sources[name] = attempt(partial(_write_clips, folder / name, kind, rate, channels, seconds))
+    files = folder / f"WAV {sample_rate / 1000:g} kHz mono"
+    sources[f"shards {sample_rate / 1000:g} kHz"] = attempt(partial(_prepare, files, sample_rate, seconds))
     return sources
 
 

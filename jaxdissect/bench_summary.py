@@ -153,10 +153,11 @@ def _audioset(result: BenchResult) -> str:
     ]
     taken = _number(found.device_clips_per_second)
     decode = f"{_cores(result.cores)} {'decode' if result.cores > 1 else 'decodes'}"
+    slowest_first = sorted(found.decode, key=lambda load: load.clips_per_second)
     lines += [
-        f"{load.source}: {decode} {_number(load.clips_per_second)} clips/s, the device takes {taken}: the limit is "
+        f"From {load.source}, {decode} {_number(load.clips_per_second)} clips/s, the device takes {taken}: the limit is "
         f"{load.limit}."
-        for load in found.decode
+        for load in dict.fromkeys((*slowest_first[:1], *slowest_first[-1:]))
     ]
     if result.platform == "cpu":
         lines.append("Here the device is the processor itself: what decodes is taken from it.")
