@@ -88,7 +88,8 @@ class Measured:
       calls: of each stage in one repetition, whose value is their mean.
       clips_per_second, audio_seconds_per_second: of the median step.
       ceiling: the rate of the matrix products alone.
-      share_of_ceiling: clips per second over the ceiling's.
+      share_of_ceiling: clips per second over the ceiling's; above 1 where the compiler merges products with what
+        stands around them, see `matrix_products`.
       flop_per_second: of the median step, only the products of its encoder.
       share_of_square: that over the rate of a large square product.
     """

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from jaxdissect.bench import BenchResult, Estimate
-from jaxdissect.bench_decode import DecodeRate
 from jaxdissect.bench_device import Measured, SquareProduct
 from jaxdissect.summary import table
 from jaxdissect.timings import Timing
@@ -11,6 +10,11 @@ from jaxdissect.timings import Timing
 STAGES = (
     "The step runs from 16-bit PCM on the device to counts; transfer puts the PCM there, which a run does meanwhile.\n"
     "Counting is the step less front end and encoder, and may be within noise of zero."
+)
+
+ABOVE = (
+    "Above 100% it is no ceiling: alone, a product pays for what the step's compiler merges with its neighbours, such "
+    "as\nconversions of bfloat16 on a processor that computes in float32."
 )
 
 
@@ -80,6 +84,8 @@ def _notes(result: BenchResult) -> Iterator[str]:
             f"{measured[0].ceiling.flop_per_clip / 1e9:,.3g} GFLOP a clip."
         ]
         lines += dict.fromkeys(note for done in measured for note in done.ceiling.notes)
+        if any(done.share_of_ceiling is not None and done.share_of_ceiling > 1 for done in measured):
+            lines.append(ABOVE)
         launches = [
             one for done in measured for one in done.ceiling.products if one.seconds < 2 * result.launch_seconds
         ]
@@ -114,32 +120,22 @@ def _decoding(result: BenchResult) -> str:
     loads = {load.source: load for load in result.estimate.decode}
     rows, remarks = [], []
     for rate in result.decode:
-        if rate.seconds is None or rate.clips_per_second is None:
+        time, audio = rate.seconds, rate.audio_seconds_per_second
+        if time is None or audio is None:
             remarks.append(f"{rate.source} could not be decoded: {rate.failure}")
             continue
         load = loads[rate.source]
-        rows.append(
-            [*_decode_cells(rate), f"{load.core_hours:,.1f}", _number(load.clips_per_second), load.limit or "-"]
-        )
+        clips = f"{_number(1 / time.median)} ({_number(1 / time.most)}-{_number(1 / time.least)})"
+        cells = [rate.source, f"{rate.audio_seconds / rate.clips:.3g}", clips, _number(audio)]
+        rows.append([*cells, f"{load.core_hours:,.1f}", _number(load.clips_per_second), load.limit or "-"])
         if rate.unreadable:
-            remarks.append(f"{rate.source}: {rate.unreadable:,} clips cannot be read and were left out.")
+            clips = f"{rate.unreadable:,} of {rate.clips + rate.unreadable:,} clips"
+            remarks.append(f"{rate.source}: {clips} cannot be read and were left out.")
     header = [
         "decoding on one core", "clip, s", "clips/s", "audio s/s", "AudioSet, core-hours",
         f"{_cores(result.cores)}, 10-s clips/s", "the limit is",
     ]  # fmt: skip
     return "\n".join([table(header, rows), *remarks])
-
-
-def _decode_cells(rate: DecodeRate) -> list[str]:
-    assert rate.seconds is not None
-    assert rate.clips_per_second is not None
-    assert rate.audio_seconds_per_second is not None
-    return [
-        rate.source,
-        f"{rate.audio_seconds / rate.clips:.3g}",
-        f"{_number(rate.clips_per_second)} ({_number(1 / rate.seconds.most)}-{_number(1 / rate.seconds.least)})",
-        _number(rate.audio_seconds_per_second),
-    ]
 
 
 def _audioset(result: BenchResult) -> str:
@@ -149,15 +145,17 @@ def _audioset(result: BenchResult) -> str:
     if found.device_hours is None or found.device_clips_per_second is None:
         return f"{what}: no step was measured."
     lines = [
-        f"{what}: {found.device_hours:,.1f} device-hours of one device, {found.dtype}, batch {found.batch_size:,}."
+        f"{what}:",
+        f"{found.device_hours:,.1f} device-hours of one device, {found.dtype}, batch {found.batch_size:,}.",
     ]
     taken = _number(found.device_clips_per_second)
     decode = f"{_cores(result.cores)} {'decode' if result.cores > 1 else 'decodes'}"
+    own = found.decode[:1] if result.options.task else ()  # the task's files come first
     slowest_first = sorted(found.decode, key=lambda load: load.clips_per_second)
     lines += [
-        f"From {load.source}, {decode} {_number(load.clips_per_second)} clips/s, the device takes {taken}: the limit is "
-        f"{load.limit}."
-        for load in dict.fromkeys((*slowest_first[:1], *slowest_first[-1:]))
+        f"From {load.source}, {decode} {_number(load.clips_per_second)} clips/s, the device takes {taken}: the limit "
+        f"is {load.limit}."
+        for load in dict.fromkeys((*own, *slowest_first[:1], *slowest_first[-1:]))
     ]
     if result.platform == "cpu":
         lines.append("Here the device is the processor itself: what decodes is taken from it.")

@@ -16,6 +16,8 @@ from platformdirs import user_cache_path
 import jaxdissect
 from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, run_ablate, run_ablate_part
 from jaxdissect.ablation.summary import ablation_summary, part_summary
+from jaxdissect.bench import BenchOptions, run_bench
+from jaxdissect.bench_summary import bench_summary
 from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, run_activations
@@ -255,6 +257,20 @@ class VerifyCommand:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchCommand(BenchOptions):
+    """Measure how fast this machine decodes, encodes and counts, stage by stage, and what limits it.
+
+    Example: jaxdissect bench --encoder m2d_tiny --task esc50 --data ESC-50 --out bench.json
+    """
+
+    def __call__(self) -> int:
+        print(bench_summary(run_bench(self)))
+        if self.out is not None:
+            print(f"Written to {self.out}.")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainCommand(TrainOptions):
     """Train an encoder on a task's training split, self-supervised or supervised.
 
@@ -278,6 +294,7 @@ Command = (
     | Annotated[PrepareCommand, tyro.conf.subcommand("prepare")]
     | Annotated[VerifyCommand, tyro.conf.subcommand("verify")]
     | Annotated[TrainCommand, tyro.conf.subcommand("train")]
+    | Annotated[BenchCommand, tyro.conf.subcommand("bench")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
 )
 

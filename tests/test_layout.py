@@ -12,19 +12,20 @@ from jaxdissect import ViTConfig, save_encoder, untrained_m2d
 PACKAGE = Path(__file__).parent.parent / "jaxdissect"
 # In the order in which the data flows; a module imports only what stands before it.
 ORDER = [
-    "errors", "files", "arrays", "state_file", "progress", "interrupts", "sharding", "processes", "pulse",
-    "audio.log_mel", "audio.decode", "tasks.table", "tasks.tfds_records", "tasks.tfds_audio", "tasks.tfds",
-    "tasks.synthesis", "tasks.known", "tasks.prepared", "tasks.loader", "tasks.preparing", "encoder.base",
-    "encoder.vit", "encoder.m2d", "encoder.shipped", "encoder.checkpoint", "encoder.convert", "activations",
-    "interventions", "tokens", "statistics", "clip_log", "collect", "counting_state", "clip_store", "counting",
-    "selection", "results", "run", "job", "stage_inputs", "probe", "embeddings", "linear_evaluation", "own_head",
-    "choosing", "dissect", "probing", "neuron_sets", "neuron_set_files", "significance", "ablation.outcomes",
-    "ablation.engine", "ablation.judging", "ablation.controls", "ablation.activity", "ablation.suites",
-    "ablation.judgements", "ablation.results", "ablation.causal_map", "probe_files", "ablation.files",
-    "ablation.parts", "ablation.subject", "ablation.stage", "reproduce", "training.masking", "training.objective",
-    "training.masked_prediction", "training.msm_mae", "training.m2d", "training.supervised", "training.step",
-    "training.crops", "training.checkpoints", "training.fit", "training.options", "training.state_folder",
-    "training.train", "demo", "summary", "ablation.summary", "reproduction_summary", "cli", "__main__",
+    "errors", "files", "arrays", "state_file", "progress", "interrupts", "sharding", "timings", "matrix_products",
+    "processes", "pulse", "audio.log_mel", "audio.decode", "tasks.table", "tasks.tfds_records", "tasks.tfds_audio",
+    "tasks.tfds", "tasks.synthesis", "tasks.known", "tasks.prepared", "tasks.loader", "tasks.preparing",
+    "encoder.base", "encoder.vit", "encoder.m2d", "encoder.shipped", "encoder.checkpoint", "encoder.convert",
+    "activations", "interventions", "tokens", "statistics", "clip_log", "collect", "counting_state", "clip_store",
+    "counting", "selection", "results", "run", "job", "stage_inputs", "probe", "embeddings", "linear_evaluation",
+    "own_head", "choosing", "dissect", "probing", "neuron_sets", "neuron_set_files", "significance",
+    "ablation.outcomes", "ablation.engine", "ablation.judging", "ablation.controls", "ablation.activity",
+    "ablation.suites", "ablation.judgements", "ablation.results", "ablation.causal_map", "probe_files",
+    "ablation.files", "ablation.parts", "ablation.subject", "ablation.stage", "reproduce", "training.masking",
+    "training.objective", "training.masked_prediction", "training.msm_mae", "training.m2d", "training.supervised",
+    "training.step", "training.crops", "training.checkpoints", "training.fit", "training.options",
+    "training.state_folder", "training.train", "bench_decode", "bench_device", "bench", "demo", "summary",
+    "ablation.summary", "reproduction_summary", "bench_summary", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",
