@@ -15,10 +15,8 @@ def write_arrays(folder: Path, tree: Any) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    import orbax.checkpoint as ocp
-
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(folder.absolute(), jax.tree.map(jnp.asarray, tree))
     except ValueError as error:  # tensorstore's, where the disk is full
         raise OSError(reason(error)) from error
@@ -39,13 +37,11 @@ def read_arrays(folder: Path, target: Any, described_in: str, remedy: str) -> An
     Raises:
       InputError: the folder is missing, damaged, or holds other arrays.
     """
-    import orbax.checkpoint as ocp
-
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), target)
     folder = folder.absolute()
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             metadata = checkpointer.metadata(folder).item_metadata
             found = {} if metadata is None else shapes(metadata.tree)
             if metadata is None or found == shapes(target):  # orbax itself fails untidily where they differ
@@ -61,6 +57,17 @@ def read_arrays(folder: Path, target: Any, described_in: str, remedy: str) -> An
         f"{folder} does not hold the arrays that {described_in} describes: {name} should be "
         f"{wanted.get(name, 'absent')}, found {found.get(name, 'nothing')}: {remedy}."
     )
+
+
+def _checkpointer() -> Any:
+    """Of this process alone: of several, one may fail and the others must not wait for it."""
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:

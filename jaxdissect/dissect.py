@@ -18,7 +18,7 @@ from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint, require_space
 from jaxdissect.job import end_job, follow_job, job
-from jaxdissect.processes import DistributedOptions, here, join, leave, together
+from jaxdissect.processes import DistributedOptions, here, join, leave, require_agreement, together
 from jaxdissect.progress import progress_bar
 from jaxdissect.pulse import Pulse
 from jaxdissect.results import (
@@ -129,6 +129,7 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
     """
     join(options)
     plan = together(lambda: _plan(options))
+    require_agreement({"whether the results are there": isinstance(plan, ActivationsResult)})
     if isinstance(plan, ActivationsResult):
         leave()
         return plan
