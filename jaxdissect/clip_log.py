@@ -40,10 +40,17 @@ class ClipLog:
         """
         twice = np.flatnonzero(self.done & other.done)
         if len(twice):
-            raise InputError(f"{len(twice):,} clips were counted twice, the first has the number {twice[0]}.")
+            raise InputError(
+                f"{len(twice):,} clips were counted twice, the first has the number {twice[0]}: two jobs have worked "
+                f"in one run directory. Remove one of their states in `state/activations` there; the others stay."
+            )
         new = np.array([self._number_of(reason) for reason in other.reasons] or [0], np.int32)
         self.kind[other.done], self.samples[other.done] = other.kind[other.done], other.samples[other.done]
         self.reason[other.done] = new[other.reason[other.done]]
+
+    def unreadable(self) -> Bool[np.ndarray, " clip"]:
+        """Which clips were found unreadable."""
+        return self.kind == 1 + KINDS.index("unreadable")
 
     def statuses(self) -> tuple[ClipStatus, ...]:
         """Of all clips.

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from jaxdissect import statistics
 from jaxdissect.activations import Reading, read_neurons, stack_layers
@@ -89,6 +89,7 @@ def count_clips(
     progress: Callable[[int], object] = lambda clips: None,
     clips: Int[np.ndarray, " some"] | None = None,
     keeper: Keeper | None = None,
+    skip: Bool[np.ndarray, " clip"] | None = None,
 ) -> Counted:
     """Stream a task's clips through an encoder and count, on the devices, how often every neuron fires.
 
@@ -101,6 +102,7 @@ def count_clips(
       devices: to split every batch over; default: all of this process.
       progress: called with the number of clips finished.
       clips: numbers of the clips to count, ascending; default: all.
+      skip: clips of them that are counted elsewhere; default: none.
       keeper: goes on from the state that it keeps, and is given a state when one is due and when a signal comes.
 
     Raises:
@@ -110,7 +112,11 @@ def count_clips(
     clips = np.arange(len(task)) if clips is None else clips
     counter = Counter(encoder, task, options or CountOptions(), clip_counts is not None, devices, len(clips))
     log = (keeper and keeper.restore(counter)) or ClipLog(len(task))
-    finished = int(log.done[clips].sum())
+    skip = np.zeros(len(task), bool) if skip is None else skip
+    again = clips[
+        log.unreadable()[clips] & ~skip[clips]
+    ]  # they may be readable now; last, so that batches stay as they were
+    finished = int(log.done[clips].sum()) - len(again)
     running: tuple[Batch, PerClip] | None = None
 
     def settle() -> None:
@@ -128,7 +134,7 @@ def count_clips(
         if keeper:
             keeper.save(counter, log)
 
-    rest = clips[~log.done[clips]]
+    rest = np.concatenate([clips[~log.done[clips] & ~skip[clips]], again])
     with resumable(save, keeper.due) if keeper else nullcontext(lambda: None) as between:
         for batch, arrays in device_batches(task, encoder.sample_rate, counter.clips_per_step, counter.mesh, rest):
             started = batch, counter.start(arrays)

@@ -67,18 +67,21 @@ def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = l
     """
     me = pulse.processes
     elsewhere = _elsewhere(job, me)
-    clips = np.arange(len(job.task))[me.index :: me.count]
-    clips = clips[~elsewhere.done[clips]].astype(np.int32)
     path = state_path(job.folder, me)
+    clips = np.arange(len(job.task))[me.index :: me.count]
+    clips = read_part(path, job.identity)[2] if path.exists() else clips[~elsewhere.done[clips]].astype(np.int32)
     clip_counts = None
     if job.keep_clips:
         shape = (len(clips), *neuron_shape(job.encoder, job.task))
         clip_counts = open_clip_store(job.store(me.name), shape, afresh=not path.exists())
+    if me.first:
+        job.store("all").unlink(missing_ok=True)  # of a process that was killed while it joined them
     alone = me.count == 1 and not elsewhere.done.any()
     keeper = CountKeeper(path, job.identity, clips, job.save_minutes, pulse, not alone, clip_counts)
     counted = count_clips(
-        job.encoder, job.task, job.options, clip_counts, progress=progress, clips=clips, keeper=keeper
-    )
+        job.encoder, job.task, job.options, clip_counts, progress=progress, clips=clips, keeper=keeper,
+        skip=elsewhere.done,
+    )  # fmt: skip
     if clip_counts is not None:
         clip_counts.flush()
     pulse.say(DONE)
@@ -100,7 +103,9 @@ def room_needed(job: CountJob, processes: Processes) -> int:
     """Bytes that states and stores of this job take on the disk, while an old state is replaced by a new one."""
     layers, neurons = neuron_shape(job.encoder, job.task)
     rows = (len(job.task.classes) + 1) * layers * neurons
-    return processes.count * 2 * (20 * jax.local_device_count() + 24) * rows + 10 * len(job.task)
+    top = 160 * layers * neurons
+    of_device, of_totals = 20 * rows + top, 24 * rows + top
+    return processes.count * 2 * (len(jax.local_devices()) * of_device + of_totals + 10 * len(job.task))
 
 
 def _elsewhere(job: CountJob, me: Processes) -> ClipLog:

@@ -84,10 +84,18 @@ class CountKeeper:
         return time.monotonic() - self.saved > 60 * self.save_minutes
 
     def save(self, counter: Counter, log: ClipLog) -> None:
-        """Write the file; where that fails, say so and keep the state before."""
+        """Write the file; where that fails, say so and keep the state before.
+
+        Raises:
+          InputError: it cannot be written, and the work ends with it.
+          LostProcessError: another job has begun, whose states must not be mixed with this one's.
+        """
+        self.pulse.require_current()
         try:
             self._write(counter, log)
         except InputError as error:
+            if self.at_end and log.done[self.clips].all():
+                raise
             print(f"jaxdissect: the state of the count was not saved, the one before is kept: {error}", file=sys.stderr)
 
     def _write(self, counter: Counter, log: ClipLog) -> None:

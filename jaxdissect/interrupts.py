@@ -63,6 +63,9 @@ def resumable(save: Callable[[], None], due: Callable[[], bool]) -> Iterator[Cal
 
         try:
             yield between
+            if interrupted():  # during the last step
+                stopped = True
+                raise KeyboardInterrupt
         except (InputError, LostProcessError, KeyboardInterrupt) as error:
             if stopped or not isinstance(error, KeyboardInterrupt):
                 save()

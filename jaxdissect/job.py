@@ -37,8 +37,7 @@ def job(run: Run, folder: Path, facts: Mapping[str, Any], patience: float) -> It
         else:
             together(lambda: None)
         number = exchange(secrets.token_hex(8))[0]
-        pulse = stack.enter_context(Pulse(folder, number, me, patience))
-        exchange("begun")
+        pulse = together(lambda: stack.enter_context(Pulse(folder, number, me, patience)))
         together(pulse.require_sight)
         leave()
         yield pulse
@@ -70,3 +69,4 @@ def follow_job(pulse: Pulse) -> None:
     """
     pulse.wait_for(SAVED, index=0)
     pulse.say(LEFT)
+    pulse.stop()

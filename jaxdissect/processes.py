@@ -5,20 +5,24 @@ JAX's service, which ends every process at once when one dies, is shut down befo
 look after each other through the run directory, which all of them must see (`Pulse`).
 """
 
+import itertools
 import json
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, LostProcessError
 
 T = TypeVar("T")
 START_SECONDS = 300
+LEAST_PATIENCE = 6.0  # three signs of life
+_exchanges = itertools.count()
+_joined: list[bool] = []  # whether the service is ours to end
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ def join(options: DistributedOptions) -> Processes:
         if given:
             raise InputError(f"{', '.join(given)}: only with --distributed.")
         return here()
-    if not options.patience > 0:
-        raise InputError(f"--patience must be a positive number of seconds, got {options.patience}.")
+    if not options.patience >= LEAST_PATIENCE:
+        raise InputError(f"--patience must be at least {LEAST_PATIENCE:g} s, got {options.patience}.")
     if options.coordinator is not None:
         _check_address(options)
     print(f"Waiting up to {START_SECONDS} s for the other processes ...", file=sys.stderr, flush=True)
@@ -92,6 +96,7 @@ def join(options: DistributedOptions) -> Processes:
             f"--distributed: the other processes cannot be found ({_first_line(error)})"
             + (f": give {', '.join(missing)}, which no scheduler tells here." if missing else ".")
         ) from error
+    _joined.append(True)
     return here()
 
 
@@ -101,22 +106,53 @@ def here() -> Processes:
 
 
 def leave() -> None:
-    """End JAX's service: none of what follows needs it, and it would end this process if another one died."""
-    if here().count > 1:
+    """End JAX's service: none of what follows needs it, and it would end this process if another one died.
+
+    A service that `join` has not begun is not ended.
+    """
+    if _joined:
+        _joined.clear()
         jax.distributed.shutdown()
 
 
 def exchange(value: Any) -> list[Any]:
-    """A small JSON value of every process, in their order. All of them must call it."""
-    if here().count == 1:
-        return [value]
-    from jax.experimental import multihost_utils
+    """A JSON value of every process, in their order. All of them must call it, as often as each other.
 
-    content = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    lengths = np.ravel(multihost_utils.process_allgather(np.array(len(content), np.int32)))
-    padded = np.pad(content, (0, int(lengths.max()) - len(content)))
-    gathered = np.asarray(multihost_utils.process_allgather(padded))
-    return [json.loads(row[:length].tobytes()) for row, length in zip(gathered, lengths, strict=True)]
+    Raises:
+      LostProcessError: a process does not answer.
+    """
+    me = here()
+    if me.count == 1:
+        return [value]
+    number = next(_exchanges)
+    client = _service()
+    client.key_value_set(f"jaxdissect/{number}/{me.index}", json.dumps(value))
+    return [json.loads(_answer(client, number, index)) for index in range(me.count)]
+
+
+def _answer(client: Any, number: int, index: int) -> str:
+    """What a process has to say, waited for in short turns, so that signals are answered."""
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return str(client.blocking_key_value_get(f"jaxdissect/{number}/{index}", 1000))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > end:
+                raise LostProcessError(f"Process {index} does not answer ({_first_line(error)}).") from error
+
+
+def _service() -> Any:
+    """The client of JAX's coordination service, which JAX shows to nobody.
+
+    Its collective operations would do, too, but they give up after half a minute where one process takes longer to load
+    its table than another, and meet each other's messages where one process fails.
+    """
+    from jax._src import distributed
+
+    client = distributed.global_state.client
+    if client is None:
+        raise InputError("This is one process of several, but JAX's distributed service has ended: begin anew.")
+    return client
 
 
 def together(prepare: Callable[[], T]) -> T:
@@ -125,19 +161,15 @@ def together(prepare: Callable[[], T]) -> T:
     Raises:
       InputError: of this process, or what another one met.
     """
-    result: T | None = None
-    failure: str | None = None
     try:
         result = prepare()
-    except InputError as error:
-        failure = str(error)
-    failures = exchange(failure)
-    if failure is not None:
-        raise InputError(failure)
-    for process, message in enumerate(failures):
-        if message is not None:
-            raise InputError(f"Process {process}: {message}")
-    return result  # type: ignore[return-value] # set, since nothing has failed
+    except BaseException as error:
+        exchange(str(error) if isinstance(error, InputError) else type(error).__name__)
+        raise
+    for process, failure in enumerate(exchange(None)):
+        if failure is not None:
+            raise InputError(f"Process {process}: {failure}")
+    return result
 
 
 def require_agreement(facts: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from jaxdissect.files import cannot_write
 from jaxdissect.processes import Processes
 
 INTERVAL = 2.0  # seconds between two signs
+JOB = "job"  # the file that names the newest job
 WORKING, DONE, SAVED, LEFT, FAILED = "working", "done", "saved", "left", "failed"
 OVER, OVER_FOR_FIRST = (DONE, LEFT), (SAVED,)  # the first process has results to save when it is done
 
@@ -41,9 +42,16 @@ class Pulse:
         self._said: dict[str, Any] = {"status": WORKING, "clips": 0, "reason": ""}
         self._heard: dict[int, tuple[Any, float]] = {}
         self._thread: threading.Thread | None = None
+        self._seen: tuple[float, dict[int, dict[str, Any] | None]] = (-math.inf, {})
         self._beat, self._stop, self._lock = 0, threading.Event(), threading.Lock()
 
     def __enter__(self) -> "Pulse":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.processes.first:
+                (self.folder / JOB).write_text(self.job)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
         if self.processes.count > 1:
             self.say(WORKING)
             self._thread = threading.Thread(target=self._keep_on, daemon=True)
@@ -104,6 +112,19 @@ class Pulse:
             if sign is not None and _is_gone(sign):
                 raise LostProcessError(f"Process {index} on {sign['host']} (process number {sign['pid']}) has died.")
 
+    def require_current(self) -> None:
+        """Make sure that no later job has begun here, whose states must not be mixed with this one's.
+
+        Raises:
+          LostProcessError: one has.
+        """
+        try:
+            current = (self.folder / JOB).read_text()
+        except OSError:
+            return  # the folder is gone, which writing will tell
+        if current != self.job:
+            raise LostProcessError(f"Another job has begun in {self.folder}, which goes on from the states there.")
+
     def wait_for(self, status: str, index: int | None = None, at_most: float = math.inf) -> None:
         """Wait until one of the others, or all of them, have that status, or so many seconds have passed.
 
@@ -138,8 +159,11 @@ class Pulse:
             time.sleep(INTERVAL / 10)
 
     def _signs(self) -> dict[int, dict[str, Any] | None]:
-        """The newest sign of every other process of the job; None where there is none yet."""
-        return {index: self._read(index) for index in range(self.processes.count) if index != self.processes.index}
+        """The newest sign of every other process of the job; None where there is none yet. Read only now and then."""
+        if time.monotonic() - self._seen[0] > INTERVAL / 2:
+            others = [index for index in range(self.processes.count) if index != self.processes.index]
+            self._seen = time.monotonic(), {index: self._read(index) for index in others}
+        return self._seen[1]
 
     def _read(self, index: int) -> dict[str, Any] | None:
         try:
@@ -174,7 +198,13 @@ def _file(folder: Path, processes: Processes) -> Path:
 def _whereabouts() -> dict[str, Any]:
     """Host, process number, and the space of numbers that it is from, for containers may share a host's name."""
     space = Path("/proc/self/ns/pid")
-    return {"host": socket.gethostname(), "space": str(space.readlink()) if space.exists() else "", "pid": os.getpid()}
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    known = space.exists() and boot.exists()
+    return {
+        "host": socket.gethostname(),
+        "space": f"{boot.read_text().strip()} {space.readlink()}" if known else "",
+        "pid": os.getpid(),
+    }
 
 
 def _is_gone(sign: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ service, which ends every process when one has died.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def read_state(path: Path, what: str) -> State | None:
         return State(arrays, json.loads(arrays.pop(RECORD).tobytes()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path} cannot be read as the state of {what} ({error}): remove it to start that part afresh."
         ) from error

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxdissect import InputError
-from jaxdissect.ablation import judgements, judging, parts
+from jaxdissect.ablation import judgements, judging, parts, stage
 from jaxdissect.ablation.controls import Activity
 from jaxdissect.ablation.parts import common_activity
 from jaxdissect.cli import main
@@ -37,14 +37,16 @@ def by_few(patch):
 @pytest.fixture(scope="module")
 def undisturbed(dissected, tmp_path_factory):
     """The files of an ablation that nobody disturbed, and the batches that it took."""
-    run, batches = tmp_path_factory.mktemp("undisturbed") / "run", itertools.count()
+    run, batches, puts = tmp_path_factory.mktemp("undisturbed") / "run", itertools.count(), itertools.count()
+    put = judging.Found.put
     shutil.copytree(dissected / "run", run)
     with pytest.MonkeyPatch.context() as patch:
         by_few(patch)
         patch.setattr(parts.Clock, "due", lambda clock: next(batches) < 0)
+        patch.setattr(judging.Found, "put", lambda *given: (next(puts), put(*given))[1])
         assert main(["ablate", "--run", str(run), *OPTIONS]) == 0
     assert not (run / "state").exists()
-    return {name: (run / name).read_bytes() for name in NAMES}, next(batches)
+    return {name: (run / name).read_bytes() for name in NAMES}, next(batches), next(puts)
 
 
 @pytest.fixture
@@ -69,21 +71,24 @@ def stop_after(monkeypatch, batches, error=KeyboardInterrupt):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.55, 0.9])
 def test_an_ablation_that_is_broken_off_ends_with_the_same_bytes(ablate, whole, monkeypatch, share):
-    files, batches = whole
+    files, batches, puts = whole
+    put, judged = judging.Found.put, []
     with monkeypatch.context() as patch:
         stop_after(patch, max(1, int(share * batches)), InputError)
+        patch.setattr(judging.Found, "put", lambda *given: (judged.append(1), put(*given))[1])
         assert ablate(*OPTIONS)[0] == 2
     assert (ablate.path / "state" / "ablate" / "1-of-1" / "judged.npz").is_file()
-    put, done = judging.Found.put, itertools.count()
+    done = itertools.count()
     with monkeypatch.context() as patch:
         patch.setattr(judging.Found, "put", lambda *given: (next(done), put(*given))[1])
         assert ablate(*OPTIONS)[0] == 0
     assert results(ablate) == files
     assert not (ablate.path / "state").exists()
+    assert next(done) == puts - len(judged)  # nothing is judged again
 
 
 def test_ctrl_c_keeps_the_state(ablate, whole, monkeypatch):
-    files, _ = whole
+    files, _, _ = whole
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         pytest.skip("the shell that started this ignores SIGINT, as for jobs in the background")
     with monkeypatch.context() as patch:
@@ -98,7 +103,7 @@ def test_ctrl_c_keeps_the_state(ablate, whole, monkeypatch):
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1)])
 def test_parts_come_together(ablate, whole, order):
     """All of them, or the rest judged where they come together; floats to 1e-6, since chunks differ."""
-    files, _ = whole
+    files, _, _ = whole
     for part in order:
         code, printed, _ = ablate(*OPTIONS, "--part", f"{part}/3")
         assert code == 0
@@ -199,6 +204,27 @@ def test_clips_that_come_back_are_judged(ablate, whole, dissected, tmp_path):
         file.rename(file.with_suffix(".wav"))
     assert ablate(*OPTIONS, "--data", str(tmp_path / "data"))[0] == 0
     assert results(ablate) == whole[0]
+
+
+def test_what_was_judged_outlives_a_causal_map_that_is_broken_off(ablate, whole, monkeypatch):
+    options = [option for option in OPTIONS if option != "--no-causal-map"]
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "causal_map", lambda *_given, **_more: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert ablate(*options)[0] == 130
+    monkeypatch.setattr(judging.Found, "put", lambda *_given: pytest.fail("judged again"))
+    assert ablate(*OPTIONS)[0] == 0
+    assert results(ablate) == whole[0]
+
+
+def test_parts_that_could_not_read_the_same_clips_are_not_mixed(ablate, whole, dissected, tmp_path):
+    shutil.copytree(dissected / "data", tmp_path / "data")
+    options = (*OPTIONS, "--data", str(tmp_path / "data"), "--max-bad-clips", "0.5")
+    assert ablate(*options, "--part", "1/2")[0] == 0
+    (tmp_path / "data" / "7.wav").unlink()
+    assert ablate(*options, "--part", "2/2")[0] == 0
+    code, _, error = ablate(*options)
+    assert code == 2
+    assert "1 test clips could be read at one time and not at another, '7.wav' first" in error
 
 
 def test_a_state_that_cannot_be_written_does_not_end_the_ablation(ablate, whole, monkeypatch):

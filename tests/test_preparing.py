@@ -127,11 +127,11 @@ def test_a_preparation_goes_on_where_it_was_broken_off(options, monkeypatch):
 
     out, kept, to_shard = options().out.with_name("broken"), [], preparing.to_shard
 
-    def stop(recording):
+    def stop(file_name, recording):
         kept.append(recording)
         if len(kept) == 7:
             raise KeyboardInterrupt
-        return to_shard(recording)
+        return to_shard(file_name, recording)
 
     monkeypatch.setattr(preparing, "to_shard", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -225,6 +225,28 @@ def test_damage_that_is_seen_at_once(options):
     record["shards"] = {f"../{first}": record["shards"][first]}
     refused("prepared.json", json.dumps(record).encode(), "a shard must lie in the folder itself, found '../shard")
     next(batches(task, 16000, 4))
+
+
+def test_shards_that_have_changed_places_are_told(options):
+    """Files of shards often have the same size, to which they are padded."""
+    run_prepare(options())
+    out = options().out
+    one, other = (shard_file(out, f"shard-0000{number}-of-00004") for number in (0, 1))
+    content = one.read_bytes(), other.read_bytes()
+    assert len(content[0]) == len(content[1])
+    one.write_bytes(content[1])
+    other.write_bytes(content[0])
+    with pytest.raises(InputError, match="a record holds another clip than 'sub/"):
+        list(batches(task_in(out), 16000, 4))
+    assert verify(out) == [one.stem, other.stem]
+
+
+def test_shards_of_another_rate_are_made_anew(options):
+    run_prepare(options())
+    out = options().out
+    (out / "prepared.json").unlink()
+    assert run_prepare(options(sample_rate=32000)).made == CLIPS
+    assert {len(batch.pcm[0]) for batch in batches(task_in(out), 32000, 4)} == {6400}
 
 
 def test_what_was_prepared_for_another_encoder_is_refused(options):

@@ -138,7 +138,7 @@ def test_processes_that_were_started_differently_end_at_once(work):
     [
         ({"coordinator": "localhost:1"}, "--coordinator: only with --distributed"),
         ({"process": 0, "processes": 2}, "--processes, --process: only with --distributed"),
-        ({"distributed": True, "patience": 0.0}, "--patience must be a positive number of seconds, got 0.0"),
+        ({"distributed": True, "patience": 0.0}, "--patience must be at least 6 s, got 0.0"),
         (
             {"distributed": True, "coordinator": "somewhere"},
             "--coordinator must be host:port of process 0, got 'somewhere'",
@@ -190,7 +190,7 @@ def test_one_process_alone_needs_nobody(tmp_path):
         pulse.check()
         pulse.wait_for(DONE)
         pulse.say(SAVED)
-    assert list((tmp_path / "run" / "state" / "x").iterdir()) == []
+    assert [path.name for path in (tmp_path / "run" / "state" / "x").iterdir()] == ["job"]
 
 
 def test_the_ablation_of_dissect_is_refused_in_several_processes(tmp_path, capsys):
@@ -256,6 +256,7 @@ def test_who_is_done_may_go(pulses):
     with pytest.raises(LostProcessError, match="Process 0"):  # it has results to save
         pulses[1].wait_for(SAVED, at_most=10)
     pulses[0].say(SAVED)
+    time.sleep(0.05)  # signs are read now and then only
     pulses[1].wait_for(SAVED, index=0)
     pulses[1].check()
 
@@ -274,6 +275,7 @@ def test_a_dead_process_of_this_host_is_seen_at_once(pulses, tmp_path):
     pulses[1].stop()
     path = tmp_path / "pulse-1-of-3.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": dead.pid}))
+    time.sleep(0.05)
     with pytest.raises(LostProcessError, match=rf"\(process number {dead.pid}\) has died"):
         pulses[0].check()
     dead.wait()
@@ -281,13 +283,24 @@ def test_a_dead_process_of_this_host_is_seen_at_once(pulses, tmp_path):
         pulses[2].check()
     elsewhere = json.loads(path.read_text()) | {"host": "another"}
     path.write_text(json.dumps(elsewhere))
+    time.sleep(0.05)  # signs are read now and then only
     pulses[0].check()  # its number says nothing here
+
+
+def test_a_later_job_ends_an_earlier_one(pulses, tmp_path):
+    """A process that was stopped and goes on must not write its state among those of the job that took its place."""
+    pulses[1].require_current()
+    with Pulse(tmp_path, "later", Processes(0, 1), patience=0.5):
+        pass
+    with pytest.raises(LostProcessError, match="Another job has begun in"):
+        pulses[1].require_current()
 
 
 def test_signs_of_other_jobs_are_not_heeded(pulses, tmp_path):
     pulses[1].stop()
     path = tmp_path / "pulse-1-of-3.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"job": "before", "status": FAILED, "reason": "old"}))
+    time.sleep(0.05)
     pulses[0].check()
     with pytest.raises(InputError, match="does not show what process 1 has written there: --run must be a folder on a"):
         pulses[0].require_sight()

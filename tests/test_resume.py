@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import signal
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from jaxdissect.clip_log import ClipLog
 from jaxdissect.collect import count_clips
 from jaxdissect.counting import CountJob, count_job, room_needed, whole_store
 from jaxdissect.files import json_fingerprint
+from jaxdissect.interrupts import resumable
 from jaxdissect.processes import Processes
 from jaxdissect.pulse import Pulse
 from jaxdissect.state_file import State, read_state, require_same, write_state
@@ -110,7 +112,7 @@ def test_on_other_devices_a_count_ends_with_the_same_numbers(task, tmp_path, dev
 
 
 @pytest.mark.parametrize("keep_clips", [False, True])
-@pytest.mark.parametrize("counts", [(2, 1), (1, 3), (3, 2, 5), (2, 2, 1, 4)])
+@pytest.mark.parametrize("counts", [(2, 1), (1, 3), (3, 2, 5), (2, 2, 1, 4), (2, 1, 2)])
 def test_any_number_of_processes_goes_on_where_others_were(task, tmp_path, devices, monkeypatch, counts, keep_clips):
     """Every job but the last breaks off in each of its processes after some batches."""
     devices(1)
@@ -208,6 +210,44 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(task, tmp_path, de
     assert seen[0] == 8  # three batches of two were in the state, and one is finished
 
 
+def test_a_share_that_cannot_be_saved_at_its_end_is_not_called_done(task, tmp_path, devices, monkeypatch):
+    """The first process would miss it, and say that clips are missing instead of why."""
+    devices(1)
+    job = job_of(task, tmp_path / "full")
+
+    def full(path, state):
+        raise InputError(f"{path} cannot be written (No space left on device): make room.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxdissect.counting_state.write_state", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            run(job, 1, 2)
+    assert "failed" in (job.folder / "pulse-1-of-2.json").read_text()
+
+
+def test_clips_that_can_be_read_again_are_counted(task, tmp_path, devices, monkeypatch):
+    """What could not be read when a count was broken off is tried once more."""
+    devices(1)
+    whole = run(job_of(task, tmp_path / "whole"))
+    job = job_of(task, tmp_path / "broken")
+    (task.data / "2.wav").rename(task.data / "away")
+    with monkeypatch.context() as patch:
+        checks = itertools.count()
+        patch.setattr(Pulse, "check", lambda pulse: next(checks) == 3 and _raise(LostProcessError("died")))
+        with pytest.raises(LostProcessError):
+            run(job)
+    (task.data / "away").rename(task.data / "2.wav")
+    same_counts(whole, run(job))
+
+
+def test_a_signal_during_the_last_step_is_answered():
+    saved = []
+    with pytest.raises(KeyboardInterrupt), resumable(lambda: saved.append(1), lambda: False) as between:  # noqa: PT012
+        between()
+        signal.raise_signal(signal.SIGTERM)
+    assert saved == [1]
+
+
 def test_a_store_of_clips_that_is_gone_is_told(task, tmp_path, devices, monkeypatch):
     devices(1)
     job = job_of(task, tmp_path / "job", keep_clips=True)
@@ -233,7 +273,8 @@ def test_room_needed_holds_for_what_is_written(task, tmp_path, devices):
     devices(2)
     job = job_of(task, tmp_path / "job")
     run(job, 1, 2)
-    assert (job.folder / "counts-1-of-2.npz").stat().st_size * 2 * 2 < room_needed(job, Processes(0, 2)) + 2**16
+    written = (job.folder / "counts-1-of-2.npz").stat().st_size
+    assert written - 2**14 < room_needed(job, Processes(0, 2)) / 4 < 1.5 * written  # 2**14: names and records
 
 
 def test_state_files_hold_what_they_are_given(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxdissect.ablation.engine import Edit
 from jaxdissect.ablation.judging import Found, Judged, judge_edits
@@ -73,12 +73,14 @@ class SuiteState:
       done: edits that are judged on all clips.
       found: verdicts on the clips so far, under the edits that are being judged.
       reasons: why a clip takes no part, by its number.
+      usable: clips that take part; None before any was judged under all of some edits.
     """
 
     judgements: dict[str, Judgements]
     done: int = 0
     found: Found | None = None
     reasons: dict[int, str] = dataclasses.field(default_factory=dict)
+    usable: Bool[np.ndarray, " clip"] | None = None
 
 
 def first_edits(chosen: Sequence[Intervention]) -> Int[np.ndarray, " bound"]:
@@ -143,24 +145,35 @@ def judge_suite(
                 f"Task {task.name!r}: none of the {len(task)} test clips can be used, the first since "
                 f"{judged.reasons[0]}: is --data their folder?"
             )
+        _require_same_clips(state.usable, judged.usable, task, "the edits before were judged")
         targets = np.flatnonzero((first >= start) & (first < start + len(some)))
         for name, judge in judges.items():
             _put(state.judgements[name], task, judge, judged, name, start, first, targets, options)
         state.done, state.found, state.reasons = start + len(some), None, dict(judged.reasons)
+        state.usable = judged.usable
 
 
 def join_states(
-    judges: Mapping[str, Judge], chosen: Sequence[Intervention], parts: Sequence[tuple[Sequence[int], SuiteState]]
+    task: Task,
+    judges: Mapping[str, Judge],
+    chosen: Sequence[Intervention],
+    parts: Sequence[tuple[Sequence[int], SuiteState]],
 ) -> SuiteState:
     """The judgements of all interventions from those of jobs that had some of them each.
 
     Args:
+      task: the clips.
       judges: of each label set.
       chosen: all interventions.
       parts: numbers of the interventions of each job, and what it has found.
+
+    Raises:
+      InputError: jobs could not read the same clips.
     """
     whole, first = new_state(judges, chosen), first_edits(chosen)
     for numbers, part in parts:
+        _require_same_clips(whole.usable, part.usable, task, "another part was judged")
+        whole.usable = part.usable
         rows = np.concatenate([np.arange(first[number], first[number + 1]) for number in numbers]).astype(int)
         whole.reasons |= part.reasons
         whole.done += len(rows)
@@ -173,6 +186,18 @@ def join_states(
             for key in ("low", "high"):
                 into[key][list(numbers)] = from_[key]
     return whole
+
+
+def _require_same_clips(before: np.ndarray | None, now: np.ndarray | None, task: Task, when: str) -> None:
+    """Refuse to compare means over different clips."""
+    if before is None or now is None or np.array_equal(before, now):
+        return
+    clip = int(np.flatnonzero(before != now)[0])
+    raise InputError(
+        f"Task {task.name!r}: {int((before != now).sum())} test clips could be read at one time and not at another, "
+        f"{task.file_names[clip]!r} first ({'not now' if before[clip] else 'only now'}; {when} on other clips): bring "
+        f"the files back, and remove the state of the ablation (`state/ablate` in the run directory) to judge anew."
+    )
 
 
 def _bytes_per_clip(judge: Judge) -> int:

@@ -67,6 +67,7 @@ class SuiteFiles:
             for key, array in judgements.arrays().items():
                 array[...] = state.arrays[f"{label}.{key}"]
         found.done, found.reasons = state.record["done"], _by_number(state.record["reasons"])
+        found.usable = state.arrays.get("usable")
         if state.record["found"] is not None:
             found.found = self._found(state)
         return numbers, found
@@ -84,6 +85,8 @@ class SuiteFiles:
         }
         record = {"of": self.identity, "numbers": list(numbers), "done": state.done, "reasons": state.reasons}
         record["found"] = None
+        if state.usable is not None:
+            arrays["usable"] = state.usable
         found = state.found
         if found is not None and found.position:
             arrays["found.usable"] = found.usable

@@ -192,12 +192,12 @@ def run_ablate(options: AblateOptions) -> AblateResult:
         record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
         record["seconds"] = round(time.perf_counter() - started, 3)
         save_or_rescue(run, lambda place: save_ablation(place, done, scores, record), "what was ablated")
-        suite.remove()
         if options.causal_map:  # after what took longer is safe
             effects, check = _causal_map(options, subject)
             record["seconds"] = round(time.perf_counter() - started, 3)
             save_causal_map(run, scores, effects, check, done.table, record)
             result = dataclasses.replace(result, map_check=check)
+        suite.remove()
     return result
 
 
@@ -315,7 +315,7 @@ def _judge_rest(options: AblateOptions, plan: _Plan, suite: SuiteFiles) -> Suite
     if numbers:
         _judge(options, plan, suite, numbers, state, path)
         parts.append((numbers, state))
-    return join_states(suite.judges, suite.chosen, parts)
+    return join_states(plan.subject.task, suite.judges, suite.chosen, parts)
 
 
 def _judge(
@@ -346,6 +346,7 @@ def _judge(
             between, batch_size=options.batch_size, at_once=options.at_once,
             progress=lambda done: bar.update(done - bar.n),
         )  # fmt: skip
+    save()
 
 
 def _causal_map(options: AblateOptions, subject: Subject) -> tuple[dict[str, np.ndarray], pd.DataFrame | None]:

@@ -1,10 +1,10 @@
 """A prepared data folder: a task's clips decoded once, 16-bit PCM in ArrayRecord shards, beside the task's table.
 
 Decoding, not the accelerator, is the limit at scale. A prepared folder takes the place of the data folder: the table
-stands where it stood, and the clips that it names are read from `shard-*.array_record`, one record a clip
-(little-endian 16-bit samples, mono, at one rate, cropped to the unit length, not padded). `shard-*.json` lists a
-shard's clips in the order of its records, with its size and SHA-256; `prepared.json` lists the shards, and is complete
-when all of them are there.
+stands where it stood, and the clips that it names are read from `shard-*.array_record`, one record a clip: eight bytes
+of the SHA-256 of its name, then little-endian 16-bit samples, mono, at one rate, cropped to the unit length and not
+padded. `shard-*.json` lists a shard's clips in the order of its records, with its size and SHA-256; `prepared.json`
+lists the shards, and is complete when all of them are there.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from jaxdissect.errors import InputError
 
 RECORD = "prepared.json"
 FULL_SCALE = 32768
+MARK = 8  # bytes in front of the samples
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,14 @@ class Shard:
     Attributes:
       bytes: size of its records' file.
       sha256: of that file.
+      sample_rate, unit_seconds: of its clips.
       clips: file name and status of each, in the order of the records.
     """
 
     bytes: int
     sha256: str
+    sample_rate: int
+    unit_seconds: float
     clips: tuple[tuple[str, ClipStatus], ...]
 
 
@@ -78,7 +82,9 @@ def read_prepared(data: Path) -> Prepared:
             hashlib.sha256(content).hexdigest(),
         )
         sizes = {name: int(shard["bytes"]) for name, shard in prepared.shards.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not prepared.unit_seconds > 0 or prepared.sample_rate < 1:
+            raise ValueError("rate and unit length must be positive")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): prepare the data again.") from error
     if not complete:
         raise InputError(f"{data} is not wholly prepared: repeat the `jaxdissect prepare` that began it, it goes on.")
@@ -133,7 +139,8 @@ def prepared_reader(data: Path, sample_rate: int, samples: int) -> Callable[[str
     found: dict[str, tuple[int, ClipStatus]] = {}
     for name, shard in prepared.shards.items():
         listed = read_shard(data, name)
-        if listed.sha256 != shard["sha256"]:
+        of_folder = (shard["sha256"], prepared.sample_rate, prepared.unit_seconds)
+        if (listed.sha256, listed.sample_rate, listed.unit_seconds) != of_folder:
             raise InputError(f"{data / name}.json is not of the shard that {RECORD} lists: copy it again.")
         for file_name, status in listed.clips:
             found[file_name] = len(found), status
@@ -157,7 +164,9 @@ def prepared_reader(data: Path, sample_rate: int, samples: int) -> Callable[[str
             content = records[number]
         except (RuntimeError, ValueError, IndexError) as error:
             raise _damaged(data, error) from error
-        return pad_recording(np.frombuffer(content, "<i2")[:samples], sample_rate, samples)
+        if content[:MARK] != _mark(file_name):
+            raise _damaged(data, ValueError(f"a record holds another clip than {file_name!r}"))
+        return pad_recording(np.frombuffer(content, "<i2", offset=MARK)[:samples], sample_rate, samples)
 
     return read
 
@@ -175,15 +184,21 @@ def read_shard(data: Path, name: str) -> Shard:
             (str(file_name), ClipStatus(int(samples), str(status), str(reason)))
             for file_name, samples, status, reason in found["clips"]
         )
-        return Shard(int(found["bytes"]), str(found["sha256"]), clips)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rate, unit = int(found["sample_rate"]), float(found["unit_seconds"])
+        return Shard(int(found["bytes"]), str(found["sha256"]), rate, unit, clips)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): copy it again, or prepare the data again.") from error
 
 
-def to_shard(recording: Recording) -> bytes:
-    """The recorded samples of a clip as they stand in a shard; what had 16 bits at this rate is kept exactly."""
+def to_shard(file_name: str, recording: Recording) -> bytes:
+    """A clip as it stands in a shard: a mark of its name, and its samples; 16 bits at this rate stay exact."""
     pcm = np.rint(recording.pcm[: recording.clip.samples] * FULL_SCALE)
-    return np.clip(pcm, -FULL_SCALE, FULL_SCALE - 1).astype("<i2").tobytes()
+    return _mark(file_name) + np.clip(pcm, -FULL_SCALE, FULL_SCALE - 1).astype("<i2").tobytes()
+
+
+def _mark(file_name: str) -> bytes:
+    """By which a record is known to be of this clip, whatever shard it was found in."""
+    return hashlib.sha256(file_name.encode()).digest()[:MARK]
 
 
 def _damaged(data: Path, error: Exception) -> InputError:

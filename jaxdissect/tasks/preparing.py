@@ -99,7 +99,7 @@ def run_prepare(options: PrepareOptions) -> PrepareResult:
     begun = time.perf_counter()
     require_folder(options.out)
     mine = dict(list(plan.items())[part - 1 :: parts])
-    own = {name: rows for name, rows in mine.items() if not _is_made(options.out, name, task, rows)}
+    own = {name: rows for name, rows in mine.items() if not _is_made(options, name, task, rows)}
     most = sum(map(len, own.values())) * unit_samples(task, options.sample_rate) * 2
     require_space(options.out, most, "16-bit PCM")
     _begin(options, task, plan)
@@ -186,14 +186,16 @@ def _begin(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> No
     _write_json(path, record)
 
 
-def _is_made(out: Path, name: str, task: Task, rows: range) -> bool:
-    """Whether a shard is there, whole."""
+def _is_made(options: PrepareOptions, name: str, task: Task, rows: range) -> bool:
+    """Whether a shard is there, whole, and as it is wanted."""
     try:
-        shard = read_shard(out, name)
-        size = shard_file(out, name).stat().st_size
+        shard = read_shard(options.out, name)
+        size = shard_file(options.out, name).stat().st_size
     except (InputError, OSError):
         return False
-    return size == shard.bytes and [file for file, _ in shard.clips] == [task.file_names[row] for row in rows]
+    wanted, names = (size, options.sample_rate, task.unit_seconds), [task.file_names[row] for row in rows]
+    same = [file_name for file_name, _ in shard.clips] == names
+    return same and (shard.bytes, shard.sample_rate, shard.unit_seconds) == wanted
 
 
 def _write_shard(
@@ -209,12 +211,18 @@ def _write_shard(
     try:
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")  # a clip can be read by itself
         for clip, recording in recordings(task, options.sample_rate, rows):
-            writer.write(to_shard(recording))
+            writer.write(to_shard(task.file_names[clip], recording))
             status = recording.clip
             clips.append([task.file_names[clip], status.samples, status.status, status.reason])
             progress(1)
         writer.close()
-        record = {"bytes": temporary.stat().st_size, "sha256": sha256_file(temporary), "clips": clips}
+        record = {
+            "bytes": temporary.stat().st_size,
+            "sha256": sha256_file(temporary),
+            "sample_rate": options.sample_rate,
+            "unit_seconds": task.unit_seconds,
+            "clips": clips,
+        }
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # the writer's own are RuntimeErrors
         raise cannot_write(path, error if isinstance(error, OSError) else OSError(str(error))) from error
@@ -225,7 +233,7 @@ def _write_shard(
 
 def _finish(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> bool:
     """Put the table into its place and list all shards, if all are there."""
-    if not all(_is_made(options.out, name, task, rows) for name, rows in plan.items()):
+    if not all(_is_made(options, name, task, rows) for name, rows in plan.items()):
         return False
     for name, path in table_files(options.task, task.data).items():
         with whole_file(options.out / name) as temporary:
