@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt16
 
 from jaxdissect.errors import InputError
-from jaxdissect.files import cannot_write, path_beside, require_space, reserve
+from jaxdissect.files import cannot_write, path_beside, require_space, reserve, sweep
 
 
 def open_clip_store(path: Path, shape: tuple[int, int, int], afresh: bool) -> UInt16[np.memmap, "clip layer neuron"]:
@@ -78,8 +78,7 @@ def publish_clip_store(store: Path, path: Path) -> None:
     Raises:
       InputError: it cannot be written there.
     """
-    for left in path.parent.glob(f".{path.name}-*"):  # of a run that was killed
-        left.unlink(missing_ok=True)
+    sweep(path)
     beside = path_beside(path)
     try:
         try:

@@ -16,7 +16,7 @@ from jaxdissect.counting import CountJob, count_job, room_needed, whole_store
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import fingerprint, load_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, require_space
+from jaxdissect.files import json_fingerprint, require_space, sweep
 from jaxdissect.job import end_job, follow_job, job
 from jaxdissect.processes import DistributedOptions, here, join, leave, require_agreement, together
 from jaxdissect.progress import progress_bar
@@ -304,6 +304,8 @@ def _attrs(plan: _Plan) -> dict[str, Any]:
 def _save(result: ActivationsResult, store: Path | None, run: Run) -> None:
     forget_neurons(run)
     run.reopen("activations")
+    for name in ("activations.nc", "top_clips.nc", "clips.csv", "run.json"):
+        sweep(run.file(name))
     write_netcdf(result.activations.counts, run.file("activations.nc"))
     write_netcdf(result.activations.top_clips, run.file("top_clips.nc"))
     write_csv(result.activations.clips, run.file("clips.csv"))

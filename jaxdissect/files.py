@@ -207,6 +207,12 @@ def path_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}-{secrets.token_hex(4)}")
 
 
+def sweep(path: Path) -> None:
+    """Remove what a process that was killed has left beside a file; to be called under a lock."""
+    for left in path.parent.glob(f".{path.name}-*"):
+        left.unlink(missing_ok=True)
+
+
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What to tell of a file that the system refuses to write."""
     return InputError(f"{path} cannot be written ({error.strerror or error}): make room or choose another folder.")

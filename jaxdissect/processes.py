@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxdissect.errors import InputError, LostProcessError
+from jaxdissect.rendezvous import meet
 
 T = TypeVar("T")
 START_SECONDS = 300
@@ -82,9 +83,9 @@ def join(options: DistributedOptions) -> Processes:
         return here()
     if not options.patience >= LEAST_PATIENCE:
         raise InputError(f"--patience must be at least {LEAST_PATIENCE:g} s, got {options.patience}.")
-    if options.coordinator is not None:
-        _check_address(options)
     print(f"Waiting up to {START_SECONDS} s for the other processes ...", file=sys.stderr, flush=True)
+    if options.coordinator is not None:
+        _meet_at_address(options)
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is answered here, by saving a state
     try:
         jax.distributed.initialize(
@@ -193,8 +194,8 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_address(options: DistributedOptions) -> None:
-    """Tell a wrong address or a port in use before JAX would abort the process."""
+def _meet_at_address(options: DistributedOptions) -> None:
+    """Tell a wrong address, a port in use or a missing process before JAX would abort this one."""
     host, _, port = (options.coordinator or "").rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--coordinator must be host:port of process 0, got {options.coordinator!r}.")
@@ -203,17 +204,8 @@ def _check_address(options: DistributedOptions) -> None:
             raise InputError(f"{name} must be at least {least}, got {value}.")
     if None not in (options.process, options.processes) and options.process >= options.processes:  # type: ignore[operator]
         raise InputError(f"--process counts from 0 to {options.processes} - 1 (--processes), got {options.process}.")
-    if options.process != 0:
-        return
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", int(port)))
-        except OSError as error:
-            raise InputError(
-                f"--coordinator {options.coordinator}: port {port} cannot be used here ({error.strerror}): choose "
-                f"another, the same for all processes."
-            ) from error
+    if options.processes is not None and options.process is not None:
+        meet(host, int(port), options.processes, options.process, START_SECONDS)
 
 
 def _first_line(error: Exception) -> str:

@@ -58,6 +58,8 @@ def preparation_summary(out: Path, done: PrepareResult) -> str:
         f"{done.clips:,} clips, {done.unreadable:,} unreadable; {done.shards} shard{'s' * (done.shards != 1)}, "
         f"{done.size / 1e6:,.1f} MB; {done.made:,} decoded now in {done.seconds:,.1f} s{rate}."
     ]
+    if done.unreadable:
+        lines.append(f"To try the unreadable ones again, remove the {out}/shard-*.json that list them and repeat this.")
     if done.complete:
         lines.append(f"Complete: give --data {out} to the other commands.")
     else:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from jaxdissect.collect import counting_step
 from jaxdissect.job import job
 from jaxdissect.processes import DistributedOptions, Processes, exchange, join, require_agreement, together
 from jaxdissect.pulse import DONE, FAILED, LEFT, SAVED, WORKING, Pulse
+from jaxdissect.rendezvous import meet
 from jaxdissect.results import read_netcdf
 from jaxdissect.run import Run
 from jaxdissect.sharding import local_mesh, map_per_device, per_device, replicate, shard_clips
@@ -167,6 +169,43 @@ def test_a_port_in_use_is_told_before_jax_aborts():
             InputError, match=rf"port {port} cannot be used here \(Address already in use\): choose another"
         ):
             join(options)
+
+
+def test_processes_that_do_not_come_are_named():
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(meet, "127.0.0.1", port, 4, 0, 1.5)
+        other = pool.submit(meet, "127.0.0.1", port, 4, 2, 1.5)
+        with pytest.raises(InputError, match=r"of 4 processes, number 1, 3 did not come: start all of them"):
+            waits.result()
+        with pytest.raises(InputError, match=rf"process 0 does not answer at 127.0.0.1:{port}"):
+            other.result()
+
+
+def test_all_that_come_go_on_whatever_the_order():
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        early = [pool.submit(meet, "127.0.0.1", port, 4, process, 20) for process in (3, 1)]
+        time.sleep(0.3)
+        first = pool.submit(meet, "127.0.0.1", port, 4, 0, 20)
+        time.sleep(0.3)
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1")
+            last = pool.submit(meet, "127.0.0.1", port, 4, 2, 20)
+            for one in (*early, first, last):
+                assert one.result() is None
+    assert meet("127.0.0.1", free_port(), 1, 0, 1) is None
+
+
+def test_two_processes_of_one_number():
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        twice = [pool.submit(meet, "127.0.0.1", port, 3, 1, 1) for _ in range(2)]
+        with pytest.raises(InputError, match="--process 1: two processes have this number"):
+            meet("127.0.0.1", port, 3, 0, 10)
+        for one in twice:
+            with pytest.raises(InputError, match="does not answer"):
+                one.result()
 
 
 def test_without_a_scheduler_the_options_are_asked_for(monkeypatch):

@@ -17,6 +17,7 @@ from jaxdissect.files import (
     require_folder,
     require_space,
     sha256_file,
+    sweep,
     whole_file,
 )
 from jaxdissect.progress import progress_bar
@@ -204,8 +205,7 @@ def _write_shard(
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path = shard_file(options.out, name)
-    for left in options.out.glob(f".{path.name}-*"):  # of a process that was killed
-        left.unlink(missing_ok=True)
+    sweep(path)
     temporary = path_beside(path)
     clips = []
     try:
