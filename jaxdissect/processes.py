@@ -5,6 +5,7 @@ JAX's service, which ends every process at once when one dies, is shut down befo
 look after each other through the run directory, which all of them must see (`Pulse`).
 """
 
+import contextlib
 import itertools
 import json
 import socket
@@ -165,7 +166,8 @@ def together(prepare: Callable[[], T]) -> T:
     try:
         result = prepare()
     except BaseException as error:
-        exchange(str(error) if isinstance(error, InputError) else type(error).__name__)
+        with contextlib.suppress(LostProcessError):  # what went wrong here says more
+            exchange(str(error) if isinstance(error, InputError) else type(error).__name__)
         raise
     for process, failure in enumerate(exchange(None)):
         if failure is not None:
@@ -199,13 +201,15 @@ def _meet_at_address(options: DistributedOptions) -> None:
     host, _, port = (options.coordinator or "").rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--coordinator must be host:port of process 0, got {options.coordinator!r}.")
-    for name, value, least in (("--processes", options.processes, 1), ("--process", options.process, 0)):
+    processes, process = options.processes, options.process
+    for name, value, least in (("--processes", processes, 1), ("--process", process, 0)):
         if value is not None and value < least:
             raise InputError(f"{name} must be at least {least}, got {value}.")
-    if None not in (options.process, options.processes) and options.process >= options.processes:  # type: ignore[operator]
-        raise InputError(f"--process counts from 0 to {options.processes} - 1 (--processes), got {options.process}.")
-    if options.processes is not None and options.process is not None:
-        meet(host, int(port), options.processes, options.process, START_SECONDS)
+    if processes is None or process is None:  # a scheduler may tell
+        return
+    if process >= processes:
+        raise InputError(f"--process counts from 0 to {processes} - 1 (--processes), got {process}.")
+    meet(host, int(port), processes, process, START_SECONDS)
 
 
 def _first_line(error: Exception) -> str:
