@@ -113,9 +113,8 @@ def count_clips(
     counter = Counter(encoder, task, options or CountOptions(), clip_counts is not None, devices, len(clips))
     log = (keeper and keeper.restore(counter)) or ClipLog(len(task))
     skip = np.zeros(len(task), bool) if skip is None else skip
-    again = clips[
-        log.unreadable()[clips] & ~skip[clips]
-    ]  # they may be readable now; last, so that batches stay as they were
+    # Clips that could not be read may be readable now; they come last, so that the other batches stay as they were.
+    again = clips[log.unreadable()[clips] & ~skip[clips]]
     finished = int(log.done[clips].sum()) - len(again)
     running: tuple[Batch, PerClip] | None = None
 
