@@ -37,12 +37,11 @@ from jaxdissect.summary import (
     probe_summary,
     training_summary,
 )
-from jaxdissect.tasks.prepared import shard_file
 from jaxdissect.tasks.preparing import PrepareOptions, PrepareResult, run_prepare, verify
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
 
-FAILED, USER_ERROR, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+FAILED, USER_ERROR, LOST_PROCESS, INTERRUPTED, BROKEN_PIPE = 1, 2, 75, 130, 141  # 75: "try again" in sysexits.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +237,7 @@ class PrepareCommand(PrepareOptions):
 
 @dataclasses.dataclass(frozen=True)
 class VerifyCommand:
-    """Read a prepared folder and compare every shard with its SHA-256.
+    """Read a prepared folder and compare every shard, list and table with its SHA-256.
 
     Example: jaxdissect verify ESC-50-16k
 
@@ -249,11 +248,11 @@ class VerifyCommand:
     folder: tyro.conf.Positional[Path]
 
     def __call__(self) -> int:
-        damaged = verify(self.folder)
-        for name in damaged:
-            print(f"{shard_file(self.folder, name)} is damaged: its SHA-256 is another than was written.")
-        print(f"{self.folder}: {len(damaged) or 'no'} shard{'s' * (len(damaged) != 1)} damaged.")
-        return FAILED if damaged else 0
+        wrong = verify(self.folder)
+        for sentence in wrong:
+            print(sentence)
+        print(f"{self.folder}: {len(wrong) or 'no'} file{'s' * (len(wrong) != 1)} not as written.")
+        return FAILED if wrong else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -302,7 +301,8 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
-    0; 1: too many unreadable clips, a training went wrong or another process died; 2: a user's mistake.
+    0: done. 1: too many unreadable clips, or a training went wrong. 2: a user's mistake. 75: another process of the job
+    failed or died, and 130: stopped by a signal; the same command goes on. 141: the reader of the output has gone.
     """
     _prepare()
     try:
@@ -324,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
         return FAILED
     except LostProcessError as error:
         print(f"jaxdissect: {error} What was counted is kept: the same command goes on.", file=sys.stderr)
-        return FAILED
+        return LOST_PROCESS
     except KeyboardInterrupt:
         print(
             "jaxdissect: stopped; finished stages and states of unfinished ones are kept, the same command goes on.",

@@ -26,6 +26,11 @@ class ClipLog:
         """Which clips have been counted, or found unreadable."""
         return self.kind > 0
 
+    @property
+    def counted(self) -> Bool[np.ndarray, " clip"]:
+        """Which clips have been counted."""
+        return self.done & (self.kind != 1 + KINDS.index("unreadable"))
+
     def put(self, clip: int, status: ClipStatus) -> None:
         """Note what became of a clip."""
         self.kind[clip] = 1 + KINDS.index(status.status)
@@ -33,24 +38,21 @@ class ClipLog:
         self.reason[clip] = self._number_of(status.reason)
 
     def add(self, other: "ClipLog") -> None:
-        """Take over what another process noted of other clips.
+        """Take over what another process noted of other clips, or of clips that could not be read here.
 
         Raises:
           InputError: a clip stands in both, so it was counted twice.
         """
-        twice = np.flatnonzero(self.done & other.done)
+        twice = np.flatnonzero(self.counted & other.counted)
         if len(twice):
             raise InputError(
                 f"{len(twice):,} clips were counted twice, the first has the number {twice[0]}: two jobs have worked "
                 f"in one run directory. Remove one of their states in `state/activations` there; the others stay."
             )
         new = np.array([self._number_of(reason) for reason in other.reasons] or [0], np.int32)
-        self.kind[other.done], self.samples[other.done] = other.kind[other.done], other.samples[other.done]
-        self.reason[other.done] = new[other.reason[other.done]]
-
-    def unreadable(self) -> Bool[np.ndarray, " clip"]:
-        """Which clips were found unreadable."""
-        return self.kind == 1 + KINDS.index("unreadable")
+        taken = other.done & ~self.counted
+        self.kind[taken], self.samples[taken] = other.kind[taken], other.samples[taken]
+        self.reason[taken] = new[other.reason[taken]]
 
     def statuses(self) -> tuple[ClipStatus, ...]:
         """Of all clips.

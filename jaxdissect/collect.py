@@ -114,8 +114,9 @@ def count_clips(
     log = (keeper and keeper.restore(counter)) or ClipLog(len(task))
     skip = np.zeros(len(task), bool) if skip is None else skip
     # Clips that could not be read may be readable now; they come last, so that the other batches stay as they were.
-    again = clips[log.unreadable()[clips] & ~skip[clips]]
-    finished = int(log.done[clips].sum()) - len(again)
+    again = clips[(log.done & ~log.counted & ~skip)[clips]]
+    finished = int(log.counted[clips].sum())
+    progress(finished)
     running: tuple[Batch, PerClip] | None = None
 
     def settle() -> None:
@@ -133,7 +134,7 @@ def count_clips(
         if keeper:
             keeper.save(counter, log)
 
-    rest = np.concatenate([clips[~log.done[clips] & ~skip[clips]], again])
+    rest = np.concatenate([clips[(~log.done & ~skip)[clips]], again])
     with resumable(save, keeper.due) if keeper else nullcontext(lambda: None) as between:
         for batch, arrays in device_batches(task, encoder.sample_rate, counter.clips_per_step, counter.mesh, rest):
             started = batch, counter.start(arrays)

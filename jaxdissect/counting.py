@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxdissect import statistics
 from jaxdissect.clip_log import ClipLog
@@ -66,22 +65,20 @@ def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = l
       KeyboardInterrupt: a signal has come; what was counted is kept.
     """
     me = pulse.processes
-    elsewhere = _elsewhere(job, me)
-    path = state_path(job.folder, me)
-    clips = np.arange(len(job.task))[me.index :: me.count]
-    clips = read_part(path, job.identity)[2] if path.exists() else clips[~elsewhere.done[clips]].astype(np.int32)
+    elsewhere = _elsewhere(job, me).counted
+    path, clips = state_path(job.folder, me), me.share(len(job.task))
     clip_counts = None
     if job.keep_clips:
         shape = (len(clips), *neuron_shape(job.encoder, job.task))
         clip_counts = open_clip_store(job.store(me.name), shape, afresh=not path.exists())
     if me.first:
         job.store("all").unlink(missing_ok=True)  # of a process that was killed while it joined them
-    alone = me.count == 1 and not elsewhere.done.any()
-    keeper = CountKeeper(path, job.identity, clips, job.save_minutes, pulse, not alone, clip_counts)
+    alone = me.count == 1 and not elsewhere.any()
+    mine = clips[~elsewhere[clips]]
+    keeper = CountKeeper(path, job.identity, mine, job.save_minutes, pulse, not alone, clip_counts)
     counted = count_clips(
-        job.encoder, job.task, job.options, clip_counts, progress=progress, clips=clips, keeper=keeper,
-        skip=elsewhere.done,
-    )  # fmt: skip
+        job.encoder, job.task, job.options, clip_counts, progress=progress, clips=clips, keeper=keeper, skip=elsewhere
+    )
     if clip_counts is not None:
         clip_counts.flush()
     pulse.say(DONE)
@@ -100,20 +97,29 @@ def whole_store(job: CountJob) -> Path | None:
 
 
 def room_needed(job: CountJob, processes: Processes) -> int:
-    """Bytes that states and stores of this job take on the disk, while an old state is replaced by a new one."""
+    """Bytes that this job still takes on the disk: states, while old ones are replaced, and every clip's counts."""
     layers, neurons = neuron_shape(job.encoder, job.task)
+    stores = _room_for_stores(job, processes, layers * neurons) if job.keep_clips else 0
     rows = (len(job.task.classes) + 1) * layers * neurons
     top = 160 * layers * neurons
     of_device, of_totals = 20 * rows + top, 24 * rows + top
-    return processes.count * 2 * (len(jax.local_devices()) * of_device + of_totals + 10 * len(job.task))
+    return stores + processes.count * 2 * (len(jax.local_devices()) * of_device + of_totals + 10 * len(job.task))
+
+
+def _room_for_stores(job: CountJob, processes: Processes, neurons: int) -> int:
+    """The stores of this job's processes, less what is there; and the one that several are joined in."""
+    several = any(one.count > 1 for one in (processes, *_known(job.folder)))
+    mine = [job.store(Processes(index, processes.count).name) for index in range(processes.count)]
+    there = sum(path.stat().st_size for path in mine if path.exists())
+    return 2 * len(job.task) * neurons * (1 + several) - there
 
 
 def _elsewhere(job: CountJob, me: Processes) -> ClipLog:
     """Clips that jobs of another number of processes have counted, which stay theirs."""
     log = ClipLog(len(job.task))
-    for path in _states(job.folder):
-        if not path.stem.endswith(f"-of-{me.count}"):
-            log.add(read_part(path, job.identity)[1])
+    for processes in _known(job.folder):
+        if processes.count != me.count:
+            log.add(read_part(state_path(job.folder, processes), job.identity)[1])
     return log
 
 
@@ -122,11 +128,12 @@ def _joined(job: CountJob) -> Counted:
     totals: Totals | None = None
     log = ClipLog(len(job.task))
     stores = []
-    for path in _states(job.folder):
-        part, counted, clips = read_part(path, job.identity)
-        log.add(counted)
+    for processes in _known(job.folder):
+        part, own = read_part(state_path(job.folder, processes), job.identity)
+        log.add(own)
         totals = part if totals is None else statistics.merge(totals, part)
-        stores.append((job.store(path.stem.removeprefix("counts-")), clips, counted.done[clips]))
+        clips = processes.share(len(job.task))
+        stores.append((job.store(processes.name), clips, own.counted[clips]))
     if totals is None or not log.done.all():
         raise InputError(
             f"{job.folder}: the states of the processes do not add up to the {len(job.task):,} clips of the task, "
@@ -137,5 +144,6 @@ def _joined(job: CountJob) -> Counted:
     return Counted(totals, log)
 
 
-def _states(folder: Path) -> list[Path]:
-    return sorted(folder.glob("counts-*.npz"))
+def _known(folder: Path) -> list[Processes]:
+    """The processes that have left a state."""
+    return [Processes.named(path.stem.removeprefix("counts-")) for path in sorted(folder.glob("counts-*-of-*.npz"))]

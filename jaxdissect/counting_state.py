@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,33 @@ from jaxdissect.errors import InputError
 from jaxdissect.processes import Processes
 from jaxdissect.pulse import Pulse
 from jaxdissect.sharding import shard_clips
-from jaxdissect.state_file import State, read_state, require_same, write_state
+from jaxdissect.state_file import State, read_state, write_state
 from jaxdissect.statistics import ClassCounts, TopClips, Totals
 
 COUNTS, FLUSHED = "counts", "flushed"
 EMPTY: Any = TopClips(0, 0, 0, 0)
 COUNTS_TREE: Any = ClassCounts(0, 0, 0, 0, 0, EMPTY)
 TOTALS_TREE = {"clips": 0, "tokens": 0, "active_tokens": 0, "sum": 0, "sum_squares": 0, "top": EMPTY}
+
+
+@dataclass(frozen=True, eq=False)
+class _CountState:
+    """What a state file says: each device's counts of the last `steps` steps, those moved to the host before, clips."""
+
+    counts: ClassCounts
+    steps: int
+    flushed: Totals | None
+    log: ClipLog
+
+    @staticmethod
+    def parse(state: State) -> "_CountState":
+        flushed = FLUSHED in state.record["parts"]
+        return _CountState(
+            _tree(COUNTS_TREE, state.arrays, COUNTS),
+            state.record["steps"],
+            Totals(**_tree(TOTALS_TREE, state.arrays, FLUSHED)) if flushed else None,
+            ClipLog.of(state.arrays, state.record["reasons"]),
+        )
 
 
 class CountKeeper:
@@ -59,18 +80,16 @@ class CountKeeper:
         Raises:
           InputError: the file is damaged, or another count's.
         """
-        state = read_state(self.path, "a count")
+        state = read_state(self.path, "a count", self.identity, _CountState.parse)
         if state is None:
             return None
-        require_same(self.path, state.record["of"], self.identity)
-        counts: ClassCounts = _tree(COUNTS_TREE, state.arrays, COUNTS)
-        if FLUSHED in state.record["parts"]:
-            counter.take(Totals(**_tree(TOTALS_TREE, state.arrays, FLUSHED)))
-        if len(counts.clips) == counter.mesh.size:
-            counter.counts, counter.steps = shard_clips(counts, counter.mesh), state.record["steps"]
+        if state.flushed is not None:
+            counter.take(state.flushed)
+        if len(state.counts.clips) == counter.mesh.size:
+            counter.counts, counter.steps = shard_clips(state.counts, counter.mesh), state.steps
         else:
-            counter.take(statistics.flush(counts))
-        return ClipLog.of(state.arrays, state.record["reasons"])
+            counter.take(statistics.flush(state.counts))
+        return state.log
 
     def due(self, at_end: bool = False) -> bool:
         """Whether it is time to save.
@@ -102,34 +121,30 @@ class CountKeeper:
         self.saved = time.monotonic()
         if self.clip_counts is not None:
             self.clip_counts.flush()
-        arrays = _arrays(counter.counts, COUNTS) | log.arrays() | {"clips": self.clips}
+        arrays = _arrays(counter.counts, COUNTS) | log.arrays()
         if counter.flushed is not None:
             arrays |= _arrays(vars(counter.flushed), FLUSHED)
         record = {
-            "of": self.identity,
             "steps": counter.steps,
             "parts": [COUNTS] if counter.flushed is None else [COUNTS, FLUSHED],
             "reasons": log.reasons,
         }
-        write_state(self.path, State(arrays, record))
+        write_state(self.path, State(self.identity, arrays, record))
 
 
-def read_part(path: Path, identity: Mapping[str, Any]) -> tuple[Totals, ClipLog, np.ndarray]:
-    """What a process has counted by its state: totals, clips, and the numbers of the clips that it was to count.
+def read_part(path: Path, identity: Mapping[str, Any]) -> tuple[Totals, ClipLog]:
+    """What a process has counted by its state, and of which clips.
 
     Raises:
       InputError: the file is missing, damaged, or another count's.
     """
-    state = read_state(path, "a count")
+    state = read_state(path, "a count", identity, _CountState.parse)
     if state is None:
         raise InputError(
             f"{path} is missing: do all processes see the folder of --run? Repeat the command, it goes on."
         )
-    require_same(path, state.record["of"], identity)
-    totals = statistics.flush(_tree(COUNTS_TREE, state.arrays, COUNTS))
-    if FLUSHED in state.record["parts"]:
-        totals = statistics.merge(Totals(**_tree(TOTALS_TREE, state.arrays, FLUSHED)), totals)
-    return totals, ClipLog.of(state.arrays, state.record["reasons"]), state.arrays["clips"]
+    totals = statistics.flush(state.counts)
+    return totals if state.flushed is None else statistics.merge(state.flushed, totals), state.log
 
 
 def state_path(folder: Path, processes: Processes) -> Path:

@@ -31,12 +31,13 @@ from jaxdissect.results import (
 from jaxdissect.run import (
     Run,
     absolute,
+    computed_by,
     peak_memory,
     record_attributes,
     require_same_run,
     save_or_rescue,
-    versions,
 )
+from jaxdissect.state_file import remove_states
 from jaxdissect.tasks.known import load_task, task_in_full
 from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import Task
@@ -132,6 +133,8 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
     require_agreement({"whether the results are there": isinstance(plan, ActivationsResult)})
     if isinstance(plan, ActivationsResult):
         leave()
+        if here().first:
+            remove_states(_states(Run(options.run)))  # of a job that was killed after it had saved its results
         return plan
     with job(plan.run, plan.job.folder, plan.job.identity, options.patience) as pulse:
         counted, measured = _count(plan.job, pulse)
@@ -241,16 +244,24 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     run.require_own("probe", "a probe", record["fingerprints"])
     layers, neurons = neuron_shape(encoder, chosen)
     counting = CountJob(
-        encoder, chosen, count, run.file("state") / "activations", _identity(options, record, chosen),
+        encoder, chosen, count, _states(run), _identity(options, record, chosen),
         options.keep_clips, options.save_minutes,
     )  # fmt: skip
-    room = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20
+    room, while_counting = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20, room_needed(counting, here())
     require_space(run.path, room, "a file of the run's counts")
-    require_space(run.path, room + room_needed(counting, here()), "the state of the count")
+    require_space(run.path, room + while_counting, "the state of the count")
     if options.keep_clips and here().first:
         size = 2 * len(chosen) * layers * neurons
-        print(f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB.", file=sys.stderr)
+        print(
+            f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB; counting takes {while_counting / 1e6:,.1f} "
+            f"MB beside what is there.",
+            file=sys.stderr,
+        )
     return _Plan(counting, run, record)
+
+
+def _states(run: Run) -> Path:
+    return run.file("state") / "activations"
 
 
 def _identity(options: ActivationsOptions, record: Mapping[str, Any], task: Task) -> dict[str, Any]:
@@ -263,15 +274,14 @@ def _identity(options: ActivationsOptions, record: Mapping[str, Any], task: Task
         "the task's table": record["fingerprints"]["task"],
         "the number of clips": len(task),
         "the prepared data": data_fingerprint(task) or "files",
-        "the version of jaxdissect": versions()["jaxdissect"],
-        "the version of jax": versions()["jax"],
+        **computed_by(),
     }
 
 
 def _count(counting: CountJob, pulse: Pulse) -> tuple[Counted | None, dict[str, Any]]:
     """Count with a progress bar; returns what was counted, and the time, rate and memory that it took."""
     task, me = counting.task, pulse.processes
-    finished: list[tuple[float, int]] = [(time.perf_counter(), 0)]
+    begun, finished = time.perf_counter(), list[tuple[float, int]]()
     what = f"Counting {task.name}" + (f" in {me.count} processes" if me.count > 1 else "")
     with progress_bar(what=what, total=len(task), at_once=True, shown=me.first) as bar:
 
@@ -286,7 +296,7 @@ def _count(counting: CountJob, pulse: Pulse) -> tuple[Counted | None, dict[str, 
             bar.update(len(task) - bar.n)
     first, last = finished[1 if len(finished) > 4 else 0], finished[-1]  # the first batch compiles
     return counted, {
-        "seconds": round(time.perf_counter() - finished[0][0], 3),
+        "seconds": round(time.perf_counter() - begun, 3),
         "clips_per_second": round((last[1] - first[1]) / max(last[0] - first[0], 1e-9), 3),
         "peak_memory_mb": round(peak_memory() / 1e6),
         "batch_size": counting.options.batch_size,

@@ -1,4 +1,4 @@
-"""What the command line prints as a paragraph: a user's mistake (exit code 2), a training or job gone wrong (1)."""
+"""What the command line prints as a paragraph: a mistake (exit code 2), a training gone wrong (1), a lost process."""
 
 
 class InputError(ValueError):

@@ -2,7 +2,6 @@
 
 import contextlib
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from jaxdissect.files import require_folder
 from jaxdissect.processes import exchange, here, leave, require_agreement, together
 from jaxdissect.pulse import LEFT, SAVED, Pulse
 from jaxdissect.run import Run
+from jaxdissect.state_file import remove_states
 
 
 @contextlib.contextmanager
@@ -56,9 +56,7 @@ def end_job(pulse: Pulse) -> None:
     with contextlib.suppress(LostProcessError):  # what it had to do is done
         pulse.wait_for(LEFT, at_most=min(pulse.patience, 30))
     pulse.stop()
-    shutil.rmtree(pulse.folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # states of other stages
-        pulse.folder.parent.rmdir()
+    remove_states(pulse.folder)
 
 
 def follow_job(pulse: Pulse) -> None:

@@ -10,18 +10,20 @@ import itertools
 import json
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jaxtyping import Int
 
 from jaxdissect.errors import InputError, LostProcessError
 from jaxdissect.rendezvous import meet
 
 T = TypeVar("T")
 START_SECONDS = 300
+SAY_EVERY = 30  # seconds of a wait
 LEAST_PATIENCE = 6.0  # three signs of life
 _exchanges = itertools.count()
 _joined: list[bool] = []  # whether the service is ours to end
@@ -48,6 +50,16 @@ class Processes:
     def name(self) -> str:
         """As in names of files."""
         return f"{self.index}-of-{self.count}"
+
+    @staticmethod
+    def named(name: str) -> "Processes":
+        """From its `name`."""
+        index, count = name.split("-of-")
+        return Processes(int(index), int(count))
+
+    def share(self, clips: int) -> Int[np.ndarray, " some"]:
+        """Numbers of the clips that are this process's."""
+        return np.arange(clips, dtype=np.int32)[self.index :: self.count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +102,9 @@ def join(options: DistributedOptions) -> Processes:
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is answered here, by saving a state
     try:
         jax.distributed.initialize(
-            options.coordinator, options.processes, options.process, initialization_timeout=START_SECONDS
-        )
+            options.coordinator, options.processes, options.process,
+            initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=round(options.patience),
+        )  # fmt: skip
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         missing = [name for name, value in told.items() if value is None]
         raise InputError(
@@ -111,10 +124,16 @@ def leave() -> None:
     """End JAX's service: none of what follows needs it, and it would end this process if another one died.
 
     A service that `join` has not begun is not ended.
+
+    Raises:
+      LostProcessError: another process has gone before.
     """
     if _joined:
         _joined.clear()
-        jax.distributed.shutdown()
+        try:
+            jax.distributed.shutdown()
+        except RuntimeError as error:
+            raise LostProcessError(f"A process has ended before the work began ({_first_line(error)}).") from error
 
 
 def exchange(value: Any) -> list[Any]:
@@ -133,14 +152,19 @@ def exchange(value: Any) -> list[Any]:
 
 
 def _answer(client: Any, number: int, index: int) -> str:
-    """What a process has to say, waited for in short turns, so that signals are answered."""
-    end = time.monotonic() + START_SECONDS
-    while True:
+    """What a process has to say, waited for in short turns, so that signals are answered.
+
+    There is no end to the wait: one host may read a table for longer than another, and JAX's service tells of a death.
+    """
+    for turn in itertools.count(1):
         try:
             return str(client.blocking_key_value_get(f"jaxdissect/{number}/{index}", 1000))
         except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > end:
+            if "DEADLINE_EXCEEDED" not in str(error):
                 raise LostProcessError(f"Process {index} does not answer ({_first_line(error)}).") from error
+            if turn % SAY_EVERY == 0:
+                print(f"Waiting for process {index}, for {turn} s by now ...", file=sys.stderr, flush=True)
+    raise AssertionError
 
 
 def _service() -> Any:
@@ -209,7 +233,7 @@ def _meet_at_address(options: DistributedOptions) -> None:
         return
     if process >= processes:
         raise InputError(f"--process counts from 0 to {processes} - 1 (--processes), got {process}.")
-    meet(host, int(port), processes, process, START_SECONDS)
+    meet(host.removeprefix("[").removesuffix("]"), int(port), processes, process, START_SECONDS)
 
 
 def _first_line(error: Exception) -> str:

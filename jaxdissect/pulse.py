@@ -19,7 +19,7 @@ from jaxdissect.processes import Processes
 
 INTERVAL = 2.0  # seconds between two signs
 JOB = "job"  # the file that names the newest job
-WORKING, DONE, SAVED, LEFT, FAILED = "working", "done", "saved", "left", "failed"
+WORKING, DONE, SAVED, LEFT, FAILED, LOST = "working", "done", "saved", "left", "failed", "lost another"
 OVER, OVER_FOR_FIRST = (DONE, LEFT), (SAVED,)  # the first process has results to save when it is done
 
 
@@ -60,9 +60,10 @@ class Pulse:
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         self.stop()
-        if error is not None and self.processes.count > 1 and not isinstance(error, LostProcessError):
-            reason = str(error) if isinstance(error, InputError) else type(error).__name__
-            self.say(FAILED, reason=reason)
+        if error is None or self.processes.count == 1:
+            return
+        reason = str(error) if isinstance(error, (InputError, LostProcessError)) else type(error).__name__
+        self.say(LOST if isinstance(error, LostProcessError) else FAILED, reason=reason)
 
     def stop(self) -> None:
         """Give no more signs."""
@@ -95,11 +96,16 @@ class Pulse:
         Raises:
           LostProcessError: one of them failed or died.
         """
-        for index, sign in self._signs().items():
-            if sign is not None and sign["status"] in (OVER_FOR_FIRST if index == 0 else OVER):
-                continue
+        signs = self._signs()
+        for index, sign in signs.items():  # who says why comes before who has ended because of it
             if sign is not None and sign["status"] == FAILED:
                 raise LostProcessError(f"Process {index} on {sign['host']} has ended: {sign['reason']}")
+        for sign in signs.values():
+            if sign is not None and sign["status"] == LOST:
+                raise LostProcessError(sign["reason"])
+        for index, sign in signs.items():
+            if sign is not None and sign["status"] in (OVER_FOR_FIRST if index == 0 else OVER):
+                continue
             beat = sign and sign["beat"]
             before, since = self._heard.get(index, (None, time.monotonic()))
             if index not in self._heard or beat != before:
@@ -116,12 +122,14 @@ class Pulse:
         """Make sure that no later job has begun here, whose states must not be mixed with this one's.
 
         Raises:
-          LostProcessError: one has.
+          LostProcessError: one has, or this one is over.
         """
         try:
             current = (self.folder / JOB).read_text()
+        except FileNotFoundError:
+            raise LostProcessError(f"The job of this process has ended without it: {self.folder} is gone.") from None
         except OSError:
-            return  # the folder is gone, which writing will tell
+            return  # which writing will tell
         if current != self.job:
             raise LostProcessError(f"Another job has begun in {self.folder}, which goes on from the states there.")
 

@@ -5,13 +5,14 @@ Python: who is missing is told, and Ctrl-C ends the wait.
 """
 
 import contextlib
+import os
 import socket
 import time
 
 from jaxdissect.errors import InputError
 
 TURN = 1.0  # seconds of one wait, after which signals are answered
-GO = b"go"
+NAME, GO = b"jaxdissect", b"go"
 
 
 def meet(host: str, port: int, processes: int, process: int, seconds: float) -> None:
@@ -24,65 +25,111 @@ def meet(host: str, port: int, processes: int, process: int, seconds: float) -> 
       seconds: to wait.
 
     Raises:
-      InputError: the port cannot be used, a process does not come in time, or two have one number.
+      InputError: the port cannot be used, a process does not come in time, another one expects another number of
+        processes, or two have one number.
     """
     end = time.monotonic() + seconds
     if process == 0:
         _gather(port, processes, end)
     else:
-        _present(host, port, process, end)
+        _present(host, port, processes, process, end + 2 * TURN)  # process 0 says who is missing
 
 
 def _gather(port: int, processes: int, end: float) -> None:
     """Wait for all the others, then let them go."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind(("", port))
-        except OSError as error:
-            raise InputError(
-                f"--coordinator: port {port} cannot be used here ({error.strerror}): choose another, the same for all "
-                f"processes."
-            ) from error
-        server.listen(processes)
-        server.settimeout(TURN)
+        server = stack.enter_context(_server(port))
         here: dict[int, socket.socket] = {}
-        while len(here) < processes - 1:
-            if time.monotonic() > end:
-                missing = sorted(set(range(1, processes)) - set(here))
-                raise InputError(
-                    f"--distributed: of {processes} processes, number {', '.join(map(str, missing))} did not come: "
-                    f"start all of them with the same --coordinator and --processes."
-                )
-            with contextlib.suppress(TimeoutError):
-                other = stack.enter_context(server.accept()[0])
-                number = _number(other)
-                if number is None or not 0 < number < processes:
-                    continue  # somebody else
-                if number in here:
-                    raise InputError(f"--process {number}: two processes have this number: give each its own.")
-                here[number] = other
-        for other in here.values():
-            with contextlib.suppress(OSError):  # it has gone again, which JAX will find
-                other.sendall(GO)
+        answer = GO
+        try:
+            while len(here) < processes - 1:
+                if time.monotonic() > end:
+                    missing = sorted(set(range(1, processes)) - set(here))
+                    raise InputError(
+                        f"--distributed: of {processes} processes, number {', '.join(map(str, missing))} did not come: "
+                        f"start all of them with the same --coordinator and --processes."
+                    )
+                with contextlib.suppress(TimeoutError):
+                    _receive(stack.enter_context(server.accept()[0]), processes, here)
+        except InputError as error:
+            answer = str(error).encode()
+            raise
+        finally:
+            for other in here.values():
+                with contextlib.suppress(OSError):  # it has gone again, which JAX will find
+                    other.sendall(answer)
 
 
-def _number(other: socket.socket) -> int | None:
+def _receive(other: socket.socket, processes: int, here: dict[int, socket.socket]) -> None:
+    """Add one that has come to those that are here.
+
+    Raises:
+      InputError: it cannot be of the same job.
+    """
+    try:
+        found = _number(other)
+        if found is None:
+            other.close()  # somebody else; or late, and comes again
+            return
+        number, count = found
+        if count != processes:
+            raise InputError(
+                f"--processes is {processes} in process 0 and {count} in process {number}: start all of them with the "
+                f"same command."
+            )
+        if number in here and not _has_gone(here[number]):
+            raise InputError(f"--process {number}: two processes have this number: give each its own.")
+    except InputError as error:
+        with contextlib.suppress(OSError):
+            other.sendall(str(error).encode())
+        raise
+    here[number] = other
+
+
+def _server(port: int) -> socket.socket:
+    """Listens on all addresses, in short turns."""
+    both = socket.has_dualstack_ipv6()
+    try:
+        server = socket.create_server(
+            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+        )
+    except OSError as error:
+        raise InputError(
+            f"--coordinator: port {port} cannot be used here ({os.strerror(error.errno or 0)}): choose another, the "
+            f"same for all processes."
+        ) from error
+    server.settimeout(TURN)
+    return server
+
+
+def _number(other: socket.socket) -> tuple[int, int] | None:
+    """Of one that has come, and how many it expects; None if it is none of ours."""
     other.settimeout(TURN)
     try:
-        words = other.recv(64).split()
-        return int(words[1]) if words[:1] == [b"jaxdissect"] else None
-    except (OSError, ValueError, IndexError):
+        word, *told = other.recv(64).split()
+        number, count = map(int, told)
+    except (OSError, ValueError):
         return None
+    return (number, count) if word == NAME and 0 < number < count else None
 
 
-def _present(host: str, port: int, process: int, end: float) -> None:
+def _has_gone(other: socket.socket) -> bool:
+    """Whether a process that waited here has closed its end."""
+    try:
+        other.setblocking(False)
+        return other.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _present(host: str, port: int, processes: int, process: int, end: float) -> None:
     """Say that this process is here, and wait until all are."""
     while True:
         try:
             with socket.create_connection((host, port), TURN) as connection:
-                connection.sendall(f"jaxdissect {process}\n".encode())
+                connection.sendall(NAME + f" {process} {processes}\n".encode())
                 if _is_let_go(connection, end):
                     return
         except OSError:  # process 0 is not there yet
@@ -96,9 +143,17 @@ def _present(host: str, port: int, process: int, end: float) -> None:
 
 
 def _is_let_go(connection: socket.socket, end: float) -> bool:
+    """Whether all are there; False if process 0 has gone, or it takes too long.
+
+    Raises:
+      InputError: process 0 says what is wrong.
+    """
     while time.monotonic() < end:
         try:
-            return connection.recv(len(GO)) == GO
+            answer = connection.recv(1000)
         except TimeoutError:
             continue
+        if answer not in (GO, b""):
+            raise InputError(f"Process 0: {answer.decode(errors='replace')}")
+        return answer == GO
     return False

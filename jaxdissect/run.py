@@ -215,6 +215,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def computed_by() -> dict[str, str]:
+    """What must be the same wherever parts of one result are computed, by names for people."""
+    return {f"the version of {name}": version for name, version in versions().items()} | {
+        "the kind of devices": jax.default_backend()
+    }
+
+
 def device() -> str:
     """The devices of this process in words, e.g. "2 x NVIDIA H200 (gpu)"."""
     devices = jax.local_devices()

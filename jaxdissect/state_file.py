@@ -5,13 +5,15 @@ objects), not an orbax checkpoint, because orbax's checkpoints of a job of sever
 service, which ends every process when one has died.
 """
 
+import contextlib
 import json
+import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from jaxdissect.errors import InputError
 from jaxdissect.files import whole_file
 
 RECORD = "record"
+T = TypeVar("T")
+DAMAGE = (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +30,12 @@ class State:
     """What a state file holds.
 
     Attributes:
+      of: JSON values that tell the work from others, by names for people.
       arrays: by name.
-      record: JSON values: whose state this is, and where it stands.
+      record: JSON values: where the work stands.
     """
 
+    of: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
     record: Mapping[str, Any]
 
@@ -40,31 +46,45 @@ def write_state(path: Path, state: State) -> None:
     Raises:
       InputError: it cannot be written.
     """
-    arrays: Any = {RECORD: np.frombuffer(json.dumps(state.record).encode(), np.uint8), **state.arrays}
+    record = json.dumps({"of": state.of, **state.record}).encode()
+    arrays: Any = {RECORD: np.frombuffer(record, np.uint8), **state.arrays}
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
-def read_state(path: Path, what: str) -> State | None:
-    """The state in a file; None if there is none.
+def read_state(path: Path, what: str, of: Mapping[str, Any], parse: Callable[[State], T]) -> T | None:
+    """What a state file says; None if there is none.
 
     Args:
       path: of the file.
       what: it is a state of, e.g. "a count".
+      of: what it must be of.
+      parse: makes something of the state.
 
     Raises:
-      InputError: the file is damaged.
+      InputError: the file is damaged, lacks something, or is another's.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        return State(arrays, json.loads(arrays.pop(RECORD).tobytes()))
+        record = json.loads(arrays.pop(RECORD).tobytes())
+        require_same(path, dict(record.pop("of")), of)
+        return parse(State(of, arrays, record))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except InputError:
+        raise
+    except DAMAGE as error:
         raise InputError(
             f"{path} cannot be read as the state of {what} ({error}): remove it to start that part afresh."
         ) from error
+
+
+def remove_states(folder: Path) -> None:
+    """Remove the states of a stage, when what they hold is saved elsewhere."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # states of other stages
+        folder.parent.rmdir()
 
 
 def require_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -178,8 +178,33 @@ def test_processes_that_do_not_come_are_named():
         other = pool.submit(meet, "127.0.0.1", port, 4, 2, 1.5)
         with pytest.raises(InputError, match=r"of 4 processes, number 1, 3 did not come: start all of them"):
             waits.result()
-        with pytest.raises(InputError, match=rf"process 0 does not answer at 127.0.0.1:{port}"):
+        with pytest.raises(InputError, match="Process 0: --distributed: of 4 processes, number 1, 3 did not come"):
             other.result()
+        with pytest.raises(InputError, match=rf"process 0 does not answer at 127.0.0.1:{port}"):
+            meet("127.0.0.1", port, 4, 1, -1)
+
+
+def test_processes_that_expect_another_number_are_told():
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(meet, "127.0.0.1", port, 3, 0, 10)
+        others = [pool.submit(meet, "127.0.0.1", port, 3, 1, 10)]
+        time.sleep(0.5)
+        others.append(pool.submit(meet, "127.0.0.1", port, 4, 2, 10))
+        for one in (waits, *others):
+            with pytest.raises(InputError, match="--processes is 3 in process 0 and 4 in process 2: start all of them"):
+                one.result()
+
+
+def test_a_process_that_was_stopped_and_started_again_is_let_in():
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(meet, "127.0.0.1", port, 3, 0, 20)
+        with pytest.raises(InputError, match="does not answer"):
+            meet("127.0.0.1", port, 3, 1, -1)
+        for one in [pool.submit(meet, "127.0.0.1", port, 3, process, 20) for process in (1, 2)]:
+            assert one.result() is None
+        assert waits.result() is None
 
 
 def test_all_that_come_go_on_whatever_the_order():
@@ -204,7 +229,7 @@ def test_two_processes_of_one_number():
         with pytest.raises(InputError, match="--process 1: two processes have this number"):
             meet("127.0.0.1", port, 3, 0, 10)
         for one in twice:
-            with pytest.raises(InputError, match="does not answer"):
+            with pytest.raises(InputError, match="Process 0: --process 1: two processes have this number"):
                 one.result()
 
 
@@ -275,6 +300,21 @@ def test_a_failure_is_told_with_its_reason(pulses):
         pulses[1].wait_for(SAVED, index=0)
 
 
+def test_the_first_reason_is_told_by_all(pulses):
+    """A process that ends because of another has neither failed itself nor died."""
+    pulses[2].__exit__(InputError, InputError("the disk of host 7 is full."), None)
+    with pytest.raises(LostProcessError) as error:
+        pulses[1].check()
+    pulses[1].__exit__(LostProcessError, error.value, None)
+    time.sleep(0.05)  # signs are read now and then only
+    with pytest.raises(LostProcessError, match=r"Process 2 on .* has ended: the disk of host 7 is full"):
+        pulses[0].check()
+    (pulses[0].folder / "pulse-2-of-3.json").unlink()
+    time.sleep(0.05)
+    with pytest.raises(LostProcessError, match=r"Process 2 on .* has ended: the disk of host 7 is full"):
+        pulses[0].check()
+
+
 def test_silence_is_taken_for_death(pulses):
     pulses[1].stop()
     begun = time.monotonic()
@@ -332,6 +372,9 @@ def test_a_later_job_ends_an_earlier_one(pulses, tmp_path):
     with Pulse(tmp_path, "later", Processes(0, 1), patience=0.5):
         pass
     with pytest.raises(LostProcessError, match="Another job has begun in"):
+        pulses[1].require_current()
+    (tmp_path / "job").unlink()
+    with pytest.raises(LostProcessError, match="has ended without it"):
         pulses[1].require_current()
 
 

@@ -5,16 +5,12 @@ directory; the whole is the job 1 of 1. Jobs have nothing to say to each other, 
 one measurement of the neurons' activity: the first job that has made it leaves it to all.
 """
 
-import contextlib
 import dataclasses
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from jaxdissect.ablation.controls import Activity
 from jaxdissect.ablation.judgements import SuiteState, first_edits, new_state
@@ -23,7 +19,7 @@ from jaxdissect.ablation.outcomes import Judge, Verdicts
 from jaxdissect.ablation.suites import Intervention
 from jaxdissect.errors import InputError
 from jaxdissect.files import cannot_write, path_beside
-from jaxdissect.state_file import State, read_state, require_same, write_state
+from jaxdissect.state_file import State, read_state, remove_states, write_state
 
 VERDICTS = ("margin", "correct", "scores")
 
@@ -58,10 +54,9 @@ class SuiteFiles:
         Raises:
           InputError: the file is damaged, or another suite's.
         """
-        state = read_state(path, "an ablation")
-        if state is None:
-            return None
-        require_same(path, state.record["of"], self.identity)
+        return read_state(path, "an ablation", self.identity, self._parse)
+
+    def _parse(self, state: State) -> tuple[list[int], SuiteState]:
         numbers, found = state.record["numbers"], new_state(self.judges, self.some(state.record["numbers"]))
         for label, judgements in enumerate(found.judgements.values()):
             for key, array in judgements.arrays().items():
@@ -83,8 +78,7 @@ class SuiteFiles:
             for label, judgements in enumerate(state.judgements.values())
             for key, array in judgements.arrays().items()
         }
-        record = {"of": self.identity, "numbers": list(numbers), "done": state.done, "reasons": state.reasons}
-        record["found"] = None
+        record = {"numbers": list(numbers), "done": state.done, "reasons": state.reasons, "found": None}
         if state.usable is not None:
             arrays["usable"] = state.usable
         found = state.found
@@ -96,7 +90,7 @@ class SuiteFiles:
                 arrays |= {f"found.{label}.{key}": values for key, values in kept.items()}
             sizes = {key: getattr(found, key) for key in ("clips", "edits", "passes", "position", "reasons")}
             record["found"] = sizes
-        write_state(path, State(arrays, record))
+        write_state(path, State(self.identity, arrays, record))
 
     def others(self, mine: Path) -> list[tuple[list[int], SuiteState]]:
         """What other jobs have judged, of interventions that no two of them share.
@@ -127,9 +121,7 @@ class SuiteFiles:
 
     def remove(self) -> None:
         """Remove all states: what was judged is saved elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # states of other stages
-            self.folder.parent.rmdir()
+        remove_states(self.folder)
 
     def _found(self, state: State) -> Found:
         sizes = state.record["found"]
@@ -172,11 +164,15 @@ def common_activity(folder: Path, identity: Mapping[str, Any], measure: Callable
       InputError: what is there is of something else, or damaged.
     """
     path = folder / "activity.npz"
-    state = read_state(path, "an ablation")
-    if state is None:
+
+    def read() -> Activity | None:
+        return read_state(path, "an ablation", identity, lambda state: Activity(**state.arrays))
+
+    activity = read()
+    if activity is None:
         measured = measure()
         temporary = path_beside(path)
-        write_state(temporary, State({"rate": measured.rate, "impact": measured.impact}, {"of": dict(identity)}))
+        write_state(temporary, State(identity, {"rate": measured.rate, "impact": measured.impact}, {}))
         try:
             os.link(temporary, path)  # fails if another job was faster
         except FileExistsError:
@@ -188,11 +184,10 @@ def common_activity(folder: Path, identity: Mapping[str, Any], measure: Callable
                 raise cannot_write(path, error) from error
         finally:
             temporary.unlink(missing_ok=True)
-        state = read_state(path, "an ablation")
-        if state is None:
-            raise InputError(f"{path} has vanished: repeat the command.")
-    require_same(path, state.record["of"], identity)
-    return Activity(np.asarray(state.arrays["rate"]), np.asarray(state.arrays["impact"]))
+        activity = read()
+    if activity is None:
+        raise InputError(f"{path} has vanished: repeat the command.")
+    return activity
 
 
 def _by_number(reasons: Mapping[str, str]) -> dict[int, str]:

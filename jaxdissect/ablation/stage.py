@@ -27,7 +27,7 @@ from jaxdissect.files import json_fingerprint, locked, parse_part, require_folde
 from jaxdissect.interrupts import resumable
 from jaxdissect.neuron_sets import NeuronSet
 from jaxdissect.progress import progress_bar
-from jaxdissect.run import Run, save_or_rescue, versions
+from jaxdissect.run import Run, computed_by, save_or_rescue
 from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import Task
 
@@ -289,8 +289,7 @@ def _suite(options: AblateOptions, plan: _Plan) -> tuple[Activity | None, SuiteF
         "the neuron sets": json_fingerprint([[one.name, one.gain, one.neurons.pairs.tolist()] for one in chosen]),
         "the controls": json_fingerprint([one.controls.tolist() for one in chosen]),
         "the prepared data": data,
-        "the version of jaxdissect": versions()["jaxdissect"],
-        "the version of jax": versions()["jax"],
+        **computed_by(),
     }
     return activity, SuiteFiles(folder, json.loads(json.dumps(identity)), plan.subject.judges, chosen)
 
