@@ -2,11 +2,13 @@
 
 `python -m benchmarks.kills --out benchmarks/results/kills.json`. Each trial starts a count in a new run directory,
 kills one process or all of them by SIGKILL at a random moment after the first state, starts the same command again, on
-as many devices or on other ones, and compares the files with those of a run that nobody disturbed.
+as many devices or on other ones, and compares the files with those of a run that nobody disturbed. A kill counts if the
+results were not there yet.
 """
 
 import dataclasses
 import json
+import math
 import os
 import random
 import signal
@@ -27,6 +29,7 @@ import xarray as xr
 from benchmarks.common import machine, versions
 from jaxdissect import ViTConfig, save_encoder, untrained_m2d
 from jaxdissect.files import whole_file
+from jaxdissect.run import Run
 
 CLIPS, SECONDS, DEVICES = 240, 0.5, 2
 LIMIT = 120  # seconds that a command may take
@@ -110,7 +113,10 @@ def free_port() -> int:
 
 
 def kill(work: Work, run: str, processes: int, after: float, victims: Sequence[int]) -> dict[str, Any]:
-    """Start a count and kill some of its processes so many seconds after its first state."""
+    """Start a count and kill some of its processes so many seconds after its first state.
+
+    Returns whether that hit it before its end, and how the processes that were not killed ended.
+    """
     started = work.start(run, processes)
     end = time.monotonic() + LIMIT
     while not work.state(run, processes).exists() and all(one.poll() is None for one in started):
@@ -124,7 +130,7 @@ def kill(work: Work, run: str, processes: int, after: float, victims: Sequence[i
     told = [one.communicate(timeout=LIMIT)[1] for one in started]
     others = {number: one.returncode for number, one in enumerate(started) if number not in victims}
     return {
-        "killed": bool(killed),
+        "hit": bool(killed) and "activations" not in Run(work.folder / run).stages(),
         "seconds": round(after, 3),
         "others_ended_with": others,
         "others_said": {number: told[number].strip().splitlines()[-1:] for number in others},
@@ -133,17 +139,32 @@ def kill(work: Work, run: str, processes: int, after: float, victims: Sequence[i
 
 def differences(folder: Path, one: str, other: str) -> list[str]:
     """Names of what is not the same to the bit in two run directories."""
-    found = []
-    for name in ("activations.nc", "top_clips.nc"):
-        with (
-            xr.open_dataset(folder / one / name, engine="h5netcdf") as first,
-            xr.open_dataset(folder / other / name, engine="h5netcdf") as second,
-        ):
-            found += [str(key) for key in first.variables if not np.array_equal(first[key].values, second[key].values)]
+    first, second = (results(folder / run) for run in (one, other))
+    found = [name for name in first if not np.array_equal(first[name], second[name])]
     for name in ("clips.csv", "clip_counts.npy"):
         if (folder / one / name).read_bytes() != (folder / other / name).read_bytes():
             found.append(name)
     return found
+
+
+def results(run: Path) -> dict[str, np.ndarray]:
+    """What the netCDF files of a run hold."""
+    found = {}
+    for file in ("activations.nc", "top_clips.nc"):
+        with xr.open_dataset(run / file, engine="h5netcdf") as dataset:
+            found |= {f"{file} {name}": variable.values for name, variable in dataset.variables.items()}
+    return found
+
+
+def rounding(folder: Path, one: str, other: str) -> float:
+    """The largest relative difference of floats; infinite if something differs that must not: counts, clips."""
+    names = differences(folder, one, other)
+    first, second = (results(folder / run) for run in (one, other))
+    if not all(name in first and first[name].dtype.kind == "f" for name in names):
+        return math.inf
+    return max(
+        (float(np.abs(first[name] - second[name]).max() / np.abs(first[name]).max()) for name in names), default=0
+    )
 
 
 def trial(work: Work, rng: random.Random, number: int, processes: int, lasts: float, devices: int) -> dict[str, Any]:
@@ -153,7 +174,8 @@ def trial(work: Work, rng: random.Random, number: int, processes: int, lasts: fl
     found = {"processes": processes, "victims": victims, "devices_after": devices}
     found |= kill(work, run, processes, rng.uniform(0, lasts), victims)
     work.count(run, processes, devices)
-    return found | {"differences": differences(work.folder, f"whole-{processes}", run)}
+    runs = work.folder, f"whole-{processes}", run
+    return found | {"differences": differences(*runs), "rounding": rounding(*runs)}
 
 
 def tally(options: Options, work: Work) -> dict[str, Any]:
@@ -182,18 +204,17 @@ def main(options: Options) -> None:
     """Run the trials and write them down."""
     with tempfile.TemporaryDirectory() as folder:
         found = tally(options, Work.make(Path(folder)))
-    killed = [one for one in found["trials"] if one.get("killed")]
-    same = [one for one in killed if one["devices_after"] == DEVICES]
+    hit = [one for one in found["trials"] if one.get("hit")]
+    same = [one for one in hit if one["devices_after"] == DEVICES]
+    others = [one for one in hit if one["devices_after"] != DEVICES]
     summary = {
-        "kills": len(killed),
-        "on as many devices": len(same),
+        "trials": sum("hit" in one for one in found["trials"]),
+        "killed before the results were there": len(hit),
+        "went on with as many devices": len(same),
         "of these the same to the bit": sum(not one["differences"] for one in same),
-        "on other devices": len(killed) - len(same),
-        "of these other than float sums": sum(
-            any("sum" not in name and name != "max_activation" for name in one["differences"])
-            for one in killed
-            if one not in same
-        ),
+        "went on with other devices": len(others),
+        "of these the same but for rounding of floats": sum(one["rounding"] < math.inf for one in others),
+        "the largest rounding, relative": max((one["rounding"] for one in others), default=0),
     }
     print(json.dumps(summary, indent=2))
     if options.out is not None:

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 from foreign import IntegerEncoder
+from tolerances import assert_within
 
-from benchmarks.kills import Work, differences, kill
+from benchmarks.kills import Work, differences, kill, rounding
 from jaxdissect import CountOptions, InputError, LostProcessError, ViTConfig, load_task, untrained_m2d
 from jaxdissect.audio.decode import ClipStatus
 from jaxdissect.clip_log import ClipLog
@@ -97,6 +98,19 @@ def test_a_count_broken_off_between_batches_ends_with_the_same_bits(task, tmp_pa
         seen = []
         assert same_bits(whole, run(job, progress=seen.append))
         assert all(finished >= min(batch * 2 * width, CLIPS) - 1 for finished in seen)  # clip 13 alone is tried again
+
+
+def test_what_was_moved_to_the_host_is_kept_too(task, tmp_path, devices, monkeypatch):
+    """Counts leave the devices before they could overflow; here after every two steps."""
+    devices(2)
+    monkeypatch.setattr("jaxdissect.statistics.steps_before_overflow", lambda tokens, batch: 2)
+    whole = run(job_of(task, tmp_path / "whole"))
+    job, checks = job_of(task, tmp_path / "broken"), itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(Pulse, "check", lambda pulse: next(checks) == 2 and _raise(LostProcessError("died")))
+        with pytest.raises(LostProcessError):
+            run(job)
+    assert same_bits(whole, run(job))
 
 
 @pytest.mark.parametrize("before", [1, 2, 8])
@@ -367,24 +381,30 @@ def test_logs_join(tmp_path):
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path):
-    """SIGKILL twice in one process; once in one of two, which then go on with other devices; the real command."""
+    """SIGKILL twice in one process; once in one of three, and two go on with other devices; the real command."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed of the moments: {seed}")  # which pytest shows if the test fails
     moments, work = random.Random(seed), Work.make(tmp_path / "work")
     lasts = work.count("whole", 1)
     for _ in range(2):
-        kill(work, "one", 1, moments.uniform(0, lasts / 2), [0])
+        kill(work, "one", 1, moments.uniform(0, lasts / 3), [0])
     work.count("one", 1)
     assert differences(work.folder, "whole", "one") == []
-    victim = moments.randrange(2)
-    killed = kill(work, "two", 2, moments.uniform(0, lasts / 2), [victim])
-    if killed["killed"] and work.state("two", 2).exists():  # else all was saved before
-        assert killed["others_ended_with"] == {1 - victim: 1}
-        (said,) = killed["others_said"][1 - victim]
+    victim = moments.randrange(3)
+    others = {0, 1, 2} - {victim}
+    for attempt in range(5):  # the count may have been faster
+        run = f"several-{attempt}"
+        killed = kill(work, run, 3, moments.uniform(0, lasts / 4), [victim])
+        if killed["hit"]:
+            break
+    assert killed["hit"]
+    assert killed["others_ended_with"] == dict.fromkeys(others, 75)
+    for process in others:
+        (said,) = killed["others_said"][process]
         assert f"Process {victim} on" in said
         assert "has died. What was counted is kept: the same command goes on." in said
-    work.count("two", 2, devices=1)
-    assert {name for name in differences(work.folder, "whole", "two") if "sum" not in name} <= {"max_activation"}
+    work.count(run, 2, devices=1)
+    assert_within("float sums on other devices", rounding(work.folder, "whole", run))
 
 
 def test_a_plain_count_keeps_no_state(task):

@@ -73,6 +73,8 @@ TOLERANCES = {
     "probes at once against alone, relative": Tolerance(measured=2.5e-5, allowed=1e-4),
     "probe's logits against float64, relative": Tolerance(measured=1.8e-7, allowed=7e-7),
     "probe's logits against torch, relative": Tolerance(measured=6.3e-8, allowed=3e-7),
+    # The largest activation, too, may be another neuron's by one bit.
+    "float sums on other devices": Tolerance(measured=2.4e-7, allowed=1e-6),
     # bfloat16 keeps 8 bits: one rounding is 4e-3.
     "tokens in bfloat16 against float32, relative": Tolerance(measured=7.6e-3, allowed=2e-2),
     "neurons in bfloat16 against float32, relative": Tolerance(measured=9.8e-3, allowed=3e-2),
