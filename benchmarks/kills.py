@@ -141,10 +141,10 @@ def differences(folder: Path, one: str, other: str) -> list[str]:
     """Names of what is not the same to the bit in two run directories."""
     first, second = (results(folder / run) for run in (one, other))
     found = [name for name in first if not np.array_equal(first[name], second[name])]
-    for name in ("clips.csv", "clip_counts.npy"):
-        if (folder / one / name).read_bytes() != (folder / other / name).read_bytes():
-            found.append(name)
-    return found
+    files = ("clips.csv", "clip_counts.npy")
+    return found + [
+        name for name in files if (folder / one / name).read_bytes() != (folder / other / name).read_bytes()
+    ]
 
 
 def results(run: Path) -> dict[str, np.ndarray]:
