@@ -149,7 +149,7 @@ def differences(folder: Path, one: str, other: str) -> list[str]:
 
 def results(run: Path) -> dict[str, np.ndarray]:
     """What the netCDF files of a run hold."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for file in ("activations.nc", "top_clips.nc"):
         with xr.open_dataset(run / file, engine="h5netcdf") as dataset:
             found |= {f"{file} {name}": variable.values for name, variable in dataset.variables.items()}

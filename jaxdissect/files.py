@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and known by their SHA-256."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,12 +10,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jaxdissect.errors import InputError
 
 PART = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
+SYSTEM_CALL = re.compile(r"\b\w+\(\) failed")  # as ArrayRecord tells that the system refuses something
+SPARE_FILES = 1024  # that may be open beside those of a data set
 
 
 @contextmanager
@@ -177,6 +180,39 @@ def reserve(path: Path) -> None:
     if hasattr(os, "posix_fallocate"):
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def allow_open_files(count: int) -> None:
+    """Raise the limit of open files, as far as the system lets a process, so that `count` files more can be open."""
+    if sys.platform == "win32":  # no such limit there
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count + SPARE_FILES:
+        wanted = count + SPARE_FILES if hard == resource.RLIM_INFINITY else min(count + SPARE_FILES, hard)
+        with suppress(OSError, ValueError):  # macOS has a lower one beside
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+def refused_by_system(error: Exception, fewer: str) -> str | None:
+    """What the system refused to a reader of ArrayRecord, and what to do; None if the file itself is at fault.
+
+    Args:
+      error: of the reader.
+      fewer: how to need fewer open files.
+    """
+    reason = first_line(error)
+    if not SYSTEM_CALL.search(reason):
+        return None
+    if os.strerror(errno.EMFILE) in reason:
+        return f"{reason}: allow more open files (`ulimit -n`), or {fewer}"
+    return f"{reason}: see to it that it is there and can be read"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
 
 
 def parse_part(part: str) -> tuple[int, int]:

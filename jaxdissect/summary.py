@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def preparation_summary(out: Path, done: PrepareResult) -> str:
     if done.unreadable:
         lines.append(f"To try the unreadable ones again, remove the {out}/shard-*.json that list them and repeat this.")
     if done.complete:
-        lines.append(f"Complete: give --data {out} to the other commands.")
+        lines.append(f"Complete. The other commands read it by: {shlex.join(done.reading)}")
     else:
         lines.append("Not complete yet: repeat the command without --part when the other parts are done.")
     return "\n".join(lines)

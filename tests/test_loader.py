@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdissect import load_task
+from jaxdissect.audio.decode import read_clip
 from jaxdissect.sharding import local_mesh
 from jaxdissect.tasks.loader import batches, device_batches
 
@@ -75,6 +76,20 @@ def test_threads_end_with_the_stream(task):
 def test_members_follow_the_table(task):
     batch = next(iter(batches(task, 16000, 3)))
     assert batch.members.tolist() == [[True, False, True], [False, True, True], [True, False, True]]
+
+
+def test_a_folder_of_hugging_face_is_one_of_files(task):
+    (task.data / "dataset_info.json").write_text('{"features": {}, "splits": {}}')
+    assert clips_of(batches(task, 16000, 4)) == expected(range(CLIPS))
+
+
+def test_samples_without_a_header_are_unreadable(task):
+    (task.data / "1.raw").write_bytes(bytes(99))
+    recording = read_clip(task.data, "1.raw", 16000, 160)
+    assert (recording.clip.status, recording.clip.reason) == (
+        "unreadable",
+        "cannot be decoded: samplerate must be specified",
+    )
 
 
 def test_an_unreadable_clip_is_in_no_class(task):

@@ -1,6 +1,10 @@
 """Prepared folders: what stands in for the files is what was in them, whole, checked, and made in any parts."""
 
+import dataclasses
+import hashlib
 import json
+import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,14 +12,17 @@ import jax
 import numpy as np
 import pytest
 from foreign import IntegerEncoder
+from limits import few_open_files
 
 from jaxdissect import CountOptions, InputError, load_task
 from jaxdissect.cli import main
 from jaxdissect.collect import count_clips
 from jaxdissect.embeddings import embed_clips
 from jaxdissect.results import read_netcdf
+from jaxdissect.tasks import prepared as prepared_module
+from jaxdissect.tasks import preparing
 from jaxdissect.tasks.loader import batches
-from jaxdissect.tasks.prepared import FULL_SCALE, shard_file
+from jaxdissect.tasks.prepared import FULL_SCALE, prepared_reader, shard_file
 from jaxdissect.tasks.preparing import PrepareOptions, run_prepare, verify
 from jaxdissect.training.crops import decoded_clips
 
@@ -102,6 +109,17 @@ def test_a_shorter_unit_is_cut_from_what_was_prepared(table, options):
     np.testing.assert_array_equal(plain.samples, prepared.samples)
 
 
+def test_a_prepared_folder_can_be_prepared_again(table, options):
+    """For a shorter unit, say: what comes of it is what comes of the files, to the bit."""
+    run_prepare(options())
+    short, again = options().out.with_name("short"), options().out.with_name("again")
+    run_prepare(options(out=short, unit_seconds=0.1))
+    run_prepare(options(out=again, unit_seconds=0.1, task=str(options().out / "noises.csv")))
+    assert files(again) == files(short)
+    plain, cut = (next(batches(task_in(folder, unit_seconds=0.1), 16000, 14)) for folder in (table.parent, again))
+    np.testing.assert_array_equal(plain.pcm, cut.pcm / np.float32(FULL_SCALE))
+
+
 def test_resampling_and_rounding(table, options):
     """At another rate a shard holds what the decoder gives, to half of the last bit."""
     run_prepare(options(sample_rate=32000, out=options().out / "32"))
@@ -121,10 +139,17 @@ def test_parts_in_any_order_make_the_same(options, order):
     assert run_prepare(options(out=out)).made == 0
 
 
+def test_every_list_is_read_once(options, monkeypatch):
+    run_prepare(options(part="1/2"))
+    run_prepare(options(part="2/2"))
+    seen, read_shard = [], preparing.read_shard
+    monkeypatch.setattr(preparing, "read_shard", lambda data, name: seen.append(name) or read_shard(data, name))
+    assert run_prepare(options(part="1/2")).complete
+    assert sorted(seen) == [f"shard-0000{number}-of-00004" for number in range(4)]
+
+
 def test_a_preparation_goes_on_where_it_was_broken_off(options, monkeypatch):
     run_prepare(options())
-    from jaxdissect.tasks import preparing
-
     out, kept, to_shard = options().out.with_name("broken"), [], preparing.to_shard
 
     def stop(file_name, recording):
@@ -143,6 +168,61 @@ def test_a_preparation_goes_on_where_it_was_broken_off(options, monkeypatch):
     monkeypatch.setattr(preparing, "to_shard", to_shard)
     assert run_prepare(options(out=out)).made == CLIPS - 4
     assert files(out) == files(options().out)
+
+
+def test_what_killed_ones_have_left_is_swept_by_whose_it_is(options):
+    run_prepare(options())
+    out = options().out.with_name("killed")
+    run_prepare(options(out=out, part="1/4"))
+    left = [".shard-00001-of-00004.array_record-0123abcd", ".shard-00002-of-00004.json-0123abcd"]
+    for name in (*left, ".prepared.json-0123abcd", ".noises.csv-0123abcd"):
+        (out / name).write_bytes(b"of a killed one")
+    (out / ".part-3-of-7").mkdir()
+    run_prepare(options(out=out, part="2/4"))
+    assert {name for name in left if (out / name).exists()} == {left[1]}  # of another part
+    run_prepare(options(out=out))
+    assert files(out) == files(options().out)
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        (None, None, "--part 1/1: another process is writing to it"),
+        ("1/2", "1/2", "--part 1/2: another process is writing to it"),
+        ("1/2", None, "--part 1/2: another process is writing to it"),
+        (None, "2/3", "--part 1/1: another process is writing to it"),
+        ("1/3", "2/3", None),
+    ],
+)
+def test_two_commands_at_once(options, monkeypatch, one, other, found):
+    """Who would write the same shards is refused and disturbs nothing; other parts are welcome."""
+    run_prepare(options())
+    out, met, to_shard = options().out.with_name("twice"), [], preparing.to_shard
+
+    def meet(file_name, recording):
+        if not met:
+            met.append(None)
+            if found is None:
+                met.append(run_prepare(options(out=out, part=other)))
+            else:
+                with pytest.raises(InputError, match=found):
+                    run_prepare(options(out=out, part=other))
+        return to_shard(file_name, recording)
+
+    monkeypatch.setattr(preparing, "to_shard", meet)
+    run_prepare(options(out=out, part=one))
+    run_prepare(options(out=out))
+    assert met
+    assert files(out) == files(options().out)
+    assert not list(out.glob(".*"))
+
+
+def test_every_file_is_on_the_disk_before_it_has_its_name(options, monkeypatch):
+    synced, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.add(os.fstat(file).st_ino) or fsync(file))
+    run_prepare(options())
+    assert {path.stat().st_ino for path in options().out.iterdir()} <= synced
 
 
 def task_in_copy(out, options):
@@ -177,11 +257,111 @@ def test_a_changed_bit_is_found_by_reading_and_by_verifying(options, capsys):
     assert main(["verify", str(out)]) == 0
     shard = shard_file(out, "shard-00001-of-00004")
     flip(shard, 3000)
-    assert verify(out) == ["shard-00001-of-00004"]
+    assert verify(out) == [
+        f"{shard} is damaged: its SHA-256 is another than was written. Copy it again, or remove it and repeat "
+        f"`jaxdissect prepare`."
+    ]
     assert main(["verify", str(out)]) == 1
     assert "shard-00001-of-00004.array_record is damaged" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"a shard is damaged \(.*hash mismatch.*jaxdissect verify"):
         list(batches(task_in(out), 16000, 4))
+
+
+def test_the_record_tells_of_every_file(options):
+    run_prepare(options())
+    whole = files(options().out)
+    told = json.loads(whole.pop("prepared.json"))["files"]
+    assert told == {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in whole.items()
+    }
+
+
+def test_verifying_goes_over_everything(options, monkeypatch, capsys):
+    run_prepare(options())
+    out = options().out
+    names = sorted(set(files(out)) - {"prepared.json"})
+    ends = ["0-of-00004.array_record", "1-of-00004.array_record", "2-of-00004.array_record", "3-of-00004.array_record"]
+    shard, short, long, folder = (out / f"shard-0000{end}" for end in ends)
+    flip(shard, 3000)
+    short.write_bytes(short.read_bytes()[:-1])
+    long.write_bytes(long.read_bytes() + b"0")
+    folder.unlink()
+    folder.mkdir()
+    (out / "shard-00001-of-00004.json").unlink()
+    flip(out / "shard-00002-of-00004.json", 200)
+    flip(out / "noises.csv", 30)
+    refused, sha256_file = out / "shard-00003-of-00004.json", prepared_module.sha256_file
+
+    def refuse(path):
+        if path == refused:
+            raise PermissionError(13, "Permission denied")
+        return sha256_file(path)
+
+    monkeypatch.setattr(prepared_module, "sha256_file", refuse)
+    wrong = {
+        "shard-00000-of-00004.array_record": "is damaged: its SHA-256",
+        "shard-00001-of-00004.array_record": "is truncated: it should have",
+        "shard-00002-of-00004.array_record": "is another file: it should have",
+        "shard-00003-of-00004.array_record": "is no regular file",
+        "shard-00001-of-00004.json": "is missing",
+        "shard-00002-of-00004.json": "is damaged: its SHA-256",
+        "shard-00003-of-00004.json": "cannot be read (Permission denied)",
+        "noises.csv": "is damaged: its SHA-256",
+    }
+    assert set(names) - set(wrong) == {"shard-00000-of-00004.json"}
+    found = verify(out)
+    assert len(found) == len(wrong)
+    for name, what in wrong.items():
+        assert any(sentence.startswith(f"{out / name} {what}") for sentence in found)
+    assert main(["verify", str(out)]) == 1
+    assert capsys.readouterr().out.endswith(f"{out}: 8 files not as written.\n")
+
+
+def test_shards_by_the_hundreds(options, monkeypatch):
+    """Each is a file that stays open: the limit is raised, and what is told is no damage."""
+    run_prepare(options(shard_clips=1))
+    names = task_in(options().out).file_names
+    with few_open_files(CLIPS // 2):
+        read = prepared_reader(options().out, 16000, SAMPLES)
+        assert sum(read(name).clip.status == "unreadable" for name in names) == 1
+    monkeypatch.setattr(prepared_module, "allow_open_files", lambda count: None)
+    with few_open_files(CLIPS // 2), pytest.raises(InputError, match="Too many open files") as told:
+        list(map(prepared_reader(options().out, 16000, SAMPLES), names))
+    assert "allow more open files (`ulimit -n`), or prepare the data with a larger --shard-clips" in str(told.value)
+    assert "copy" not in str(told.value)
+
+
+def test_a_shard_that_vanishes(options):
+    run_prepare(options())
+    read = prepared_reader(options().out, 16000, SAMPLES)
+    shard_file(options().out, "shard-00001-of-00004").unlink()
+    assert read("sub/0.wav").clip.status == "ok"
+    with pytest.raises(InputError, match=r"a shard cannot be read \(open\(\) failed: No such file .* that it is there"):
+        read("sub/4.wav")
+
+
+def test_links_stay_in_the_folder(options, tmp_path):
+    run_prepare(options())
+    out, name = options().out, "shard-00001-of-00004"
+    (tmp_path / "link").symlink_to(out)
+    assert len(list(batches(task_in(tmp_path / "link"), 16000, 4))) == 4
+    for path in (out / f"{name}.array_record", out / f"{name}.json", out / "prepared.json"):
+        path.rename(path.with_suffix(".moved"))
+        path.symlink_to(path.with_suffix(".moved").name)
+        next(batches(task_in(out), 16000, 4))
+        path.unlink()
+        outside = path.with_suffix(".moved").rename(tmp_path / path.name)
+        path.symlink_to(outside)
+        with pytest.raises(InputError, match=rf"{path.name} must lie in the prepared folder itself, and leaves it"):
+            next(batches(task_in(out), 16000, 4))
+        if path.name != "prepared.json":
+            assert [sentence.split(" ")[0] for sentence in verify(out)] == [str(path)]
+        outside.rename(path)
+    loop = shard_file(out, name)
+    loop.unlink()
+    loop.symlink_to(loop.name)
+    with pytest.raises(InputError, match="Copy it again"):
+        next(batches(task_in(out), 16000, 4))
 
 
 def test_a_count_that_meets_a_damaged_shard_keeps_its_state(options, tmp_path, capsys):
@@ -219,11 +399,17 @@ def test_damage_that_is_seen_at_once(options):
     refused(f"{first}.array_record", records[:-9], f"is truncated: it should have {len(records):,} bytes")
     refused(f"{first}.array_record", records + b"0", "is another file: it should have")
     refused(f"{first}.json", b"{}", f"{first}.json cannot be read")
-    refused(f"{first}.json", whole["shard-00001-of-00004.json"], f"{first}.json is not of the shard that")
+    another = f"{first}.json cannot be read .it is not the list that prepared.json tells of"
+    refused(f"{first}.json", whole["shard-00001-of-00004.json"], another)
+    refused(f"{first}.json", whole[f"{first}.json"].replace(b'"ok"', b'"silent"', 1), another)
     refused("prepared.json", b"[]", "prepared.json cannot be read")
     record = json.loads(whole["prepared.json"])
-    record["shards"] = {f"../{first}": record["shards"][first]}
-    refused("prepared.json", json.dumps(record).encode(), "a shard must lie in the folder itself, found '../shard")
+    for name in (f"../{first}", f"{out}/../{first}"):
+        told = {f"{name}{end}": record["files"][f"{first}{end}"] for end in (".array_record", ".json")}
+        changed = json.dumps(record | {"shards": [name], "files": told}).encode()
+        refused("prepared.json", changed, f"{first}.array_record must lie in the prepared folder itself, and leaves it")
+    lacking = json.dumps(record | {"files": {}}).encode()
+    refused("prepared.json", lacking, f"prepared.json cannot be read .it does not tell what {first} holds")
     next(batches(task, 16000, 4))
 
 
@@ -238,7 +424,21 @@ def test_shards_that_have_changed_places_are_told(options):
     other.write_bytes(content[0])
     with pytest.raises(InputError, match="a record holds another clip than 'sub/"):
         list(batches(task_in(out), 16000, 4))
-    assert verify(out) == [one.stem, other.stem]
+    assert [sentence.split(" ")[0] for sentence in verify(out)] == [str(one), str(other)]
+
+
+def test_a_folder_of_another_format(options):
+    run_prepare(options())
+    out = options().out
+    whole = files(out)
+    (out / "prepared.json").write_bytes(whole["prepared.json"].replace(b'"format": 2', b'"format": 1'))
+    with pytest.raises(InputError, match=r"is of format 1, and this version of jaxdissect reads format 2: remove that"):
+        next(batches(task_in(out), 16000, 4))
+    with pytest.raises(InputError, match="holds a preparation that differs in format"):
+        run_prepare(options())
+    (out / "prepared.json").unlink()
+    assert run_prepare(options()).made == 0
+    assert files(out) == whole
 
 
 def test_shards_of_another_rate_are_made_anew(options):
@@ -308,11 +508,24 @@ def test_too_many_unreadable_clips_fail_the_command_after_all(options, capsys):
     assert main(command) == 1
     printed = capsys.readouterr()
     assert "14 clips, 1 unreadable; 1 shard" in printed.out
-    assert "Complete: give --data" in printed.out
     assert "more than 1.0% of the clips could not be read" in printed.err
 
 
-def test_a_known_task_keeps_its_layout(data_folder, tmp_path):
+def test_the_options_that_are_printed_read_what_was_prepared(options, tmp_path, capsys):
+    out = tmp_path / "with blanks"
+    command = ["prepare", "--task", options().task, "--out", str(out), "--unit-seconds", "0.2", "--max-bad-clips", "1"]
+    assert main([*command, "--part", "1/2", "--shard-clips", "7"]) == 0
+    assert "Not complete yet" in capsys.readouterr().out
+    assert main([*command, "--shard-clips", "7"]) == 0
+    (printed,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Complete.")]
+    reading = shlex.split(printed.partition(" by: ")[2])
+    assert reading == ["--task", options().task, "--unit-seconds", "0.2", "--data", str(out)]
+    more = ["--split", "all", "--max-bad-clips", "0.1", "--run", str(tmp_path / "run")]
+    assert main(["activations", "--encoder", "foreign:make", *reading, *more]) == 0
+    assert "Counted 13 clips" in capsys.readouterr().out
+
+
+def test_a_known_task_keeps_its_layout(data_folder, tmp_path, monkeypatch):
     rows = ["filename,fold,target,category,esc10,src_file,take"]
     for number in range(6):
         data_folder.write(f"audio/{number}.wav", np.random.default_rng(number).normal(0, 0.1, 16000))
@@ -320,9 +533,15 @@ def test_a_known_task_keeps_its_layout(data_folder, tmp_path):
     data_folder.table("esc50.csv", "\n".join(rows) + "\n")
     (data_folder.path / "meta").mkdir()
     (data_folder.path / "esc50.csv").rename(data_folder.path / "meta" / "esc50.csv")
-    run_prepare(PrepareOptions(task="esc50", data=data_folder.path, out=tmp_path / "out"))
+    prepare = PrepareOptions(task="esc50", data=data_folder.path, out=tmp_path / "out")
+    assert run_prepare(prepare).reading == ("--task", "esc50", "--data", str(tmp_path / "out"))
+    shorter = dataclasses.replace(prepare, out=tmp_path / "shorter", unit_seconds=0.5)
+    reading = ("--task", "esc50", "--unit-seconds", "0.5", "--data", str(tmp_path / "shorter"))
+    assert run_prepare(shorter).reading == reading
     tasks = [load_task("esc50", folder, ["event", "group"]) for folder in (data_folder.path, tmp_path / "out")]
     assert tasks[0].fingerprint() == tasks[1].fingerprint()
     assert tasks[0].recordings == tasks[1].recordings
     batch = next(batches(tasks[1], 16000, 6))
     assert {status.status for status in batch.statuses} == {"short"}
+    monkeypatch.chdir(data_folder.path)  # where files of the task's names lie
+    assert run_prepare(dataclasses.replace(prepare, label="of TFDS sets only")).made == 0

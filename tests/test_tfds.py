@@ -7,6 +7,7 @@ TFDS's Audio feature needs TensorFlow in three places, none of which touches wha
 import importlib
 import io
 import json
+import shlex
 import shutil
 import sys
 import types
@@ -18,6 +19,7 @@ import pytest
 import soundfile
 import tensorflow_datasets
 from array_record.python.array_record_module import ArrayRecordWriter
+from limits import few_open_files
 from tensorflow_datasets.core.features import audio_feature
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
@@ -25,8 +27,11 @@ from jaxdissect import InputError
 from jaxdissect.audio.decode import read_clip
 from jaxdissect.cli import main
 from jaxdissect.results import read_netcdf
-from jaxdissect.tasks.tfds import UNIT_SECONDS, is_tfds_folder, load_tfds_task, tfds_reader
+from jaxdissect.tasks import tfds_records
+from jaxdissect.tasks.loader import data_fingerprint
+from jaxdissect.tasks.tfds import UNIT_SECONDS, load_tfds_task, tfds_reader
 from jaxdissect.tasks.tfds_audio import RATES
+from jaxdissect.tasks.tfds_records import Records, is_tfds_folder, read_data_set
 
 BUILDERS = {
     "crema_d": ("audio.crema_d", "CremaD"),
@@ -336,8 +341,28 @@ def test_audio_files_that_are_kept_as_they_are(without_tensorflow, tmp_path):
     folder = prepare(tmp_path, builder, {"test": [{"audio": io.BytesIO(file), "label": "b"} for file in files]})
     read = tfds_reader(folder, 8000, 1000)
     np.testing.assert_array_equal(read("test/00000000").pcm, (stereo / np.float32(32768)).mean(1, dtype=np.float32))
-    assert read("test/00000001").clip.status == "short"
+    cut = read("test/00000001").clip
+    assert (cut.status, cut.reason) == ("unreadable", "truncated: its header promises 4000 bytes, 856 are there")
     assert read("test/00000002").clip.reason == "cannot be decoded: Format not recognised."
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "AIFF", "MP3", "AU", "W64", "RF64"])
+def test_a_kept_file_is_judged_as_the_file_itself(without_tensorflow, tmp_path, data_folder, kind):
+    """Whole or cut off: what `read_clip` makes of it on the disk."""
+    file = io.BytesIO()
+    soundfile.write(file, np.random.default_rng(0).normal(0, 0.1, 24000).astype(np.float32), 8000, format=kind)
+    contents = [file.getvalue()[: round(share * len(file.getvalue()))] for share in (1, 0.9, 0.5, 0.01)]
+    audio = audio_feature.Audio(lazy_decode=True, file_format="wav", dtype=np.int32)
+    rows = [{"audio": io.BytesIO(content), "label": "b"} for content in contents]
+    builder = own("lazy", audio=audio, label=tensorflow_datasets.features.ClassLabel(names=["a", "b"]))
+    read = tfds_reader(prepare(tmp_path, builder, {"test": rows}), 8000, 20000)
+    data_folder.path.mkdir()
+    for row, content in enumerate(contents):
+        (data_folder.path / "a").write_bytes(content)
+        kept, on_disk = read(f"test/{row:08}"), read_clip(data_folder.path, "a", 8000, 20000)
+        assert kept.clip == on_disk.clip
+        assert kept.clip.status == ("unreadable" if row else "ok")
+        np.testing.assert_array_equal(kept.pcm, on_disk.pcm)
 
 
 def test_two_channels_are_mixed(without_tensorflow, tmp_path):
@@ -428,6 +453,18 @@ def test_a_data_set_that_is_not_known_needs_a_unit_length_and_labels(without_ten
         load_tfds_task("tfds:own", tmp_path, unit_seconds=1)
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [("features.json", '"sampleRate": "16000"', '"sampleRate": "8000"'), ("dataset_info.json", '"2"', '"1"')],
+)
+def test_a_set_that_tells_something_else_of_itself_is_another(copied, file, old, new):
+    task = load_tfds_task("tfds:crema_d", copied.parent.parent, label=None)
+    before = data_fingerprint(task)
+    assert data_fingerprint(task) == before
+    edit(copied / file, old, new)
+    assert data_fingerprint(task) != before
+
+
 def test_other_splits_are_left_out(copied):
     edit(copied / "dataset_info.json", '"name": "validation"', '"name": "unlabelled"')
     assert set(load_tfds_task("tfds:crema_d", copied.parent.parent).splits) == {"train", "test"}
@@ -478,29 +515,49 @@ def test_a_file_that_vanishes(copied):
     read = tfds_reader(copied, 16000, 40000)
     (copied / "crema_d-train.array_record-00001-of-00003").unlink()
     assert read("train/00000006").clip.status == "ok"
-    with pytest.raises(InputError, match="00001-of-00003 cannot be opened any more"):
+    with pytest.raises(InputError, match=r"00001-of-00003 cannot be read any more \(open\(\) failed: No such file"):
         read("train/00000002")
+
+
+def test_more_files_than_may_be_open(crema_d, monkeypatch):
+    """The limit is raised; where that is of no use, nothing is called damaged."""
+    folder, names = crema_d / "crema_d/1.0.0", load_tfds_task("tfds:crema_d", crema_d, label=None).file_names
+    with few_open_files(3):
+        assert all(recording.pcm.any() for recording in map(tfds_reader(folder, 8000, 20000), names))
+    monkeypatch.setattr(tfds_records, "allow_open_files", lambda count: None)
+    told = r"Too many open files.*: allow more open files \(`ulimit -n`\), or prepare the data set by `jaxdissect prep"
+    with few_open_files(3), pytest.raises(InputError, match=rf"cannot be read any more \(.*{told}"):
+        list(map(tfds_reader(folder, 8000, 20000), names))
+    data_set = read_data_set(folder)
+    with few_open_files(0), pytest.raises(InputError, match=rf"cannot be read \(.*{told}"):
+        Records(data_set)
 
 
 def test_bad_records_are_unreadable(copied):
     sound = {"audio": pcm(0, 40000)}
     good = record(**sound, label=3)
     write_file(copied, "test", [
-        good, b"\xff" * 50, record(label=2), record(audio=np.array([0, 40000]), label=1), record(audio=0.5, label=0),
+        good, b"\xff" * 50, record(label=2), record(audio=0.5, label=0),
         record(**sound), b"", good,
     ])  # fmt: skip
     task = load_tfds_task("tfds:crema_d", copied.parent.parent).only("test")
-    assert labels(task, "label") == [["ANG"], [], ["SAD"], ["HAP"], ["NEU"], [], [], ["ANG"]]
+    assert labels(task, "label") == [["ANG"], [], ["SAD"], ["NEU"], [], [], ["ANG"]]
     read = tfds_reader(copied, 16000, 40000)
     clips = [read(name).clip for name in task.file_names]
-    assert [clip.status for clip in clips] == ["ok", *["unreadable"] * 4, "ok", "unreadable", "ok"]
+    assert [clip.status for clip in clips] == ["ok", *["unreadable"] * 3, "ok", "unreadable", "ok"]
     assert clips[1].reason.startswith("cannot be read: ")
-    assert [clip.reason for clip in clips[2:5]] == [
-        "holds no feature 'audio'",
-        "holds integers of more than 16 bits, whose full scale is not told",
-        "holds no samples",
-    ]
+    assert [clip.reason for clip in clips[2:4]] == ["holds no feature 'audio'", "holds no samples"]
     assert not read("test/00000002").pcm.any()
+
+
+@pytest.mark.parametrize("beyond", [-32769, 32768])
+def test_a_set_of_more_than_16_bits_is_refused_as_a_whole(copied, beyond):
+    """Its quiet clips would be taken for loud ones."""
+    write_file(copied, "test", [record(audio=np.array([5, -7])), record(audio=np.array([0, beyond]))])
+    read = tfds_reader(copied, 16000, 40000)
+    assert read("test/00000000").clip.status == "short"
+    with pytest.raises(InputError, match=r"features\.json: the feature 'audio' holds integers of more than 16 bits"):
+        read("test/00000001")
 
 
 def test_a_damaged_record_spoils_no_other(copied):
@@ -587,10 +644,11 @@ def test_the_commands_take_a_set_of_tfds(crema_d, tmp_path, capsys):
     (tmp_path / "files" / "crema_d.csv").write_text("\n".join(rows) + "\n")
     known_task, prepared = ["--task", "tfds:crema_d", "--data", str(crema_d)], tmp_path / "prepared"
     assert main(["prepare", *known_task, "--out", str(prepared), "--label", "label,speaker_id"]) == 0
+    printed = capsys.readouterr().out.partition("The other commands read it by: ")[2]
     assert (prepared / "crema_d.csv").read_text().splitlines()[0] == "file_name,split,label,speaker_id"
     sources = {
         "tfds": known_task,
-        "prepared": ["--task", str(prepared / "crema_d.csv"), "--unit-seconds", "2.5"],
+        "prepared": shlex.split(printed),
         "files": ["--task", str(tmp_path / "files" / "crema_d.csv"), "--unit-seconds", "2.5"],
     }
     counts = {}

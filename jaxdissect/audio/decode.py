@@ -3,6 +3,7 @@
 Mixed to mono, resampled by soxr HQ, cropped from the start, zero-padded at the end.
 """
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ MARGIN_SECONDS = 0.25  # read past the crop, so that resampling does not see the
 # What libsndfile logs of a chunk that is shorter than it says: of WAV, of AU, and of a whole W64 file.
 PROMISED = re.compile(r"^(?:data|\s*Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 UNKNOWN_LENGTH = 0x7FFFF000  # written into a WAV header by programs that stream
+OGG_HEADER = 27  # bytes
+OGG_PAGE = 2**16 + 512  # bytes; no page is longer
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,42 @@ def read_clip(data: Path, file_name: str, sample_rate: int, samples: int) -> Rec
       samples: unit length of the result.
     """
     try:
-        pcm, rate = _decode(_inside(data, file_name), sample_rate, samples)
+        pcm, rate = decode_file(_inside(data, file_name), sample_rate, samples)
     except UnreadableError as error:
         return unreadable(str(error), samples)
     return make_recording(pcm, rate, sample_rate, samples)
+
+
+def decode_file(source: Path | bytes, sample_rate: int, samples: int) -> tuple[Float[np.ndarray, "frame channel"], int]:
+    """The frames of an audio file that a clip of `samples` samples needs, in [-1, 1], and their rate.
+
+    Args:
+      source: path of the file, or what it holds.
+      sample_rate: of the clip, Hz.
+      samples: unit length of the clip.
+
+    Raises:
+      UnreadableError: it cannot be decoded, or is cut off.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            _refuse_truncated(file, source)
+            rate = file.samplerate
+            wanted = min(file.frames, frames_needed(rate, sample_rate, samples))
+            pcm = file.read(wanted, dtype="float32", always_2d=True)
+    except (RuntimeError, OSError, TypeError, ValueError, MemoryError) as error:  # soundfile's own are RuntimeErrors
+        reason = str(getattr(error, "error_string", error))
+        if isinstance(source, Path):
+            reason = reason.replace(str(source), source.name)
+        raise UnreadableError(f"cannot be decoded: {reason}") from error
+    if len(pcm) < wanted:
+        raise UnreadableError(f"truncated: {len(pcm)} of {wanted} frames decode")
+    return pcm, rate
+
+
+def frames_needed(rate: int, sample_rate: int, samples: int) -> int:
+    """Frames at `rate` that resampling to `samples` samples at `sample_rate` takes."""
+    return -(-samples * rate // sample_rate) + int(MARGIN_SECONDS * rate)
 
 
 def make_recording(pcm: Float[np.ndarray, "frame channel"], rate: int, sample_rate: int, samples: int) -> Recording:
@@ -122,24 +157,7 @@ def _inside(data: Path, file_name: str) -> Path:
     return path
 
 
-def _decode(path: Path, sample_rate: int, samples: int) -> tuple[Float[np.ndarray, "frame channel"], int]:
-    """The frames that a clip of `samples` samples needs, and their rate."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            _refuse_truncated(file, path)
-            wanted = min(
-                file.frames, -(-samples * file.samplerate // sample_rate) + int(MARGIN_SECONDS * file.samplerate)
-            )
-            pcm = file.read(wanted, dtype="float32", always_2d=True)
-            rate = file.samplerate
-    except (RuntimeError, OSError, ValueError, MemoryError) as error:  # soundfile's own errors are RuntimeErrors
-        raise UnreadableError(f"cannot be decoded: {error}".replace(str(path), path.name)) from error
-    if len(pcm) < wanted:
-        raise UnreadableError(f"truncated: {len(pcm)} of {wanted} frames decode")
-    return pcm, rate
-
-
-def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
+def _refuse_truncated(file: soundfile.SoundFile, source: Path | bytes) -> None:
     """Refuse a cut file, of which libsndfile plays what is left without a word."""
     log = file.extra_info
     claimed = PROMISED.search(log)
@@ -147,14 +165,20 @@ def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
         raise UnreadableError(f"truncated: its header promises {claimed[1]} bytes, {claimed[2]} are there")
     if "not equal to frame count" in log or "*** Calculated frame count" in log:
         raise UnreadableError("truncated: its header promises more frames than are there")
-    if file.format == "OGG" and not _ogg_ends(path):
+    if file.format == "OGG" and not _ogg_ends(source):
         raise UnreadableError("truncated: the last Ogg page does not end the stream")
 
 
-def _ogg_ends(path: Path) -> bool:
-    """Whether the last page carries the end-of-stream flag (RFC 3533, section 6)."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2**16 - 512))
-        tail = file.read()
-    page = tail.rfind(b"OggS")
-    return 0 <= page < len(tail) - 5 and bool(tail[page + 5] & 4)
+def _ogg_ends(source: Path | bytes) -> bool:
+    """Whether the last page is whole and carries the end-of-stream flag (RFC 3533, section 6)."""
+    if isinstance(source, bytes):
+        tail = source[-OGG_PAGE:]
+    else:
+        with source.open("rb") as file:
+            file.seek(max(0, source.stat().st_size - OGG_PAGE))
+            tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]  # without any: the last byte, too short for one
+    if len(page) < OGG_HEADER or not page[5] & 4:
+        return False
+    whole = OGG_HEADER + page[26]  # with the table of the segments' sizes
+    return len(page) >= whole + sum(page[OGG_HEADER:whole])

@@ -15,11 +15,12 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, Int16
 
 from jaxdissect.audio.decode import ClipStatus, Recording, read_clip
-from jaxdissect.files import sha256_file
+from jaxdissect.files import json_fingerprint, sha256_file
 from jaxdissect.sharding import pad_clips, shard_clips
 from jaxdissect.tasks.prepared import is_prepared, prepared_reader, read_prepared
 from jaxdissect.tasks.table import Task
-from jaxdissect.tasks.tfds import is_tfds_folder, tfds_reader
+from jaxdissect.tasks.tfds import tfds_reader
+from jaxdissect.tasks.tfds_records import FEATURES, INFO, is_tfds_folder
 
 AHEAD = 2  # batches that wait on the host, and as many on the devices
 
@@ -105,7 +106,9 @@ def data_fingerprint(task: Task) -> str | None:
     """
     if is_prepared(task.data):
         return read_prepared(task.data).sha256
-    return sha256_file(task.data / "dataset_info.json") if is_tfds_folder(task.data) else None
+    if is_tfds_folder(task.data):
+        return json_fingerprint([sha256_file(task.data / name) for name in (INFO, FEATURES)])
+    return None
 
 
 def clip_reader(task: Task, sample_rate: int) -> Callable[[str], Recording]:

@@ -1,30 +1,45 @@
 """`jaxdissect prepare`: decode a task's clips once, into shards of 16-bit PCM that take the data folder's place."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jaxdissect
+from jaxdissect.audio.decode import ClipStatus
 from jaxdissect.errors import InputError
 from jaxdissect.files import (
     cannot_write,
+    locked,
     parse_part,
-    path_beside,
     require_folder,
     require_space,
-    sha256_file,
     sweep,
     whole_file,
 )
 from jaxdissect.progress import progress_bar
 from jaxdissect.tasks.known import load_task, table_files
 from jaxdissect.tasks.loader import recordings, unit_samples
-from jaxdissect.tasks.prepared import RECORD, read_prepared, read_shard, shard_file, to_shard
+from jaxdissect.tasks.prepared import (
+    FORMAT,
+    RECORD,
+    Content,
+    Shard,
+    fault,
+    list_file,
+    read_record,
+    read_shard,
+    shard_file,
+    to_shard,
+)
 from jaxdissect.tasks.table import Task
+from jaxdissect.tasks.tfds import PREFIX
+
+LOCK = ".part-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +64,7 @@ class PrepareOptions:
     sample_rate: int = 16000
     unit_seconds: float | None = None
     label: str | None = None
-    shard_clips: int = 2048
+    shard_clips: int = 2048  # 655 MB if of 10 s at 16 kHz: little to lose or to copy again, and 2 million are 977 files
     part: str | None = None
     max_bad_clips: float = 0.01
 
@@ -63,6 +78,7 @@ class PrepareResult:
       shards, size: how many, and their bytes.
       complete: all shards are there.
       made: clips that were decoded by this command.
+      reading: options by which the other commands read it.
       seconds: that it took.
       max_bad_clips: share of unreadable clips that is allowed.
     """
@@ -73,6 +89,7 @@ class PrepareResult:
     size: int
     complete: bool
     made: int
+    reading: tuple[str, ...]
     seconds: float
     max_bad_clips: float
 
@@ -86,7 +103,8 @@ def run_prepare(options: PrepareOptions) -> PrepareResult:
     """Decode, and write shards, their lists, the task's table and `prepared.json`.
 
     Raises:
-      InputError: an option breaks a rule, the folder holds something else, or there is no room; finished shards stay.
+      InputError: an option breaks a rule, the folder holds something else, another process prepares the same, or there
+        is no room; finished shards stay.
     """
     part, parts = parse_part(options.part or "1/1")
     if options.shard_clips < 1 or options.sample_rate < 1:
@@ -99,42 +117,50 @@ def run_prepare(options: PrepareOptions) -> PrepareResult:
     plan = _plan(options, task)
     begun = time.perf_counter()
     require_folder(options.out)
-    mine = dict(list(plan.items())[part - 1 :: parts])
-    own = {name: rows for name, rows in mine.items() if not _is_made(options, name, task, rows)}
-    most = sum(map(len, own.values())) * unit_samples(task, options.sample_rate) * 2
-    require_space(options.out, most, "16-bit PCM")
     _begin(options, task, plan)
-    with progress_bar(what=f"Preparing {task.name}", total=sum(map(len, own.values())), at_once=True) as bar:
-        for name, rows in own.items():
-            _write_shard(options, task, name, rows, bar.update)
-    complete = _finish(options, task, plan)
-    made = [read_shard(options.out, name) for name in plan if (options.out / f"{name}.json").is_file()]
+    with _alone(options, part, parts):
+        mine = dict(list(plan.items())[part - 1 :: parts])
+        shards = {name: _made(options, task, name, rows) for name, rows in mine.items()}
+        own = {name: rows for name, rows in mine.items() if shards[name] is None}
+        clips = sum(map(len, own.values()))
+        require_space(options.out, clips * unit_samples(task, options.sample_rate) * 2, "16-bit PCM")
+        if parts == 1:
+            for name in (RECORD, *_tables(options, task)):
+                sweep(options.out / name)
+        with progress_bar(what=f"Preparing {task.name}", total=clips, at_once=True) as bar:
+            for name, rows in own.items():
+                shards[name] = _write_shard(options, task, name, rows, bar.update)
+        shards |= {name: _made(options, task, name, rows) for name, rows in plan.items() if name not in mine}
+        there = {name: shard for name in plan if (shard := shards[name]) is not None}
+        if len(there) == len(plan):
+            _finish(options, task, plan, there)
     return PrepareResult(
         clips=len(task),
-        unreadable=sum(status.status == "unreadable" for shard in made for _, status in shard.clips),
-        shards=len(made),
-        size=sum(shard.bytes for shard in made),
-        complete=complete,
-        made=sum(map(len, own.values())),
+        unreadable=sum(status.status == "unreadable" for shard in there.values() for _, status in shard.clips),
+        shards=len(there),
+        size=sum(shard.content.bytes for shard in there.values()),
+        complete=len(there) == len(plan),
+        made=clips,
+        reading=_reading(options, task),
         seconds=time.perf_counter() - begun,
         max_bad_clips=options.max_bad_clips,
     )
 
 
 def verify(folder: Path) -> list[str]:
-    """Read every shard of a prepared folder; returns the names of those whose SHA-256 is another than was written.
+    """Read every file of a prepared folder; returns a sentence for each that is not as it was written.
 
     Raises:
-      InputError: the folder is not prepared, or a shard has another size than was written.
+      InputError: the folder is not prepared, or `prepared.json` is damaged.
     """
-    prepared = read_prepared(folder)
-    shards = progress_bar(prepared.shards.items(), what=f"Verifying {folder}", total=len(prepared.shards), unit="shard")
-    return [name for name, shard in shards if sha256_file(shard_file(folder, name)) != shard["sha256"]]
+    files = read_record(folder).files
+    bar = progress_bar(files.items(), what=f"Verifying {folder}", total=len(files), unit="file")
+    return [wrong for name, wanted in bar if (wrong := fault(folder, name, wanted)) is not None]
 
 
 def _task(options: PrepareOptions) -> Task:
     labels = [name.strip() for name in (options.label or "").split(",") if name.strip()]
-    from_tfds = not table_files(options.task, Path())
+    from_tfds = options.task.startswith(PREFIX)
     return load_task(
         options.task, options.data, labels if from_tfds else None, options.unit_seconds, test_fold=None,
         progress=lambda clips: progress_bar(clips, what=f"Reading {options.task}"),
@@ -154,7 +180,7 @@ def _plan(options: PrepareOptions, task: Task) -> dict[str, range]:
 
 def _record(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": FORMAT,
         "made_by": f"jaxdissect {jaxdissect.__version__}",
         "task": task.name,
         "task_sha256": task.fingerprint(),
@@ -162,7 +188,8 @@ def _record(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> d
         "unit_seconds": task.unit_seconds,
         "clips": len(task),
         "complete": False,
-        "shards": dict.fromkeys(plan),
+        "shards": list(plan),
+        "files": {},
     }
 
 
@@ -171,10 +198,10 @@ def _begin(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> No
     path, record = options.out / RECORD, _record(options, task, plan)
     if path.is_file():
         try:
-            there = json.loads(path.read_text())
-            there |= {"complete": False, "shards": dict.fromkeys(there["shards"])}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} cannot be read ({error}): choose another --out.") from error
+            there = json.loads(path.read_bytes())
+            there |= {"complete": False, "files": {}}
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{path} cannot be read ({error}): remove it, or choose another --out.") from error
         differing = [name for name in record if there.get(name) != record[name]]
         if differing:
             raise InputError(
@@ -182,71 +209,104 @@ def _begin(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> No
                 f"--out, or remove that folder."
             )
         return
-    if any(options.out.iterdir()) and not list(options.out.glob("shard-*")):
+    found = [other.name for other in options.out.iterdir() if not other.name.startswith(f".{RECORD}-")]
+    if found and not any(name.startswith("shard-") for name in found):
         raise InputError(f"--out {options.out} is not empty: choose another folder.")
     _write_json(path, record)
 
 
-def _is_made(options: PrepareOptions, name: str, task: Task, rows: range) -> bool:
-    """Whether a shard is there, whole, and as it is wanted."""
+@contextlib.contextmanager
+def _alone(options: PrepareOptions, part: int, parts: int) -> Iterator[None]:
+    """Keep away who would write the same shards: this part again, or parts of another division.
+
+    A folder in `out` is the lock; it is there as long as the block lasts, or until the next one after a kill.
+    """
+
+    def only_here(folder: Path) -> contextlib.AbstractContextManager[None]:
+        number, _, count = folder.name.removeprefix(LOCK).partition("-of-")
+        return locked(folder, f"--out {options.out} --part {number}/{count}")
+
+    own = options.out / f"{LOCK}{part}-of-{parts}"
+    with only_here(own):
+        try:
+            for other in options.out.glob(f"{LOCK}*-of-*"):
+                if not other.name.endswith(f"-of-{parts}"):
+                    with only_here(other), contextlib.suppress(OSError):
+                        other.rmdir()  # a killed process has left it
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                own.rmdir()
+
+
+def _made(options: PrepareOptions, task: Task, name: str, rows: range) -> Shard | None:
+    """A shard that is there, whole, and as it is wanted."""
     try:
         shard = read_shard(options.out, name)
         size = shard_file(options.out, name).stat().st_size
     except (InputError, OSError):
-        return False
+        return None
     wanted, names = (size, options.sample_rate, task.unit_seconds), [task.file_names[row] for row in rows]
     same = [file_name for file_name, _ in shard.clips] == names
-    return same and (shard.bytes, shard.sample_rate, shard.unit_seconds) == wanted
+    return shard if same and (shard.content.bytes, shard.sample_rate, shard.unit_seconds) == wanted else None
 
 
 def _write_shard(
     options: PrepareOptions, task: Task, name: str, rows: range, progress: Callable[[int], object]
-) -> None:
+) -> Shard:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    path = shard_file(options.out, name)
+    path, list_path = shard_file(options.out, name), list_file(options.out, name)
     sweep(path)
-    temporary = path_beside(path)
-    clips = []
-    try:
-        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")  # a clip can be read by itself
-        for clip, recording in recordings(task, options.sample_rate, rows):
-            writer.write(to_shard(task.file_names[clip], recording))
-            status = recording.clip
-            clips.append([task.file_names[clip], status.samples, status.status, status.reason])
-            progress(1)
-        writer.close()
-        record = {
-            "bytes": temporary.stat().st_size,
-            "sha256": sha256_file(temporary),
-            "sample_rate": options.sample_rate,
-            "unit_seconds": task.unit_seconds,
-            "clips": clips,
-        }
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # the writer's own are RuntimeErrors
-        raise cannot_write(path, error if isinstance(error, OSError) else OSError(str(error))) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _write_json(options.out / f"{name}.json", record)
+    sweep(list_path)
+    clips: list[tuple[str, ClipStatus]] = []
+    with whole_file(path) as temporary:
+        try:
+            writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")  # a clip can be read by itself
+            for clip, recording in recordings(task, options.sample_rate, rows):
+                writer.write(to_shard(task.file_names[clip], recording))
+                clips.append((task.file_names[clip], recording.clip))
+                progress(1)
+            writer.close()
+        except RuntimeError as error:  # the writer's own
+            raise cannot_write(path, OSError(str(error))) from error
+        shard = Shard(Content.of(temporary), options.sample_rate, task.unit_seconds, tuple(clips))
+    listed = [[file_name, status.samples, status.status, status.reason] for file_name, status in clips]
+    rest = {"sample_rate": shard.sample_rate, "unit_seconds": shard.unit_seconds, "clips": listed}
+    _write_json(list_path, dataclasses.asdict(shard.content) | rest)
+    return shard
 
 
-def _finish(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> bool:
-    """Put the table into its place and list all shards, if all are there."""
-    if not all(_is_made(options, name, task, rows) for name, rows in plan.items()):
-        return False
-    for name, path in table_files(options.task, task.data).items():
-        with whole_file(options.out / name) as temporary:
-            shutil.copyfile(path, temporary)
-    if not table_files(options.task, task.data):
-        _write_table(task, options.out / f"{task.name}.csv")
-    shards = {name: read_shard(options.out, name) for name in plan}
-    listed = {
-        name: {"clips": len(shard.clips), "bytes": shard.bytes, "sha256": shard.sha256}
-        for name, shard in shards.items()
-    }
-    _write_json(options.out / RECORD, _record(options, task, plan) | {"complete": True, "shards": listed})
-    return True
+def _finish(options: PrepareOptions, task: Task, plan: Mapping[str, range], shards: Mapping[str, Shard]) -> None:
+    """Put the tables into their place, and say what every file holds."""
+    files = {}
+    for name, shard in shards.items():
+        files[f"{name}.array_record"] = shard.content
+        files[f"{name}.json"] = Content.of(list_file(options.out, name))
+    for name, source in _tables(options, task).items():
+        path = options.out / name
+        if source is None:
+            _write_table(task, path)
+        else:
+            with whole_file(path) as temporary:
+                shutil.copyfile(source, temporary)
+        files[name] = Content.of(path)
+    known = {name: dataclasses.asdict(content) for name, content in files.items()}
+    _write_json(options.out / RECORD, _record(options, task, plan) | {"complete": True, "files": known})
+
+
+def _tables(options: PrepareOptions, task: Task) -> Mapping[str, Path | None]:
+    """The tables by their place in `out`, each with what it is a copy of; None: it is to be written."""
+    return table_files(options.task, task.data) or {f"{task.name}.csv": None}
+
+
+def _reading(options: PrepareOptions, task: Task) -> tuple[str, ...]:
+    """The options of other commands that read what was prepared."""
+    name, seconds = options.task, options.unit_seconds
+    if name.startswith(PREFIX):
+        name, seconds = str(options.out / f"{task.name}.csv"), task.unit_seconds
+    length = () if seconds is None else ("--unit-seconds", str(seconds))
+    return ("--task", name, *length, "--data", str(options.out))
 
 
 def _write_table(task: Task, path: Path) -> None:

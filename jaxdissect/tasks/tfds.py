@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxdissect.audio.decode import Recording, UnreadableError, make_recording, unreadable
 from jaxdissect.errors import InputError
-from jaxdissect.files import require_regular
+from jaxdissect.files import first_line, require_regular
 from jaxdissect.tasks.table import CONTROL, LabelSet, Task, label_set, make_task
 from jaxdissect.tasks.tfds_audio import decode, find_audio
 from jaxdissect.tasks.tfds_records import (
@@ -16,12 +16,9 @@ from jaxdissect.tasks.tfds_records import (
     SPLITS,
     DataSet,
     Records,
-    first_line,
     is_tfds_folder,
     read_data_set,
 )
-
-__all__ = ["PREFIX", "UNIT_SECONDS", "is_tfds_folder", "load_tfds_task", "tfds_reader"]
 
 PREFIX = "tfds:"
 UNIT_SECONDS: Mapping[str, float] = {
@@ -78,8 +75,8 @@ def tfds_reader(task_data: Path, sample_rate: int, samples: int) -> Callable[[st
       samples: unit length of the result.
 
     Raises:
-      InputError: the data set is incomplete or damaged, or a package is missing; when reading: a file has vanished.
-        What is wrong with one record is its status.
+      InputError: the data set is incomplete or damaged, or a package is missing; when reading: a file has vanished, or
+        samples have more than 16 bits. What is wrong with one record is its status.
     """
     data_set = read_data_set(task_data)
     audio = find_audio(data_set)

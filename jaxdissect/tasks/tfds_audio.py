@@ -1,16 +1,15 @@
 """The sound in the records of a data set that tensorflow-datasets (TFDS) has prepared."""
 
-import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-from jaxtyping import Float32
+from jaxtyping import Float
 
-from jaxdissect.audio.decode import MARGIN_SECONDS, UnreadableError
+from jaxdissect.audio.decode import UnreadableError, decode_file, frames_needed
 from jaxdissect.errors import InputError
-from jaxdissect.tasks.tfds_records import DataSet
+from jaxdissect.tasks.tfds_records import FEATURES, DataSet
 
 RATES = {  # Hz, where features.json does not tell
     "crema_d": 16000, "gtzan": 22050, "nsynth": 16000, "voxforge": 16000, "speech_commands": 16000,
@@ -18,7 +17,10 @@ RATES = {  # Hz, where features.json does not tell
 }  # fmt: skip
 HIGHEST_RATE = 10_000_000  # Hz
 TYPES = ("int16", "int32", "int64", "float16", "float32", "float64")
-FULL_SCALE = 32768  # TFDS keeps 16-bit PCM as it is, in whatever type of integers
+# TFDS keeps integers as its decoder gives them, in whatever type, and does not tell their full scale. Nearly always it
+# is that of 16 bits, and is taken to be so until a record is beyond it: then the set is refused as a whole, since quiet
+# records of 24 bits look like loud ones of 16.
+FULL_SCALE = 32768
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Audio:
       form: "integers", "floats", or "file" for whole audio files, which tell the rest themselves.
       rate: Hz.
       channels: how many, interleaved.
+      described: the file that says so.
     """
 
     feature: str
     form: str
     rate: int
     channels: int
+    described: Path
 
 
 def find_audio(data_set: DataSet) -> Audio:
@@ -48,7 +52,7 @@ def find_audio(data_set: DataSet) -> Audio:
     found = {name: feature.audio for name, feature in leaves.items() if feature.WhichOneof("content") == "audio"}
     if not found and "audio" in leaves and leaves["audio"].WhichOneof("content") == "tensor":
         found = {"audio": leaves["audio"].tensor}
-    path = data_set.folder / "features.json"
+    path = data_set.folder / FEATURES
     if len(found) != 1:
         raise InputError(
             f"{path}: a task needs one Audio feature, found {', '.join(found) or 'none'} among the features "
@@ -56,7 +60,7 @@ def find_audio(data_set: DataSet) -> Audio:
         )
     [(name, kept)] = found.items()
     if getattr(kept, "lazy_decode", False):
-        return Audio(name, "file", 0, 0)
+        return Audio(name, "file", 0, 0, path)
     form = {"i": "integers", "f": "floats"}.get(kept.dtype[:1], "") if kept.dtype in TYPES else ""
     shape = tuple(kept.shape.dimensions)
     channels = (*shape, 1)[1] if len(shape) in (1, 2) else 0
@@ -69,12 +73,10 @@ def find_audio(data_set: DataSet) -> Audio:
     rate = getattr(kept, "sample_rate", 0) or RATES.get(data_set.name, 0)
     if not 0 < rate <= HIGHEST_RATE:
         raise InputError(f"{path}: the feature {name!r} must tell its sampleRate in Hz, found {rate}: write it there.")
-    return Audio(name, form, rate, channels)
+    return Audio(name, form, rate, channels, path)
 
 
-def decode(
-    stored: Any, audio: Audio, sample_rate: int, samples: int
-) -> tuple[Float32[np.ndarray, "frame channel"], int]:
+def decode(stored: Any, audio: Audio, sample_rate: int, samples: int) -> tuple[Float[np.ndarray, "frame channel"], int]:
     """The frames of a record that a clip of `samples` samples needs, in [-1, 1], and their rate.
 
     Args:
@@ -85,37 +87,24 @@ def decode(
 
     Raises:
       UnreadableError: the record has no such sound, or it is damaged.
+      InputError: the record shows that the set's integers have more than 16 bits.
     """
     if audio.feature not in stored:
         raise UnreadableError(f"holds no feature {audio.feature!r}")
     kept = stored[audio.feature]
     if audio.form == "file":
-        return _decode_file(b"".join(kept.bytes_list.value), sample_rate, samples)
+        return decode_file(b"".join(kept.bytes_list.value), sample_rate, samples)
     if audio.form == "floats":
         values, scale = np.array(kept.float_list.value, np.float32), 1
     else:
         values, scale = np.array(kept.int64_list.value, np.int64), FULL_SCALE
         if len(values) and (values.min() < -FULL_SCALE or values.max() >= FULL_SCALE):
-            raise UnreadableError("holds integers of more than 16 bits, whose full scale is not told")
+            raise InputError(
+                f"{audio.described}: the feature {audio.feature!r} holds integers of more than 16 bits, whose full "
+                f"scale is not told: the whole set cannot be read. Prepare it from 16-bit recordings."
+            )
     if len(values) % audio.channels:
         raise UnreadableError(f"truncated: {len(values)} samples of {audio.channels} channels")
-    wanted = _frames(audio.rate, sample_rate, samples) * audio.channels
+    wanted = frames_needed(audio.rate, sample_rate, samples) * audio.channels
     pcm = values[:wanted].astype(np.float32) / np.float32(scale)
     return pcm.reshape(-1, audio.channels), audio.rate
-
-
-def _frames(rate: int, sample_rate: int, samples: int) -> int:
-    return -(-samples * rate // sample_rate) + int(MARGIN_SECONDS * rate)
-
-
-def _decode_file(content: bytes, sample_rate: int, samples: int) -> tuple[Float32[np.ndarray, "frame channel"], int]:
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            rate = file.samplerate
-            wanted = min(file.frames, _frames(rate, sample_rate, samples))
-            pcm = file.read(wanted, dtype="float32", always_2d=True)
-    except (RuntimeError, OSError, TypeError, ValueError, MemoryError) as error:  # soundfile's own are RuntimeErrors
-        raise UnreadableError(f"cannot be decoded: {getattr(error, 'error_string', error)}") from error
-    if len(pcm) < wanted:
-        raise UnreadableError(f"truncated: {len(pcm)} of {wanted} frames decode")
-    return pcm, rate

@@ -16,12 +16,14 @@ from typing import Any
 
 from jaxdissect.audio.decode import UnreadableError
 from jaxdissect.errors import InputError
-from jaxdissect.files import require_regular
+from jaxdissect.files import allow_open_files, first_line, refused_by_system, require_regular
 
 SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}  # by TFDS's names
 FORMAT = "array_record"
 INDEX = re.compile(r"\d{8,18}", re.ASCII)
 AGAIN = "copy the data set again, or prepare it again."
+FEWER = "prepare the data set by `jaxdissect prepare`"  # if there are too many files
+INFO, FEATURES = "dataset_info.json", "features.json"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class DataSet:
 
 
 def is_tfds_folder(folder: Path) -> bool:
-    """Whether a folder holds a data set that TFDS has prepared."""
-    return (folder / "dataset_info.json").is_file()
+    """Whether a folder holds a data set that TFDS has prepared; Hugging Face's know the first of the two files, too."""
+    return all((folder / name).is_file() for name in (INFO, FEATURES))
 
 
 class Records:
@@ -59,6 +61,7 @@ class Records:
     def __init__(self, data_set: DataSet) -> None:
         from tensorflow_datasets.proto import tf_example_pb2
 
+        allow_open_files(sum(map(len, data_set.files.values())))
         self._parse = tf_example_pb2.Example.FromString
         self._files = {split: [(file, _opened(*file)) for file in files] for split, files in data_set.files.items()}
         self.ends = {split: list(accumulate(length for _, length in files)) for split, files in data_set.files.items()}
@@ -68,7 +71,7 @@ class Records:
 
         Raises:
           UnreadableError: there is no such record, or it is damaged.
-          InputError: its file has vanished, or too many files are open.
+          InputError: the system refuses to open or read its file.
         """
         split, _, index = file_name.partition("/")
         ends = self.ends.get(split, [0])
@@ -79,8 +82,9 @@ class Records:
         try:
             return self._parse(records[int(index) - ends[number] + length]).features.feature
         except Exception as error:  # the errors of array_record and of protobuf have no class in common
-            if "open() failed" in str(error) or not path.is_file():  # this is not the one record's fault
-                raise InputError(f"{path} cannot be opened any more ({first_line(error)}).") from error
+            refused = refused_by_system(error, FEWER)
+            if refused is not None:  # this is not the one record's fault
+                raise InputError(f"{path} cannot be read any more ({refused}).") from error
             raise UnreadableError(f"cannot be read: {first_line(error)}") from error
 
 
@@ -98,7 +102,7 @@ def read_data_set(folder: Path) -> DataSet:
         raise InputError(
             f"{folder} needs a package that is missing ({error}): pip install 'jaxdissect[tfds]'"
         ) from error
-    path = folder / "dataset_info.json"
+    path = folder / INFO
     info = _parsed(path, dataset_info_pb2.DatasetInfo())
     if FORMAT not in (info.file_format, *info.alternative_file_formats):
         raise InputError(
@@ -113,7 +117,7 @@ def read_data_set(folder: Path) -> DataSet:
     files = {split.name: _files(path, info.name, split) for split in splits}
     features = {
         "/".join(parts): (feature, folder / f"{'-'.join(part.replace('/', '.') for part in parts)}.labels.txt")
-        for parts, feature in _leaves(_parsed(folder / "features.json", feature_pb2.Feature()))
+        for parts, feature in _leaves(_parsed(folder / FEATURES, feature_pb2.Feature()))
     }
     return DataSet(folder, info.name, files, features)
 
@@ -158,12 +162,10 @@ def _opened(path: Path, length: int) -> Any:
     try:
         records = ArrayRecordDataSource([str(path)])
     except (OSError, RuntimeError, ValueError) as error:
+        refused = refused_by_system(error, FEWER)
+        if refused is not None:
+            raise InputError(f"{path} cannot be read ({refused}).") from error
         raise InputError(f"{path} is damaged or cut off ({first_line(error)}): {AGAIN}") from error
     if len(records) != length:
         raise InputError(f"{path} should hold {length} records by dataset_info.json, found {len(records)}: {AGAIN}")
     return records
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in short."""
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
