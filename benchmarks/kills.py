@@ -73,7 +73,7 @@ class Work:
         command += ["--run", self.folder / run, "--batch-size", 2, "--save-minutes", 1e-9, "--keep-clips", *more]
         address = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", processes]
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-        environment |= {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs")}
+        environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(self.folder / "programs"))
         return [
             subprocess.Popen(
                 [str(part) for part in (command if processes == 1 else [*command, *address, "--process", process])],

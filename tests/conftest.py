@@ -1,13 +1,19 @@
 """Strict JAX for every test: eight CPU devices, no silent promotion of types or ranks, shapes checked at run time."""
 
+import atexit
 import os
+import shutil
+import signal
 import tempfile
 
 import jaxtyping
 
 jaxtyping.install_import_hook("jaxdissect", "typechecker.check")
 
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdissect-tests-")  # not the user's
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the commands that tests start share the programs
+    PROGRAMS = tempfile.mkdtemp(prefix="jaxdissect-tests-")  # not the user's
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": PROGRAMS, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -16,8 +22,10 @@ import soundfile  # noqa: E402
 
 pytest_plugins = ["tones", "noises"]  # fixtures of the tests of the stage `probe`, and of ablation
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -125,7 +125,7 @@ def test_processes_that_were_started_differently_end_at_once(work):
     both[1].communicate()
     command = list(both[1].args)
     command[command.index("--batch-size") + 1] = "3"
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_COMPILATION_CACHE_DIR": str(work.folder / "programs")}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     both[1] = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     for code, error in finish(both):
         assert code == 2, error

@@ -105,12 +105,11 @@ def test_supervision_learns_what_it_is_shown(setting, tmp_path, capsys):
 
 def test_a_killed_training_ends_with_the_same_bits(setting, tmp_path):
     """SIGKILL at two random steps, at any point of a step; then the parameters are those of an unbroken training."""
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
-    slow = {"epochs": 16, "save_minutes": 0.0, "log_steps": 3}  # 48 steps
+    slow = {"epochs": 10, "save_minutes": 0.0, "log_steps": 3}  # 30 steps
 
     def start(out):
         command = [sys.executable, "-m", "jaxdissect", *arguments(setting | slow, "m2d", out=out)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     whole = start(tmp_path / "whole")
     assert whole.wait() == 0, whole.stderr.read().decode()
@@ -119,7 +118,7 @@ def test_a_killed_training_ends_with_the_same_bits(setting, tmp_path):
     print(f"seed of the moments: {seed}")  # which pytest shows if the test fails
     moments, kills = random.Random(seed), []
     states = tmp_path / "killed.training" / "checkpoints"
-    for step in sorted(moments.sample(range(1, 40), 2)):
+    for step in sorted(moments.sample(range(1, 24), 2)):
         process = start(tmp_path / "killed")
         while process.poll() is None and newest(states) < step:
             time.sleep(0.002)
@@ -132,7 +131,7 @@ def test_a_killed_training_ends_with_the_same_bits(setting, tmp_path):
     last = start(tmp_path / "killed")
     assert last.wait() == 0, last.stderr.read().decode()
     last.stderr.close()
-    assert 0 < kills[0] <= kills[1] < 48
+    assert 0 < kills[0] <= kills[1] < 30
     one, other = (load_encoder(tmp_path / name) for name in ("whole", "killed"))
     assert fingerprint(one) == fingerprint(other)
     curves = [json.loads((tmp_path / name / "training.json").read_text())["curve"] for name in ("whole", "killed")]
