@@ -1,6 +1,7 @@
 """Strict JAX for every test: eight CPU devices, no silent promotion of types or ranks, shapes checked at run time."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ pytest_plugins = ["tones", "noises"]  # fixtures of the tests of the stage `prob
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+gc.set_threshold(100_000, 50, 50)  # tracing makes millions of objects, which are looked through again and again
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
