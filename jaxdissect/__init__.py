@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxdissect.ablation.suites import AblationOptions, Intervention, make_interventions
     from jaxdissect.activations import Reading, read_neurons, stack_layers
     from jaxdissect.collect import CountOptions
+    from jaxdissect.comparing import Sets, Sharing, read_sets, share
     from jaxdissect.embeddings import Embeddings, embed_clips
     from jaxdissect.encoder.base import Encoder, LayeredEncoder, TokenLayout
     from jaxdissect.encoder.checkpoint import load_encoder, save_encoder
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jaxdissect.encoder.m2d import M2D, untrained_m2d
     from jaxdissect.encoder.vit import ViTConfig, vit_config
     from jaxdissect.errors import InputError, LostProcessError, TrainingError
+    from jaxdissect.grid import ActivationGrid, activation_grid
     from jaxdissect.interventions import run_with_gains
     from jaxdissect.neuron_sets import NeuronSet, neuron_set
     from jaxdissect.probe import Head, Probe, ProbeRule, logits, train_probe
@@ -39,6 +41,7 @@ _PUBLIC = {
     "ablation.suites": ("AblationOptions", "Intervention", "make_interventions"),
     "activations": ("Reading", "read_neurons", "stack_layers"),
     "collect": ("CountOptions",),
+    "comparing": ("Sets", "Sharing", "read_sets", "share"),
     "encoder.base": ("Encoder", "LayeredEncoder", "TokenLayout"),
     "encoder.checkpoint": ("load_encoder", "save_encoder"),
     "encoder.convert": ("convert_checkpoint",),
@@ -46,6 +49,7 @@ _PUBLIC = {
     "encoder.vit": ("ViTConfig", "vit_config"),
     "embeddings": ("Embeddings", "embed_clips"),
     "errors": ("InputError", "LostProcessError", "TrainingError"),
+    "grid": ("ActivationGrid", "activation_grid"),
     "interventions": ("run_with_gains",),
     "neuron_sets": ("NeuronSet", "neuron_set"),
     "probe": ("Head", "Probe", "ProbeRule", "logits", "train_probe"),
@@ -63,6 +67,7 @@ __all__ = [
     "M2D",
     "Ablation",
     "AblationOptions",
+    "ActivationGrid",
     "Activations",
     "Activity",
     "CountOptions",
@@ -83,12 +88,15 @@ __all__ = [
     "ProbeRule",
     "Reading",
     "SelectionRule",
+    "Sets",
+    "Sharing",
     "Task",
     "TokenLayout",
     "TrainOptions",
     "TrainingError",
     "ViTConfig",
     "ablate",
+    "activation_grid",
     "causal_map",
     "collect_activations",
     "convert_checkpoint",
@@ -99,11 +107,13 @@ __all__ = [
     "make_interventions",
     "neuron_set",
     "read_neurons",
+    "read_sets",
     "run_probe",
     "run_train",
     "run_with_gains",
     "save_encoder",
     "select_neurons",
+    "share",
     "stack_layers",
     "train_probe",
     "untrained_m2d",

@@ -66,6 +66,41 @@ def read_neurons(
     Raises:
       InputError: no module matches, an output is no array of clips, or the masks do not fit the outputs.
     """
+    mutable = options.pop("mutable", False)
+    if mutable is True:
+        raise InputError("mutable=True would keep the activations of every module: name the collections to update.")
+    kept = [mutable] if isinstance(mutable, str) else list(mutable or ())
+    output, changed, outputs = _capture(module, variables, inputs, options, neurons, kept)
+    arrays = [leaf for leaf in jax.tree.leaves((inputs, options)) if jnp.ndim(leaf)]
+    clips = jnp.shape(arrays[0])[:1] if arrays else None
+    readings = {path: _read(path, calls, clips, masks, threshold) for path, calls in outputs.items()}
+    if mutable:
+        return (output, {name: changed[name] for name in changed if name in kept}), readings
+    return output, readings
+
+
+def capture_neurons(
+    module: nn.Module, variables: Mapping[str, Any], *inputs: Any, neurons: str, **options: Any
+) -> dict[str, tuple[Array, ...]]:
+    """The activations themselves, of every token; much larger than what `read_neurons` makes of them.
+
+    Args:
+      module, variables, inputs, options: run as `module.apply(variables, *inputs, **options)`.
+      neurons: pattern of module paths, as in `read_neurons`.
+
+    Returns:
+      The outputs (clip, any token axes, neuron) of every call of each module, in the order in which they were called.
+
+    Raises:
+      InputError: no module matches.
+    """
+    return _capture(module, variables, inputs, options, neurons, [])[2]
+
+
+def _capture(
+    module: nn.Module, variables: Mapping[str, Any], inputs: Any, options: Any, neurons: str, kept: list[str]
+) -> tuple[Any, Any, dict[str, Any]]:
+    """What the module returns, the collections that it changed, and the outputs of the modules that match."""
     called: list[str] = []
 
     def wanted(submodule: nn.Module, method: str) -> bool:
@@ -74,10 +109,6 @@ def read_neurons(
         called.append("/".join(submodule.path))
         return fnmatchcase(called[-1], neurons)
 
-    mutable = options.pop("mutable", False)
-    if mutable is True:
-        raise InputError("mutable=True would keep the activations of every module: name the collections to update.")
-    kept = [mutable] if isinstance(mutable, str) else list(mutable or ())
     output, changed = module.apply(
         {name: collection for name, collection in variables.items() if name != "intermediates"},
         *inputs,
@@ -95,12 +126,7 @@ def read_neurons(
             f"No module matches the pattern {neurons!r}; the modules called were: "
             f"{', '.join(sorted(set(called))) or 'none'}."
         )
-    arrays = [leaf for leaf in jax.tree.leaves((inputs, options)) if jnp.ndim(leaf)]
-    clips = jnp.shape(arrays[0])[:1] if arrays else None
-    readings = {path: _read(path, outputs[path], clips, masks, threshold) for path in sorted(outputs, key=called.index)}
-    if mutable:
-        return (output, {name: changed[name] for name in changed if name in kept}), readings
-    return output, readings
+    return output, changed, {path: outputs[path] for path in sorted(outputs, key=called.index)}
 
 
 def stack_layers(readings: Mapping[str, Reading]) -> Reading:

@@ -8,11 +8,15 @@ from typing import Any, Literal
 
 import xarray as xr
 
+from jaxdissect.certainty import CertaintyOptions
+from jaxdissect.certainty_files import OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
+from jaxdissect.class_scores import MEANINGS, agreement_table, class_scores
 from jaxdissect.errors import InputError
 from jaxdissect.files import cannot_write
 from jaxdissect.results import Neurons, read_netcdf, select_neurons, write_csv, write_netcdf
 from jaxdissect.run import Run, require_same_run
 from jaxdissect.selection import SelectionRule
+from jaxdissect.selectors import FROM_CLIPS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,12 @@ class NeuronsOptions:
       keep: fraction of all neurons to keep. Default: the task's, 0.01, and 0.02 for esc50 and gise51.
       drop_weakest: fraction of neurons of the weakest activation rate that preset aape drops.
       bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
-      selector: score by which neurons are chosen; aape is the only one so far.
+      selector: score by which neurons are chosen. Others than aape give every class the share --keep of all neurons
+        with the highest score; auroc and average_precision need --keep-clips.
+      permutations: of the labels, for p-values; with --keep-clips only.
+      resamples: of the recordings, for intervals.
+      splits: into random halves, for the stability.
+      seed: of all of these draws.
     """
 
     run: Path
@@ -33,7 +42,11 @@ class NeuronsOptions:
     keep: float | None = None
     drop_weakest: float = 0.05
     bar: float = 0.95
-    selector: Literal["aape"] = "aape"
+    selector: Literal["aape", "probability", "class_selectivity", "d_prime", "auroc", "average_precision"] = "aape"
+    permutations: int = 1000
+    resamples: int = 200
+    splits: int = 50
+    seed: int = 0
 
     def rule(self, task_keep: float) -> SelectionRule:
         """The checked rule; `task_keep` serves where `keep` is not given."""
@@ -50,16 +63,33 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     run = Run(options.run)
     counted = run.require("activations")
     rule = options.rule(counted.get("keep", SelectionRule.keep))
+    certainty = CertaintyOptions(options.permutations, options.resamples, options.splits, options.seed)
     started = time.perf_counter()
     counts = read_netcdf(run.file("activations.nc"))
     require_same_run(run, counts.attrs, counted)
-    neurons = select_neurons(counts, rule)
+    by_aape, clips = select_neurons(counts, rule), read_clips(run, counts)
+    if clips is None and options.selector in FROM_CLIPS:
+        raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
+    score = class_scores(counts, *((clips.counts, clips.tokens, clips.members) if clips else ()))
+    neurons = by_aape if options.selector == "aape" else select_neurons(counts, rule, score[options.selector])
+    null = None
+    if clips is not None and certainty.permutations:
+        found = assess_neurons(clips, counts, neurons, rule, certainty)
+        neurons, null = with_certainty(neurons, counts, found, certainty), null_dataset(counts, found)
+    table = agreement_table(
+        score, {name: one.aape for name, one in by_aape.selections.items()},
+        {name: one.specific for name, one in by_aape.selections.items()}, counts["label_set"], rule.keep,
+    )  # fmt: skip
     with run.locked():
         beside = _scores_of_classes(run, counted)
         forget_neurons(run)
-        write_netcdf(neurons.scores.merge(beside), run.file("scores.nc"))
+        scores = xr.merge([neurons.scores, score, beside], compat="override", combine_attrs="override")
+        write_netcdf(scores, run.file("scores.nc"))
         write_csv(neurons.neurons, run.file("neurons.csv"))
         write_csv(neurons.coverage, run.file("coverage.csv"))
+        write_csv(table, run.file("agreement.csv"))
+        if null is not None:
+            write_netcdf(null, run.file("permutations.nc"))
         record = {
             "options": dataclasses.asdict(rule) | {"selector": options.selector},
             "fingerprints": counted["fingerprints"],
@@ -79,13 +109,14 @@ def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
         scores = read_netcdf(run.file("scores.nc"))
     except InputError:
         return xr.Dataset()
-    return scores[[name for name in scores if "class" in scores[name].dims]].drop_attrs(deep=False)
+    own = (*OF_PAIRS, *MEANINGS)  # are made anew
+    return scores[[name for name in scores if "class" in scores[name].dims and name not in own]].drop_attrs(deep=False)
 
 
 def forget_neurons(run: Run) -> None:
     """Strike the stage `neurons` and remove its files, before others take their place."""
     run.reopen("neurons")
-    for name in ("scores.nc", "neurons.csv", "coverage.csv"):
+    for name in ("scores.nc", "neurons.csv", "coverage.csv", "agreement.csv", "permutations.nc"):
         try:
             run.file(name).unlink(missing_ok=True)
         except OSError as error:

@@ -19,6 +19,7 @@ from jaxdissect.ablation.summary import ablation_summary, part_summary
 from jaxdissect.bench import BenchOptions, run_bench
 from jaxdissect.bench_summary import bench_summary
 from jaxdissect.choosing import NeuronsOptions, run_neurons
+from jaxdissect.comparing import ShareOptions, run_share
 from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, run_activations
 from jaxdissect.encoder.convert import convert_checkpoint
@@ -35,6 +36,7 @@ from jaxdissect.summary import (
     neurons_summary,
     preparation_summary,
     probe_summary,
+    sharing_summary,
     training_summary,
 )
 from jaxdissect.tasks.preparing import PrepareOptions, PrepareResult, run_prepare, verify
@@ -102,6 +104,21 @@ class NeuronsCommand(NeuronsOptions):
 
     def __call__(self) -> int:
         print(neurons_summary(run_neurons(self)))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShareCommand(ShareOptions):
+    """Compare the neuron sets of classes, within a run and with other runs, beside what chance would share.
+
+    Example: jaxdissect share --run runs/esc50 --with runs/gise51
+    """
+
+    with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
+
+    def __call__(self) -> int:
+        print(sharing_summary(run_share(self)))
+        print(f"Written to {self.run}: sharing.csv, sharing.nc.")
         return 0
 
 
@@ -286,6 +303,7 @@ Command = (
     Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
     | Annotated[ActivationsCommand, tyro.conf.subcommand("activations")]
     | Annotated[NeuronsCommand, tyro.conf.subcommand("neurons")]
+    | Annotated[ShareCommand, tyro.conf.subcommand("share")]
     | Annotated[DissectCommand, tyro.conf.subcommand("dissect")]
     | Annotated[ProbeCommand, tyro.conf.subcommand("probe")]
     | Annotated[AblateCommand, tyro.conf.subcommand("ablate")]

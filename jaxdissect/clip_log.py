@@ -17,6 +17,7 @@ class ClipLog:
     def __init__(self, clips: int) -> None:
         self.kind: UInt8[np.ndarray, " clip"] = np.zeros(clips, np.uint8)  # 0: not counted yet
         self.samples: Int[np.ndarray, " clip"] = np.zeros(clips, np.int32)
+        self.tokens: Int[np.ndarray, " clip"] = np.zeros(clips, np.int32)  # that were counted
         self.reason: Int[np.ndarray, " clip"] = np.zeros(clips, np.int32)
         self.reasons: list[str] = []
         self._number: dict[str, int] = {}
@@ -31,10 +32,10 @@ class ClipLog:
         """Which clips have been counted."""
         return self.done & (self.kind != 1 + KINDS.index("unreadable"))
 
-    def put(self, clip: int, status: ClipStatus) -> None:
-        """Note what became of a clip."""
+    def put(self, clip: int, status: ClipStatus, tokens: int) -> None:
+        """Note what became of a clip, and how many of its tokens were counted."""
         self.kind[clip] = 1 + KINDS.index(status.status)
-        self.samples[clip] = status.samples
+        self.samples[clip], self.tokens[clip] = status.samples, tokens
         self.reason[clip] = self._number_of(status.reason)
 
     def add(self, other: "ClipLog") -> None:
@@ -51,7 +52,8 @@ class ClipLog:
             )
         new = np.array([self._number_of(reason) for reason in other.reasons] or [0], np.int32)
         taken = other.done & ~self.counted
-        self.kind[taken], self.samples[taken] = other.kind[taken], other.samples[taken]
+        for name in ("kind", "samples", "tokens"):
+            getattr(self, name)[taken] = getattr(other, name)[taken]
         self.reason[taken] = new[other.reason[taken]]
 
     def statuses(self) -> tuple[ClipStatus, ...]:
@@ -70,13 +72,15 @@ class ClipLog:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """For a state file, with `reasons` beside."""
-        return {"log.kind": self.kind, "log.samples": self.samples, "log.reason": self.reason}
+        return {f"log.{name}": getattr(self, name) for name in ("kind", "samples", "tokens", "reason")}
 
     @staticmethod
     def of(arrays: Mapping[str, np.ndarray], reasons: Sequence[str]) -> "ClipLog":
         """From what `arrays` gave."""
         log = ClipLog(0)
-        log.kind, log.samples, log.reason = (arrays[f"log.{name}"] for name in ("kind", "samples", "reason"))
+        log.kind, log.samples, log.tokens, log.reason = (
+            arrays[f"log.{name}"] for name in ("kind", "samples", "tokens", "reason")
+        )
         log.reasons = list(reasons)
         log._number = {reason: number for number, reason in enumerate(log.reasons)}
         return log

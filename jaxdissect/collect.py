@@ -154,9 +154,10 @@ def _note(
     if clip_counts is not None:
         counted = batch.members[:, -1] & finite
         clip_counts[np.searchsorted(clips, batch.clip[counted])] = np.asarray(per_clip["active_tokens"])[counted]
-    for clip, status, usable in zip(batch.clip.tolist(), batch.statuses, finite, strict=False):  # padding comes last
-        lost = not usable and status.status != "unreadable"
-        log.put(clip, replace(status, status="unreadable", reason=NOT_FINITE) if lost else status)
+    tokens = np.where(batch.members[:, -1] & finite, per_clip["tokens"], 0).tolist()
+    for clip, status, usable, counted in zip(batch.clip.tolist(), batch.statuses, finite, tokens, strict=False):
+        lost = not usable and status.status != "unreadable"  # padding comes last
+        log.put(clip, replace(status, status="unreadable", reason=NOT_FINITE) if lost else status, counted)
 
 
 class Counter:
@@ -214,7 +215,8 @@ def counting_step(
     """The work of one device on one batch: `step(counts, variables, batch) -> (counts, per clip)`; jit-safe.
 
     The batch holds `pcm`, `samples`, `clip` and `members` of `Batch`. Per clip come whether its activations are
-    `finite`, without which it is not counted, and, with `keep_clips`, the `active_tokens` of every neuron as uint16.
+    `finite`, without which it is not counted, its `tokens`, and, with `keep_clips`, the `active_tokens` of every neuron
+    as uint16.
     """
     read = _reader(encoder, task, options)
 
@@ -223,7 +225,7 @@ def counting_step(
         finite = jnp.isfinite(reading.sum_squares).all(axis=(1, 2))
         members = batch["members"] & finite[:, None]
         counts = statistics.update(counts, reading, members, batch["clip"], task.labels_per_clip)
-        per_clip = {"finite": finite}
+        per_clip = {"finite": finite, "tokens": reading.tokens}
         if keep_clips:
             per_clip["active_tokens"] = reading.active_tokens.astype(jnp.uint16)
         return counts, per_clip

@@ -168,7 +168,9 @@ def read_activations(run: Run) -> Activations:
         raise InputError(
             f"{run.file('clips.csv')} cannot be read ({error}): run the stage activations again."
         ) from error
-    return Activations(counts, top, clips)
+    labels = read_netcdf(run.file("clip_labels.nc"))
+    require_same_run(run, labels.attrs, record)
+    return Activations(counts, top, clips, labels)
 
 
 def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[str, Any]:
@@ -314,11 +316,12 @@ def _attrs(plan: _Plan) -> dict[str, Any]:
 def _save(result: ActivationsResult, store: Path | None, run: Run) -> None:
     forget_neurons(run)
     run.reopen("activations")
-    for name in ("activations.nc", "top_clips.nc", "clips.csv", "run.json"):
+    for name in ("activations.nc", "top_clips.nc", "clips.csv", "clip_labels.nc", "run.json"):
         sweep(run.file(name))
     write_netcdf(result.activations.counts, run.file("activations.nc"))
     write_netcdf(result.activations.top_clips, run.file("top_clips.nc"))
     write_csv(result.activations.clips, run.file("clips.csv"))
+    write_netcdf(result.activations.clip_labels, run.file("clip_labels.nc"))
     if store is not None:
         publish_clip_store(store, run.file("clip_counts.npy"))
     run.finish("activations", result.record)

@@ -1,7 +1,7 @@
 """Counts and neurons as labelled arrays and tables, in open formats: netCDF4 and CSV."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.files import whole_file
 from jaxdissect.selection import Selection, SelectionRule, select
+from jaxdissect.selectors import best_of_each_class
 from jaxdissect.statistics import TopClips
 from jaxdissect.tasks.table import Task
 
@@ -44,11 +45,14 @@ class Activations:
         all clips as `total_*`.
       top_clips: `clip`, `active_share`, `max_activation` (layer, neuron, rank).
       clips: one row per clip: status, reason, recorded samples, labels.
+      clip_labels: what the counts of single clips are grouped by: `tokens`, `source`, `fold` (clip), and the clip and
+        class of every label.
     """
 
     counts: xr.Dataset
     top_clips: xr.Dataset
     clips: pd.DataFrame
+    clip_labels: xr.Dataset
 
     @property
     def bad_clips(self) -> int:
@@ -64,11 +68,13 @@ class Neurons:
       scores: `rate`, `aape`, `aape_normalised`, `kept` (label_set, layer, neuron), and the cut-offs per label set.
       neurons: a row per (class, neuron) that belong together.
       coverage: a row per label set.
+      selections: of each label set, of its classes that have a counted token.
     """
 
     scores: xr.Dataset
     neurons: pd.DataFrame
     coverage: pd.DataFrame
+    selections: Mapping[str, Selection]
 
 
 def collect_activations(
@@ -120,10 +126,13 @@ def label_activations(counted: Counted, task: Task, attrs: Mapping[str, Any] | N
         xr.Dataset(arrays, coordinates, dict(attrs or {})),
         xr.Dataset(_top_clips(totals.top), _neuron_axes(*totals.active_tokens.shape[1:]), dict(attrs or {})),
         _clip_table(counted, task),
+        _clip_labels(counted, task, dict(attrs or {})),
     )
 
 
-def select_neurons(activations: Activations | xr.Dataset, rule: SelectionRule | None = None) -> Neurons:
+def select_neurons(
+    activations: Activations | xr.Dataset, rule: SelectionRule | None = None, score: xr.DataArray | None = None
+) -> Neurons:
     """Choose class-specific neurons in every label set.
 
     Classes without a counted token are left out, in words of `skipped_classes` of the result's scores.
@@ -131,6 +140,8 @@ def select_neurons(activations: Activations | xr.Dataset, rule: SelectionRule | 
     Args:
       activations: what was counted, or its `counts`.
       rule: the preset and its rates; default: the paper's.
+      score: another selector's, by its name (class, layer, neuron): every class gets the fraction `rule.keep` of all
+        neurons with the highest; AAPE is told beside.
 
     Raises:
       InputError: a label set has no class with a counted token.
@@ -142,7 +153,8 @@ def select_neurons(activations: Activations | xr.Dataset, rule: SelectionRule | 
     chosen: dict[str, Selection] = {}
     rows, skipped = [], []
     for name in label_sets:
-        part = counts.isel({"class": np.flatnonzero(counts["label_set"].values == name)})
+        own = counts["label_set"].values == name
+        part = counts.isel({"class": np.flatnonzero(own)})
         has_tokens = part["tokens"].values > 0
         skipped += [f"{name}:{label}" for label in part["class"].values[~has_tokens]]
         if not has_tokens.any():
@@ -152,11 +164,16 @@ def select_neurons(activations: Activations | xr.Dataset, rule: SelectionRule | 
             )
         part = part.isel({"class": np.flatnonzero(has_tokens)})
         chosen[name] = select(part["active_tokens"].values, part["tokens"].values, rule)
-        rows.append(_neuron_rows(name, part, chosen[name]))
+        if score is not None:
+            part = part.assign(score=score.isel({"class": np.flatnonzero(own)[has_tokens]}))
+            specific = best_of_each_class(part["score"].values, rule.keep)
+            chosen[name] = replace(chosen[name], specific=specific, kept=np.logical_or.reduce(specific))
+        rows.append(_neuron_rows(name, part, chosen[name], None if score is None else str(score.name)))
     neurons = pd.concat([rows[label_sets.index(name)] for name in sorted(label_sets)], ignore_index=True)
     coverage = pd.DataFrame([_coverage(name, chosen[name]) for name in sorted(label_sets)])
     axes = {name: counts[name] for name in ("layer", "neuron")}
-    return Neurons(_scores(chosen, axes, rule, skipped), neurons, coverage)
+    selector = "aape" if score is None else str(score.name)
+    return Neurons(_scores(chosen, axes, rule, selector, skipped), neurons, coverage, chosen)
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
@@ -226,7 +243,35 @@ def _clip_table(counted: Counted, task: Task) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _neuron_rows(label_set: str, counts: xr.Dataset, selection: Selection) -> pd.DataFrame:
+def _clip_labels(counted: Counted, task: Task, attrs: Mapping[str, Any]) -> xr.Dataset:
+    label_sets, classes = zip(*task.classes, strict=True)
+    folds = np.array([-1 if fold is None else fold for fold in task.folds], np.int64)
+    first = np.cumsum([0, *(len(labels.classes) for labels in task.label_sets)])
+    pairs = [
+        (clip, start + index)
+        for start, labels in zip(first, task.label_sets, strict=False)
+        for clip, row in enumerate(labels.members)
+        for index in row
+    ]
+    clip, index = np.array(pairs, np.int32).reshape(-1, 2).T
+    return xr.Dataset(
+        {
+            "tokens": ("clip", counted.log.tokens, {"long_name": "tokens counted; 0: the clip was not"}),
+            "source": (
+                "clip",
+                np.array(task.sources, object),
+                {"long_name": "recording; its clips are not independent"},
+            ),
+            "fold": ("clip", folds, {"long_name": "fold; -1: none"}),
+            "label_clip": ("label", clip, {"long_name": "clip that has the label"}),
+            "label_class": ("label", index, {"long_name": "its number along the axis class"}),
+        },
+        {"class": ("class", np.array(classes, object)), "label_set": ("class", np.array(label_sets, object))},
+        attrs,
+    )
+
+
+def _neuron_rows(label_set: str, counts: xr.Dataset, selection: Selection, selector: str | None) -> pd.DataFrame:
     index, layer, neuron = np.nonzero(selection.specific)  # in the order (class, layer, neuron)
     aape = selection.aape[layer, neuron]
     values = (
@@ -237,8 +282,8 @@ def _neuron_rows(label_set: str, counts: xr.Dataset, selection: Selection) -> pd
         selection.probability[index, layer, neuron],
         aape,
         selection.aape_normalised[layer, neuron],
-        "aape",
-        aape,
+        selector or "aape",
+        aape if selector is None else counts["score"].values[index, layer, neuron],
     )
     return pd.DataFrame(dict(zip(NEURON_COLUMNS, values, strict=True)), columns=list(NEURON_COLUMNS))
 
@@ -258,7 +303,11 @@ def _coverage(label_set: str, selection: Selection) -> dict[str, Any]:
 
 
 def _scores(
-    chosen: Mapping[str, Selection], neuron_axes: Mapping[str, Any], rule: SelectionRule, skipped: Sequence[str]
+    chosen: Mapping[str, Selection],
+    neuron_axes: Mapping[str, Any],
+    rule: SelectionRule,
+    selector: str,
+    skipped: Sequence[str],
 ) -> xr.Dataset:
     axes = ("label_set", "layer", "neuron")
     meanings = {
@@ -276,10 +325,15 @@ def _scores(
         [selection.aape_cutoff for selection in chosen.values()],
         {"long_name": "highest AAPE kept, nats"},
     )
+    arrays["rate_cutoff"] = (
+        "label_set",
+        [selection.rate_cutoff for selection in chosen.values()],
+        {"long_name": "a kept neuron's rate exceeds this, or equals it and was placed behind; -1: none was dropped"},
+    )
     arrays["probability_bar"] = (
         "label_set",
         [selection.probability_bar for selection in chosen.values()],
         {"long_name": "a kept neuron is specific to the classes whose p exceeds this"},
     )
     coordinates = {"label_set": np.array(list(chosen), object), **neuron_axes}
-    return xr.Dataset(arrays, coordinates, {**vars(rule), "selector": "aape", "skipped_classes": ", ".join(skipped)})
+    return xr.Dataset(arrays, coordinates, {**vars(rule), "selector": selector, "skipped_classes": ", ".join(skipped)})

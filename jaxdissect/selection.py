@@ -56,6 +56,7 @@ class Selection:
       kept: neurons that passed the first two filters.
       specific: which neurons are specific to which classes.
       aape_cutoff: the highest AAPE kept, nats; NaN if none was.
+      rate_cutoff: the highest rate of the neurons that were dropped as the weakest; -1 if none was.
       probability_bar: p must exceed this.
     """
 
@@ -66,6 +67,7 @@ class Selection:
     kept: Bool[np.ndarray, "layer neuron"]
     specific: Bool[np.ndarray, "class layer neuron"]
     aape_cutoff: float
+    rate_cutoff: float
     probability_bar: float
 
 
@@ -110,10 +112,11 @@ def select(
     ordered = np.sort(p, axis=0)  # sums then do not depend on the order of the classes
     rate, aape = ordered.mean(axis=0), activation_probability_entropy(ordered)
     bar = kth_smallest(p, rule.bar)
-    eligible = np.isfinite(aape)
+    eligible, rate_cutoff = np.isfinite(aape), -1.0
     if rule.preset == "aape":
         weakest = np.argsort(rate.round(TIE_DIGITS), axis=None, kind="stable")[: round(rule.drop_weakest * rate.size)]
         eligible.flat[weakest] = False
+        rate_cutoff = float(rate.flat[weakest].max(initial=-1))
     else:
         eligible &= (p > bar).any(axis=0)
     ranked = np.where(eligible, aape.round(TIE_DIGITS), np.inf)
@@ -128,5 +131,6 @@ def select(
         kept=kept,
         specific=(p > bar) & kept,
         aape_cutoff=float(aape[kept].max()) if kept.any() else math.nan,
+        rate_cutoff=rate_cutoff,
         probability_bar=bar,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdissect.comparing import Sharing
 from jaxdissect.demo import DemoResult
 from jaxdissect.dissect import ActivationsResult
 from jaxdissect.encoder.m2d import M2D
@@ -18,6 +19,9 @@ from jaxdissect.tasks.preparing import PrepareResult
 
 BUSIEST = 3
 LISTED = 10  # files that could not be read
+COMPARE = (
+    "Significant does not mean large, nor that the class is what the neuron is for: compare with an untrained encoder."
+)
 CAUTION = (
     "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
     "Compare with an untrained encoder."
@@ -135,13 +139,64 @@ def neurons_summary(neurons: Neurons) -> str:
             most = ", ".join(f"{label} {count}" for label, count in found.head(5).items())
             least = ", ".join(f"{label} {count}" for label, count in found.tail(2).items())
             lines.append(f"{name}: most {most}" + (f"; fewest {least}" if len(found) > 5 else ""))
+    known = "pairs_significant" in neurons.coverage
+    if known:
+        lines += [_certainty(row) for _, row in neurons.coverage.iterrows()]
     if not neurons.coverage["kept_neurons"].all():
         lines.append(
             f"No neuron was kept where --keep {neurons.scores.attrs['keep']} rounds to none, or none qualifies."
         )
     if neurons.scores.attrs["skipped_classes"]:
         lines.append(f"Left out, without a counted token: {neurons.scores.attrs['skipped_classes']}.")
-    lines.append(CAUTION)
+    lines.append(CAUTION if not known else COMPARE)
+    return "\n".join(lines)
+
+
+def _certainty(row: Any) -> str:
+    """How sure the selection of a label set is."""
+    parts = [f"{row['label_set']}: {row['pairs']:,} pairs of class and neuron"]
+    if not math.isnan(row["pairs_by_chance"]):
+        parts.append(f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels")
+    parts.append(
+        f"{row['pairs_significant']:,} of them have q <= 0.05 (of all pairs, selected or not, "
+        f"{row['all_pairs_significant']:,})"
+    )
+    if not math.isnan(row["split_half_jaccard"]):
+        parts.append(
+            f"coverage {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings; halves of "
+            f"them agree on {row['split_half_jaccard']:.0%} of the pairs"
+        )
+    if row["classes_untested"]:
+        parts.append(f"{row['classes_untested']} classes of fewer than two recordings are not tested")
+    return "; ".join(parts) + "."
+
+
+def sharing_summary(done: Sharing) -> str:
+    """Which classes share most, and how much chance shares, of every two label sets."""
+    lines = []
+    for names, rows in done.table.groupby(["label_set_a", "run_b", "label_set_b"], sort=False):
+        found = rows[(rows["size_a"] > 0) & (rows["size_b"] > 0)]
+        what = f"{names[0]} x {names[2]}" + (f" of {names[1]}" if names[1] != rows["run_a"].iloc[0] else "")
+        if not len(found):
+            lines.append(f"{what}: no two classes have neurons.")
+            continue
+        lines.append(
+            f"{what}: {len(found):,} pairs of classes with neurons share {found['shared'].mean():,.1f} on average, by "
+            f"chance ({found['null'].iloc[0]}) {found['expected_shared'].mean():,.1f}; "
+            f"{int((found['q_value'] <= 0.05).sum()):,} share more (q <= 0.05)."
+        )
+        most = found.sort_values("jaccard", ascending=False).head(BUSIEST)
+        lines += [
+            f"  {row['class_a']} and {row['class_b']}: {row['shared']} of {row['size_a']} and {row['size_b']} neurons, "
+            f"Jaccard {row['jaccard']:.2f}"
+            for _, row in most.iterrows()
+            if row["shared"]
+        ]
+    for run in done.other_encoders:
+        lines.append(
+            f"{run} is of another encoder: neurons of two trainings do not correspond by their numbers, unless one "
+            f"began from the other."
+        )
     return "\n".join(lines)
 
 

@@ -60,7 +60,7 @@ def tiny_counts(active=None, tokens=TOKENS, clips=CLIPS):
     ]
     log = ClipLog(len(recordings))
     for clip, status in enumerate(recordings):
-        log.put(clip, status)
+        log.put(clip, status, 0)
     return Counted(
         Totals(
             clips=np.array(clips, np.int64),

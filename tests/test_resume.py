@@ -370,14 +370,15 @@ def test_a_state_runs_no_pickled_code(tmp_path):
 
 def test_logs_join(tmp_path):
     one, other = ClipLog(4), ClipLog(4)
-    one.put(0, ClipStatus(3, "short", "3 samples"))
-    one.put(3, ClipStatus(0, "unreadable", "missing"))
-    other.put(1, ClipStatus(0, "unreadable", "empty"))
-    other.put(2, ClipStatus(0, "unreadable", "missing"))
+    one.put(0, ClipStatus(3, "short", "3 samples"), 7)
+    one.put(3, ClipStatus(0, "unreadable", "missing"), 0)
+    other.put(1, ClipStatus(0, "unreadable", "empty"), 0)
+    other.put(2, ClipStatus(8, "ok"), 9)
     with pytest.raises(InputError, match="2 clips were not counted, the first has the number 1"):
         one.statuses()
     one.add(ClipLog.of(other.arrays(), other.reasons))
-    assert [status.reason for status in one.statuses()] == ["3 samples", "empty", "missing", "missing"]
+    assert [status.reason for status in one.statuses()] == ["3 samples", "empty", "", "missing"]
+    np.testing.assert_array_equal(one.tokens, [7, 0, 9, 0])
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path):

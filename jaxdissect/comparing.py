@@ -1,0 +1,248 @@
+"""`jaxdissect share`: which classes share neurons, in one run and across runs, and how much chance would share."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Bool, Float
+
+from jaxdissect.ablation.subject import read_specific
+from jaxdissect.errors import InputError
+from jaxdissect.results import read_netcdf, write_csv, write_netcdf
+from jaxdissect.run import Run, require_same_run
+from jaxdissect.sharing import chance_overlap, cluster, overlap, pool_overlap, rate_strata
+from jaxdissect.significance import benjamini_hochberg
+
+LABELS, RATE = "permuted labels", "layer and rate"  # what chance is
+MEANINGS = {
+    "shared": "neurons that both classes have",
+    "jaccard": "shared / neurons of either",
+    "expected_shared": "neurons that both would have by chance",
+    "p_value": "that chance shares as much; NaN: a class has no neurons",
+    "q_value": "false discovery rate over the pairs of the two label sets",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShareOptions:
+    """Compare the neuron sets of classes, within a run and with other runs.
+
+    Attributes:
+      run: run directory with the stage `neurons`; it gets the results.
+      with_: other run directories, of an encoder with as many layers and neurons.
+    """
+
+    run: Path
+    with_: tuple[Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sets:
+    """The neuron sets of one label set of a run.
+
+    Attributes:
+      run: name of its directory.
+      label_set: name.
+      classes: of the label set, also those without neurons.
+      specific: their neurons.
+      kept: neurons that the selection kept, among which all of these are.
+      rate: activation rate of every neuron on the label set.
+      encoder: SHA-256.
+    """
+
+    run: str
+    label_set: str
+    classes: tuple[str, ...]
+    specific: Bool[np.ndarray, "class layer neuron"]
+    kept: Bool[np.ndarray, "layer neuron"]
+    rate: Float[np.ndarray, "layer neuron"]
+    encoder: str
+
+    @property
+    def label_sets(self) -> tuple[str, ...]:
+        """Of each class."""
+        return (self.label_set,) * len(self.classes)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Of each class."""
+        return (self.run,) * len(self.classes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sharing:
+    """What classes share.
+
+    Attributes:
+      table: a row for every two classes.
+      matrices: the same as arrays (class_a, class_b): classes of the run, and of it and all others.
+      order: classes of each label set of the run, clustered by the neurons that they share.
+      other_encoders: runs whose encoder is another one.
+    """
+
+    table: pd.DataFrame
+    matrices: xr.Dataset
+    order: dict[str, list[str]]
+    other_encoders: tuple[str, ...]
+
+
+def run_share(options: ShareOptions) -> Sharing:
+    """Compare, and write `sharing.csv` and `sharing.nc`.
+
+    Raises:
+      InputError: a run has no stage `neurons`, or its encoder has other layers or neurons.
+    """
+    started = time.perf_counter()
+    run = Run(options.run)
+    own = read_sets(run)
+    others = [sets for folder in options.with_ for sets in read_sets(Run(folder))]
+    for sets in others:
+        if sets.rate.shape != own[0].rate.shape:
+            raise InputError(
+                f"--with {sets.run}: its encoder has {sets.rate.shape[0]} layers of {sets.rate.shape[1]} neurons, that "
+                f"of --run {run.path} {own[0].rate.shape[0]} of {own[0].rate.shape[1]}: they cannot be compared."
+            )
+    sharing = share(own, others, _read_permuted(run, own))
+    with run.locked():
+        run.reopen("share")
+        write_csv(sharing.table, run.file("sharing.csv"))
+        write_netcdf(sharing.matrices, run.file("sharing.nc"))
+        record = {
+            "options": {"with": [str(folder) for folder in options.with_]},
+            "fingerprints": run.require("neurons")["fingerprints"],
+            "other_encoders": list(sharing.other_encoders),
+            "seconds": round(time.perf_counter() - started, 3),
+            "status": "done",
+        }
+        run.finish("share", record)
+    return sharing
+
+
+def share(
+    own: Sequence[Sets], others: Sequence[Sets] = (), permuted: Mapping[str, xr.Dataset] | None = None
+) -> Sharing:
+    """Which classes share neurons.
+
+    Two classes of one label set are compared with permuted labels, where these were drawn, and beside with random sets
+    of the neurons that were kept; all others with random sets of as many neurons in each layer and activation rate.
+    q-values are over the pairs of each two label sets.
+
+    Args:
+      own: label sets of one run.
+      others: of other runs, of encoders of the same shape.
+      permuted: by own label set what permuted labels have shown, as in `permutations.nc`.
+    """
+    everything = [*own, *others]
+    ends = np.cumsum([0, *(len(sets.classes) for sets in everything)])
+    shape = int(ends[len(own)]), int(ends[-1])
+    matrices = {name: np.full(shape, np.nan) for name in MEANINGS}
+    tables = []
+    for (i, a), (j, b) in itertools.product(enumerate(own), enumerate(everything)):
+        if j < i:
+            continue
+        found = _compare(a, b, (permuted or {}).get(a.label_set) if i == j else None)
+        rows, columns = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+        for name, matrix in matrices.items():
+            matrix[rows, columns] = found[name]
+            if j < len(own):
+                matrix[columns, rows] = found[name].T
+        tables.append(_table(a, b, found, i == j))
+    arrays = {
+        name: (("class_a", "class_b"), matrix, {"long_name": MEANINGS[name]}) for name, matrix in matrices.items()
+    }
+    names = {
+        f"{name}_{side}": (f"class_{side}", np.array([value for sets in some for value in getattr(sets, of)], object))
+        for side, some in (("a", own), ("b", everything))
+        for name, of in (("class", "classes"), ("label_set", "label_sets"), ("run", "runs"))
+    }
+    return Sharing(
+        pd.concat(tables, ignore_index=True),
+        xr.Dataset(arrays, names),
+        {sets.label_set: [sets.classes[index] for index in cluster(sets.specific)] for sets in own},
+        tuple(dict.fromkeys(sets.run for sets in others if sets.encoder != own[0].encoder)),
+    )
+
+
+def read_sets(run: Run) -> list[Sets]:
+    """The neuron sets of a run, by label set.
+
+    Raises:
+      InputError: no neurons were selected, or the files are damaged or of another run.
+    """
+    record = run.require("neurons")
+    scores, counts = read_netcdf(run.file("scores.nc")), read_netcdf(run.file("activations.nc"))
+    require_same_run(run, counts.attrs, run.require("activations"))
+    classes = list(zip(counts["label_set"].values.tolist(), counts["class"].values.tolist(), strict=True))
+    pairs = read_specific(run, tuple(classes))
+    found = []
+    for name in scores["label_set"].values.tolist():
+        own = [label for label_set, label in classes if label_set == name]
+        rate = scores["rate"].sel(label_set=name).values
+        specific = np.zeros((len(own), *rate.shape), bool)
+        for index, label in enumerate(own):
+            for layer, neuron in pairs[name, label]:
+                specific[index, layer, neuron] = True
+        kept = scores["kept"].sel(label_set=name).values.astype(bool)
+        found.append(Sets(str(run.path), name, tuple(own), specific, kept, rate, record["fingerprints"]["encoder"]))
+    return found
+
+
+def _read_permuted(run: Run, own: Sequence[Sets]) -> dict[str, xr.Dataset]:
+    """What permuted labels have shown in each label set, if they were drawn for these neurons."""
+    if not run.file("permutations.nc").is_file():
+        return {}
+    null = read_netcdf(run.file("permutations.nc"))
+    label_set = null["class_label_set"].values
+    places = {sets.label_set: np.flatnonzero(label_set == sets.label_set) for sets in own}
+    return {name: null.isel({"class": at, "class_b": at}) for name, at in places.items()}
+
+
+def _compare(a: Sets, b: Sets, permuted: xr.Dataset | None) -> dict[str, np.ndarray]:
+    found = overlap(a.specific, b.specific)
+    nothing = np.full(found.shared.shape, np.nan)
+    in_pool = pool_overlap(a.specific, a.kept) if a is b else (nothing, nothing)
+    if permuted is None or np.isnan(permuted["p_value"].values).all():
+        expected, p_value = chance_overlap(a.specific, b.specific, rate_strata(a.rate, b.rate))
+        null, low, high = RATE, nothing, nothing
+    else:
+        expected, p_value = permuted["expected_shared"].values, permuted["p_value"].values
+        null, low, high = LABELS, permuted["jaccard_low"].values, permuted["jaccard_high"].values
+    tested = np.where((found.size_a[:, None] > 0) & (found.size_b > 0), p_value, np.nan)
+    if a is b:
+        tested[np.tril_indices(len(tested))] = np.nan
+    q_value = benjamini_hochberg(tested.ravel()).reshape(tested.shape)
+    if a is b:
+        tested, q_value = (np.fmax(values, values.T) for values in (tested, q_value))
+    return {
+        "size_a": np.broadcast_to(found.size_a[:, None], expected.shape),
+        "size_b": np.broadcast_to(found.size_b, expected.shape),
+        "shared": found.shared,
+        "jaccard": found.jaccard,
+        "expected_shared": expected,
+        "p_value": tested,
+        "q_value": q_value,
+        "null": np.full(expected.shape, null, object),
+        "jaccard_low": low,
+        "jaccard_high": high,
+        "expected_in_pool": in_pool[0],
+        "p_in_pool": np.where(np.isnan(tested), np.nan, in_pool[1]),
+    }
+
+
+def _table(a: Sets, b: Sets, found: Mapping[str, np.ndarray], within: bool) -> pd.DataFrame:
+    """A row for every two classes; within a label set every two once."""
+    shape = found["jaccard"].shape
+    row, column = np.triu_indices(shape[0], 1) if within else (axis.ravel() for axis in np.indices(shape))
+    values = {name: matrix[row, column] for name, matrix in found.items()}
+    return pd.DataFrame(
+        {
+            "run_a": a.run, "label_set_a": a.label_set, "class_a": np.array(a.classes, object)[row],
+            "run_b": b.run, "label_set_b": b.label_set, "class_b": np.array(b.classes, object)[column],
+            **values,
+        }
+    )  # fmt: skip

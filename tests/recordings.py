@@ -1,0 +1,54 @@
+"""Clips of recordings that have much in common, with labels that mean nothing unless an effect is planted."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+
+def recorded_clips(
+    seed, *, folds=2, recordings=8, clips=(1, 4), classes=3, neurons=8, mixed=0.0, several=0.0, unlabelled=0.0,
+    tokens=(6, 13), common=1.5, of_fold=0.0, planted=(),
+):  # fmt: skip
+    """Counts of clips whose labels are drawn by themselves, so that what they show is chance.
+
+    Args:
+      seed: of everything.
+      folds, recordings: how many, and recordings of each fold; recordings of two folds have the same names.
+      clips: fewest and most clips of a recording.
+      classes, neurons: how many; neurons are in two layers.
+      mixed: share of a fold's recordings whose clips have classes of their own.
+      several: probability that a clip or recording has each further class.
+      unlabelled: share of the clips that have no class.
+      tokens: fewest of a clip, and one above the most.
+      common: how strongly what is common to the clips of a recording drives its neurons, half of it all of them alike.
+      of_fold: the same for what is common to a fold.
+      planted: pairs (class, neuron) for whose clips the neuron is driven.
+    """
+    rng = np.random.default_rng(seed)
+    members, sources, of, drive = [], [], [], []
+    base, in_fold = rng.normal(-1, 0.7, neurons), rng.normal(0, of_fold, (folds, neurons))
+    for fold in range(folds):
+        # every class equally often, in random order: strata whose labels are all alike would say nothing
+        labels = rng.permutation(np.arange(recordings) % classes)
+        for recording in range(recordings):
+            effect = base + in_fold[fold] + common * (rng.normal() + rng.normal(size=neurons)) / np.sqrt(2)
+            number = rng.integers(clips[0], clips[1] + 1)
+            own_labels = recording < mixed * recordings
+            of_clips = rng.permutation(np.arange(number) % classes) if own_labels else [labels[recording]] * number
+            further = rng.random(classes) < several
+            for label in of_clips:
+                if own_labels:
+                    further = rng.random(classes) < several
+                row = further.copy()
+                row[label] = True
+                members.append(row & (rng.random() >= unlabelled))
+                sources.append(f"recording {recording}")
+                of.append(fold)
+                driven = {neuron for one, neuron in planted if row[one]}
+                drive.append(effect + 4.0 * np.isin(np.arange(neurons), list(driven)))
+    counted = rng.integers(*tokens, len(members))
+    counts = rng.binomial(counted[:, None], 1 / (1 + np.exp(-np.array(drive)))).astype(np.uint16)
+    return SimpleNamespace(
+        members=np.array(members), sources=sources, folds=of, tokens=counted,
+        counts=counts.reshape(len(counts), 2, neurons // 2),
+    )  # fmt: skip

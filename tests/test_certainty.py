@@ -1,0 +1,251 @@
+"""The stages `neurons` and `share` with every clip's counts: what the tables say of chance, and what stops them."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxdissect import InputError, ViTConfig, load_task, save_encoder, untrained_m2d
+from jaxdissect.certainty_files import read_clips
+from jaxdissect.choosing import NeuronsOptions, run_neurons
+from jaxdissect.cli import main
+from jaxdissect.comparing import ShareOptions, run_share
+from jaxdissect.dissect import ActivationsOptions, run_activations
+from jaxdissect.exchange import find_units
+from jaxdissect.results import read_netcdf
+from jaxdissect.run import Run
+from jaxdissect.significance import benjamini_hochberg
+
+FEW = {"permutations": 40, "resamples": 6, "splits": 4}
+CLIPS, SECONDS = 36, 0.2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Tones of three pitches in two loudnesses, three clips a recording, and two encoders of one shape."""
+    path = tmp_path_factory.mktemp("certainty")
+    rows, rng = ["file_name,label,loud,src_file,split"], np.random.default_rng(0)
+    (path / "data").mkdir()
+    import soundfile
+
+    for clip in range(CLIPS):
+        kind = clip // 3 % 3
+        tone = np.sin(np.arange(3200) * (0.2 + 0.3 * kind)) * (0.05 + 0.3 * (clip % 2)) + rng.normal(0, 0.02, 3200)
+        soundfile.write(path / "data" / f"{clip}.wav", tone, 16000)
+        rows.append(f"{clip}.wav,{'abc'[kind]},{'ny'[clip % 2]},r{clip // 3},train")
+    (path / "data" / "task.csv").write_text("\n".join(rows) + "\n")
+    for seed, name in enumerate(("one", "other")):
+        config = ViTConfig(frames=16, width=64, depth=2, heads=1, mlp=64)
+        save_encoder(untrained_m2d(config, seed=seed), path / name)
+    wide = ViTConfig(frames=16, width=64, depth=2, heads=1, mlp=96)
+    save_encoder(untrained_m2d(wide), path / "wide")
+    return path
+
+
+def count(folder, run, encoder="one", label="label,loud", tokens="sounding", **more):
+    return run_activations(
+        ActivationsOptions(
+            encoder=str(folder / encoder), task=str(folder / "data" / "task.csv"), run=run, label=label,
+            unit_seconds=SECONDS, batch_size=8, tokens=tokens, **more,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("done") / "run"
+    count(folder, run, keep_clips=True)
+    return run, run_neurons(NeuronsOptions(run=run, preset="lape", keep=0.1, **FEW))
+
+
+def test_the_tables_gain_their_columns(done):
+    run, neurons = done
+    table = pd.read_csv(run / "neurons.csv")
+    assert table.columns[-3:].tolist() == ["p_value", "q_value", "stability"]
+    assert len(table)
+    scores, counts = read_netcdf(run / "scores.nc"), read_netcdf(run / "activations.nc")
+    classes = list(zip(counts["label_set"].values, counts["class"].values, strict=True))
+    assert list(zip(scores["class_label_set"].values, scores["class"].values, strict=True)) == classes
+    for _, row in table.iterrows():
+        place = classes.index((row["label_set"], row["class"])), row["layer"], row["neuron"]
+        for name in ("p_value", "q_value", "stability"):
+            assert row[name] == pytest.approx(scores[name].values[place])
+        assert row["probability"] == pytest.approx(scores["probability"].values[place], rel=1e-6)
+    for name in ("label", "loud"):
+        own = [index for index, (label_set, _) in enumerate(classes) if label_set == name]
+        p, q = (scores[kind].values[own] for kind in ("p_value", "q_value"))
+        np.testing.assert_array_equal(q, benjamini_hochberg(p.ravel()).reshape(p.shape))
+        assert 1 / (1 + FEW["permutations"] * 128) <= np.nanmin(p) < 1 / (1 + FEW["permutations"])
+        assert np.nanmax(p) <= 1
+    coverage = pd.read_csv(run / "coverage.csv").set_index("label_set")
+    for name, row in coverage.iterrows():
+        own = table[table["label_set"] == name]
+        assert row["pairs"] == len(own)
+        assert row["pairs_significant"] == (own["q_value"] <= 0.05).sum()
+        assert row["coverage_low"] <= row["coverage_high"]
+        assert 0 <= row["false_discovery_rate"] <= 1
+    assert coverage.loc["label", "units"] == 12  # three clips of one pitch are one recording
+    assert coverage.loc["loud", "units"] == CLIPS  # whose loudness differs
+    assert neurons.scores.attrs["permutations"] == FEW["permutations"]
+    agreement = pd.read_csv(run / "agreement.csv")
+    assert len(agreement) == 2 * 15
+    assert agreement["rank_correlation"].between(-1, 1).all()
+
+
+def test_the_clips_counts_are_grouped_as_the_table_says(done, folder):
+    run, _ = done
+    counts = read_netcdf(run / "activations.nc")
+    clips = read_clips(Run(run), counts)
+    task = load_task(str(folder / "data" / "task.csv"), label=["label", "loud"], unit_seconds=SECONDS)
+    np.testing.assert_array_equal(clips.members, task.members(range(CLIPS)))
+    assert clips.sources == [f"r{clip // 3}" for clip in range(CLIPS)]
+    np.testing.assert_array_equal(clips.members.T.astype(int) @ clips.tokens, counts["tokens"])
+    summed = np.einsum("ck,cln->kln", clips.members.astype(np.int64), np.asarray(clips.counts, np.int64))
+    np.testing.assert_array_equal(summed, counts["active_tokens"])
+    assert len(find_units(clips.members[:, :3], clips.sources, clips.folds).stratum) == 12
+
+
+def test_the_same_seed_gives_the_same_and_another_does_not(done, tmp_path):
+    import shutil
+
+    run, _ = done
+    shutil.copytree(run, tmp_path / "copy")
+    before = {name: (run / name).read_bytes() for name in ("neurons.csv", "coverage.csv")}
+    run_neurons(NeuronsOptions(run=tmp_path / "copy", preset="lape", keep=0.1, **FEW))
+    assert {name: (tmp_path / "copy" / name).read_bytes() for name in before} == before
+    run_neurons(NeuronsOptions(run=tmp_path / "copy", preset="lape", keep=0.1, seed=1, **FEW))
+    assert (tmp_path / "copy" / "neurons.csv").read_bytes() != before["neurons.csv"]
+
+
+@pytest.mark.parametrize("selector", ["probability", "class_selectivity", "d_prime", "auroc", "average_precision"])
+def test_other_selectors_give_every_class_its_best(done, tmp_path, selector):
+    import shutil
+
+    shutil.copytree(done[0], tmp_path / "run")
+    neurons = run_neurons(NeuronsOptions(run=tmp_path / "run", selector=selector, keep=0.05, **FEW))
+    table = pd.read_csv(tmp_path / "run" / "neurons.csv")
+    assert set(table["selector"]) == {selector}
+    assert (table.groupby(["label_set", "class"]).size() == round(0.05 * 128)).all()
+    scores = read_netcdf(tmp_path / "run" / "scores.nc")
+    for index, (label_set, label) in enumerate(
+        zip(scores["class_label_set"].values, scores["class"].values, strict=True)
+    ):
+        own = table[(table["label_set"] == label_set) & (table["class"] == label)]
+        best = np.sort(scores[selector].values[index].ravel())[-len(own) :]
+        np.testing.assert_allclose(np.sort(own["score"]), best, rtol=1e-6)
+    assert neurons.coverage["pairs_by_chance"].isna().all()
+    assert table["stability"].isna().all()
+    assert table["p_value"].notna().all()
+
+
+def test_without_the_clips_counts_there_is_no_p_value(folder, tmp_path):
+    count(folder, tmp_path / "run")
+    run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1))
+    assert "p_value" not in pd.read_csv(tmp_path / "run" / "neurons.csv")
+    with pytest.raises(InputError, match="--selector auroc needs every clip's counts: count again with --keep-clips"):
+        run_neurons(NeuronsOptions(run=tmp_path / "run", selector="auroc"))
+
+
+def damage(run, how):
+    path = run / "clip_counts.npy"
+    if how == "cut off":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif how == "other clips":
+        np.save(path, np.load(path)[:-1])
+    elif how == "another run":
+        np.save(path, np.load(path) + np.uint16(1))
+    elif how == "no array":
+        path.write_text("nothing")
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["cut off", "other clips", "another run", "no array", "missing"])
+def test_a_store_that_is_not_of_the_run_is_told(done, tmp_path, how, capsys):
+    import shutil
+
+    shutil.copytree(done[0], tmp_path / "run")
+    damage(tmp_path / "run", how)
+    assert main(["neurons", "--run", str(tmp_path / "run")]) == 2
+    assert "count again with --keep-clips" in capsys.readouterr().err
+
+
+def test_sharing_within_a_run_and_with_others(done, folder, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(done[0], tmp_path / "run")
+    count(folder, tmp_path / "other", "other", label="label")
+    run_neurons(NeuronsOptions(run=tmp_path / "other", preset="lape", keep=0.1))
+    count(folder, tmp_path / "wide", "wide", label="label")
+    run_neurons(NeuronsOptions(run=tmp_path / "wide", preset="lape", keep=0.1))
+    assert main(["share", "--run", str(tmp_path / "run"), "--with", str(tmp_path / "other")]) == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'other'} is of another encoder" in printed
+    table = pd.read_csv(tmp_path / "run" / "sharing.csv")
+    assert table.columns[:13].tolist() == (
+        [
+            "run_a",
+            "label_set_a",
+            "class_a",
+            "run_b",
+            "label_set_b",
+            "class_b",
+            "size_a",
+            "size_b",
+            "shared",
+            "jaccard",
+            "expected_shared",
+            "p_value",
+            "q_value",
+        ]
+    )
+    assert len(table) == 3 + 1 + 6 + 3 * 3 + 2 * 3  # within both label sets, between them, and with the other run
+    neurons = {
+        name: pd.read_csv(tmp_path / name / "neurons.csv", dtype=str).groupby(["label_set", "class"])
+        for name in ("run", "other")
+    }
+
+    def found(run, label_set, label):
+        groups = neurons[run.rpartition("/")[2]]
+        if (label_set, label) not in groups.groups:
+            return set()
+        return set(map(tuple, groups.get_group((label_set, label))[["layer", "neuron"]].values.tolist()))
+
+    for _, row in table.iterrows():
+        a, b = (found(row[f"run_{side}"], row[f"label_set_{side}"], row[f"class_{side}"]) for side in "ab")
+        assert (row["size_a"], row["size_b"], row["shared"]) == (len(a), len(b), len(a & b))
+        assert row["jaccard"] == pytest.approx(len(a & b) / len(a | b) if a | b else 0)
+        assert np.isnan(row["p_value"]) == (not a or not b)
+    within = table[(table["label_set_a"] == table["label_set_b"]) & (table["run_a"] == table["run_b"])]
+    assert set(within["null"]) == {"permuted labels"}
+    assert set(table.drop(within.index)["null"]) == {"layer and rate"}
+    matrices = read_netcdf(tmp_path / "run" / "sharing.nc")
+    assert matrices["jaccard"].shape == (5, 8)
+    own = matrices["jaccard"].values[:, :5]
+    np.testing.assert_array_equal(own, own.T)
+    with pytest.raises(InputError, match=r"its encoder has 2 layers of 96 neurons, that of --run .* 2 of 64"):
+        run_share(ShareOptions(run=tmp_path / "run", with_=(tmp_path / "wide",)))
+    with pytest.raises(InputError, match="the stage 'neurons' has not been run here"):
+        run_share(ShareOptions(run=tmp_path / "run", with_=(tmp_path / "nowhere",)))
+
+
+def test_one_recording_a_class_is_not_tested(folder, tmp_path, capsys):
+    rows = (folder / "data" / "task.csv").read_text().splitlines()
+    rows = [rows[0], *(",".join([*row.split(",")[:3], f"of-{row.split(',')[1]}", "train"]) for row in rows[1:])]
+    (folder / "data" / "few.csv").write_text("\n".join(rows) + "\n")
+    options = ActivationsOptions(
+        encoder=str(folder / "one"), task=str(folder / "data" / "few.csv"), run=tmp_path / "run", unit_seconds=SECONDS,
+        keep_clips=True, batch_size=8,
+    )  # fmt: skip
+    run_activations(options)
+    assert main(["neurons", "--run", str(tmp_path / "run"), "--preset", "lape", "--keep", "0.1"]) == 0
+    assert "3 classes of fewer than two recordings are not tested" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "run" / "neurons.csv")
+    assert len(table)
+    assert table["p_value"].isna().all()
+
+
+def test_numbers_of_draws_are_checked(done):
+    with pytest.raises(InputError, match="--permutations must be a whole number, at least 0, got -1"):
+        run_neurons(dataclasses.replace(NeuronsOptions(run=done[0]), permutations=-1))
