@@ -205,7 +205,7 @@ def _read_permuted(run: Run, own: Sequence[Sets]) -> dict[str, xr.Dataset]:
 def _compare(a: Sets, b: Sets, permuted: xr.Dataset | None) -> dict[str, np.ndarray]:
     found = overlap(a.specific, b.specific)
     nothing = np.full(found.shared.shape, np.nan)
-    in_pool = pool_overlap(a.specific, a.kept) if a is b else (nothing, nothing)
+    in_pool = pool_overlap(a.specific, b.specific, a.kept, b.kept)
     if permuted is None or np.isnan(permuted["p_value"].values).all():
         expected, p_value = chance_overlap(a.specific, b.specific, rate_strata(a.rate, b.rate))
         null, low, high = RATE, nothing, nothing
