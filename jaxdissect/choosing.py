@@ -53,6 +53,11 @@ class NeuronsOptions:
         keep = task_keep if self.keep is None else self.keep
         return SelectionRule(self.preset, keep, self.drop_weakest, self.bar)
 
+    @property
+    def certainty(self) -> CertaintyOptions:
+        """The checked numbers of draws."""
+        return CertaintyOptions(self.permutations, self.resamples, self.splits, self.seed)
+
 
 def run_neurons(options: NeuronsOptions) -> Neurons:
     """Select, and write `scores.nc`, `neurons.csv` and `coverage.csv`.
@@ -63,7 +68,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     run = Run(options.run)
     counted = run.require("activations")
     rule = options.rule(counted.get("keep", SelectionRule.keep))
-    certainty = CertaintyOptions(options.permutations, options.resamples, options.splits, options.seed)
+    certainty = options.certainty
     started = time.perf_counter()
     counts = read_netcdf(run.file("activations.nc"))
     require_same_run(run, counts.attrs, counted)

@@ -29,6 +29,7 @@ from jaxdissect.processes import here
 from jaxdissect.reproduce import ReproduceOptions, run_reproduce
 from jaxdissect.reproduction_summary import reproduction_summary
 from jaxdissect.run import Run
+from jaxdissect.selectors import FROM_CLIPS
 from jaxdissect.stage_inputs import load_inputs, stage_inputs
 from jaxdissect.summary import (
     activations_summary,
@@ -139,6 +140,9 @@ class DissectCommand(ActivationsOptions, NeuronsOptions):
 
     def __call__(self) -> int:
         self.rule(task_keep=0.01)  # a mistake is told before the long count, not after
+        _ = self.certainty
+        if self.selector in FROM_CLIPS and not self.keep_clips:
+            raise InputError(f"--selector {self.selector} needs every clip's counts: add --keep-clips.")
         if self.ablate and self.distributed:
             raise InputError(
                 "--ablate runs in one process or in parts: leave it out here, see `jaxdissect ablate --help`."

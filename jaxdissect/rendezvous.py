@@ -40,7 +40,7 @@ def _gather(port: int, processes: int, end: float) -> None:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_server(port))
         here: dict[int, socket.socket] = {}
-        answer = GO
+        answer = b"it was stopped."
         try:
             while len(here) < processes - 1:
                 if time.monotonic() > end:
@@ -51,6 +51,7 @@ def _gather(port: int, processes: int, end: float) -> None:
                     )
                 with contextlib.suppress(TimeoutError):
                     _receive(stack.enter_context(server.accept()[0]), processes, here)
+            answer = GO
         except InputError as error:
             answer = str(error).encode()
             raise

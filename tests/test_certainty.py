@@ -249,3 +249,18 @@ def test_one_recording_a_class_is_not_tested(folder, tmp_path, capsys):
 def test_numbers_of_draws_are_checked(done):
     with pytest.raises(InputError, match="--permutations must be a whole number, at least 0, got -1"):
         run_neurons(dataclasses.replace(NeuronsOptions(run=done[0]), permutations=-1))
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--permutations", "-1"), "--permutations must be"),
+        (("--selector", "auroc"), "auroc needs every clip's counts"),
+    ],
+)
+def test_dissect_tells_a_mistake_before_it_counts(folder, tmp_path, capsys, options, found):
+    task = str(folder / "data" / "task.csv")
+    code = main(["dissect", "--encoder", "m2d_tiny", "--task", task, "--run", str(tmp_path / "run"), *options])
+    assert code == 2
+    assert found in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

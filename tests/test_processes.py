@@ -15,7 +15,7 @@ import pytest
 from tolerances import assert_within
 
 from benchmarks.kills import Work, differences, free_port, rounding
-from jaxdissect import CountOptions, InputError, LostProcessError
+from jaxdissect import CountOptions, InputError, LostProcessError, rendezvous
 from jaxdissect.cli import main
 from jaxdissect.collect import counting_step
 from jaxdissect.job import job
@@ -219,6 +219,23 @@ def test_all_that_come_go_on_whatever_the_order():
             for one in (*early, first, last):
                 assert one.result() is None
     assert meet("127.0.0.1", free_port(), 1, 0, 1) is None
+
+
+def test_nobody_is_let_go_when_process_0_is_stopped(monkeypatch):
+    port, receive = free_port(), rendezvous._receive
+
+    def stopped(other, processes, here):
+        receive(other, processes, here)
+        if here:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(rendezvous, "_receive", stopped)
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(meet, "127.0.0.1", port, 3, 1, 10)
+        with pytest.raises(KeyboardInterrupt):
+            meet("127.0.0.1", port, 3, 0, 10)
+        with pytest.raises(InputError, match=r"Process 0: it was stopped\."):
+            other.result()
 
 
 def test_two_processes_of_one_number():
