@@ -16,6 +16,7 @@ import pandas as pd
 import tyro
 
 from benchmarks.common import table, write_record
+from jaxdissect.certainty import LEVEL
 from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.comparing import ShareOptions, run_share
 from jaxdissect.dissect import ActivationsOptions, run_activations
@@ -112,7 +113,7 @@ def duration_detectors(everything: Neurons, sounding: Neurons) -> dict[str, dict
         q = np.array([q_value[places[key[0], key[1]], key[2], key[3]] for key in keys])
         found[str(name)] = {
             "also_selected_over_sounding": sum(tuple(key) in own for key in keys) / len(keys) if keys else math.nan,
-            "duration_detectors": float((~(q <= 0.05)).mean()) if keys else math.nan,
+            "duration_detectors": float((~(q <= LEVEL)).mean()) if keys else math.nan,
         }
     return found
 
@@ -131,9 +132,10 @@ def sharing(options: Options) -> list[dict[str, Any]]:
                 {
                     "case": case, "label_set_a": label_set_a, "with": Path(str(run_b)).name, "label_set_b": label_set_b,
                     "pairs": len(there), "mean_shared": there["shared"].mean(),
-                    "mean_expected": there["expected_shared"].mean(), "mean_in_pool": there["expected_in_pool"].mean(),
+                    "mean_expected": there["expected_shared"].mean(),
                     "null": "" if not len(there) else there["null"].iloc[0],
-                    "significant": int((there["q_value"] <= 0.05).sum()),
+                    "share": int((there["q_value"] <= LEVEL).sum()),
+                    "in_particular": int((there["q_by_breadth"] <= LEVEL).sum()),
                 }
             )  # fmt: skip
     return rows

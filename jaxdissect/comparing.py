@@ -1,7 +1,6 @@
 """`jaxdissect share`: which classes share neurons, in one run and across runs, and how much chance would share."""
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,11 @@ from jaxtyping import Bool, Float
 
 from jaxdissect.ablation.subject import read_specific
 from jaxdissect.errors import InputError
+from jaxdissect.margins import RandomClasses, margin_overlap, random_classes
+from jaxdissect.progress import progress_bar
 from jaxdissect.results import read_netcdf, write_csv, write_netcdf
 from jaxdissect.run import Run, require_same_run
-from jaxdissect.sharing import chance_overlap, cluster, overlap, pool_overlap, rate_strata
+from jaxdissect.sharing import chance_overlap, cluster, overlap, rate_strata
 from jaxdissect.significance import benjamini_hochberg
 
 LABELS, RATE = "permuted labels", "layer and rate"  # what chance is
@@ -25,6 +26,9 @@ MEANINGS = {
     "expected_shared": "neurons that both would have by chance",
     "p_value": "that chance shares as much; NaN: a class has no neurons",
     "q_value": "false discovery rate over the pairs of the two label sets",
+    "expected_by_breadth": "neurons that both would have if the classes of every neuron were drawn, as many as it has",
+    "p_by_breadth": "that such classes share as much; NaN: a class has no neurons",
+    "q_by_breadth": "false discovery rate over the pairs of the two label sets",
 }
 
 
@@ -50,7 +54,6 @@ class Sets:
       label_set: name.
       classes: of the label set, also those without neurons.
       specific: their neurons.
-      kept: neurons that the selection kept, among which all of these are.
       rate: activation rate of every neuron on the label set.
       encoder: SHA-256.
     """
@@ -59,7 +62,6 @@ class Sets:
     label_set: str
     classes: tuple[str, ...]
     specific: Bool[np.ndarray, "class layer neuron"]
-    kept: Bool[np.ndarray, "layer neuron"]
     rate: Float[np.ndarray, "layer neuron"]
     encoder: str
 
@@ -128,9 +130,10 @@ def share(
 ) -> Sharing:
     """Which classes share neurons.
 
-    Two classes of one label set are compared with permuted labels, where these were drawn, and beside with random sets
-    of the neurons that were kept; all others with random sets of as many neurons in each layer and activation rate.
-    q-values are over the pairs of each two label sets.
+    Whether two classes share at all: those of one label set are compared with permuted labels, where these were drawn,
+    all others with random sets of as many neurons in each layer and activation rate. Whether these two in particular
+    share: with random sets in which every neuron has as many classes, and every class as many neurons. q-values are
+    over the pairs of each two label sets.
 
     Args:
       own: label sets of one run.
@@ -138,20 +141,22 @@ def share(
       permuted: by own label set what permuted labels have shown, as in `permutations.nc`.
     """
     everything = [*own, *others]
+    drawn = [random_classes(sets.specific.reshape(len(sets.classes), -1)) for sets in everything]
     ends = np.cumsum([0, *(len(sets.classes) for sets in everything)])
     shape = int(ends[len(own)]), int(ends[-1])
     matrices = {name: np.full(shape, np.nan) for name in MEANINGS}
-    tables = []
-    for (i, a), (j, b) in itertools.product(enumerate(own), enumerate(everything)):
-        if j < i:
-            continue
-        found = _compare(a, b, (permuted or {}).get(a.label_set) if i == j else None)
-        rows, columns = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
-        for name, matrix in matrices.items():
-            matrix[rows, columns] = found[name]
-            if j < len(own):
-                matrix[columns, rows] = found[name].T
-        tables.append(_table(a, b, found, i == j))
+    tables, pairs = [], [(i, j) for i in range(len(own)) for j in range(i, len(everything))]
+    with progress_bar(what="Sharing", total=sum(len(own[i].classes) for i, _ in pairs), unit="class") as bar:
+        for i, j in pairs:
+            null = (permuted or {}).get(own[i].label_set) if i == j else None
+            found = _compare(own[i], everything[j], null) | _in_particular(own[i], everything[j], drawn[i], drawn[j])
+            bar.update(len(own[i].classes))
+            rows, columns = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+            for name, matrix in matrices.items():
+                matrix[rows, columns] = found[name]
+                if j < len(own):
+                    matrix[columns, rows] = found[name].T
+            tables.append(_table(own[i], everything[j], found))
     arrays = {
         name: (("class_a", "class_b"), matrix, {"long_name": MEANINGS[name]}) for name, matrix in matrices.items()
     }
@@ -187,8 +192,7 @@ def read_sets(run: Run) -> list[Sets]:
         for index, label in enumerate(own):
             for layer, neuron in pairs[name, label]:
                 specific[index, layer, neuron] = True
-        kept = scores["kept"].sel(label_set=name).values.astype(bool)
-        found.append(Sets(str(run.path), name, tuple(own), specific, kept, rate, record["fingerprints"]["encoder"]))
+        found.append(Sets(str(run.path), name, tuple(own), specific, rate, record["fingerprints"]["encoder"]))
     return found
 
 
@@ -203,21 +207,16 @@ def _read_permuted(run: Run, own: Sequence[Sets]) -> dict[str, xr.Dataset]:
 
 
 def _compare(a: Sets, b: Sets, permuted: xr.Dataset | None) -> dict[str, np.ndarray]:
+    """What two label sets share, and would by chance."""
     found = overlap(a.specific, b.specific)
     nothing = np.full(found.shared.shape, np.nan)
-    in_pool = pool_overlap(a.specific, b.specific, a.kept, b.kept)
     if permuted is None or np.isnan(permuted["p_value"].values).all():
         expected, p_value = chance_overlap(a.specific, b.specific, rate_strata(a.rate, b.rate))
         null, low, high = RATE, nothing, nothing
     else:
         expected, p_value = permuted["expected_shared"].values, permuted["p_value"].values
         null, low, high = LABELS, permuted["jaccard_low"].values, permuted["jaccard_high"].values
-    tested = np.where((found.size_a[:, None] > 0) & (found.size_b > 0), p_value, np.nan)
-    if a is b:
-        tested[np.tril_indices(len(tested))] = np.nan
-    q_value = benjamini_hochberg(tested.ravel()).reshape(tested.shape)
-    if a is b:
-        tested, q_value = (np.fmax(values, values.T) for values in (tested, q_value))
+    tested, q_value = _tested(a, b, p_value)
     return {
         "size_a": np.broadcast_to(found.size_a[:, None], expected.shape),
         "size_b": np.broadcast_to(found.size_b, expected.shape),
@@ -229,15 +228,33 @@ def _compare(a: Sets, b: Sets, permuted: xr.Dataset | None) -> dict[str, np.ndar
         "null": np.full(expected.shape, null, object),
         "jaccard_low": low,
         "jaccard_high": high,
-        "expected_in_pool": in_pool[0],
-        "p_in_pool": np.where(np.isnan(tested), np.nan, in_pool[1]),
     }
 
 
-def _table(a: Sets, b: Sets, found: Mapping[str, np.ndarray], within: bool) -> pd.DataFrame:
+def _in_particular(a: Sets, b: Sets, drawn_a: RandomClasses, drawn_b: RandomClasses) -> dict[str, np.ndarray]:
+    """What random sets of as many neurons share, in which every neuron has as many classes."""
+    expected, p_value = margin_overlap(overlap(a.specific, b.specific).shared, drawn_a, drawn_b)
+    tested, q_value = _tested(a, b, p_value)
+    if a is b:
+        np.fill_diagonal(expected, np.nan)
+    return {"expected_by_breadth": expected, "p_by_breadth": tested, "q_by_breadth": q_value}
+
+
+def _tested(a: Sets, b: Sets, p_value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """p- and q-values of classes that have neurons; within a label set every two count once."""
+    have_neurons = np.logical_and.outer(a.specific.any(axis=(1, 2)), b.specific.any(axis=(1, 2)))
+    tested = np.where(have_neurons, p_value, np.nan)
+    if a is not b:
+        return tested, benjamini_hochberg(tested.ravel()).reshape(tested.shape)
+    tested[np.tril_indices(len(tested))] = np.nan
+    q_value = benjamini_hochberg(tested.ravel()).reshape(tested.shape)
+    return np.fmax(tested, tested.T), np.fmax(q_value, q_value.T)
+
+
+def _table(a: Sets, b: Sets, found: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """A row for every two classes; within a label set every two once."""
     shape = found["jaccard"].shape
-    row, column = np.triu_indices(shape[0], 1) if within else (axis.ravel() for axis in np.indices(shape))
+    row, column = np.triu_indices(shape[0], 1) if a is b else (axis.ravel() for axis in np.indices(shape))
     values = {name: matrix[row, column] for name, matrix in found.items()}
     return pd.DataFrame(
         {

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.cluster.hierarchy
-import scipy.stats
 from jaxtyping import Bool, Float, Int
 
 RATE_BINS = 5
@@ -94,32 +93,6 @@ def chance_overlap(
             chances = np.convolve(chances, _hypergeometric(*numbers))
         p_value[row, column] = min(1.0, chances[found[row, column] :].sum())
     return expected, p_value
-
-
-def pool_overlap(
-    a: Bool[np.ndarray, "class_a layer neuron"],
-    b: Bool[np.ndarray, "class_b layer neuron"],
-    pool_a: Bool[np.ndarray, "layer neuron"],
-    pool_b: Bool[np.ndarray, "layer neuron"],
-) -> tuple[Float[np.ndarray, "class_a class_b"], Float[np.ndarray, "class_a class_b"]]:
-    """What random sets of the same sizes share that come from the neurons that were kept: expectation and p-value.
-
-    All sets of a label set come from the few neurons of lowest AAPE, and two label sets may keep much the same ones, so
-    that sets overlap in any case. Exact; 1 where a set is empty.
-    """
-    found, both = overlap(a, b), int((pool_a & pool_b).sum())
-    kept_a, kept_b = max(int(pool_a.sum()), 1), max(int(pool_b.sum()), 1)
-    p_value = np.ones(found.shared.shape)
-    for row, column in zip(*np.nonzero(found.shared), strict=True):
-        size_a, size_b, shared = int(found.size_a[row]), int(found.size_b[column]), int(found.shared[row, column])
-        in_a, in_b = np.arange(min(size_a, both) + 1), np.arange(min(size_b, both) + 1)  # of what both have kept
-        reached = scipy.stats.hypergeom.sf(shared - 1, both, in_a[:, None], in_b)
-        chance_a, chance_b = (
-            scipy.stats.hypergeom.pmf(inside, kept, both, size)
-            for inside, kept, size in ((in_a, kept_a, size_a), (in_b, kept_b, size_b))
-        )
-        p_value[row, column] = min(1.0, float(chance_a @ reached @ chance_b))
-    return found.size_a[:, None] * found.size_b * (both / (kept_a * kept_b)), p_value
 
 
 def _hypergeometric(a: int, b: int, count: int) -> Float[np.ndarray, " shared"]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdissect.certainty import LEVEL
 from jaxdissect.comparing import Sharing
 from jaxdissect.demo import DemoResult
 from jaxdissect.dissect import ActivationsResult
@@ -158,7 +159,7 @@ def _certainty(row: Any) -> str:
     if not math.isnan(row["pairs_by_chance"]):
         parts.append(f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels")
     parts.append(
-        f"{row['pairs_significant']:,} of them have q <= 0.05 (of all pairs, selected or not, "
+        f"{row['pairs_significant']:,} of them have q <= {LEVEL} (of all pairs, selected or not, "
         f"{row['all_pairs_significant']:,})"
     )
     if not math.isnan(row["split_half_jaccard"]):
@@ -180,17 +181,17 @@ def sharing_summary(done: Sharing) -> str:
         if not len(found):
             lines.append(f"{what}: no two classes have neurons.")
             continue
+        share, particular = found["q_value"] <= LEVEL, found["q_by_breadth"] <= LEVEL
         lines.append(
-            f"{what}: {len(found):,} pairs of classes with neurons share {found['shared'].mean():,.1f} on average, by "
-            f"chance ({found['null'].iloc[0]}) {found['expected_shared'].mean():,.1f}; "
-            f"{int((found['q_value'] <= 0.05).sum()):,} share more (q <= 0.05)."
+            f"{what}: {len(found):,} pairs of classes with neurons share {found['shared'].mean():,.1f} on average; "
+            f"{int(share.sum()):,} more than chance ({found['null'].iloc[0]}: {found['expected_shared'].mean():,.1f}), "
+            f"{int(particular.sum()):,} more than their sizes and the breadth of the neurons explain "
+            f"(q <= {LEVEL}){':' if particular.any() else '.'}"
         )
-        most = found.sort_values("jaccard", ascending=False).head(BUSIEST)
         lines += [
             f"  {row['class_a']} and {row['class_b']}: {row['shared']} of {row['size_a']} and {row['size_b']} neurons, "
-            f"Jaccard {row['jaccard']:.2f}"
-            for _, row in most.iterrows()
-            if row["shared"]
+            f"{row['expected_by_breadth']:.1f} expected, Jaccard {row['jaccard']:.2f}"
+            for _, row in found[particular].sort_values("p_by_breadth", kind="stable").head(BUSIEST).iterrows()
         ]
     for run in done.other_encoders:
         lines.append(

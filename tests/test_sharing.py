@@ -11,9 +11,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tolerances import assert_within, relative_error
 
-from jaxdissect.sharing import chance_overlap, cluster, jaccard, linkage, overlap, pool_overlap, rate_strata
+from jaxdissect.sharing import chance_overlap, cluster, jaccard, linkage, overlap, rate_strata
 
 
 def masks(classes):
@@ -210,41 +209,3 @@ def test_an_empty_set_shares_nothing():
     expected, p_value = chance_overlap(some, some, np.zeros((2, 3), int))
     assert p_value.ravel().tolist() == pytest.approx([1, 1, 1, 1 / 6])
     assert expected.ravel().tolist() == pytest.approx([0, 0, 0, 1 / 6])
-    expected, p_value = pool_overlap(some, some, some[1], some[1])
-    assert p_value.tolist() == [[1, 1], [1, 1]]
-    assert expected.tolist() == [[0, 0], [0, 1]]
-    expected, p_value = pool_overlap(some[:1], some[:1], some[0], some[0])
-    assert (expected.item(), p_value.item()) == (0, 1)
-
-
-def test_chance_within_the_pool_is_the_share_of_all_pairs_of_sets():
-    """Sets of 3, 2 and 4 of the 7 neurons that were kept, of 12."""
-    pool = np.array([1, 0, 1, 1, 0, 1, 1, 0, 0, 1, 1, 0], bool)
-    kept = np.flatnonzero(pool).tolist()
-    chosen = [kept[:3], [kept[2], kept[5]], kept[1:5]]
-    sets = np.array([np.isin(np.arange(12), one) for one in chosen]).reshape(3, 3, 4)
-    expected, p_value = pool_overlap(sets, sets, pool.reshape(3, 4), pool.reshape(3, 4))
-    for i, j in np.ndindex(3, 3):
-        ways = [len(set(a) & set(chosen[i])) for a in itertools.combinations(kept, len(chosen[j]))]
-        assert expected[i, j] == pytest.approx(np.mean(ways), rel=1e-12)
-        reached = np.mean([number >= len(set(chosen[i]) & set(chosen[j])) for number in ways])
-        assert_within("chance in a pool by enumeration, relative", relative_error(p_value[i, j], reached))
-    assert ((p_value > 0) & (p_value <= 1)).all()
-    assert p_value[0, 2] < 1
-
-
-def test_chance_between_two_pools_is_the_share_of_all_pairs_of_sets():
-    """Sets of 3 of the 5 neurons that one label set kept, and of 2 of the 4 of another; both kept 3 of 8."""
-    pools = [0, 1, 2, 3, 4], [2, 3, 4, 5]
-    chosen = [1, 2, 3], [3, 5]
-
-    def flags(neurons):
-        return np.isin(np.arange(8), neurons).reshape(2, 4)
-
-    expected, p_value = pool_overlap(*(flags(one)[None] for one in chosen), *map(flags, pools))
-    ways = [
-        len(set(a) & set(b)) for a in itertools.combinations(pools[0], 3) for b in itertools.combinations(pools[1], 2)
-    ]
-    assert expected.item() == pytest.approx(np.mean(ways), rel=1e-12)
-    assert p_value.item() == pytest.approx(np.mean([number >= 1 for number in ways]), rel=1e-12)
-    assert p_value.item() < 1

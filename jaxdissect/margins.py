@@ -1,0 +1,140 @@
+"""Sharing beyond what the sizes of classes and the breadth of neurons make of it.
+
+The breadth of a neuron is the number of classes of a label set that it is specific to. A neuron that is broad in two
+label sets is shared by most pairs of their classes. What tells that two classes in particular belong together is that
+they share more than in random sets, in which every neuron has as many classes as it was found to have, drawn
+independently of other neurons, and every class has as many neurons as it was found to have, on average. The number
+that two classes share is then a sum of independent yes-or-no draws, one a neuron, whose distribution is exact.
+
+Sources: such draws and their fit: Chen, Dempster and Liu, "Weighted finite population sampling to maximize entropy"
+(Biometrika 1994); such sets as the null of shared neighbours: Saracco et al., "Inferring monopartite projections of
+bipartite networks: an entropy-based approach" (New Journal of Physics 2017).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Complex, Float, Int
+from scipy.optimize import brentq
+from scipy.special import expit
+
+ROUNDS, CLOSE = 200, 1e-6  # of the fit: at most so many, until sizes are met so closely (relative)
+SURE = 50.0  # log-odds at which a draw is as good as certain
+
+
+@dataclass(frozen=True, eq=False)
+class RandomClasses:
+    """Random classes of the neurons that have any.
+
+    Attributes:
+      kind: of every neuron, a row of the others; -1 where it has no class.
+      has: probability that a neuron of a kind has a class.
+      has_both: that it has two classes; the diagonal has no meaning.
+    """
+
+    kind: Int[np.ndarray, " neuron"]
+    has: Float[np.ndarray, "kind class"]
+    has_both: Float[np.ndarray, "kind class class"]
+
+
+def random_classes(sets: Bool[np.ndarray, "class neuron"]) -> RandomClasses:
+    """The random sets of largest entropy that have the breadths of these sets, and their sizes on average."""
+    breadth, size = sets.sum(axis=0), sets.sum(axis=1)
+    breadths, counts = np.unique(breadth[breadth > 0], return_counts=True)
+    there = np.flatnonzero(size)
+    has = np.zeros((len(breadths), len(sets)))
+    has_both = np.zeros((len(breadths), len(sets), len(sets)))
+    log_odds = _fit(breadths, counts, size[there])
+    for kind, number in enumerate(breadths.tolist()):
+        draw = _draw(log_odds, number)
+        has[kind, there], has_both[kind][np.ix_(there, there)] = draw.has, draw.has_both
+    return RandomClasses(np.where(breadth > 0, np.searchsorted(breadths, breadth), -1), has, has_both)
+
+
+def margin_overlap(
+    shared: Int[np.ndarray, "class_a class_b"], a: RandomClasses, b: RandomClasses
+) -> tuple[Float[np.ndarray, "class_a class_b"], Float[np.ndarray, "class_a class_b"]]:
+    """What random sets with these breadths and sizes share: expectation, and the probability of as many as were found.
+
+    Args:
+      shared: neurons that two classes share.
+      a, b: of the label sets of the classes; drawn independently of each other. The same object: one label set, whose
+        classes compete for its neurons, and the diagonal has no meaning.
+    """
+    used = (a.kind >= 0) & (b.kind >= 0)
+    kinds, counts = np.unique(np.stack([a.kind[used], b.kind[used]]), axis=1, return_counts=True)
+    expected, p_value = np.zeros(shared.shape), np.ones(shared.shape)
+    for row in range(len(shared)):
+        chance = a.has_both[kinds[0], row] if a is b else a.has[kinds[0], row, None] * b.has[kinds[1]]
+        expected[row], p_value[row] = counts @ chance, _reaches(chance.clip(0, 1), counts, shared[row])
+    return expected, p_value
+
+
+def _fit(
+    breadths: Int[np.ndarray, " kind"], counts: Int[np.ndarray, " kind"], size: Int[np.ndarray, " class"]
+) -> Float[np.ndarray, " class"]:
+    """Log-odds of the classes with which their sizes are met."""
+    log_odds = np.log(size / max(1, size.sum()))
+    for _ in range(ROUNDS if len(size) else 0):
+        ratio = size / (counts @ np.stack([_draw(log_odds, int(breadth)).has for breadth in breadths]))
+        log_odds = log_odds + np.log(ratio)
+        if np.abs(ratio - 1).max() < CLOSE:
+            break
+    return log_odds
+
+
+@dataclass(frozen=True, eq=False)
+class _Draw:
+    """A number of classes drawn without replacement: independent draws given how many they are.
+
+    Attributes:
+      p: of the independent draws, which expect that number.
+      inverse: 1 / the characteristic function of each class's draw, at roots of unity.
+      weight: of the roots: with it, a mean over them is a probability given the number.
+      root: of unity; their number is odd, since the function may vanish at -1.
+    """
+
+    p: Float[np.ndarray, " class"]
+    inverse: Complex[np.ndarray, "class root"]
+    weight: Complex[np.ndarray, " root"]
+    root: Complex[np.ndarray, " root"]
+
+    @property
+    def has(self) -> Float[np.ndarray, " class"]:
+        """Probability that each class is drawn."""
+        return self.p * (self.inverse @ (self.weight * self.root)).real
+
+    @property
+    def has_both(self) -> Float[np.ndarray, "class class"]:
+        """Probability that two classes are; the diagonal has no meaning."""
+        return np.outer(self.p, self.p) * ((self.inverse * self.weight * self.root**2) @ self.inverse.T).real
+
+
+def _draw(log_odds: Float[np.ndarray, " class"], number: int) -> _Draw:
+    classes = len(log_odds)
+    roots = classes + 1 + classes % 2
+    root = np.exp(2j * np.pi * np.arange(roots) / roots)
+    p = np.ones(classes)
+    if number < classes:
+        ends = -log_odds.max() - SURE, -log_odds.min() + SURE
+        p = expit(log_odds + brentq(lambda shift: float(expit(log_odds + shift).sum()) - number, *ends, xtol=1e-12))
+    of_classes = 1 - p[:, None] + p[:, None] * root
+    weight = of_classes.prod(axis=0) * root**-number
+    return _Draw(p, 1 / of_classes, weight / weight.sum().real, root)
+
+
+def _reaches(
+    chance: Float[np.ndarray, "kind class_b"], counts: Int[np.ndarray, " kind"], shared: Int[np.ndarray, " class_b"]
+) -> Float[np.ndarray, " class_b"]:
+    """Probability that at least as many neurons are shared, each with its own chance.
+
+    Column k of the state is the probability that k - last + shared are so far; the last one is not left again.
+    """
+    last = int(shared.max(initial=0))
+    state = np.zeros((len(shared), last + 1))
+    state[np.arange(len(shared)), last - shared] = 1
+    for p in np.repeat(chance, counts, axis=0)[..., None]:
+        moved = state[:, :-1] * p
+        state[:, :-1] -= moved
+        state[:, 1:] += moved
+    return state[:, -1].clip(max=1)
