@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from benchmarks.planted_stores import Store, Sums, of_classes
 from jaxdissect import SelectionRule
 from jaxdissect.exchange import find_units
-from jaxdissect.permutation import CutOffs, Null, PermutationTest, Tested
+from jaxdissect.permutation import CutOffs, PermutationTest, Tested
 from jaxdissect.selection import PRESETS, activation_probability, select
 from jaxdissect.selectors import best_of_each_class, class_selectivity, d_prime, rank_scores
 from jaxdissect.significance import benjamini_hochberg
@@ -60,7 +60,8 @@ def permuted(store: Store, permutations: int, seed: int, single_clips: bool = Fa
     classes = store.members.shape[1]
     sources = range(len(store.tokens)) if single_clips else store.recordings.tolist()
     counts = UnitCounts(store.counts, store.tokens, find_units(store.members, sources, store.folds.tolist()))
-    test, null = PermutationTest(counts, CutOffs(math.inf, -1, 1), seed), Null.empty(classes)
+    test = PermutationTest(counts, CutOffs(math.inf, -1, 1), seed)
+    null = test.nothing()
     test.run(permutations, null, np.zeros((classes, classes)))
     return test.tested(null)
 

@@ -97,7 +97,8 @@ def assess(
     if selection is not None:
         cut = CutOffs(selection.aape_cutoff, selection.rate_cutoff, selection.probability_bar)
         specific = selection.specific
-    test, null = PermutationTest(counts, cut, options.seed), Null.empty(members.shape[1])
+    test = PermutationTest(counts, cut, options.seed)
+    null = test.nothing()
     test.run(options.permutations, null, overlap(specific, specific).jaccard, lambda: progress(null.done))
     tested = test.tested(null)
     q_value = benjamini_hochberg(tested.p_value.ravel()).reshape(tested.p_value.shape)

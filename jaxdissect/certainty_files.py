@@ -1,6 +1,7 @@
 """From every clip's counts in a run directory to what the tables say of chance."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Int, UInt16
 
 from jaxdissect.certainty import LEVEL, Certainty, CertaintyOptions, assess, draws
 from jaxdissect.errors import InputError
+from jaxdissect.permutation import Tested
 from jaxdissect.progress import progress_bar
 from jaxdissect.results import Neurons, read_netcdf
 from jaxdissect.run import Run, require_same_run
@@ -110,7 +112,8 @@ def with_certainty(
     limits = np.full((2, len(neurons.selections), *shape[1:]), np.nan)
     for number, name in enumerate(neurons.scores["label_set"].values.tolist()):
         one, classes = found[name], _classes(counts, name)
-        values = {**vars(one.tested), "q_value": one.q_value}
+        values = {kind: values for kind, values in vars(one.tested).items() if kind in OF_PAIRS}
+        values["q_value"] = one.q_value
         if one.resampled is not None:
             limits[:, number], values["stability"] = one.resampled.bootstrap.aape, one.resampled.stability.selected
         for kind, array in values.items():
@@ -189,8 +192,15 @@ def _coverage(neurons: Neurons, name: str, one: Certainty) -> dict[str, Any]:
         "all_pairs_significant": int(passed.sum()),
         "split_half_jaccard": one.resampled.stability.jaccard if one.resampled else np.nan,
         "units": one.units,
+        "pairs_needed": needed(one.tested),
         "classes_untested": int(np.isnan(one.tested.p_value).all(axis=(1, 2)).sum()),
     }
+
+
+def needed(tested: Tested) -> float:
+    """How many pairs must be as significant as these permutations can show before any has a q-value of `LEVEL`."""
+    lowest = tested.lowest[~np.isnan(tested.lowest)]
+    return math.ceil(lowest.max() * lowest.size / LEVEL) if lowest.size else math.nan
 
 
 def _classes(counts: xr.Dataset, label_set: str) -> np.ndarray:

@@ -3,8 +3,10 @@
 The statistic of a pair is how many more tokens of the class the neuron is active at than its rate over all classes lets
 expect, over the standard deviation that this has when labels are exchanged. Mean and deviation under exchange are known
 in closed form (Hoeffding 1951, "A combinatorial central limit theorem"), so the statistics of all neurons are on one
-scale, and those of all permutations and neurons together are the null distribution of a class: its p-values do not end
-at 1 / (permutations + 1), below which a correction for some hundred thousand tests would reject nothing.
+scale, and those of all permutations and many neurons together are the null distribution of a class: its p-values do not
+end at 1 / (permutations + 1), below which a correction for some hundred thousand tests would reject nothing. Pooled are
+neurons that fire in about as many units: one that fires in a single unit has a far heavier tail than one that fires in
+many, and would decide what the others must exceed.
 """
 
 import math
@@ -22,6 +24,7 @@ from jaxdissect.unit_counts import UnitCounts
 BINS, PER_UNIT = 4096, 64  # of the null histogram: statistics up to 64, in steps of 1/64
 SLACK = 0.05  # of a bin, by which float32 may have moved a statistic that equals the one that was found
 TIE = 1e-5  # relative, within which float32 does not tell a probability from a cut-off
+LEAST_POOL = 1 / 8  # of the neurons that fire, in a pool
 AT_ONCE = 2**22  # of permutations x classes x neurons
 
 
@@ -67,6 +70,22 @@ def exchange_moments(
     return Moments((x / count[:, None]).T @ e, np.sqrt((spread_x / np.maximum(count - 1, 1)[:, None]).T @ spread_e))
 
 
+def pools(firing: Int[np.ndarray, " neuron"]) -> Int[np.ndarray, " neuron"]:
+    """Pools of neurons by the number of units in which they fire, which labels do not change.
+
+    One for every doubling of that number; one with too few neurons takes in the next, the last what remains if that is
+    too little.
+    """
+    doublings = np.log2(np.maximum(firing, 1)).astype(np.int64)
+    size = np.bincount(doublings[firing > 0], minlength=1)
+    pool_of, pool, filled = np.zeros(len(size), np.int64), 0, 0
+    for doubling, number in enumerate(size.tolist()):
+        pool_of[doubling], filled = pool, filled + number
+        if filled >= LEAST_POOL * size.sum() and size[doubling + 1 :].sum() >= LEAST_POOL * size.sum():
+            pool, filled = pool + 1, 0
+    return pool_of[np.minimum(doublings, len(size) - 1)]
+
+
 def null_step(
     members: Float[Array, "permutation class unit"],
     counts: Float[Array, "unit neuron"],
@@ -74,7 +93,9 @@ def null_step(
     rate: Float[Array, " neuron"],
     mean: Float[Array, "class neuron"],
     scale: Float[Array, "class neuron"],
+    pool: Int[Array, " neuron"],
     cut: Float[Array, "3"],
+    pools: int,
 ) -> dict[str, Array]:
     """What some permutations show on some neurons; jit-safe.
 
@@ -85,7 +106,9 @@ def null_step(
       rate: of all units, active tokens / tokens; less one above a half, so that float32 keeps its digits.
       mean: of the excess under exchange.
       scale: 1 / its deviation; 0 where it has none.
+      pool: of each neuron.
       cut: how far AAPE must be below ln(classes), rate and probability.
+      pools: number of pools; static.
     """
     product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     active = product("pcu,un->pcn", members, counts)
@@ -100,9 +123,10 @@ def null_step(
     as_number = passing.astype(jnp.float32)
     bins = jnp.clip(z * PER_UNIT, 0, BINS - 1).astype(jnp.int32)
     classes = jnp.arange(members.shape[1], dtype=jnp.int32)[None, :, None]
-    histogram = jnp.zeros(members.shape[1] * BINS, jnp.int32)
+    places = (classes * pools + pool[None, None]) * BINS + bins
+    histogram = jnp.zeros(members.shape[1] * pools * BINS, jnp.int32)
     return {
-        "histogram": histogram.at[(classes * BINS + bins).ravel()].add(1).reshape(-1, BINS),
+        "histogram": histogram.at[places.ravel()].add(1).reshape(-1, pools, BINS),
         "highest": z.max(axis=(1, 2)),
         "neurons": passing.any(axis=1).sum(axis=1),
         "shared": product("pcn,pdn->pcd", as_number, as_number),
@@ -128,14 +152,14 @@ class Null:
     """What the permutations so far have shown.
 
     Attributes:
-      histogram: of the statistics, by class and bin.
+      histogram: of the statistics, by class, pool and bin.
       highest: statistic of each permutation.
       pairs, neurons: that pass the cut-offs in each permutation.
       shared: neurons that two classes share, summed over permutations; the diagonal is their own number.
       as_similar: permutations in which two classes are at least as similar (Jaccard) as they were found to be.
     """
 
-    histogram: Int[np.ndarray, "class bin"]
+    histogram: Int[np.ndarray, "class pool bin"]
     highest: Float[np.ndarray, " permutation"]
     pairs: Int[np.ndarray, " permutation"]
     neurons: Int[np.ndarray, " permutation"]
@@ -143,10 +167,11 @@ class Null:
     as_similar: Int[np.ndarray, "class class"]
 
     @staticmethod
-    def empty(classes: int) -> "Null":
+    def empty(classes: int, pools: int) -> "Null":
         """Nothing permuted yet."""
         several, square = np.zeros(0, np.int64), np.zeros((classes, classes), np.int64)
-        return Null(np.zeros((classes, BINS), np.int64), np.zeros(0), several, several.copy(), square, square.copy())
+        histogram = np.zeros((classes, pools, BINS), np.int64)
+        return Null(histogram, np.zeros(0), several, several.copy(), square, square.copy())
 
     @property
     def done(self) -> int:
@@ -160,18 +185,20 @@ class Tested:
 
     Attributes:
       statistic: of each pair.
-      p_value: one-sided, from the pooled null of its class.
+      p_value: one-sided, from the pooled null of its class and pool.
       p_highest: that any pair of the label set reaches this by chance (max-T): controls the family-wise error.
+      lowest: p-value that a statistic has which no permutation reaches.
     """
 
     statistic: Float[np.ndarray, "class layer neuron"]
     p_value: Float[np.ndarray, "class layer neuron"]
     p_highest: Float[np.ndarray, "class layer neuron"]
+    lowest: Float[np.ndarray, "class layer neuron"]
 
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
-    """What a step needs of some neurons: counts, rate, mean, scale; and their statistics as they were found."""
+    """What a step needs of some neurons: counts, rate, mean, scale, pool; and their statistics as they were found."""
 
     arrays: tuple[Array, ...]
     statistic: Float[np.ndarray, "class neuron"]
@@ -190,11 +217,18 @@ class PermutationTest:
         """
         self.units, self.tokens, self.shape = counts.units, counts.tokens, counts.shape
         self.cut, self.seed = cut, seed
-        self.chunks = [self._chunk(chunk) for chunk in counts.chunks]
+        self.pool = pools(np.concatenate([np.asarray((chunk > 0).sum(axis=0)) for chunk in counts.chunks]))
+        ends = np.cumsum([chunk.shape[1] for chunk in counts.chunks])[:-1]
+        by_chunk = zip(counts.chunks, np.split(self.pool, ends), strict=True)
+        self.chunks = [self._chunk(*chunk) for chunk in by_chunk]
         statistic = np.concatenate([chunk.statistic for chunk in self.chunks], axis=1)
         self.statistic = statistic.reshape(-1, *self.shape)
 
-    def _chunk(self, counts: Float[Array, "unit neuron"]) -> _Chunk:
+    def nothing(self) -> Null:
+        """Nothing permuted yet."""
+        return Null.empty(len(self.statistic), int(self.pool.max(initial=0)) + 1)
+
+    def _chunk(self, counts: Float[Array, "unit neuron"], pool: Int[np.ndarray, " neuron"]) -> _Chunk:
         active, members = np.asarray(counts, np.float64), self.units.members
         rate = active.sum(axis=0) / self.tokens.sum()
         excess = active - np.outer(self.tokens, rate)
@@ -204,7 +238,8 @@ class PermutationTest:
         scale = np.divide(1, moments.deviation, out=np.zeros_like(moments.mean), where=tested)
         found = np.where(tested, (members.T.astype(np.float64) @ excess - moments.mean) * scale, np.nan)
         of_neurons = rate - (rate > 0.5), moments.mean, scale
-        return _Chunk((counts, *(jnp.asarray(one, jnp.float32) for one in of_neurons)), found)
+        arrays = (counts, *(jnp.asarray(one, jnp.float32) for one in of_neurons), jnp.asarray(pool, jnp.int32))
+        return _Chunk(arrays, found)
 
     def run(
         self,
@@ -217,7 +252,7 @@ class PermutationTest:
 
         Args:
           permutations: in all.
-          null: `Null.empty`, or one that was left; it is added to.
+          null: `nothing()`, or one that was left; it is added to.
           similar: Jaccard coefficients of the sets that were selected.
           between: called after each batch, when `null` can be saved.
         """
@@ -231,7 +266,8 @@ class PermutationTest:
             numbers = range(null.done, min(null.done + batch, permutations))
             drawn = [self.units.exchanged(np.random.default_rng([self.seed, number])).T for number in numbers]
             members = jnp.asarray(np.stack(drawn), jnp.float32)
-            found = [_step(members, chunk.arrays[0], tokens, *chunk.arrays[1:], cut) for chunk in self.chunks]
+            number = null.histogram.shape[1]
+            found = [_step(members, chunk.arrays[0], tokens, *chunk.arrays[1:], cut, number) for chunk in self.chunks]
             _add(null, found, similar)
             between()
 
@@ -240,18 +276,21 @@ class PermutationTest:
         classes = len(self.statistic)
         z = self.statistic.reshape(classes, -1)
         untested = np.isnan(z)
-        tail = null.histogram[:, ::-1].cumsum(axis=1)[:, ::-1].astype(np.float64)
-        total = null.done * (~untested).sum(axis=1)
+        tail = null.histogram[..., ::-1].cumsum(axis=2)[..., ::-1]
+        members = np.eye(tail.shape[1], dtype=np.int64)[self.pool]
+        total = (null.done * (~untested).astype(np.int64) @ members)[:, self.pool]
         bins = (np.where(untested, 0, z) * PER_UNIT - SLACK).clip(0, BINS - 1).astype(int)
-        p_value = (1 + np.minimum(np.take_along_axis(tail, bins, axis=1), total[:, None])) / (1 + total[:, None])
+        reached = tail[np.arange(classes)[:, None], self.pool, bins]
+        p_value = (1 + np.minimum(reached, total)) / (1 + total)
         ordered = np.sort(null.highest)
         above = null.done - np.searchsorted(ordered, np.where(untested, 0, z) - SLACK / PER_UNIT, side="left")
         p_highest = (1 + above) / (1 + null.done)
-        masked = (np.where(untested, np.nan, values).reshape(-1, *self.shape) for values in (p_value, p_highest))
+        found = p_value, p_highest, 1 / (1 + total)
+        masked = (np.where(untested, np.nan, values).reshape(-1, *self.shape) for values in found)
         return Tested(self.statistic, *masked)
 
 
-_step = jax.jit(null_step)
+_step = jax.jit(null_step, static_argnames="pools")
 
 
 def _add(null: Null, found: list[dict[str, Array]], similar: Float[np.ndarray, "class class"]) -> None:

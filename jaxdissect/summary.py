@@ -19,6 +19,7 @@ from jaxdissect.results import Neurons
 from jaxdissect.tasks.preparing import PrepareResult
 
 BUSIEST = 3
+MANY = 20  # pairs that permutations can tell from chance only together
 LISTED = 10  # files that could not be read
 COMPARE = (
     "Significant does not mean large, nor that the class is what the neuron is for: compare with an untrained encoder."
@@ -166,6 +167,11 @@ def _certainty(row: Any) -> str:
         parts.append(
             f"coverage {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings; halves of "
             f"them agree on {row['split_half_jaccard']:.0%} of the pairs"
+        )
+    if row["pairs_needed"] > MANY:
+        parts.append(
+            f"with so few permutations {row['pairs_needed']:,.0f} pairs must be beyond all of them before any has q <= "
+            f"{LEVEL}: draw more (--permutations)"
         )
     if row["classes_untested"]:
         parts.append(f"{row['classes_untested']} classes of fewer than two recordings are not tested")

@@ -7,7 +7,7 @@ import numpy as np
 
 def recorded_clips(
     seed, *, folds=2, recordings=8, clips=(1, 4), classes=3, neurons=8, mixed=0.0, several=0.0, unlabelled=0.0,
-    tokens=(6, 13), common=1.5, of_fold=0.0, planted=(),
+    tokens=(6, 13), common=1.5, of_fold=0.0, planted=(), seldom=0.0,
 ):  # fmt: skip
     """Counts of clips whose labels are drawn by themselves, so that what they show is chance.
 
@@ -23,6 +23,7 @@ def recorded_clips(
       common: how strongly what is common to the clips of a recording drives its neurons, half of it all of them alike.
       of_fold: the same for what is common to a fold.
       planted: pairs (class, neuron) for whose clips the neuron is driven.
+      seldom: share of the neurons that fire in few clips: the first in hardly any, the last of them in some.
     """
     rng = np.random.default_rng(seed)
     members, sources, of, drive = [], [], [], []
@@ -46,8 +47,10 @@ def recorded_clips(
                 of.append(fold)
                 driven = {neuron for one, neuron in planted if row[one]}
                 drive.append(effect + 4.0 * np.isin(np.arange(neurons), list(driven)))
+    rare = round(seldom * neurons)
+    drive = np.array(drive) - np.append(np.linspace(4.5, 2, rare), np.zeros(neurons - rare))
     counted = rng.integers(*tokens, len(members))
-    counts = rng.binomial(counted[:, None], 1 / (1 + np.exp(-np.array(drive)))).astype(np.uint16)
+    counts = rng.binomial(counted[:, None], 1 / (1 + np.exp(-drive))).astype(np.uint16)
     return SimpleNamespace(
         members=np.array(members), sources=sources, folds=of, tokens=counted,
         counts=counts.reshape(len(counts), 2, neurons // 2),

@@ -137,21 +137,48 @@ def overlaps(pairs, classes):
     return shared, similar
 
 
+def pools(active):
+    """The pool of every neuron: neurons that fire in 1, 2-3, 4-7, ... units, from few to many.
+
+    A pool takes in the next such group until an eighth of the neurons that fire are in it; so must be left for another.
+    Neurons that never fire are in the first.
+    """
+    fires = [sum(int(number) > 0 for number in column) for column in active.T]
+    groups = defaultdict(list)
+    for neuron, units_ in enumerate(fires):
+        if units_:
+            groups[units_.bit_length()].append(neuron)
+    firing = sum(map(len, groups.values()))
+    found, pool = [0] * len(fires), []
+    number = 0
+    for group in sorted(groups):
+        pool += groups[group]
+        for neuron in groups[group]:
+            found[neuron] = number
+        left = sum(len(groups[other]) for other in groups if other > group)
+        if 8 * len(pool) >= firing and 8 * left >= firing:
+            number, pool = number + 1, []
+    return found
+
+
 def permutation_test(active, tokens, classes, stratum, cut, exchanged, similar):
     """The whole test, given the classes (unit, class) of every permutation in `exchanged`.
 
-    `p_value` counts exactly which statistics reach the observed one, over the class's tested neurons; `at_most`
+    `p_value` counts exactly which statistics reach the observed one, over the class's tested neurons of the same pool;
+    `at_most`
     counts besides those that fall short of it by less than a bin of 1/64 and a twentieth of one, the most that a
     histogram may count whose first bin holds all up to 1/64. `highest_at_most` is `p_highest` with a twentieth more.
     """
     observed = statistic(active, tokens, classes, stratum)
+    pool = pools(active)
     tested = ~np.isnan(observed)
     null = np.stack([statistic(active, tokens, rows, stratum) for rows in exchanged])
     assert (np.isnan(null) == ~tested).all(), "what can be tested does not depend on who has which label"
     p_value, at_most, p_highest, highest_at_most = np.full((4, *observed.shape), math.nan)
     highest = np.array([rows[tested].max() for rows in null]) if tested.any() else np.zeros(0)
     for place in zip(*np.nonzero(tested), strict=True):
-        pooled = null[:, place[0]][:, tested[place[0]]].ravel()
+        like_it = [pool[neuron] == pool[place[1]] for neuron in range(len(pool))]
+        pooled = null[:, place[0]][:, tested[place[0]] & like_it].ravel()
         value = observed[place]
         reach = value - 1.05 * BIN if value >= 1.05 * BIN else -math.inf
         p_value[place] = (1 + np.count_nonzero(pooled >= value - ROUNDING)) / (1 + pooled.size)

@@ -1,6 +1,7 @@
 """The permutation test: against the slow version and every exchange of small cases, and whether chance fools it."""
 
 import copy
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from tolerances import assert_within, relative_error
 
 from jaxdissect import InputError, SelectionRule, permutation, unit_counts
 from jaxdissect.exchange import find_units
-from jaxdissect.permutation import CutOffs, Null, PermutationTest, exchange_moments
+from jaxdissect.permutation import CutOffs, PermutationTest, exchange_moments
 from jaxdissect.selection import select
 from jaxdissect.significance import benjamini_hochberg
 from jaxdissect.unit_counts import MOST_TOKENS, UnitCounts
@@ -22,6 +23,7 @@ CASES = {
     "recordings of one class": {},
     "several classes a clip": {"several": 0.3, "neurons": 6},
     "clips of their own classes": {"mixed": 0.5, "unlabelled": 0.1},
+    "neurons that seldom fire": {"recordings": 8, "neurons": 20, "seldom": 0.6},
     "one recording a fold, and many folds": {"folds": 7, "recordings": 1, "mixed": 0.8, "clips": (3, 5)},
 }
 
@@ -56,7 +58,8 @@ def cut_of(selection, *, away=0.0):
 
 def run(counts, permutations, *, cut=NOTHING, seed=3, similar=None, null=None, between=lambda: None):
     classes = counts.units.members.shape[1]
-    test, null = PermutationTest(counts, cut, seed), null or Null.empty(classes)
+    test = PermutationTest(counts, cut, seed)
+    null = null or test.nothing()
     test.run(permutations, null, np.zeros((classes, classes)) if similar is None else similar, between)
     return test, null
 
@@ -224,6 +227,7 @@ def test_the_test_is_the_slow_one(case):
     selection, counts = selected(clips, keep=0.7), counts_of(clips)
     cut = cut_of(selection, away=1e-4)
     active, tokens, classes, stratum = by_unit(counts, clips)
+    assert ("seldom" in CASES[case]) == (len(set(slow_significance.pools(active))) > 2)
     exchanged = [counts.units.exchanged(np.random.default_rng([8, k])) for k in range(25)]
     similar = np.array([[1.0, 0.25, 0.5], [0.25, 1.0, 0.0], [0.5, 0.0, 1.0]])
     expected = slow_significance.permutation_test(active, tokens, classes, stratum, cut, exchanged, similar)
@@ -310,7 +314,7 @@ def test_batches_chunks_and_interruptions_change_no_bit(monkeypatch):
     class KilledError(Exception):
         pass
 
-    going, saved = Null.empty(3), []
+    going, saved = PermutationTest(counts_of(clips), cut_of(selection), 3).nothing(), []
 
     def kill():
         saved.append(copy.deepcopy(going))
@@ -330,6 +334,42 @@ def test_batches_chunks_and_interruptions_change_no_bit(monkeypatch):
     _, fewer, _ = whole(permutations=8)
     for name in ("highest", "pairs", "neurons"):
         np.testing.assert_array_equal(vars(fewer)[name], vars(null)[name][:8])
+
+
+@pytest.mark.parametrize(
+    ("firing", "expected"),
+    [
+        ([], []),
+        ([0, 0], [0, 0]),
+        ([5, 6, 7], [0, 0, 0]),
+        ([1, 1, 2, 3, 4, 7, 8, 15], [0, 0, 1, 1, 2, 2, 3, 3]),
+        ([0, 9, 1] + [8, 64] * 8, [0, 0, 0] + [0, 1] * 8),  # one of seventeen is too few for a pool of its own
+        ([1] * 8 + [64, 0], [0] * 10),  # nor may too few be left
+    ],
+)
+def test_pools_are_of_neurons_that_fire_in_about_as_many_units(firing, expected):
+    assert permutation.pools(np.array(firing, int)).tolist() == expected
+    active = np.arange(64)[:, None] < np.array(firing, int)
+    assert slow_significance.pools(active) == expected
+
+
+def test_neurons_that_seldom_fire_do_not_hide_the_others():
+    """Of 200 neurons 80 fire in a few clips, with statistics that planted pairs would not reach in one pool."""
+    planted = [(one, 100 + one) for one in range(20)]
+    data = {"recordings": 60, "classes": 20, "clips": (1, 1), "neurons": 200, "seldom": 0.4, "common": 1.5}
+    counts = counts_of(recorded_clips(0, planted=planted, **data))
+    places = tuple(np.array(planted).T)
+    test, null = run(counts, 399)
+    assert null.histogram.shape[1] > 1
+
+    def found(test, null):
+        p_value = neurons_first(test.tested(null).p_value)
+        return (benjamini_hochberg(p_value.ravel()).reshape(p_value.shape) <= 0.05)[places].mean()
+
+    together = copy.copy(test)
+    together.pool = np.zeros_like(test.pool)
+    one_pool = dataclasses.replace(null, histogram=null.histogram.sum(axis=1, keepdims=True))
+    assert found(test, null) > found(together, one_pool) + 0.3
 
 
 def test_a_batch_is_no_larger_than_what_is_worked_on_at_once(monkeypatch):
@@ -356,7 +396,24 @@ def test_other_seeds_permute_otherwise():
 def test_without_a_permutation_nothing_is_significant():
     test, null = run(counts_of(recorded_clips(4)), 0)
     found = test.tested(null)
-    assert np.nanmin(found.p_value) == np.nanmin(found.p_highest) == 1
+    assert np.nanmin(found.p_value) == np.nanmin(found.p_highest) == np.nanmin(found.lowest) == 1
+
+
+def test_the_lowest_p_value_is_that_of_what_no_permutation_reaches():
+    """A clip's neurons that fire in it alone are pooled apart, and the others with each other."""
+    clips = recorded_clips(0, neurons=20, seldom=0.6)
+    active, *_ = by_unit(counts_of(clips), clips)
+    pool = slow_significance.pools(active)
+    test, null = run(counts_of(clips), 30)
+    null.histogram[..., 1:] = 0
+    found = test.tested(null)
+    beyond = neurons_first(test.statistic) > 2 / permutation.PER_UNIT
+    np.testing.assert_array_equal(neurons_first(found.lowest)[beyond], neurons_first(found.p_value)[beyond])
+    for one, neuron in zip(*np.nonzero(beyond), strict=True):
+        like_it = [other for other in range(20) if pool[other] == pool[neuron]]
+        tested = np.isfinite(neurons_first(test.statistic)[one, like_it]).sum()
+        assert neurons_first(found.lowest)[one, neuron] == 1 / (1 + 30 * tested)
+    assert len(set(found.lowest[np.isfinite(found.lowest)].tolist())) > 1
 
 
 def test_a_unit_without_a_token_changes_no_statistic():
@@ -399,10 +456,10 @@ def test_a_neuron_that_is_nearly_always_active_keeps_its_digits():
 # --- whether chance fools it
 
 
-def assessed(seed, *, independent=False, **options):
+def assessed(seed, *, independent=False, permutations=99, **options):
     clips = recorded_clips(seed, **options)
     sources = list(range(len(clips.sources))) if independent else clips.sources
-    test, null = run(counts_of(clips, sources=sources), 99)
+    test, null = run(counts_of(clips, sources=sources), permutations)
     return test.tested(null)
 
 
@@ -432,7 +489,7 @@ def test_p_values_of_labels_that_mean_nothing_are_uniform(meaningless):
 
 
 def test_p_values_where_labels_are_exchanged_within_recordings_are_uniform():
-    share, error = shares([assessed(seed, mixed=0.5, **NULL_DATA) for seed in range(50)])
+    share, error = shares([assessed(seed, mixed=0.5, permutations=299, **NULL_DATA) for seed in range(50)])
     assert (error < [0.003, 0.007, 0.012, 0.02]).all(), error
     assert (np.abs(share - LEVELS) < 4 * error).all(), (share, error)
 
