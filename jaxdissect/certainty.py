@@ -9,7 +9,9 @@ from jaxtyping import Bool, Float, Int, UInt16
 
 from jaxdissect.errors import InputError
 from jaxdissect.exchange import find_units
+from jaxdissect.interrupts import Clock, resumable
 from jaxdissect.permutation import CutOffs, Null, PermutationTest, Tested
+from jaxdissect.permutation_state import SavedNull
 from jaxdissect.resampling import Bootstrap, Stability, bootstrap, split_halves
 from jaxdissect.selection import Selection, SelectionRule
 from jaxdissect.sharing import overlap
@@ -29,17 +31,22 @@ class CertaintyOptions:
       resamples: of the recordings, for intervals.
       splits: into halves, for the stability.
       seed: of all draws.
+      save_minutes: from one state of the permutations on the disk to the next.
     """
 
     permutations: int = 1000
     resamples: int = 200
     splits: int = 50
     seed: int = 0
+    save_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name in ("permutations", "resamples", "splits", "seed"):
+            value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise InputError(f"--{name} must be a whole number, at least 0, got {value}.")
+        if not self.save_minutes > 0:
+            raise InputError(f"--save-minutes must be positive, got {self.save_minutes}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +85,7 @@ def assess(
     selection: Selection | None,
     rule: SelectionRule,
     options: CertaintyOptions,
+    saved: SavedNull | None = None,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Certainty:
     """Test every pair of one label set, and resample the selection that was made.
@@ -90,6 +98,7 @@ def assess(
       selection: by AAPE; None: another one, whose pairs are tested only.
       rule: of the selection.
       options: how much is drawn.
+      saved: where the permutations are kept that a test goes on from when it was stopped.
       progress: called with the number of draws done, of `draws(options)`.
     """
     counts = UnitCounts(clip_counts, clip_tokens, find_units(members, sources, folds))
@@ -97,9 +106,11 @@ def assess(
     if selection is not None:
         cut = CutOffs(selection.aape_cutoff, selection.rate_cutoff, selection.probability_bar)
         specific = selection.specific
-    test = PermutationTest(counts, cut, options.seed)
-    null = test.nothing()
-    test.run(options.permutations, null, overlap(specific, specific).jaccard, lambda: progress(null.done))
+    test, similar = PermutationTest(counts, cut, options.seed), overlap(specific, specific).jaccard
+    null = saved.read(test.nothing()) if saved else test.nothing()
+    if null.done > options.permutations:
+        null = test.nothing()
+    _permute(test, options, null, similar, saved, progress)
     tested = test.tested(null)
     q_value = benjamini_hochberg(tested.p_value.ravel()).reshape(tested.p_value.shape)
     resampled = None
@@ -110,6 +121,30 @@ def assess(
             split_halves(counts, rule, options.splits, options.seed, lambda done: progress(behind + 2 * done)),
         )
     return Certainty(tested, q_value, null, resampled, len(counts.units.stratum))
+
+
+def _permute(
+    test: PermutationTest,
+    options: CertaintyOptions,
+    null: Null,
+    similar: Float[np.ndarray, "class class"],
+    saved: SavedNull | None,
+    progress: Callable[[int], object],
+) -> None:
+    """Permute, and keep what was permuted now and then, when stopped, and at the end, for resampling takes time too."""
+
+    def keep() -> None:
+        if saved is not None:
+            saved.write(null)
+
+    with resumable(keep, Clock(options.save_minutes).due) as between:
+
+        def after_batch() -> None:
+            progress(null.done)
+            between()
+
+        test.run(options.permutations, null, similar, after_batch)
+    keep()
 
 
 def draws(options: CertaintyOptions) -> int:

@@ -1,8 +1,11 @@
 """From every clip's counts in a run directory to what the tables say of chance."""
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from jaxtyping import Bool, Int, UInt16
 from jaxdissect.certainty import LEVEL, Certainty, CertaintyOptions, assess, draws
 from jaxdissect.errors import InputError
 from jaxdissect.permutation import Tested
+from jaxdissect.permutation_state import SavedNull
 from jaxdissect.progress import progress_bar
 from jaxdissect.results import Neurons, read_netcdf
 from jaxdissect.run import Run, require_same_run
@@ -27,7 +31,7 @@ OF_PAIRS = {
 }
 COLUMNS = ("p_value", "q_value", "stability")  # of neurons.csv
 CLIP_COUNTS = "clip_counts.npy"
-AGAIN = "count again with --keep-clips."
+AGAIN = "count again with --keep-clips, or remove it and do without (--permutations 0)."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,18 +52,19 @@ class Clips:
     folds: Sequence[int]
 
 
-def read_clips(run: Run, counts: xr.Dataset) -> Clips | None:
+def read_clips(run: Run, counts: xr.Dataset, needed: bool = True) -> Clips | None:
     """Every clip's counts of a run; None if they were not kept.
 
     Args:
       run: the run directory.
       counts: of classes.
+      needed: if not, None too where the file has been removed.
 
     Raises:
       InputError: they are cut off, or of another run.
     """
     counted = run.require("activations")
-    if not counted["options"].get("keep_clips"):
+    if not counted["options"].get("keep_clips") or not (needed or run.file(CLIP_COUNTS).exists()):
         return None
     labels = read_netcdf(run.file("clip_labels.nc"))
     require_same_run(run, labels.attrs, counted)
@@ -73,7 +78,13 @@ def read_clips(run: Run, counts: xr.Dataset) -> Clips | None:
 
 
 def assess_neurons(
-    clips: Clips, counts: xr.Dataset, neurons: Neurons, rule: SelectionRule, options: CertaintyOptions
+    clips: Clips,
+    counts: xr.Dataset,
+    neurons: Neurons,
+    rule: SelectionRule,
+    options: CertaintyOptions,
+    states: Path | None = None,
+    of: Mapping[str, Any] | None = None,
 ) -> dict[str, Certainty]:
     """Test and resample the selection of every label set.
 
@@ -83,6 +94,8 @@ def assess_neurons(
       neurons: that were selected.
       rule: how.
       options: how much is drawn.
+      states: folder in which permutations are kept while labels are permuted; None: nowhere.
+      of: JSON values that tell what is tested from others, by names for people.
     """
     by_aape = neurons.scores.attrs["selector"] == "aape"
     if not by_aape:
@@ -95,9 +108,10 @@ def assess_neurons(
             def progress(done: int, before: int = number * draws(options)) -> None:
                 bar.update(before + done - bar.n)
 
+            saved = None if states is None else _saved(states, {**(of or {}), "label set": name})
             found[name] = assess(
                 clips.counts, clips.tokens, clips.members[:, _classes(counts, name)], clips.sources, clips.folds,
-                selection if by_aape else None, rule, options, progress,
+                selection if by_aape else None, rule, options, saved, progress,
             )  # fmt: skip
     return found
 
@@ -128,7 +142,7 @@ def with_certainty(
             for end, values in zip(("low", "high"), limits, strict=True)
         }
     )
-    scores.attrs |= dataclasses.asdict(options)
+    scores.attrs |= {name: getattr(options, name) for name in ("permutations", "resamples", "splits", "seed")}
     table = neurons.neurons.copy()
     pairs = zip(counts["label_set"].values, counts["class"].values, strict=True)
     place = {pair: number for number, pair in enumerate(pairs)}
@@ -192,12 +206,18 @@ def _coverage(neurons: Neurons, name: str, one: Certainty) -> dict[str, Any]:
         "all_pairs_significant": int(passed.sum()),
         "split_half_jaccard": one.resampled.stability.jaccard if one.resampled else np.nan,
         "units": one.units,
-        "pairs_needed": needed(one.tested),
+        "pairs_needed": pairs_needed(one.tested),
         "classes_untested": int(np.isnan(one.tested.p_value).all(axis=(1, 2)).sum()),
     }
 
 
-def needed(tested: Tested) -> float:
+def _saved(folder: Path, of: Mapping[str, Any]) -> SavedNull:
+    """Every test has a file of its own, so that one that was stopped does not stand in the way of another."""
+    name = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
+    return SavedNull(folder / f"{name}.npz", of)
+
+
+def pairs_needed(tested: Tested) -> float:
     """How many pairs must be as significant as these permutations can show before any has a q-value of `LEVEL`."""
     lowest = tested.lowest[~np.isnan(tested.lowest)]
     return math.ceil(lowest.max() * lowest.size / LEVEL) if lowest.size else math.nan

@@ -14,9 +14,10 @@ from jaxdissect.class_scores import MEANINGS, agreement_table, class_scores
 from jaxdissect.errors import InputError
 from jaxdissect.files import cannot_write
 from jaxdissect.results import Neurons, read_netcdf, select_neurons, write_csv, write_netcdf
-from jaxdissect.run import Run, require_same_run
+from jaxdissect.run import Run, computed_by, require_same_run
 from jaxdissect.selection import SelectionRule
 from jaxdissect.selectors import FROM_CLIPS
+from jaxdissect.state_file import remove_states
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class NeuronsOptions:
       resamples: of the recordings, for intervals.
       splits: into random halves, for the stability.
       seed: of all of these draws.
+      save_minutes: between two states of the permutations on the disk, from which a run that was killed goes on.
     """
 
     run: Path
@@ -47,6 +49,7 @@ class NeuronsOptions:
     resamples: int = 200
     splits: int = 50
     seed: int = 0
+    save_minutes: float = 10.0
 
     def rule(self, task_keep: float) -> SelectionRule:
         """The checked rule; `task_keep` serves where `keep` is not given."""
@@ -56,7 +59,7 @@ class NeuronsOptions:
     @property
     def certainty(self) -> CertaintyOptions:
         """The checked numbers of draws."""
-        return CertaintyOptions(self.permutations, self.resamples, self.splits, self.seed)
+        return CertaintyOptions(self.permutations, self.resamples, self.splits, self.seed, self.save_minutes)
 
 
 def run_neurons(options: NeuronsOptions) -> Neurons:
@@ -72,14 +75,17 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     started = time.perf_counter()
     counts = read_netcdf(run.file("activations.nc"))
     require_same_run(run, counts.attrs, counted)
-    by_aape, clips = select_neurons(counts, rule), read_clips(run, counts)
+    by_aape = select_neurons(counts, rule)
+    clips = read_clips(run, counts, needed=certainty.permutations > 0 or options.selector in FROM_CLIPS)
     if clips is None and options.selector in FROM_CLIPS:
         raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
     score = class_scores(counts, *((clips.counts, clips.tokens, clips.members) if clips else ()))
     neurons = by_aape if options.selector == "aape" else select_neurons(counts, rule, score[options.selector])
-    null = None
+    null, states = None, run.file("state") / "neurons"
+    chosen = dataclasses.asdict(rule) | {"selector": options.selector}
     if clips is not None and certainty.permutations:
-        found = assess_neurons(clips, counts, neurons, rule, certainty)
+        of = {**counted["fingerprints"], **counted["options"], **chosen, "--seed": certainty.seed, **computed_by()}
+        found = assess_neurons(clips, counts, neurons, rule, certainty, states, of)
         neurons, null = with_certainty(neurons, counts, found, certainty), null_dataset(counts, found)
     table = agreement_table(
         score, {name: one.aape for name, one in by_aape.selections.items()},
@@ -96,12 +102,13 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         if null is not None:
             write_netcdf(null, run.file("permutations.nc"))
         record = {
-            "options": dataclasses.asdict(rule) | {"selector": options.selector},
+            "options": chosen,
             "fingerprints": counted["fingerprints"],
             "seconds": round(time.perf_counter() - started, 3),
             "status": "done",
         }
         run.finish("neurons", record)
+    remove_states(states)
     return neurons
 
 

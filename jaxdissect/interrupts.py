@@ -1,7 +1,8 @@
-"""Ctrl-C in the middle of a step would lose the step's state, so it waits until the step is done."""
+"""Work in steps that goes on from a state: Ctrl-C waits until a step is done, and states are written now and then."""
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,25 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     finally:
         for number in numbers:
             signal.signal(number, signal.default_int_handler)
+
+
+class Clock:
+    """Tells when the next state is due."""
+
+    def __init__(self, minutes: float) -> None:
+        """Start.
+
+        Args:
+          minutes: between two states.
+        """
+        self.seconds, self.last = 60 * minutes, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time; then the next is so many minutes later."""
+        if time.monotonic() - self.last < self.seconds:
+            return False
+        self.last = time.monotonic()
+        return True
 
 
 @contextmanager

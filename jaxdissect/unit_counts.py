@@ -44,7 +44,7 @@ class UnitCounts:
                 f"some of the clips."
             )
         by_clip = clip_counts.reshape(len(clip_counts), -1)
-        width = max(1, CHUNK // len(self.tokens))
+        width = max(1, CHUNK // max(1, len(self.tokens)))
         self.chunks = [
             jnp.asarray(units.sums(by_clip[:, at : at + width]), jnp.float32)
             for at in range(0, by_clip.shape[1], width)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxdissect import InputError, ViTConfig, load_task, save_encoder, untrained_m2d
+from jaxdissect import InputError, ViTConfig, certainty, load_task, permutation, save_encoder, untrained_m2d
 from jaxdissect.certainty_files import read_clips
 from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.cli import main
@@ -169,6 +169,76 @@ def test_a_store_that_is_not_of_the_run_is_told(done, tmp_path, how, capsys):
     damage(tmp_path / "run", how)
     assert main(["neurons", "--run", str(tmp_path / "run")]) == 2
     assert "count again with --keep-clips" in capsys.readouterr().err
+    assert main(["neurons", "--run", str(tmp_path / "run"), "--permutations", "0"]) == (0 if how == "missing" else 2)
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, StoppedError])
+def test_permutations_that_were_stopped_go_on(done, tmp_path, monkeypatch, stop):
+    """Ctrl-C and a kill between two batches of the second label set; the tables are those of the run in one go."""
+    import shutil
+
+    shutil.copytree(done[0], tmp_path / "run")
+    options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, save_minutes=1e-9, **FEW)
+    step, done_batches = permutation._step, []
+    monkeypatch.setattr(permutation, "AT_ONCE", 7 * 128 * 3)  # 7 permutations of three classes, 10 of two
+
+    def counting_step(members, *rest):
+        if len(done_batches) == 9 and stop:
+            raise stop
+        done_batches.append(len(members))
+        return step(members, *rest)
+
+    monkeypatch.setattr(permutation, "_step", counting_step)
+    with pytest.raises(stop):
+        run_neurons(options)
+    assert done_batches == [7] * 5 + [5] + [10] * 3
+    states = sorted((tmp_path / "run" / "state" / "neurons").iterdir())
+    assert len(states) == 2
+    other = dataclasses.replace(options, seed=5)
+    with pytest.raises(stop):
+        run_neurons(other)
+    done_batches.clear()
+    stop = None
+    run_neurons(options)
+    assert done_batches == [10], "of the second label set, 30 of 40 were done"
+    assert not (tmp_path / "run" / "state").exists()
+    for name in ("neurons.csv", "coverage.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (done[0] / name).read_bytes()
+    scores, expected = (read_netcdf(path / "scores.nc") for path in (tmp_path / "run", done[0]))
+    for name in ("p_value", "p_highest", "q_value", "stability", "aape_low"):
+        np.testing.assert_array_equal(scores[name], expected[name])
+
+
+def test_a_damaged_state_of_permutations_is_told(done, tmp_path, monkeypatch):
+    import shutil
+
+    shutil.copytree(done[0], tmp_path / "run")
+    options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
+    monkeypatch.setattr(certainty, "bootstrap", lambda *_, **__: (_ for _ in ()).throw(StoppedError))
+    with pytest.raises(StoppedError):
+        run_neurons(options)
+    (state,) = (tmp_path / "run" / "state" / "neurons").iterdir()
+    state.write_bytes(state.read_bytes()[:-300])
+    with pytest.raises(InputError, match=r"cannot be read as the state of a permutation test .*remove it to start"):
+        run_neurons(options)
+
+
+def test_too_few_permutations_for_a_single_pair_are_told(done, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(done[0], tmp_path / "run")
+    few = ["--resamples", "0", "--splits", "0", "--preset", "lape"]
+    for permutations, told in ((1, True), (200, False)):
+        assert main(["neurons", "--run", str(tmp_path / "run"), "--permutations", str(permutations), *few]) == 0
+        assert ("draw more (--permutations)" in capsys.readouterr().out) == told
+    coverage = pd.read_csv(tmp_path / "run" / "coverage.csv").set_index("label_set")
+    tested = read_netcdf(tmp_path / "run" / "scores.nc")["p_value"].values
+    assert np.isfinite(tested[:3]).sum() / (1 + 200 * 128) / 0.05 <= coverage.loc["label", "pairs_needed"]
+    assert coverage.loc["label", "pairs_needed"] <= 8 * 3 / (200 * 0.05) + 1
 
 
 def test_sharing_within_a_run_and_with_others(done, folder, tmp_path, capsys):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdissect import InputError
+from jaxdissect import InputError, interrupts
 from jaxdissect.ablation import judgements, judging, parts, stage
 from jaxdissect.ablation.controls import Activity
 from jaxdissect.ablation.parts import common_activity
@@ -42,7 +42,7 @@ def undisturbed(dissected, tmp_path_factory):
     shutil.copytree(dissected / "run", run)
     with pytest.MonkeyPatch.context() as patch:
         by_few(patch)
-        patch.setattr(parts.Clock, "due", lambda clock: next(batches) < 0)
+        patch.setattr(interrupts.Clock, "due", lambda clock: next(batches) < 0)
         patch.setattr(judging.Found, "put", lambda *given: (next(puts), put(*given))[1])
         assert main(["ablate", "--run", str(run), *OPTIONS]) == 0
     assert not (run / "state").exists()
@@ -66,7 +66,7 @@ def stop_after(monkeypatch, batches, error=KeyboardInterrupt):
                 raise error("died")
         return False
 
-    monkeypatch.setattr(parts.Clock, "due", due)
+    monkeypatch.setattr(interrupts.Clock, "due", due)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.55, 0.9])
@@ -233,7 +233,7 @@ def test_a_state_that_cannot_be_written_does_not_end_the_ablation(ablate, whole,
             return write(path, state)
         raise InputError(f"{path} cannot be written (No space left on device): make room.")
 
-    monkeypatch.setattr(parts.Clock, "due", lambda clock: True)
+    monkeypatch.setattr(interrupts.Clock, "due", lambda clock: True)
     with monkeypatch.context() as patch:
         patch.setattr(parts, "write_state", full)
         code, _, error = ablate(*OPTIONS)

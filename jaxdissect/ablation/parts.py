@@ -7,7 +7,6 @@ one measurement of the neurons' activity: the first job that has made it leaves 
 
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,25 +130,6 @@ class SuiteFiles:
         for label, name in enumerate(self.judges):
             found.arrays[name] = Verdicts(**{key: state.arrays.get(f"found.{label}.{key}") for key in VERDICTS})
         return found
-
-
-class Clock:
-    """Tells when the next state is due."""
-
-    def __init__(self, minutes: float) -> None:
-        """Start.
-
-        Args:
-          minutes: between two states.
-        """
-        self.seconds, self.last = 60 * minutes, time.monotonic()
-
-    def due(self) -> bool:
-        """Whether it is time; then the next is so many minutes later."""
-        if time.monotonic() - self.last < self.seconds:
-            return False
-        self.last = time.monotonic()
-        return True
 
 
 def common_activity(folder: Path, identity: Mapping[str, Any], measure: Callable[[], Activity]) -> Activity:

@@ -17,14 +17,14 @@ from jaxdissect.ablation.causal_map import CHECK_CLIPS, causal_map, check_map
 from jaxdissect.ablation.controls import Activity, overlap
 from jaxdissect.ablation.files import read_scores, save_ablation, save_causal_map, write_sets
 from jaxdissect.ablation.judgements import SuiteState, join_states, judge_suite, new_state
-from jaxdissect.ablation.parts import Clock, SuiteFiles, common_activity
+from jaxdissect.ablation.parts import SuiteFiles, common_activity
 from jaxdissect.ablation.results import Ablation, check_judging, require_clips, suite_tables
 from jaxdissect.ablation.subject import Subject, chosen_sets, neuron_means, read_subject
 from jaxdissect.ablation.suites import AblationOptions, Intervention, balance, check_sets, make_interventions
 from jaxdissect.encoder.base import Encoder, LayeredEncoder
 from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint, locked, parse_part, require_folder, sha256_file
-from jaxdissect.interrupts import resumable
+from jaxdissect.interrupts import Clock, resumable
 from jaxdissect.neuron_sets import NeuronSet
 from jaxdissect.progress import progress_bar
 from jaxdissect.run import Run, computed_by, save_or_rescue
