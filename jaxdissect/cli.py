@@ -24,6 +24,7 @@ from jaxdissect.demo import DemoOptions, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, run_activations
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError, LostProcessError, TrainingError
+from jaxdissect.figures import draw_sharing
 from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe
 from jaxdissect.processes import here
 from jaxdissect.reproduce import ReproduceOptions, run_reproduce
@@ -118,8 +119,11 @@ class ShareCommand(ShareOptions):
     with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
 
     def __call__(self) -> int:
-        print(sharing_summary(run_share(self)))
+        sharing = run_share(self)
+        print(sharing_summary(sharing))
         print(f"Written to {self.run}: sharing.csv, sharing.nc.")
+        if self.figures:
+            print(f"Figures: {', '.join(map(str, draw_sharing(sharing, self.run / 'figures')))}.")
         return 0
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,10 +40,13 @@ class ShareOptions:
     Attributes:
       run: run directory with the stage `neurons`; it gets the results.
       with_: other run directories, of an encoder with as many layers and neurons.
+      figures: also draw heatmaps with dendrograms into RUN/figures, as SVG and PNG with their data as CSV; needs
+        matplotlib.
     """
 
     run: Path
     with_: tuple[Path, ...] = ()
+    figures: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,7 +161,7 @@ def share(
                 if j < len(own):
                     matrix[columns, rows] = found[name].T
             tables.append(_table(own[i], everything[j], found))
-    arrays = {
+    arrays: dict[str, Any] = {
         name: (("class_a", "class_b"), matrix, {"long_name": MEANINGS[name]}) for name, matrix in matrices.items()
     }
     names = {
@@ -165,6 +169,9 @@ def share(
         for side, some in (("a", own), ("b", everything))
         for name, of in (("class", "classes"), ("label_set", "label_sets"), ("run", "runs"))
     }
+    for side, some in (("a", own), ("b", everything)):
+        size = np.concatenate([sets.specific.sum(axis=(1, 2)) for sets in some])
+        arrays[f"size_{side}"] = (f"class_{side}", size, {"long_name": "neurons of the class"})
     return Sharing(
         pd.concat(tables, ignore_index=True),
         xr.Dataset(arrays, names),

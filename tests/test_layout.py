@@ -23,7 +23,7 @@ ORDER = [
     "dissect", "probing", "neuron_sets", "neuron_set_files", "ablation.outcomes", "ablation.engine", "ablation.judging",
     "ablation.controls", "ablation.activity", "ablation.suites", "ablation.judgements", "ablation.results",
     "ablation.causal_map", "probe_files", "ablation.files", "ablation.parts", "ablation.subject", "ablation.stage",
-    "comparing", "reproduce", "training.masking", "training.objective", "training.masked_prediction",
+    "comparing", "figures", "reproduce", "training.masking", "training.objective", "training.masked_prediction",
     "training.msm_mae", "training.m2d", "training.supervised", "training.step", "training.crops",
     "training.checkpoints", "training.fit", "training.options", "training.state_folder", "training.train",
     "bench_decode", "bench_device", "bench", "demo", "summary", "ablation.summary", "reproduction_summary",
