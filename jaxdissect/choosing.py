@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 import xarray as xr
 
-from jaxdissect.certainty import CertaintyOptions
+from jaxdissect.certainty import LEVEL, CertaintyOptions
 from jaxdissect.certainty_files import OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
 from jaxdissect.class_scores import MEANINGS, agreement_table, class_scores
 from jaxdissect.errors import InputError
@@ -63,7 +65,7 @@ class NeuronsOptions:
 
 
 def run_neurons(options: NeuronsOptions) -> Neurons:
-    """Select, and write `scores.nc`, `neurons.csv` and `coverage.csv`.
+    """Select, and write `scores.nc`, `neurons.csv`, `coverage.csv`, `layers.csv`, `agreement.csv`, `permutations.nc`.
 
     Raises:
       InputError: nothing was counted in this run directory, or its files are of different runs.
@@ -98,6 +100,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         write_netcdf(scores, run.file("scores.nc"))
         write_csv(neurons.neurons, run.file("neurons.csv"))
         write_csv(neurons.coverage, run.file("coverage.csv"))
+        write_csv(layer_table(neurons), run.file("layers.csv"))
         write_csv(table, run.file("agreement.csv"))
         if null is not None:
             write_netcdf(null, run.file("permutations.nc"))
@@ -110,6 +113,24 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         run.finish("neurons", record)
     remove_states(states)
     return neurons
+
+
+def layer_table(neurons: Neurons) -> pd.DataFrame:
+    """Where: neurons that were kept and that are specific to a class, and pairs of them and classes, by layer."""
+    tables = []
+    for name, selection in neurons.selections.items():
+        columns: dict[str, Any] = {
+            "label_set": name,
+            "layer": np.arange(selection.specific.shape[1]),
+            "kept": selection.kept.sum(axis=1),
+            "neurons": selection.specific.any(axis=0).sum(axis=1),
+            "pairs": selection.specific.sum(axis=(0, 2)),
+        }
+        if "q_value" in neurons.neurons:
+            own = neurons.neurons[(neurons.neurons["label_set"] == name) & (neurons.neurons["q_value"] <= LEVEL)]
+            columns["pairs_significant"] = np.bincount(own["layer"], minlength=len(columns["layer"]))
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
@@ -128,7 +149,7 @@ def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
 def forget_neurons(run: Run) -> None:
     """Strike the stage `neurons` and remove its files, before others take their place."""
     run.reopen("neurons")
-    for name in ("scores.nc", "neurons.csv", "coverage.csv", "agreement.csv", "permutations.nc"):
+    for name in ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc"):
         try:
             run.file(name).unlink(missing_ok=True)
         except OSError as error:

@@ -88,6 +88,15 @@ def test_the_tables_gain_their_columns(done):
     assert coverage.loc["label", "units"] == 12  # three clips of one pitch are one recording
     assert coverage.loc["loud", "units"] == CLIPS  # whose loudness differs
     assert neurons.scores.attrs["permutations"] == FEW["permutations"]
+    layers = pd.read_csv(run / "layers.csv").set_index(["label_set", "layer"])
+    assert len(layers) == 2 * 2
+    for (name, layer), row in layers.iterrows():
+        own = table[(table["label_set"] == name) & (table["layer"] == layer)]
+        assert row["pairs"] == len(own)
+        assert row["neurons"] == own["neuron"].nunique()
+        assert row["pairs_significant"] == (own["q_value"] <= 0.05).sum()
+        assert row["kept"] == scores["kept"].sel(label_set=name, layer=layer).sum()
+    assert layers["pairs"].min() < layers["pairs"].max()
     agreement = pd.read_csv(run / "agreement.csv")
     assert len(agreement) == 2 * 15
     assert agreement["rank_correlation"].between(-1, 1).all()

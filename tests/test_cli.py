@@ -23,7 +23,7 @@ from jaxdissect.run import Run
 
 CLIPS = 24
 ACTIVATION_FILES = {"activations.nc", "clip_labels.nc", "clips.csv", "run.json", "top_clips.nc"}
-NEURON_FILES = {"agreement.csv", "coverage.csv", "neurons.csv", "scores.nc"}
+NEURON_FILES = {"agreement.csv", "coverage.csv", "layers.csv", "neurons.csv", "scores.nc"}
 CONFIG = ViTConfig(frames=32, width=64, depth=2, heads=1, mlp=64)
 
 
