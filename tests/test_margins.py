@@ -2,8 +2,10 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from jaxdissect.dissect import ActivationsOptions, run_activations
 from jaxdissect.margins import margin_overlap, random_classes
 from jaxdissect.sharing import overlap
 
+FSDD = Path(__file__).resolve().parents[2] / "shared" / "data" / "fsdd" / "fsdd.csv"
 ENUMERATED = "sharing by breadth by enumeration, relative"
 
 
@@ -213,6 +216,27 @@ def test_a_pair_in_particular_is_found_among_broad_neurons():
     found = share([speaker, digit]).table
     found = found[(found["label_set_a"] != found["label_set_b"]) & (found["q_by_breadth"] <= 0.05)]
     assert found[["class_a", "class_b"]].to_numpy().tolist() == [["speaker 2", "digit 3"]]
+
+
+@pytest.mark.skipif(not FSDD.exists(), reason="real audio, which is not part of the repository")
+def test_real_speakers_share_with_their_accents_and_digits_with_no_one(tmp_path):
+    """FSDD with the shipped encoder: whatever two classes are found to share in particular belongs together."""
+    run_activations(
+        ActivationsOptions(
+            encoder="m2d_tiny", task=str(FSDD), data=FSDD.parent, label="digit,speaker,accent", unit_seconds=1.0,
+            run=tmp_path / "run",
+        )
+    )  # fmt: skip
+    run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape"))
+    table = run_share(ShareOptions(run=tmp_path / "run")).table.set_index(["label_set_a", "label_set_b"])
+    rows = pd.read_csv(FSDD)
+    own = set(zip(rows["speaker"], rows["accent"], strict=True))
+    assert len(own) == rows["speaker"].nunique() == 6
+    for other in ("speaker", "accent"):
+        assert (table.loc[[("digit", other)]]["q_by_breadth"] > 0.05).all()
+    found = table.loc[[("speaker", "accent")]].query("q_by_breadth <= 0.05")
+    assert len(found)
+    assert set(zip(found["class_a"], found["class_b"], strict=True)) <= own
 
 
 def test_octaves_of_one_set_of_notes_share_with_those_of_another(tmp_path):
