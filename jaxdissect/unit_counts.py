@@ -35,13 +35,15 @@ class UnitCounts:
           units: of the clips.
 
         Raises:
-          InputError: there are too many tokens for exact sums.
+          InputError: a class may have too many tokens for exact sums.
         """
         self.units, self.shape, self.tokens = units, clip_counts.shape[1:], units.sums(clip_tokens)
-        if self.tokens.sum() >= MOST_TOKENS:
+        largest = int(units.members.sum(axis=0).max(initial=0))  # as many units as any class has after an exchange
+        most = np.sort(self.tokens)[len(self.tokens) - largest :].sum()
+        if most >= MOST_TOKENS:
             raise InputError(
-                f"Permutations add up at most {MOST_TOKENS:,} tokens, {self.tokens.sum():,.0f} were counted: choose "
-                f"some of the clips."
+                f"Permutations add up fewer than {MOST_TOKENS:,} tokens of a class, which may come to {most:,.0f} "
+                f"here: count fewer clips, or do without (--permutations 0)."
             )
         by_clip = clip_counts.reshape(len(clip_counts), -1)
         width = max(1, CHUNK // max(1, len(self.tokens)))

@@ -104,8 +104,23 @@ def test_sums_up_to_the_limit_are_exact_and_more_tokens_are_refused():
     active, of_tokens = UnitCounts(at_every_token, tokens, units).of_classes(np.ones((1, 1, 300), int))
     assert active.item() == of_tokens.item() == most
     tokens[-1] = 1
-    with pytest.raises(InputError, match=r"at most 16,777,216 tokens, 16,777,216 were"):
+    with pytest.raises(InputError, match=r"fewer than 16,777,216 tokens of a class, .* 16,777,216 here"):
         UnitCounts(at_every_token, tokens, units)
+
+
+def test_only_what_a_class_can_come_to_is_limited():
+    """Of 600 units with 65,535 tokens each class has 255 at most, the limit is at 257."""
+    tokens = np.full(600, 2**16 - 1)
+    members = np.zeros((600, 3), bool)
+    for one, end in enumerate((255, 510, 600)):
+        members[255 * one : end, one] = True
+    counts = tokens.astype(np.uint16)[:, None, None]
+    units = find_units(members, list(range(600)), [0] * 600)
+    active, of_tokens = UnitCounts(counts, tokens, units).of_classes(members.T[None].astype(int))
+    np.testing.assert_array_equal(active[0, :, 0, 0], of_tokens[0])
+    members[255:258] = [True, False, False]
+    with pytest.raises(InputError, match="tokens of a class"):
+        UnitCounts(counts, tokens, find_units(members, list(range(600)), [0] * 600))
 
 
 def test_sums_of_a_bootstrap_sample_are_exact_or_rounded_once():
