@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import tyro
 
 from benchmarks.common import table, write_record
 from benchmarks.planted_encoder import hear_tones
-from benchmarks.planted_selectors import LEVEL, SELECTORS, TESTED, columns, compare, means, permuted, q_values
-from benchmarks.planted_stores import FIRING, Design, Store, composition, draw_sums, make_store
+from benchmarks.planted_null import ENOUGH, measure_null, print_null
+from benchmarks.planted_selectors import LEVEL, SELECTORS, TESTED, columns, compare, means
+from benchmarks.planted_stores import Design, composition, draw_sums, make_store
 from jaxdissect.progress import progress_bar
 
-SCENARIOS = ("nothing planted", "planted, labels shuffled", "nothing planted, classes differ in size of recordings")
-EXCHANGED = ("recordings", "clips")  # what labels are exchanged among; clips of a recording are not independent
 PLANTED, LAYERS, NEURONS = 3, 4, 128  # of each class; layers and their neurons, on the grid
 PROMISED = 0.95  # recall
 
@@ -39,7 +37,8 @@ class Options:
 
     out: Path | None = None  # the JSON file to write
     runs: int = 400  # of each scenario without discoveries to make
-    permutations: int = 200  # at least; more where classes are many (`permutations_for`)
+    null_permutations: int = ENOUGH  # in each of those
+    permutations: int = 200  # at least, where pairs are planted; more where classes are many (`permutations_for`)
     pairs: int = 180  # to plant at each point of the grid, in two repetitions or more
     strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)  # log-odds
     clips_per_class: tuple[int, ...] = (20, 40, 80)
@@ -49,8 +48,8 @@ class Options:
     quick: bool = False  # a smoke test: few runs, a corner of the grid
 
     def __post_init__(self) -> None:
-        if min(self.runs, self.permutations, self.pairs, self.encoders) < 1:
-            raise SystemExit("--runs, --permutations, --pairs and --encoders must be at least 1.")
+        if min(self.runs, self.null_permutations, self.permutations, self.pairs, self.encoders) < 1:
+            raise SystemExit("--runs, --null-permutations, --permutations, --pairs, --encoders must be at least 1.")
 
     def shortened(self) -> "Options":
         """What `quick` leaves of it."""
@@ -59,48 +58,6 @@ class Options:
         return dataclasses.replace(
             self, runs=10, pairs=1, encoders=1, strengths=(1.0, 3.0), clips_per_class=(20, 40), classes=(4, 10)
         )
-
-
-def null_run(scenario: str, permutations: int, seed: int) -> dict[str, Any]:
-    """What is found where there is nothing to find, by what labels are exchanged among."""
-    rng = np.random.default_rng([seed, SCENARIOS.index(scenario)])
-    if scenario == SCENARIOS[1]:
-        store = make_store(Design(planted=4, strength=2.0), rng).shuffled(rng)
-    else:
-        store = make_store(Design(unequal=scenario == SCENARIOS[2]), rng)
-    return {name: found_in(store, permutations, seed, name == "clips") for name in EXCHANGED}
-
-
-def found_in(store: Store, permutations: int, seed: int, single_clips: bool) -> dict[str, Any]:
-    """The smallest q and the smallest p of max-T, and how p-values of kinds lie."""
-    tested = permuted(store, permutations, seed, single_clips)
-    q, small = q_values(tested), tested.p_value <= 0.01
-    return {
-        "lowest_q": float(np.nanmin(q)),
-        "discoveries": int((q <= LEVEL).sum()),
-        "lowest_p_highest": float(np.nanmin(tested.p_highest)),
-        "share_of_p_below_0.01": {kind: float(small[:, store.kind == kind].mean()) for kind in FIRING},
-    }
-
-
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Over the runs of a scenario, with one kind of exchange."""
-    below = [run["share_of_p_below_0.01"] for run in runs]
-    return {
-        "any_q": share_of_runs([run["lowest_q"] for run in runs]),
-        "any_p_highest": share_of_runs([run["lowest_p_highest"] for run in runs]),
-        "share_of_p_below_0.01": {of: float(np.mean([one[of] for one in below])) for of in FIRING},
-        "lowest_q": [round(run["lowest_q"], 4) for run in runs],
-        "lowest_p_highest": [round(run["lowest_p_highest"], 4) for run in runs],
-        "discoveries": [run["discoveries"] for run in runs],
-    }
-
-
-def share_of_runs(runs: list[float]) -> dict[str, Any]:
-    """How many are at most `LEVEL`, with the exact 95% interval of the share."""
-    hits = sum(value <= LEVEL for value in runs)
-    interval = scipy.stats.binomtest(hits, len(runs)).proportion_ci()
-    return {"runs": len(runs), "hits": hits, "share": hits / len(runs), "low": interval.low, "high": interval.high}
 
 
 def grid_point(options: Options, classes: int, clips_per_class: int, strength: float) -> dict[str, Any]:
@@ -144,26 +101,14 @@ def holds_from(grid: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def measure(options: Options) -> dict[str, Any]:
     """Everything."""
-    null, grid = measure_null(options), measure_grid(options)
+    null = measure_null(options.runs, options.null_permutations, options.seed)
+    grid = measure_grid(options)
     raw = [
         compare(*hear_tones(seed), options.permutations, seed)
         for seed in progress_bar(range(options.encoders), what="Small encoders", unit="encoder")
     ]
     encoder = {"mean": means(raw), "repetitions": columns(raw)}
     return {"null": null, "grid": grid, "holds_from": holds_from(grid), "encoder": encoder}
-
-
-def measure_null(options: Options) -> dict[str, Any]:
-    """Runs of every scenario without discoveries to make."""
-    null = {}
-    with progress_bar(what="Runs with nothing to find", total=len(SCENARIOS) * options.runs, unit="run") as bar:
-        for scenario in SCENARIOS:
-            runs = []
-            for run in range(options.runs):
-                runs.append(null_run(scenario, options.permutations, options.seed * 100_000 + run))
-                bar.update()
-            null[scenario] = {name: summary([one[name] for one in runs]) for name in EXCHANGED}
-    return null
 
 
 def measure_grid(options: Options) -> list[dict[str, Any]]:
@@ -175,24 +120,6 @@ def measure_grid(options: Options) -> list[dict[str, Any]]:
             grid.append(grid_point(options, classes, clips, strength))
             bar.update(classes * clips)
     return grid
-
-
-def print_null(null: Mapping[str, Any]) -> None:
-    """Runs in which anything was found."""
-
-    def share(part: Mapping[str, Any]) -> str:
-        return f"{part['share']:.1%} ({part['low']:.1%} to {part['high']:.1%})"
-
-    rows = [
-        (
-            scenario, exchanged, share(part["any_q"]), share(part["any_p_highest"]),
-            *(f"{value:.2%}" for value in part["share_of_p_below_0.01"].values()),
-        )
-        for scenario, both in null.items()
-        for exchanged, part in both.items()
-    ]  # fmt: skip
-    head = ("scenario", "labels exchanged among", f"runs with any q <= {LEVEL}", f"any max-T p <= {LEVEL}")
-    print(table([*head, *(f"p <= 0.01, {kind}" for kind in FIRING)], rows))
 
 
 def print_planted(results: Mapping[str, Any]) -> None:
