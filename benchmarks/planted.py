@@ -24,7 +24,7 @@ from benchmarks.common import table, write_record
 from benchmarks.planted_encoder import hear_tones
 from benchmarks.planted_null import ENOUGH, measure_null, print_null
 from benchmarks.planted_selectors import LEVEL, SELECTORS, TESTED, columns, compare, means
-from benchmarks.planted_stores import Design, composition, draw_sums, make_store
+from benchmarks.planted_stores import Design, composition, draw_sums, make_store, streams
 from jaxdissect.progress import progress_bar
 
 PLANTED, LAYERS, NEURONS = 3, 4, 128  # of each class; layers and their neurons, on the grid
@@ -65,9 +65,9 @@ def grid_point(options: Options, classes: int, clips_per_class: int, strength: f
     design = Design(classes, clips_per_class, LAYERS, NEURONS, PLANTED, strength)
     raw = []
     for number in range(max(2, math.ceil(options.pairs / (classes * PLANTED)))):
-        rng = np.random.default_rng([options.seed, classes, clips_per_class, round(100 * strength), number])
+        rng, seed = streams(options.seed, 1, classes, clips_per_class, round(100 * strength), number)
         store = make_store(design, rng)
-        raw.append(compare(store, draw_sums(store, rng), options.permutations, number))
+        raw.append(compare(store, draw_sums(store, rng), options.permutations, seed))
     return {
         "classes": classes, "clips_per_class": clips_per_class, "clips": classes * clips_per_class,
         "recordings_per_class": len(np.unique(design.clips()[2])) // classes, "strength": strength,
@@ -103,12 +103,16 @@ def measure(options: Options) -> dict[str, Any]:
     """Everything."""
     null = measure_null(options.runs, options.null_permutations, options.seed)
     grid = measure_grid(options)
-    raw = [
-        compare(*hear_tones(seed), options.permutations, seed)
-        for seed in progress_bar(range(options.encoders), what="Small encoders", unit="encoder")
-    ]
-    encoder = {"mean": means(raw), "repetitions": columns(raw)}
-    return {"null": null, "grid": grid, "holds_from": holds_from(grid), "encoder": encoder}
+    return {"null": null, "grid": grid, "holds_from": holds_from(grid), "encoder": measure_encoders(options)}
+
+
+def measure_encoders(options: Options) -> dict[str, Any]:
+    """Small encoders that hear tones."""
+    raw = []
+    for number in progress_bar(range(options.encoders), what="Small encoders", unit="encoder"):
+        rng, seed = streams(options.seed, 2, number)
+        raw.append(compare(*hear_tones(rng), options.permutations, seed))
+    return {"mean": means(raw), "repetitions": columns(raw)}
 
 
 def measure_grid(options: Options) -> list[dict[str, Any]]:

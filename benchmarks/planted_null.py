@@ -9,7 +9,7 @@ import scipy.stats
 
 from benchmarks.common import table
 from benchmarks.planted_selectors import EXCHANGED, LEVEL, permuted, q_values
-from benchmarks.planted_stores import FIRING, Design, Store, make_store
+from benchmarks.planted_stores import FIRING, Design, Store, make_store, streams
 from jaxdissect.permutation import LEAST_POOL
 from jaxdissect.progress import progress_bar
 
@@ -25,15 +25,14 @@ def measure_null(runs: int, permutations: int, seed: int) -> dict[str, Any]:
         for scenario in SCENARIOS:
             found = []
             for run in range(runs):
-                found.append(null_run(scenario, permutations, seed * 100_000 + run))
+                found.append(null_run(scenario, permutations, *streams(seed, 0, SCENARIOS.index(scenario), run)))
                 bar.update()
             null[scenario] = {name: summary([one[name] for one in found]) for name in EXCHANGED}
     return null
 
 
-def null_run(scenario: str, permutations: int, seed: int) -> dict[str, Any]:
+def null_run(scenario: str, permutations: int, rng: np.random.Generator, seed: int) -> dict[str, Any]:
     """What is found where there is nothing to find, by what labels are exchanged among."""
-    rng = np.random.default_rng([seed, SCENARIOS.index(scenario)])
     if scenario == SCENARIOS[1]:
         store = make_store(Design(CLASSES, planted=4, strength=2.0), rng).shuffled(rng)
     else:

@@ -105,6 +105,12 @@ class Sums:
     all_squares: Float[np.ndarray, "layer neuron"]
 
 
+def streams(seed: int, *key: int) -> tuple[np.random.Generator, int]:
+    """What a run draws from, and the seed of its permutations: independent of each other and of any other key's."""
+    drawn, permuted = np.random.SeedSequence(seed, spawn_key=key).spawn(2)
+    return np.random.default_rng(drawn), int(permuted.generate_state(1, np.uint64)[0])
+
+
 def make_store(design: Design, rng: np.random.Generator) -> Store:
     """Draw a store: active tokens are binomial, given log-odds that add base, noise and planted strength."""
     label, fold, recording = design.clips()
