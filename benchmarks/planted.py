@@ -23,11 +23,12 @@ import tyro
 from benchmarks.common import table, write_record
 from benchmarks.planted_encoder import hear_tones
 from benchmarks.planted_null import ENOUGH, measure_null, print_null
-from benchmarks.planted_selectors import LEVEL, SELECTORS, TESTED, columns, compare, means
-from benchmarks.planted_stores import Design, composition, draw_sums, make_store, streams
+from benchmarks.planted_selectors import LEVEL, SELECTORS, TESTED, columns, compare, means, standard_errors
+from benchmarks.planted_stores import FOLDS, Design, composition, draw_sums, make_store, streams
 from jaxdissect.progress import progress_bar
 
 PLANTED, LAYERS, NEURONS = 3, 4, 128  # of each class; layers and their neurons, on the grid
+REPETITIONS = 4  # of each point, at least
 PROMISED = 0.95  # recall
 
 
@@ -39,24 +40,28 @@ class Options:
     runs: int = 400  # of each scenario without discoveries to make
     null_permutations: int = ENOUGH  # in each of those
     permutations: int = 200  # at least, where pairs are planted; more where classes are many (`permutations_for`)
-    pairs: int = 180  # to plant at each point of the grid, in two repetitions or more
+    pairs: int = 180  # to plant at each point of the grid, at least, in `REPETITIONS` or more
     strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)  # log-odds
     clips_per_class: tuple[int, ...] = (20, 40, 80)
     classes: tuple[int, ...] = (4, 10, 50)
-    encoders: int = 4  # small encoders with audio of their own
+    encoders: int = 4  # at least 2; small encoders with audio of their own
     seed: int = 0
     quick: bool = False  # a smoke test: few runs, a corner of the grid
 
     def __post_init__(self) -> None:
-        if min(self.runs, self.null_permutations, self.permutations, self.pairs, self.encoders) < 1:
-            raise SystemExit("--runs, --null-permutations, --permutations, --pairs, --encoders must be at least 1.")
+        if min(self.runs, self.null_permutations, self.permutations, self.pairs, self.encoders - 1) < 1:
+            raise SystemExit(
+                "--runs, --null-permutations, --permutations and --pairs must be at least 1, --encoders at least 2."
+            )
+        if any(number < 1 or number % FOLDS for number in self.clips_per_class):
+            raise SystemExit(f"--clips-per-class must be multiples of {FOLDS}, the number of folds.")
 
     def shortened(self) -> "Options":
         """What `quick` leaves of it."""
         if not self.quick:
             return self
         return dataclasses.replace(
-            self, runs=10, pairs=1, encoders=1, strengths=(1.0, 3.0), clips_per_class=(20, 40), classes=(4, 10)
+            self, runs=10, pairs=1, encoders=2, strengths=(1.0, 3.0), clips_per_class=(20, 40), classes=(4, 10)
         )
 
 
@@ -64,15 +69,20 @@ def grid_point(options: Options, classes: int, clips_per_class: int, strength: f
     """Repetitions of one design, and their means."""
     design = Design(classes, clips_per_class, LAYERS, NEURONS, PLANTED, strength)
     raw = []
-    for number in range(max(2, math.ceil(options.pairs / (classes * PLANTED)))):
+    for number in range(max(REPETITIONS, math.ceil(options.pairs / (classes * PLANTED)))):
         rng, seed = streams(options.seed, 1, classes, clips_per_class, round(100 * strength), number)
         store = make_store(design, rng)
         raw.append(compare(store, draw_sums(store, rng), options.permutations, seed))
     return {
         "classes": classes, "clips_per_class": clips_per_class, "clips": classes * clips_per_class,
         "recordings_per_class": len(np.unique(design.clips()[2])) // classes, "strength": strength,
-        "mean": means(raw), "repetitions": columns(raw),
+        **over_repetitions(raw),
     }  # fmt: skip
+
+
+def over_repetitions(raw: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Means, their standard errors, and what they are of."""
+    return {"mean": means(raw), "standard_error": standard_errors(raw), "repetitions": columns(raw)}
 
 
 def holds_from(grid: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -112,7 +122,7 @@ def measure_encoders(options: Options) -> dict[str, Any]:
     for number in progress_bar(range(options.encoders), what="Small encoders", unit="encoder"):
         rng, seed = streams(options.seed, 2, number)
         raw.append(compare(*hear_tones(rng), options.permutations, seed))
-    return {"mean": means(raw), "repetitions": columns(raw)}
+    return over_repetitions(raw)
 
 
 def measure_grid(options: Options) -> list[dict[str, Any]]:

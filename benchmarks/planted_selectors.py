@@ -104,6 +104,15 @@ def means(raw: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]
     return {name: {what: float(np.mean(values)) for what, values in of[name].items()} for name in of}
 
 
+def standard_errors(raw: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Of the means, over two repetitions or more."""
+    of = columns(raw)
+    return {
+        name: {what: float(np.std(values, ddof=1) / math.sqrt(len(values))) for what, values in of[name].items()}
+        for name in of
+    }
+
+
 def columns(raw: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
     """Every number of every selector, over repetitions."""
     return {name: {what: [one[name][what] for one in raw] for what in first} for name, first in raw[0].items()}

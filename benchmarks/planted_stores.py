@@ -38,7 +38,7 @@ class Design:
 
     Attributes:
       classes, layers, neurons: how many.
-      clips_per_class: the same in every class, spread over the folds.
+      clips_per_class: the same in every class, as many in each fold: a multiple of `FOLDS`.
       planted: neurons of each class, a neuron answers to one class at most.
       strength: what its log-odds rise by on clips of that class.
       unequal: classes differ in how many clips their recordings have (`SIZES`); by default 1, 2, 3, 1, 2, ... in all.
