@@ -1,4 +1,7 @@
-"""What the selectors and the permutation test pick of a store, and how much of it was planted."""
+"""What the selectors and the permutation test pick of a store, and how much of it was planted.
+
+Selectors by score are told how many pairs are planted, `aape` and `lape` how many neurons; the test is told nothing.
+"""
 
 import dataclasses
 import math
@@ -34,7 +37,7 @@ def permutations_for(classes: int) -> int:
 
 
 def choose(store: Store, sums: Sums, permutations: int, seed: int) -> dict[str, Bool[np.ndarray, "class layer neuron"]]:
-    """What every selector picks; those that pick a given number are given the planted one."""
+    """What every selector picks; those that pick a given number of pairs or of neurons are given the planted one."""
     members, truth = store.members, store.truth
     active = of_classes(store, store.counts.astype(np.float64)).astype(np.int64)
     tokens = members.T.astype(np.int64) @ store.tokens
