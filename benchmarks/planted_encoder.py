@@ -111,9 +111,9 @@ class ToneEncoder:
         return {"seed": self.seed, "front_end": {"hop": HOP}}
 
 
-def hear_tones(seed: int) -> tuple[Store, Sums]:
+def hear_tones(rng: np.random.Generator) -> tuple[Store, Sums]:
     """What the encoder counts on its clips, from WAV files on."""
-    rng, encoder = np.random.default_rng([seed, 1]), ToneEncoder(seed)
+    encoder = ToneEncoder(int(rng.integers(2**32)))
     with tempfile.TemporaryDirectory() as folder:
         path = write_tones(Path(folder), rng)
         task = load_task(str(path), unit_seconds=FRAMES * HOP / RATE, test_fold=None)

@@ -33,7 +33,8 @@ LINES = {
 RATES = {"recall": "recall", "false_discovery_rate": "false discovery rate"}
 NOTE = (
     "All but the permutation test are told how much is planted. "
-    "Where nothing is found, no false discovery rate is drawn."
+    "Where nothing is found, no false discovery rate is drawn.\n"
+    "Bars: standard error of the permutation test over repetitions."
 )
 
 
@@ -52,7 +53,9 @@ def rates(grid: list[dict[str, Any]]) -> pd.DataFrame:
             **{name: point[name] for name in ("classes", "clips_per_class", "strength")},
             "selector": selector,
             "recall": mean["recall"],
+            "recall_error": point["standard_error"][selector]["recall"],
             "false_discovery_rate": mean["false"] if mean["pairs"] else math.nan,
+            "false_discovery_rate_error": point["standard_error"][selector]["false"] if mean["pairs"] else math.nan,
         }
         for point in grid
         for selector, mean in point["mean"].items()
@@ -91,6 +94,8 @@ def draw_panel(axes: Axes, table: pd.DataFrame, rate: str, clips: int) -> None:
             line["strength"], line[rate], color=colour, marker=marker, linestyle=dashes, label=label, linewidth=width,
             markersize=size, markerfacecolor=colour if selector == TESTED else "none", zorder=order, clip_on=False,
         )  # fmt: skip
+        if selector == TESTED:
+            axes.errorbar(line["strength"], line[rate], line[f"{rate}_error"], color=colour, fmt="none", capsize=3)
     axes.grid(alpha=0.3)
 
 

@@ -1,5 +1,9 @@
-"""What the selectors and the permutation test pick of a store, and how much of it was planted."""
+"""What the selectors and the permutation test pick of a store, and how much of it was planted.
 
+Selectors by score are told how many pairs are planted, `aape` and `lape` how many neurons; the test is told nothing.
+"""
+
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -8,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from benchmarks.planted_stores import Store, Sums, of_classes
 from jaxdissect import SelectionRule
-from jaxdissect.exchange import find_units
+from jaxdissect.exchange import Units, find_units
 from jaxdissect.permutation import CutOffs, PermutationTest, Tested
 from jaxdissect.selection import PRESETS, activation_probability, select
 from jaxdissect.selectors import best_of_each_class, class_selectivity, d_prime, rank_scores
@@ -17,6 +21,7 @@ from jaxdissect.unit_counts import UnitCounts
 
 LEVEL = 0.05
 TESTED = f"q <= {LEVEL}"  # the permutation test
+EXCHANGED = ("recordings of one size", "recordings of any size", "clips")  # within folds; the first by the package
 SELECTORS = ("aape", "lape", TESTED, "probability", "class_selectivity", "d_prime", "auroc", "average_precision")
 
 
@@ -27,12 +32,12 @@ def compare(store: Store, sums: Sums, permutations: int, seed: int) -> dict[str,
 
 
 def permutations_for(classes: int) -> int:
-    """So many that the smallest p-value of the pooled null lets Benjamini-Hochberg reject a single pair."""
+    """So many that a pair alone could have q <= `LEVEL` in a pool of all neurons; in smaller pools it takes several."""
     return math.ceil(classes / LEVEL)
 
 
 def choose(store: Store, sums: Sums, permutations: int, seed: int) -> dict[str, Bool[np.ndarray, "class layer neuron"]]:
-    """What every selector picks; those that pick a given number are given the planted one."""
+    """What every selector picks; those that pick a given number of pairs or of neurons are given the planted one."""
     members, truth = store.members, store.truth
     active = of_classes(store, store.counts.astype(np.float64)).astype(np.int64)
     tokens = members.T.astype(np.int64) @ store.tokens
@@ -55,15 +60,26 @@ def choose(store: Store, sums: Sums, permutations: int, seed: int) -> dict[str, 
     return {name: found[name] for name in SELECTORS}
 
 
-def permuted(store: Store, permutations: int, seed: int, single_clips: bool = False) -> Tested:
-    """The package's permutation test; with `single_clips` as if every clip were a recording of its own."""
+def permuted(store: Store, permutations: int, seed: int, exchanged: str = EXCHANGED[0]) -> Tested:
+    """The package's permutation test, by what labels are exchanged among."""
     classes = store.members.shape[1]
-    sources = range(len(store.tokens)) if single_clips else store.recordings.tolist()
-    counts = UnitCounts(store.counts, store.tokens, find_units(store.members, sources, store.folds.tolist()))
+    counts = UnitCounts(store.counts, store.tokens, units_of(store, exchanged))
     test = PermutationTest(counts, CutOffs(math.inf, -1, 1), seed)
     null = test.nothing()
     test.run(permutations, null, np.zeros((classes, classes)))
     return test.tested(null)
+
+
+def units_of(store: Store, exchanged: str) -> Units:
+    """Recordings, or clips as if each were a recording of its own; the package's strata, or folds for those."""
+    of_one_size, _, clips = EXCHANGED
+    sources = range(len(store.tokens)) if exchanged == clips else store.recordings.tolist()
+    units = find_units(store.members, sources, store.folds.tolist())
+    if exchanged in (of_one_size, clips):
+        return units
+    stratum = np.empty_like(units.stratum)
+    stratum[units.unit] = store.folds
+    return dataclasses.replace(units, stratum=stratum)
 
 
 def q_values(tested: Tested) -> Float[np.ndarray, "class layer neuron"]:
@@ -89,6 +105,15 @@ def means(raw: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]
     """Of every number of every selector."""
     of = columns(raw)
     return {name: {what: float(np.mean(values)) for what, values in of[name].items()} for name in of}
+
+
+def standard_errors(raw: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Of the means, over two repetitions or more."""
+    of = columns(raw)
+    return {
+        name: {what: float(np.std(values, ddof=1) / math.sqrt(len(values))) for what, values in of[name].items()}
+        for name in of
+    }
 
 
 def columns(raw: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
