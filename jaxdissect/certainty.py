@@ -51,10 +51,10 @@ class CertaintyOptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Resampled:
-    """What a selection by AAPE comes to on other recordings of the same kind."""
+    """What a selection by AAPE comes to on other recordings of the same kind; None: nothing was drawn."""
 
-    bootstrap: Bootstrap
-    stability: Stability
+    bootstrap: Bootstrap | None
+    stability: Stability | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,14 +65,16 @@ class Certainty:
       tested: every pair's p-values.
       q_value: of each pair, Benjamini-Hochberg over all pairs of the label set.
       null: what permuted labels have shown.
-      resampled: of the recordings; None if the selection was not by AAPE, or nothing was drawn.
+      resampled: of the recordings.
+      drawn: how much was.
       units: recordings, or clips of recordings of several classes, whose labels were exchanged.
     """
 
     tested: Tested
     q_value: Float[np.ndarray, "class layer neuron"]
     null: Null
-    resampled: Resampled | None
+    resampled: Resampled
+    drawn: CertaintyOptions
     units: int
 
 
@@ -95,12 +97,14 @@ def assess(
       clip_tokens: counted tokens of every clip.
       members: classes of every clip that was counted.
       sources, folds: of every clip.
-      selection: by AAPE; None: another one, whose pairs are tested only.
+      selection: by AAPE; None: another one, whose pairs are tested only, and nothing is resampled.
       rule: of the selection.
       options: how much is drawn.
       saved: where the permutations are kept that a test goes on from when it was stopped.
       progress: called with the number of draws done, of `draws(options)`.
     """
+    if selection is None:
+        options = dataclasses.replace(options, resamples=0, splits=0)
     counts = UnitCounts(clip_counts, clip_tokens, find_units(members, sources, folds))
     cut, specific = NOTHING, np.zeros((members.shape[1], 1, 1), bool)
     if selection is not None:
@@ -113,14 +117,20 @@ def assess(
     _permute(test, options, null, similar, saved, progress)
     tested = test.tested(null)
     q_value = benjamini_hochberg(tested.p_value.ravel()).reshape(tested.p_value.shape)
-    resampled = None
-    if selection is not None and options.resamples and options.splits:
-        before, behind = options.permutations, options.permutations + options.resamples
-        resampled = Resampled(
-            bootstrap(counts, rule, options.resamples, options.seed, progress=lambda done: progress(before + done)),
-            split_halves(counts, rule, options.splits, options.seed, lambda done: progress(behind + 2 * done)),
-        )
-    return Certainty(tested, q_value, null, resampled, len(counts.units.stratum))
+    resampled = _resample(counts, rule, options, progress)
+    return Certainty(tested, q_value, null, resampled, options, len(counts.units.stratum))
+
+
+def _resample(
+    counts: UnitCounts, rule: SelectionRule, options: CertaintyOptions, progress: Callable[[int], object]
+) -> Resampled:
+    before, behind, seed = options.permutations, options.permutations + options.resamples, options.seed
+    intervals = stability = None
+    if options.resamples:
+        intervals = bootstrap(counts, rule, options.resamples, seed, progress=lambda done: progress(before + done))
+    if options.splits:
+        stability = split_halves(counts, rule, options.splits, seed, lambda done: progress(behind + 2 * done))
+    return Resampled(intervals, stability)
 
 
 def _permute(

@@ -24,11 +24,12 @@ from jaxdissect.selection import SelectionRule
 
 OF_PAIRS = {
     "statistic": "active tokens beyond what the neuron's rate lets expect, in standard deviations under exchange",
-    "p_value": "one-sided, from the pooled permutation null of the class",
+    "p_value": "one-sided, from the permuted labels of neurons that fire in about as many units",
     "p_highest": "that any pair of the label set reaches this under permuted labels (max-T)",
     "q_value": "false discovery rate, Benjamini-Hochberg over all pairs of the label set",
     "stability": "share of random halves of the recordings in which the pair is selected",
 }
+DRAWN = ("permutations", "resamples", "splits", "seed")
 COLUMNS = ("p_value", "q_value", "stability")  # of neurons.csv
 CLIP_COUNTS = "clip_counts.npy"
 AGAIN = "count again with --keep-clips, or remove it and do without (--permutations 0)."
@@ -98,8 +99,6 @@ def assess_neurons(
       of: JSON values that tell what is tested from others, by names for people.
     """
     by_aape = neurons.scores.attrs["selector"] == "aape"
-    if not by_aape:
-        options = dataclasses.replace(options, resamples=0, splits=0)
     found = {}
     total = draws(options) * len(neurons.selections)
     with progress_bar(what="Permuting, resampling", total=total, unit="draw") as bar:
@@ -116,9 +115,7 @@ def assess_neurons(
     return found
 
 
-def with_certainty(
-    neurons: Neurons, counts: xr.Dataset, found: Mapping[str, Certainty], options: CertaintyOptions
-) -> Neurons:
+def with_certainty(neurons: Neurons, counts: xr.Dataset, found: Mapping[str, Certainty]) -> Neurons:
     """The tables and scores of a selection with what is known of its certainty."""
     axes = ("class", "layer", "neuron")
     shape = tuple(counts.sizes[axis] for axis in axes)
@@ -128,8 +125,11 @@ def with_certainty(
         one, classes = found[name], _classes(counts, name)
         values = {kind: values for kind, values in vars(one.tested).items() if kind in OF_PAIRS}
         values["q_value"] = one.q_value
-        if one.resampled is not None:
-            limits[:, number], values["stability"] = one.resampled.bootstrap.aape, one.resampled.stability.selected
+        intervals, stability = one.resampled.bootstrap, one.resampled.stability
+        if intervals is not None:
+            limits[:, number] = intervals.aape
+        if stability is not None:
+            values["stability"] = stability.selected
         for kind, array in values.items():
             of_pairs[kind][classes] = array
     coordinates = {axis: counts[axis] for axis in axes[1:]} | {
@@ -142,7 +142,7 @@ def with_certainty(
             for end, values in zip(("low", "high"), limits, strict=True)
         }
     )
-    scores.attrs |= {name: getattr(options, name) for name in ("permutations", "resamples", "splits", "seed")}
+    scores.attrs |= {name: getattr(one.drawn, name) for one in found.values() for name in DRAWN}
     table = neurons.neurons.copy()
     pairs = zip(counts["label_set"].values, counts["class"].values, strict=True)
     place = {pair: number for number, pair in enumerate(pairs)}
@@ -154,8 +154,12 @@ def with_certainty(
     return dataclasses.replace(neurons, scores=scores, neurons=table, coverage=coverage)
 
 
-def null_dataset(counts: xr.Dataset, found: Mapping[str, Certainty]) -> xr.Dataset:
-    """What permuted labels have shown of two classes of one label set; NaN across label sets."""
+def null_dataset(neurons: Neurons, counts: xr.Dataset, found: Mapping[str, Certainty]) -> xr.Dataset:
+    """What permuted labels have shown of two classes of one label set; NaN across label sets.
+
+    Of a selection that is not by AAPE, which has no cut-offs that permuted labels could pass, the highest statistics.
+    """
+    by_aape = neurons.scores.attrs["selector"] == "aape"
     size = counts.sizes["class"]
     names = {
         "expected_shared": "neurons that two classes share under permuted labels, mean",
@@ -166,12 +170,14 @@ def null_dataset(counts: xr.Dataset, found: Mapping[str, Certainty]) -> xr.Datas
     arrays = {name: np.full((size, size), np.nan) for name in names}
     for name, one in found.items():
         block = np.ix_(_classes(counts, name), _classes(counts, name))
-        if one.null.done:
+        if one.null.done and by_aape:
             arrays["expected_shared"][block] = one.null.shared / one.null.done
             arrays["p_value"][block] = (1 + one.null.as_similar) / (1 + one.null.done)
-        if one.resampled is not None:
+        if one.resampled.bootstrap is not None:
             arrays["jaccard_low"][block], arrays["jaccard_high"][block] = one.resampled.bootstrap.jaccard
-    per_draw = {"pairs": "pairs that pass the cut-offs", "neurons": "neurons that do", "highest": "highest statistic"}
+    per_draw = {"highest": "highest statistic"}
+    if by_aape:
+        per_draw |= {"pairs": "pairs that pass the cut-offs", "neurons": "neurons that do"}
     draws_axis = ("label_set", "permutation")
     return xr.Dataset(
         {name: (("class", "class_b"), arrays[name], {"long_name": meaning}) for name, meaning in names.items()}
@@ -188,11 +194,12 @@ def null_dataset(counts: xr.Dataset, found: Mapping[str, Certainty]) -> xr.Datas
 
 def _coverage(neurons: Neurons, name: str, one: Certainty) -> dict[str, Any]:
     specific, passed = neurons.selections[name].specific, one.q_value <= LEVEL
+    tested = ~np.isnan(one.tested.p_value)
     pairs, by_chance = int(specific.sum()), np.nan
-    if neurons.scores.attrs["selector"] == "aape" and one.null.done:
+    if neurons.scores.attrs["selector"] == "aape" and one.null.done and tested.any():
         by_chance = float(one.null.pairs.mean())
+    intervals, stability = one.resampled.bootstrap, one.resampled.stability
     nothing = (np.nan, np.nan)
-    intervals = one.resampled and one.resampled.bootstrap
     coverage, per_class = (intervals.coverage, intervals.neurons_per_class) if intervals else (nothing, nothing)
     return {
         "coverage_low": coverage[0],
@@ -204,23 +211,24 @@ def _coverage(neurons: Neurons, name: str, one: Certainty) -> dict[str, Any]:
         "false_discovery_rate": min(1.0, by_chance / pairs) if pairs else np.nan,
         "pairs_significant": int((passed & specific).sum()),
         "all_pairs_significant": int(passed.sum()),
-        "split_half_jaccard": one.resampled.stability.jaccard if one.resampled else np.nan,
+        "split_half_jaccard": stability.jaccard if stability else np.nan,
         "units": one.units,
         "pairs_needed": pairs_needed(one.tested),
-        "classes_untested": int(np.isnan(one.tested.p_value).all(axis=(1, 2)).sum()),
+        "classes_untested": int((~tested.any(axis=(1, 2))).sum()),
     }
 
 
 def _saved(folder: Path, of: Mapping[str, Any]) -> SavedNull:
-    """Every test has a file of its own, so that one that was stopped does not stand in the way of another."""
+    """Every test has a file of its own, so that one that was stopped does not stand in another's way."""
     name = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
     return SavedNull(folder / f"{name}.npz", of)
 
 
 def pairs_needed(tested: Tested) -> float:
-    """How many pairs must be as significant as these permutations can show before any has a q-value of `LEVEL`."""
-    lowest = tested.lowest[~np.isnan(tested.lowest)]
-    return math.ceil(lowest.max() * lowest.size / LEVEL) if lowest.size else math.nan
+    """How many pairs must be beyond all permutations before these can have q-values of `LEVEL`; NaN: no number does."""
+    lowest = np.sort(tested.lowest[~np.isnan(tested.lowest)])
+    enough = np.flatnonzero(lowest * lowest.size <= LEVEL * np.arange(1, lowest.size + 1))
+    return float(enough[0] + 1) if len(enough) else math.nan
 
 
 def _classes(counts: xr.Dataset, label_set: str) -> np.ndarray:

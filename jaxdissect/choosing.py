@@ -11,12 +11,12 @@ import pandas as pd
 import xarray as xr
 
 from jaxdissect.certainty import LEVEL, CertaintyOptions
-from jaxdissect.certainty_files import OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
+from jaxdissect.certainty_files import DRAWN, OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
 from jaxdissect.class_scores import MEANINGS, agreement_table, class_scores
 from jaxdissect.errors import InputError
-from jaxdissect.files import cannot_write
+from jaxdissect.files import cannot_write, sha256_file
 from jaxdissect.results import Neurons, read_netcdf, select_neurons, write_csv, write_netcdf
-from jaxdissect.run import Run, computed_by, require_same_run
+from jaxdissect.run import Run, computed_by, record_attributes, require_same_run
 from jaxdissect.selection import SelectionRule
 from jaxdissect.selectors import FROM_CLIPS
 from jaxdissect.state_file import remove_states
@@ -34,7 +34,7 @@ class NeuronsOptions:
       bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
       selector: score by which neurons are chosen. Others than aape give every class the share --keep of all neurons
         with the highest score; auroc and average_precision need --keep-clips.
-      permutations: of the labels, for p-values; with --keep-clips only.
+      permutations: of the labels, for p-values; with --keep-clips only. 0: nor are intervals and stability found.
       resamples: of the recordings, for intervals.
       splits: into random halves, for the stability.
       seed: of all of these draws.
@@ -86,9 +86,11 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     null, states = None, run.file("state") / "neurons"
     chosen = dataclasses.asdict(rule) | {"selector": options.selector}
     if clips is not None and certainty.permutations:
-        of = {**counted["fingerprints"], **counted["options"], **chosen, "--seed": certainty.seed, **computed_by()}
+        of = {**chosen, "--seed": certainty.seed, **computed_by()}
+        of |= {name: sha256_file(run.file(name)) for name in ("activations.nc", "clip_labels.nc")}
         found = assess_neurons(clips, counts, neurons, rule, certainty, states, of)
-        neurons, null = with_certainty(neurons, counts, found, certainty), null_dataset(counts, found)
+        neurons, null = with_certainty(neurons, counts, found), null_dataset(neurons, counts, found)
+        chosen |= {name: neurons.scores.attrs[name] for name in DRAWN}
     table = agreement_table(
         score, {name: one.aape for name, one in by_aape.selections.items()},
         {name: one.specific for name, one in by_aape.selections.items()}, counts["label_set"], rule.keep,
@@ -97,13 +99,14 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         beside = _scores_of_classes(run, counted)
         forget_neurons(run)
         scores = xr.merge([neurons.scores, score, beside], compat="override", combine_attrs="override")
+        scores.attrs |= record_attributes(counted)
         write_netcdf(scores, run.file("scores.nc"))
         write_csv(neurons.neurons, run.file("neurons.csv"))
         write_csv(neurons.coverage, run.file("coverage.csv"))
         write_csv(layer_table(neurons), run.file("layers.csv"))
         write_csv(table, run.file("agreement.csv"))
         if null is not None:
-            write_netcdf(null, run.file("permutations.nc"))
+            write_netcdf(null.assign_attrs(record_attributes(counted)), run.file("permutations.nc"))
         record = {
             "options": chosen,
             "fingerprints": counted["fingerprints"],

@@ -52,7 +52,10 @@ def class_scores(
             scores = _rank_scores(clip_counts, clip_tokens, clips, members[np.ix_(clips, own)])
             for name, values in zip(("auroc", "average_precision"), scores, strict=True):
                 found[name][own] = values
-    return xr.Dataset({name: (AXES, values, {"long_name": MEANINGS[name]}) for name, values in found.items()})
+    return xr.Dataset(
+        {name: (AXES, values, {"long_name": MEANINGS[name]}) for name, values in found.items()},
+        {"class": ("class", counts["class"].values), "class_label_set": ("class", counts["label_set"].values)},
+    )
 
 
 def _rank_scores(

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,7 @@ from jaxdissect.tasks.preparing import PrepareOptions, PrepareResult, run_prepar
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
 
+SEVERAL = ("--with", "--neurons", "--gain", "--suite")  # options of several values
 FAILED, USER_ERROR, LOST_PROCESS, INTERRUPTED, BROKEN_PIPE = 1, 2, 75, 130, 141  # 75: "try again" in sysexits.h
 
 
@@ -332,6 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     _prepare()
     try:
+        _require_once(sys.argv[1:] if arguments is None else arguments)
         command = tyro.cli(
             Command,
             prog="jaxdissect",
@@ -360,6 +363,14 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of what is printed has gone, perhaps before all stages were run
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def _require_once(arguments: Sequence[str]) -> None:
+    """Refuse an option of several values that is given twice: the last alone would count, without a word."""
+    options = [argument.partition("=")[0] for argument in arguments]
+    for option in SEVERAL:
+        if options.count(option) > 1:
+            raise InputError(f"{option} was given twice: give it once, its values one after another.")
 
 
 def _prepare() -> None:

@@ -105,6 +105,7 @@ def run_share(options: ShareOptions) -> Sharing:
     """
     started = time.perf_counter()
     run = Run(options.run)
+    _require_different([options.run, *options.with_])
     own = read_sets(run)
     others = [sets for folder in options.with_ for sets in read_sets(Run(folder))]
     for sets in others:
@@ -127,6 +128,16 @@ def run_share(options: ShareOptions) -> Sharing:
         }
         run.finish("share", record)
     return sharing
+
+
+def _require_different(folders: Sequence[Path]) -> None:
+    places = [folder.resolve() for folder in folders]
+    for number, (folder, place) in enumerate(zip(folders, places, strict=True)):
+        if place in places[:number]:
+            raise InputError(
+                f"--with {folder}: this run is compared already: name others. The label sets of --run are compared "
+                f"with each other in any case."
+            )
 
 
 def share(
@@ -188,7 +199,8 @@ def read_sets(run: Run) -> list[Sets]:
     """
     record = run.require("neurons")
     scores, counts = read_netcdf(run.file("scores.nc")), read_netcdf(run.file("activations.nc"))
-    require_same_run(run, counts.attrs, run.require("activations"))
+    for dataset in (counts, scores):
+        require_same_run(run, dataset.attrs, run.require("activations"))
     classes = list(zip(counts["label_set"].values.tolist(), counts["class"].values.tolist(), strict=True))
     pairs = read_specific(run, tuple(classes))
     found = []
@@ -199,6 +211,11 @@ def read_sets(run: Run) -> list[Sets]:
         for index, label in enumerate(own):
             for layer, neuron in pairs[name, label]:
                 specific[index, layer, neuron] = True
+        if not scores["kept"].sel(label_set=name).values.astype(bool)[specific.any(axis=0)].all():
+            raise InputError(
+                f"--run {run.path}: neurons.csv and scores.nc are of different selections: run `jaxdissect neurons "
+                f"--run {run.path}` again."
+            )
         found.append(Sets(str(run.path), name, tuple(own), specific, rate, record["fingerprints"]["encoder"]))
     return found
 
@@ -208,6 +225,7 @@ def _read_permuted(run: Run, own: Sequence[Sets]) -> dict[str, xr.Dataset]:
     if not run.file("permutations.nc").is_file():
         return {}
     null = read_netcdf(run.file("permutations.nc"))
+    require_same_run(run, null.attrs, run.require("activations"))
     label_set = null["class_label_set"].values
     places = {sets.label_set: np.flatnonzero(label_set == sets.label_set) for sets in own}
     return {name: null.isel({"class": at, "class_b": at}) for name, at in places.items()}

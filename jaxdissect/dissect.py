@@ -207,8 +207,11 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[s
     }
 
 
-def _reuse(run: Run, record: dict[str, Any], max_bad_clips: float) -> ActivationsResult | None:
-    """The counts that are there already, if they are whole and few enough clips were unreadable."""
+def _reuse(run: Run, record: dict[str, Any], task: Task, max_bad_clips: float) -> ActivationsResult | None:
+    """The counts that are there already, if they are whole and few enough clips were unreadable.
+
+    Counts do not depend on which clips are of one recording; what is built on it is struck if the table says otherwise.
+    """
     if not run.is_done("activations", record["options"], record["fingerprints"]):
         return None
     if record["options"]["keep_clips"] and not run.file("clip_counts.npy").is_file():
@@ -217,7 +220,21 @@ def _reuse(run: Run, record: dict[str, Any], max_bad_clips: float) -> Activation
         reused = ActivationsResult(read_activations(run), run.require("activations"), max_bad_clips, reused=True)
     except InputError:  # a file is missing or damaged
         return None
-    return None if reused.too_many_bad else reused
+    if reused.too_many_bad:
+        return None
+    labels = reused.activations.clip_labels
+    if labels["source"].values.tolist() != list(task.sources):
+        labels["source"].values[:] = task.sources
+        if here().first:
+            with run.locked():
+                _forget_selection(run)
+                write_netcdf(labels, run.file("clip_labels.nc"))
+    return reused
+
+
+def _forget_selection(run: Run) -> None:
+    forget_neurons(run)
+    remove_states(run.file("state") / "neurons")
 
 
 def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
@@ -240,7 +257,7 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     )
     chosen = task.only(options.split)
     run, record = Run(options.run), _record(options, encoder, task)
-    reused = _reuse(run, record, options.max_bad_clips)
+    reused = _reuse(run, record, chosen, options.max_bad_clips)
     if reused is not None:
         return reused
     run.require_own("probe", "a probe", record["fingerprints"])
@@ -314,7 +331,7 @@ def _attrs(plan: _Plan) -> dict[str, Any]:
 
 
 def _save(result: ActivationsResult, store: Path | None, run: Run) -> None:
-    forget_neurons(run)
+    _forget_selection(run)
     run.reopen("activations")
     for name in ("activations.nc", "top_clips.nc", "clips.csv", "clip_labels.nc", "run.json"):
         sweep(run.file(name))

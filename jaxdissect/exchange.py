@@ -7,6 +7,7 @@ units of their own, whose labels are exchanged within the recording: what is com
 an effect of a class. Resampling and splitting keep whole recordings together in any case.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ class Units:
       stratum: of every unit; labels may be exchanged within one.
       recording: of every unit.
       group: of every recording; recordings may be drawn in each other's place within one: those of one fold and, where
-        every clip has one class, of one class, so that no class vanishes.
+        every clip has one class, of one class, so that no class vanishes. The only ones of their class in a fold are
+        drawn in each other's place, for nothing would vary else.
     """
 
     unit: Int[np.ndarray, " clip"]
@@ -84,7 +86,7 @@ def find_units(
     for clip in np.flatnonzero(members.any(axis=1)).tolist():
         recordings.setdefault((folds[clip], sources[clip]), []).append(clip)
     unit, strata, recording = np.full(len(members), -1), list[Hashable](), list[int]()
-    clips_of, groups = list[int](), list[Hashable]()
+    clips_of, groups = list[int](), list[tuple[Hashable, Hashable]]()
     one_class = (members.sum(axis=1) <= 1).all()
     for (fold, source), clips in recordings.items():
         whole = bool((members[clips] == members[clips[0]]).all())
@@ -94,6 +96,8 @@ def find_units(
             strata.append((fold, whole, len(clips) if whole else source))
             recording.append(len(groups))
         groups.append((fold, int(members[clips[0]].argmax()) if whole and one_class else None))
+    alone = {group for group, number in Counter(groups).items() if number == 1}
+    groups = [(group[0], "alone") if group in alone else group for group in groups]
     return Units(
         unit, members[np.array(clips_of, np.int64)], _numbered(strata), np.array(recording, np.int64), _numbered(groups)
     )

@@ -18,7 +18,8 @@ from jaxtyping import Bool, Complex, Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit
 
-ROUNDS, CLOSE = 200, 1e-6  # of the fit: at most so many, until sizes are met so closely (relative)
+ROUNDS, CLOSE = 100, 1e-6  # of the fit: at most so many, until sizes are met so closely (relative)
+LONGEST, TRACE = 3.0, 1e-9  # of a step, in log-odds; of the sizes, that is added to their variances
 SURE = 50.0  # log-odds at which a draw is as good as certain
 
 
@@ -38,7 +39,10 @@ class RandomClasses:
 
 
 def random_classes(sets: Bool[np.ndarray, "class neuron"]) -> RandomClasses:
-    """The random sets of largest entropy that have the breadths of these sets, and their sizes on average."""
+    """The random sets of largest entropy that have the breadths of these sets, and their sizes on average.
+
+    NaN where no such sets are found.
+    """
     breadth, size = sets.sum(axis=0), sets.sum(axis=1)
     breadths, counts = np.unique(breadth[breadth > 0], return_counts=True)
     there = np.flatnonzero(size)
@@ -61,6 +65,9 @@ def margin_overlap(
       a, b: of the label sets of the classes; drawn independently of each other. The same object: one label set, whose
         classes compete for its neurons, and the diagonal has no meaning.
     """
+    if a is b:
+        shared = shared.copy()
+        np.fill_diagonal(shared, 0)  # would take the most time
     used = (a.kind >= 0) & (b.kind >= 0)
     kinds, counts = np.unique(np.stack([a.kind[used], b.kind[used]]), axis=1, return_counts=True)
     expected, p_value = np.zeros(shared.shape), np.ones(shared.shape)
@@ -73,14 +80,26 @@ def margin_overlap(
 def _fit(
     breadths: Int[np.ndarray, " kind"], counts: Int[np.ndarray, " kind"], size: Int[np.ndarray, " class"]
 ) -> Float[np.ndarray, " class"]:
-    """Log-odds of the classes with which their sizes are met."""
+    """Log-odds of the classes with which their sizes are met, by Newton's method; NaN if they are not.
+
+    Where the sizes leave hardly a choice, as if a class has every neuron, log-odds grow without end while the sizes are
+    met ever more closely, so steps are bounded, and a trace is added where the sizes do not vary.
+    """
     log_odds = np.log(size / max(1, size.sum()))
-    for _ in range(ROUNDS if len(size) else 0):
-        ratio = size / (counts @ np.stack([_draw(log_odds, int(breadth)).has for breadth in breadths]))
-        log_odds = log_odds + np.log(ratio)
-        if np.abs(ratio - 1).max() < CLOSE:
-            break
-    return log_odds
+    for _ in range(ROUNDS):
+        reached, spread = np.zeros(len(size)), np.diag(TRACE * size)
+        for breadth, count in zip(breadths.tolist(), counts.tolist(), strict=True):
+            draw = _draw(log_odds, breadth)
+            has, both = draw.has, draw.has_both
+            np.fill_diagonal(both, has)
+            reached += count * has
+            spread += count * (both - np.outer(has, has))
+        gap = size - reached
+        if (np.abs(gap) < CLOSE * size).all():
+            return log_odds
+        step = np.linalg.solve(spread, gap)
+        log_odds = log_odds + step / max(1.0, np.abs(step).max() / LONGEST)
+    return np.full(len(size), np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +133,8 @@ def _draw(log_odds: Float[np.ndarray, " class"], number: int) -> _Draw:
     classes = len(log_odds)
     roots = classes + 1 + classes % 2
     root = np.exp(2j * np.pi * np.arange(roots) / roots)
-    p = np.ones(classes)
-    if number < classes:
+    p = np.full(classes, 1.0 if number == classes else np.nan)
+    if number < classes and np.isfinite(log_odds).all():
         ends = -log_odds.max() - SURE, -log_odds.min() + SURE
         p = expit(log_odds + brentq(lambda shift: float(expit(log_odds + shift).sum()) - number, *ends, xtol=1e-12))
     of_classes = 1 - p[:, None] + p[:, None] * root

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdissect.unit_counts import UnitCounts
 
 BINS, PER_UNIT = 4096, 64  # of the null histogram: statistics up to 64, in steps of 1/64
-SLACK = 0.05  # of a bin, by which float32 may have moved a statistic that equals the one that was found
+SLACK = 0.05  # of a bin, by which float32 moves a statistic that equals the one found, up to some 1e5 tokens a class
 TIE = 1e-5  # relative, within which float32 does not tell a probability from a cut-off
 LEAST_POOL = 1 / 8  # of the neurons that fire, in a pool
 AT_ONCE = 2**22  # of permutations x classes x neurons
@@ -95,7 +95,7 @@ def null_step(
     scale: Float[Array, "class neuron"],
     pool: Int[Array, " neuron"],
     cut: Float[Array, "3"],
-    pools: int,
+    histogram: Int[Array, "class pool bin"],
 ) -> dict[str, Array]:
     """What some permutations show on some neurons; jit-safe.
 
@@ -108,7 +108,7 @@ def null_step(
       scale: 1 / its deviation; 0 where it has none.
       pool: of each neuron.
       cut: how far AAPE must be below ln(classes), rate and probability.
-      pools: number of pools; static.
+      histogram: is added to.
     """
     product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     active = product("pcu,un->pcn", members, counts)
@@ -123,10 +123,8 @@ def null_step(
     as_number = passing.astype(jnp.float32)
     bins = jnp.clip(z * PER_UNIT, 0, BINS - 1).astype(jnp.int32)
     classes = jnp.arange(members.shape[1], dtype=jnp.int32)[None, :, None]
-    places = (classes * pools + pool[None, None]) * BINS + bins
-    histogram = jnp.zeros(members.shape[1] * pools * BINS, jnp.int32)
     return {
-        "histogram": histogram.at[places.ravel()].add(1).reshape(-1, pools, BINS),
+        "histogram": histogram.at[classes, pool[None, None], bins].add(1),
         "highest": z.max(axis=(1, 2)),
         "neurons": passing.any(axis=1).sum(axis=1),
         "shared": product("pcn,pdn->pcd", as_number, as_number),
@@ -266,8 +264,12 @@ class PermutationTest:
             numbers = range(null.done, min(null.done + batch, permutations))
             drawn = [self.units.exchanged(np.random.default_rng([self.seed, number])).T for number in numbers]
             members = jnp.asarray(np.stack(drawn), jnp.float32)
-            number = null.histogram.shape[1]
-            found = [_step(members, chunk.arrays[0], tokens, *chunk.arrays[1:], cut, number) for chunk in self.chunks]
+            histogram, found = jnp.zeros(null.histogram.shape, jnp.int32), []
+            for chunk in self.chunks:
+                shown = _step(members, chunk.arrays[0], tokens, *chunk.arrays[1:], cut, histogram)
+                histogram = shown.pop("histogram")
+                found.append(shown)
+            null.histogram += np.asarray(histogram)
             _add(null, found, similar)
             between()
 
@@ -290,17 +292,16 @@ class PermutationTest:
         return Tested(self.statistic, *masked)
 
 
-_step = jax.jit(null_step, static_argnames="pools")
+_step = jax.jit(null_step, donate_argnames="histogram")
 
 
 def _add(null: Null, found: list[dict[str, Array]], similar: Float[np.ndarray, "class class"]) -> None:
-    """Add what a batch has shown, on all chunks of neurons."""
+    """Add what a batch has shown on all chunks of neurons, but the histogram."""
     chunks = jax.device_get(found)
     shared = sum(chunk["shared"].astype(np.int64) for chunk in chunks)
     own = np.diagonal(shared, axis1=1, axis2=2)
     union = own[:, :, None] + own[:, None] - shared
     jaccard = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
-    null.histogram += sum(chunk["histogram"].astype(np.int64) for chunk in chunks)
     null.highest = np.append(null.highest, np.max([chunk["highest"] for chunk in chunks], axis=0).astype(np.float64))
     null.pairs = np.append(null.pairs, own.sum(axis=1))
     null.neurons = np.append(null.neurons, sum(chunk["neurons"].astype(np.int64) for chunk in chunks))

@@ -33,7 +33,7 @@ class Stability:
 
     Attributes:
       selected: share of all halves in which a pair is selected (Meinshausen and Buehlmann, JRSS B 2010).
-      jaccard: of the pairs that are selected on the two halves of a split, mean over splits.
+      jaccard: of the pairs that are selected on the two halves of a split, mean over splits in which any is; else NaN.
     """
 
     selected: Float[np.ndarray, "class layer neuron"]
@@ -94,7 +94,8 @@ def split_halves(
         half = counts.units.halved(np.random.default_rng([seed, number, 2]))
         first, second = (_select(counts, part.astype(np.int64), rule)[1] for part in (half, ~half))
         selected += first.astype(np.float64) + second
-        similar.append(float(overlap(first[None], second[None]).jaccard[0, 0]))
+        if first.any() or second.any():
+            similar.append(float(overlap(first[None], second[None]).jaccard[0, 0]))
         progress(number + 1)
     return Stability(selected / max(2 * splits, 1), float(np.mean(similar)) if similar else np.nan)
 

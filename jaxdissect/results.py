@@ -314,7 +314,7 @@ def _scores(
         "rate": "mean over classes of the activation probability",
         "aape": "activation probability entropy, nats; NaN: never fires",
         "aape_normalised": "AAPE / ln(classes); NaN for one class",
-        "kept": "among the neurons of lowest AAPE",
+        "kept": "by AAPE: among the neurons of lowest; by other selectors: chosen for a class",
     }
     arrays: dict[str, Any] = {
         name: (axes, np.stack([getattr(selection, name) for selection in chosen.values()]), {"long_name": meaning})

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
+from jaxdissect.progress import progress_bar
 from jaxdissect.selection import TIE_DIGITS
 
 SELECTORS = ("aape", "probability", "class_selectivity", "d_prime", "auroc", "average_precision")
@@ -130,7 +131,8 @@ def agreement(
     pairs.
     """
     rows = []
-    for one, other in itertools.combinations(scores, 2):
+    pairs = list(itertools.combinations(scores, 2))
+    for one, other in progress_bar(pairs, what="Comparing selectors", unit="pair"):
         found = []
         for a, b in zip(scores[one], scores[other], strict=True):
             both = np.isfinite(a) & np.isfinite(b)

@@ -168,13 +168,17 @@ def _certainty(row: Any) -> str:
             f"coverage {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings; halves of "
             f"them agree on {row['split_half_jaccard']:.0%} of the pairs"
         )
-    if row["pairs_needed"] > MANY:
+    if row["classes_untested"] < row["classes"] and not row["pairs_needed"] <= MANY:
+        needed = "even more than all" if math.isnan(row["pairs_needed"]) else f"{row['pairs_needed']:,.0f}"
         parts.append(
-            f"with so few permutations {row['pairs_needed']:,.0f} pairs must be beyond all of them before any has q <= "
-            f"{LEVEL}: draw more (--permutations)"
+            f"with so few permutations {needed} pairs must be beyond all of them before any has q <= {LEVEL}: draw "
+            f"more (--permutations)"
         )
     if row["classes_untested"]:
-        parts.append(f"{row['classes_untested']} classes of fewer than two recordings are not tested")
+        parts.append(
+            f"not tested: {row['classes_untested']} of {row['classes']} classes, of fewer than two recordings or "
+            f"without recordings of other classes to exchange labels with"
+        )
     return "; ".join(parts) + "."
 
 

@@ -45,17 +45,20 @@ def groups(members, sources, folds):
 
     The group is fold and class where every clip has at most one class and all clips of the recording have the same;
     else it is the fold's group of recordings of several classes, which is the whole fold if some clip has several.
+    Recordings that are alone in their group make one group of their fold.
     """
     single = all(sum(row) <= 1 for row in np.asarray(members).tolist())
     kinds = defaultdict(set)
     for clip, row in enumerate(np.asarray(members).tolist()):
         if any(row):
             kinds[folds[clip], sources[clip]].add(tuple(row))
-    return {
+    found = {
         (fold, source): (fold, row.index(True) if single and len(several) == 1 else "several")
         for (fold, source), several in kinds.items()
         for row in [next(iter(several))]
     }
+    size = Counter(found.values())
+    return {key: group if size[group] > 1 else (group[0], "alone") for key, group in found.items()}
 
 
 def excess(active, tokens):

@@ -1,19 +1,21 @@
 """The stages `neurons` and `share` with every clip's counts: what the tables say of chance, and what stops them."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 from jaxdissect import InputError, ViTConfig, certainty, load_task, permutation, save_encoder, untrained_m2d
-from jaxdissect.certainty_files import read_clips
+from jaxdissect.certainty_files import pairs_needed, read_clips
 from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.cli import main
 from jaxdissect.comparing import ShareOptions, run_share
 from jaxdissect.dissect import ActivationsOptions, run_activations
 from jaxdissect.exchange import find_units
-from jaxdissect.results import read_netcdf
+from jaxdissect.results import read_netcdf, write_netcdf
 from jaxdissect.run import Run
 from jaxdissect.significance import benjamini_hochberg
 
@@ -27,8 +29,6 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("certainty")
     rows, rng = ["file_name,label,loud,src_file,split"], np.random.default_rng(0)
     (path / "data").mkdir()
-    import soundfile
-
     for clip in range(CLIPS):
         kind = clip // 3 % 3
         tone = np.sin(np.arange(3200) * (0.2 + 0.3 * kind)) * (0.05 + 0.3 * (clip % 2)) + rng.normal(0, 0.02, 3200)
@@ -116,8 +116,6 @@ def test_the_clips_counts_are_grouped_as_the_table_says(done, folder):
 
 
 def test_the_same_seed_gives_the_same_and_another_does_not(done, tmp_path):
-    import shutil
-
     run, _ = done
     shutil.copytree(run, tmp_path / "copy")
     before = {name: (run / name).read_bytes() for name in ("neurons.csv", "coverage.csv")}
@@ -129,8 +127,6 @@ def test_the_same_seed_gives_the_same_and_another_does_not(done, tmp_path):
 
 @pytest.mark.parametrize("selector", ["probability", "class_selectivity", "d_prime", "auroc", "average_precision"])
 def test_other_selectors_give_every_class_its_best(done, tmp_path, selector):
-    import shutil
-
     shutil.copytree(done[0], tmp_path / "run")
     neurons = run_neurons(NeuronsOptions(run=tmp_path / "run", selector=selector, keep=0.05, **FEW))
     table = pd.read_csv(tmp_path / "run" / "neurons.csv")
@@ -172,8 +168,6 @@ def damage(run, how):
 
 @pytest.mark.parametrize("how", ["cut off", "other clips", "another run", "no array", "missing"])
 def test_a_store_that_is_not_of_the_run_is_told(done, tmp_path, how, capsys):
-    import shutil
-
     shutil.copytree(done[0], tmp_path / "run")
     damage(tmp_path / "run", how)
     assert main(["neurons", "--run", str(tmp_path / "run")]) == 2
@@ -188,8 +182,6 @@ class StoppedError(Exception):
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, StoppedError])
 def test_permutations_that_were_stopped_go_on(done, tmp_path, monkeypatch, stop):
     """Ctrl-C and a kill between two batches of the second label set; the tables are those of the run in one go."""
-    import shutil
-
     shutil.copytree(done[0], tmp_path / "run")
     options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, save_minutes=1e-9, **FEW)
     step, done_batches = permutation._step, []
@@ -223,8 +215,6 @@ def test_permutations_that_were_stopped_go_on(done, tmp_path, monkeypatch, stop)
 
 
 def test_a_damaged_state_of_permutations_is_told(done, tmp_path, monkeypatch):
-    import shutil
-
     shutil.copytree(done[0], tmp_path / "run")
     options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
     monkeypatch.setattr(certainty, "bootstrap", lambda *_, **__: (_ for _ in ()).throw(StoppedError))
@@ -237,8 +227,6 @@ def test_a_damaged_state_of_permutations_is_told(done, tmp_path, monkeypatch):
 
 
 def test_too_few_permutations_for_a_single_pair_are_told(done, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(done[0], tmp_path / "run")
     few = ["--resamples", "0", "--splits", "0", "--preset", "lape"]
     for permutations, told in ((1, True), (200, False)):
@@ -251,8 +239,6 @@ def test_too_few_permutations_for_a_single_pair_are_told(done, tmp_path, capsys)
 
 
 def test_sharing_within_a_run_and_with_others(done, folder, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(done[0], tmp_path / "run")
     count(folder, tmp_path / "other", "other", label="label")
     run_neurons(NeuronsOptions(run=tmp_path / "other", preset="lape", keep=0.1))
@@ -319,7 +305,7 @@ def test_one_recording_a_class_is_not_tested(folder, tmp_path, capsys):
     )  # fmt: skip
     run_activations(options)
     assert main(["neurons", "--run", str(tmp_path / "run"), "--preset", "lape", "--keep", "0.1"]) == 0
-    assert "3 classes of fewer than two recordings are not tested" in capsys.readouterr().out
+    assert "not tested: 3 of 3 classes, of fewer than two recordings or without" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "run" / "neurons.csv")
     assert len(table)
     assert table["p_value"].isna().all()
@@ -343,3 +329,149 @@ def test_dissect_tells_a_mistake_before_it_counts(folder, tmp_path, capsys, opti
     assert code == 2
     assert found in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_sharing_of_other_selectors_is_not_compared_with_labels_that_selected_nothing(done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "run")
+    neurons = run_neurons(NeuronsOptions(run=tmp_path / "run", selector="auroc", keep=0.05, **FEW))
+    assert set(run_share(ShareOptions(run=tmp_path / "run")).table["null"]) == {"layer and rate"}
+    null = read_netcdf(tmp_path / "run" / "permutations.nc")
+    assert "pairs" not in null
+    assert null["highest"].shape == (2, FEW["permutations"])
+    assert {name: neurons.scores.attrs[name] for name in ("permutations", "resamples", "splits")} == {
+        "permutations": FEW["permutations"], "resamples": 0, "splits": 0,
+    }  # fmt: skip
+
+
+def test_intervals_and_stability_do_not_need_each_other(done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "run")
+    one, other = "coverage_low", "split_half_jaccard"
+    for name, column, missing in (("splits", one, other), ("resamples", other, one)):
+        options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW | {name: 0})
+        coverage = run_neurons(options).coverage
+        assert coverage[column].notna().any()
+        assert coverage[missing].isna().all()
+        record = Run(tmp_path / "run").require("neurons")["options"]
+        assert {key: record[key] for key in FEW} == FEW | {name: 0}
+
+
+def test_permutations_of_other_counts_are_not_gone_on_from(done, tmp_path, monkeypatch):
+    """Stopped after its permutations; then the counts become others, of the same clips, encoder and options."""
+    shutil.copytree(done[0], tmp_path / "run")
+    options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
+
+    def stop(*_, **__):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(certainty, "bootstrap", stop)
+        with pytest.raises(StoppedError):
+            run_neurons(options)
+    assert list((tmp_path / "run" / "state" / "neurons").iterdir())
+    counts = read_netcdf(tmp_path / "run" / "activations.nc")
+    write_netcdf(counts.assign_attrs(recounted=1), tmp_path / "run" / "activations.nc")
+    read = []
+    monkeypatch.setattr(certainty.SavedNull, "read", lambda saved, nothing: read.append(saved.path.exists()) or nothing)
+    run_neurons(options)
+    assert read == [False, False]
+
+
+def test_more_permutations_than_asked_for_are_not_used(done, tmp_path, monkeypatch):
+    shutil.copytree(done[0], tmp_path / "run")
+    options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
+
+    def stop(*_, **__):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(certainty, "bootstrap", stop)
+        with pytest.raises(StoppedError):
+            run_neurons(options)
+    fewer = dataclasses.replace(options, permutations=10)
+    run_neurons(fewer)
+    assert read_netcdf(tmp_path / "run" / "permutations.nc").sizes["permutation"] == 10
+
+
+def test_recordings_are_those_that_the_table_tells_now(folder, tmp_path):
+    """The column is added after counting: counts stay, units and everything built on them do not."""
+    shutil.copytree(folder / "data", tmp_path / "data")
+    table = tmp_path / "data" / "task.csv"
+    rows = table.read_text()
+    columns = [row.split(",") for row in rows.splitlines()]
+    table.write_text("\n".join(",".join([*row[:3], row[4]]) for row in columns) + "\n")
+    options = ActivationsOptions(
+        encoder=str(folder / "one"), task=str(table), run=tmp_path / "run", label="label", unit_seconds=SECONDS,
+        batch_size=8, keep_clips=True,
+    )  # fmt: skip
+    neurons = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
+    run_activations(options)
+    assert run_neurons(neurons).coverage["units"].tolist() == [CLIPS]
+    table.write_text(rows)
+    assert run_activations(options).reused
+    assert "neurons" not in Run(tmp_path / "run").stages()
+    assert run_neurons(neurons).coverage["units"].tolist() == [12]
+    assert run_activations(options).reused
+    assert "neurons" in Run(tmp_path / "run").stages()
+
+
+def test_silent_clips_take_no_part(folder, tmp_path):
+    """With sounding tokens a silent clip has none; its recording is of one unit less."""
+    shutil.copytree(folder / "data", tmp_path / "data")
+    for clip in (0, 1, 2, 5):
+        soundfile.write(tmp_path / "data" / f"{clip}.wav", np.zeros(3200), 16000)
+    run_activations(
+        ActivationsOptions(
+            encoder=str(folder / "one"), task=str(tmp_path / "data" / "task.csv"), run=tmp_path / "run", label="label",
+            unit_seconds=SECONDS, batch_size=8, keep_clips=True, tokens="sounding",
+        )
+    )  # fmt: skip
+    counts = read_netcdf(tmp_path / "run" / "activations.nc")
+    clips = read_clips(Run(tmp_path / "run"), counts)
+    assert np.flatnonzero(clips.tokens == 0).tolist() == [0, 1, 2, 5]
+    assert not clips.members[[0, 1, 2, 5]].any()
+    assert clips.members.sum() == CLIPS - 4
+    neurons = run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW))
+    assert neurons.coverage["units"].tolist() == [11]
+
+
+def test_files_of_other_runs_and_selections_are_not_mixed(done, folder, tmp_path):
+    count(folder, tmp_path / "other", "other", keep_clips=True)
+    run_neurons(NeuronsOptions(run=tmp_path / "other", preset="lape", keep=0.1, **FEW))
+    for name in ("scores.nc", "permutations.nc"):
+        shutil.copytree(done[0], tmp_path / name)
+        shutil.copy(tmp_path / "other" / name, tmp_path / name / name)
+        with pytest.raises(InputError, match=r"its files are of different runs, encoder_sha256 differ"):
+            run_share(ShareOptions(run=tmp_path / name))
+    shutil.copytree(done[0], tmp_path / "mixed")
+    shutil.copy(tmp_path / "other" / "neurons.csv", tmp_path / "mixed" / "neurons.csv")
+    with pytest.raises(InputError, match=r"neurons.csv and scores.nc are of different selections"):
+        run_share(ShareOptions(run=tmp_path / "mixed"))
+
+
+def test_a_run_is_compared_with_others_once(done, tmp_path, capsys):
+    shutil.copytree(done[0], tmp_path / "run")
+    shutil.copytree(done[0], tmp_path / "copy")
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    for others in ((run,), (run.parent / "." / "run",), (copy, copy)):
+        with pytest.raises(InputError, match="this run is compared already"):
+            run_share(ShareOptions(run=run, with_=others))
+    assert main(["share", "--run", str(run), "--with", str(copy), "--with", str(copy)]) == 2
+    assert "--with was given twice" in capsys.readouterr().err
+
+
+def test_scores_name_their_classes_without_the_clips_counts_too(folder, tmp_path):
+    count(folder, tmp_path / "run")
+    run_neurons(NeuronsOptions(run=tmp_path / "run"))
+    scores, counts = (read_netcdf(tmp_path / "run" / name) for name in ("scores.nc", "activations.nc"))
+    assert scores["class"].values.tolist() == counts["class"].values.tolist()
+    assert scores["class_label_set"].values.tolist() == counts["label_set"].values.tolist()
+
+
+def test_pairs_needed_are_the_fewest_that_permutations_can_show():
+    """Of ten tests nine have lowest p-values of 0.04 and one of 0.02: six at 0.04 make 10 / 6 x 0.04 > 0.05."""
+    lowest = np.array([0.02] + [0.04] * 9 + [np.nan])[:, None, None]
+    tested = permutation.Tested(*(np.full(lowest.shape, np.nan),) * 3, lowest)
+    assert pairs_needed(tested) == 8  # 0.04 x 10 / 8 = 0.05
+    assert pairs_needed(dataclasses.replace(tested, lowest=np.where(lowest < 0.03, 0.004, lowest))) == 1
+    assert np.isnan(pairs_needed(dataclasses.replace(tested, lowest=lowest + 0.9)))
+    assert np.isnan(pairs_needed(dataclasses.replace(tested, lowest=np.full_like(lowest, np.nan))))

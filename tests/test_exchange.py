@@ -88,7 +88,7 @@ def test_units_by_hand():
     assert units.recording.tolist() == [0, 1, 2, 2, 3, 4]
     assert units.group.tolist() == [0, 1, 0, 1, 1]  # the last clip has two classes: groups are folds
     units = find_units(members[:-1], sources[:-1], folds[:-1])
-    assert units.group.tolist() == [0, 1, 2, 1]  # fold 1 class 0; fold 2 class 1; fold 1 both; fold 2 class 1
+    assert units.group.tolist() == [0, 1, 0, 1]  # fold 1: class 0 and both, each alone; fold 2 class 1
 
 
 @pytest.mark.parametrize("sources", [[None, None, None, "x"], [True, True, True, "x"]])

@@ -94,12 +94,31 @@ def test_breadths_hold_and_pairs_of_classes_add_up(sets):
         assert has.max() < 1 + 1e-12
 
 
+def sizes_of(drawn):
+    return drawn.has[drawn.kind[drawn.kind >= 0]].sum(axis=0)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_sizes_are_met(seed):
     sets = some_sets(12, 80, np.random.default_rng(seed))
+    np.testing.assert_allclose(sizes_of(random_classes(sets)), sets.sum(axis=1), rtol=1e-5)
+
+
+def test_sizes_are_met_where_most_neurons_have_every_class():
+    """3,500 neurons of both classes say nothing of the odds, which the 186 others do, of whom 2 have the first."""
+    sets = np.ones((2, 3686), bool)
+    sets[0, 3502:] = sets[1, 3500:3502] = False
     drawn = random_classes(sets)
-    inside = drawn.kind >= 0
-    np.testing.assert_allclose(drawn.has[drawn.kind[inside]].sum(axis=0), sets.sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(sizes_of(drawn), sets.sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(drawn.has[0], [2 / 186, 184 / 186], rtol=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 30), st.integers(0, 1000))
+def test_sizes_are_met_where_a_class_has_every_neuron_or_hardly_any(classes, neurons, seed):
+    rng = np.random.default_rng(seed)
+    sets = rng.random((classes, neurons)) < rng.choice([0, 0.03, 0.5, 1], classes)[:, None]
+    np.testing.assert_allclose(sizes_of(random_classes(sets)), sets.sum(axis=1), rtol=1e-5, atol=1e-9)
 
 
 def test_classes_of_one_size_are_alike():
