@@ -2,8 +2,8 @@
 
 `python -m benchmarks.certainty --esc50 ESC-50 --fsdd FSDD --out benchmarks/results/certainty.json --runs FOLDER`. For
 every encoder and task, over all tokens and over sounding ones: pairs of class and neuron that are selected, that would
-be under permuted labels, and that have q <= 0.05. A pair is called a duration detector if it is selected over all
-tokens and has q > 0.05 over sounding ones. The runs are kept in the folder, for `jaxdissect share` and the figures.
+be under permuted labels, and that have q <= 0.05. A pair is called a duration detector if it is selected and has q <= 0.05
+over all tokens, and has q > 0.05 over sounding ones. The runs are kept in the folder, for `jaxdissect share` and the figures.
 """
 
 import dataclasses
@@ -96,26 +96,34 @@ def survey(options: Options) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 
 
 def duration_detectors(everything: Neurons, sounding: Neurons) -> dict[str, dict[str, float]]:
-    """By label set, of the pairs selected over all tokens: shares selected over sounding ones, and not significant."""
-    q_value = sounding.scores["q_value"].values
-    places = dict(
-        zip(
-            zip(sounding.scores["class_label_set"].values, sounding.scores["class"].values, strict=True),
-            range(len(q_value)),
-            strict=True,
-        )
-    )
-    own = {tuple(row) for row in sounding.neurons[["label_set", "class", "layer", "neuron"]].itertuples(index=False)}
+    """By label set, of the pairs selected over all tokens: which are over sounding ones, and are no more significant."""
+    q_all, q_sounding = (_q_values(neurons) for neurons in (everything, sounding))
+    own = set(_pairs(sounding.neurons))
     found = {}
     for name in everything.coverage["label_set"]:
-        pairs = everything.neurons[everything.neurons["label_set"] == name]
-        keys = list(pairs[["label_set", "class", "layer", "neuron"]].itertuples(index=False))
-        q = np.array([q_value[places[key[0], key[1]], key[2], key[3]] for key in keys])
+        pairs = _pairs(everything.neurons[everything.neurons["label_set"] == name])
+        significant = [pair for pair in pairs if q_all[pair[:2]][pair[2:]] <= LEVEL]
+        lost = sum(not q_sounding[pair[:2]][pair[2:]] <= LEVEL for pair in significant)
         found[str(name)] = {
-            "also_selected_over_sounding": sum(tuple(key) in own for key in keys) / len(keys) if keys else math.nan,
-            "duration_detectors": float((~(q <= LEVEL)).mean()) if keys else math.nan,
+            "also_selected_over_sounding": _share(sum(pair in own for pair in pairs), len(pairs)),
+            "duration_detectors": _share(lost, len(significant)),
         }
     return found
+
+
+def _pairs(table: pd.DataFrame) -> list[tuple[str, str, int, int]]:
+    return list(table[["label_set", "class", "layer", "neuron"]].itertuples(index=False, name=None))
+
+
+def _q_values(neurons: Neurons) -> dict[tuple[str, str], np.ndarray]:
+    """Of every layer and neuron, by label set and class."""
+    scores = neurons.scores
+    names = zip(scores["class_label_set"].values.tolist(), scores["class"].values.tolist(), strict=True)
+    return dict(zip(names, scores["q_value"].values, strict=True))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
 def sharing(options: Options) -> list[dict[str, Any]]:
