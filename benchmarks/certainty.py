@@ -2,8 +2,9 @@
 
 `python -m benchmarks.certainty --esc50 ESC-50 --fsdd FSDD --out benchmarks/results/certainty.json --runs FOLDER`. For
 every encoder and task, over all tokens and over sounding ones: pairs of class and neuron that are selected, that would
-be under permuted labels, and that have q <= 0.05. A pair is called a duration detector if it is selected and has q <= 0.05
-over all tokens, and has q > 0.05 over sounding ones. The runs are kept in the folder, for `jaxdissect share` and the figures.
+be under permuted labels, and that have q <= 0.05. A pair is called a duration detector if it is selected and has q <=
+0.05 over all tokens, and q > 0.05 over sounding ones. The runs are kept in the folder, for `jaxdissect share` and its
+figures. `python -m benchmarks.certainty_tables RECORD` makes tables of it.
 """
 
 import dataclasses
@@ -15,7 +16,8 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from benchmarks.common import table, write_record
+from benchmarks.certainty_tables import tables
+from benchmarks.common import write_record
 from jaxdissect.certainty import LEVEL
 from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.comparing import ShareOptions, run_share
@@ -96,7 +98,7 @@ def survey(options: Options) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 
 
 def duration_detectors(everything: Neurons, sounding: Neurons) -> dict[str, dict[str, float]]:
-    """By label set, of the pairs selected over all tokens: which are over sounding ones, and are no more significant."""
+    """By label set, of the pairs selected over all tokens: what is left of them over sounding ones."""
     q_all, q_sounding = (_q_values(neurons) for neurons in (everything, sounding))
     own = set(_pairs(sounding.neurons))
     found = {}
@@ -158,20 +160,12 @@ def main(options: Options) -> None:
     """Look, print and write down."""
     rows, agreement = survey(options)
     shared = sharing(options)
-    names = ("encoder", "case", "label_set", "preset", "tokens", "coverage", "pairs", "pairs_by_chance",
-             "pairs_significant", "all_pairs_significant", "split_half_jaccard", "also_selected_over_sounding",
-             "duration_detectors")  # fmt: skip
-    print(table(names, [[_cell(row.get(name, "")) for name in names] for row in rows]))
-    print(table(list(shared[0]), [[_cell(value) for value in row.values()] for row in shared]))
+    print(tables({"label_sets": rows, "sharing": shared, "agreement": agreement}))
     if options.out is not None:
         write_record(
             options.out, ("jax", "numpy", "scipy"), permutations=options.permutations, label_sets=rows, sharing=shared,
             agreement=agreement,
         )  # fmt: skip
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
