@@ -18,7 +18,11 @@ def tables(record: Mapping[str, Any]) -> str:
     """Survivors, duration detectors, sharing, and how far selectors agree, in Markdown."""
     rows, agreement = pd.DataFrame(record["label_sets"]), pd.DataFrame(record["agreement"])
     found = pd.DataFrame(record["sharing"])
-    parts = [survivors(rows), durations(rows), table(list(found), [list(map(cell, row)) for row in found.to_numpy()])]
+    parts = [
+        survivors(rows),
+        durations(rows),
+        table(list(map(str, found)), [list(map(cell, row)) for row in found.to_numpy()]),
+    ]
     parts += [
         agreement_of(agreement, "m2d_tiny", case, name) for case, name in (("esc50-train", "event"), ("fsdd", "digit"))
     ]
