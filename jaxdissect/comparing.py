@@ -156,39 +156,51 @@ def share(
       permuted: by own label set what permuted labels have shown, as in `permutations.nc`.
     """
     everything = [*own, *others]
-    drawn = [random_classes(sets.specific.reshape(len(sets.classes), -1)) for sets in everything]
+    matrices, tables = _blocks(own, everything, permuted or {})
+    return Sharing(
+        pd.concat(tables, ignore_index=True),
+        _dataset(own, everything, matrices),
+        {sets.label_set: [sets.classes[index] for index in cluster(sets.specific)] for sets in own},
+        tuple(dict.fromkeys(sets.run for sets in others if sets.encoder != own[0].encoder)),
+    )
+
+
+def _blocks(
+    own: Sequence[Sets], everything: Sequence[Sets], permuted: Mapping[str, xr.Dataset]
+) -> tuple[dict[str, np.ndarray], list[pd.DataFrame]]:
+    """Matrices (class of `own`, class of `everything`), and the tables of every two label sets."""
     ends = np.cumsum([0, *(len(sets.classes) for sets in everything)])
-    shape = int(ends[len(own)]), int(ends[-1])
-    matrices = {name: np.full(shape, np.nan) for name in MEANINGS}
+    matrices = {name: np.full((int(ends[len(own)]), int(ends[-1])), np.nan) for name in MEANINGS}
     tables, pairs = [], [(i, j) for i in range(len(own)) for j in range(i, len(everything))]
+    drawn: dict[int, RandomClasses] = {}
     with progress_bar(what="Sharing", total=sum(len(own[i].classes) for i, _ in pairs), unit="class") as bar:
         for i, j in pairs:
-            null = (permuted or {}).get(own[i].label_set) if i == j else None
+            for number in {i, j} - drawn.keys():
+                drawn[number] = random_classes(everything[number].specific.reshape(len(everything[number].classes), -1))
+            null = permuted.get(own[i].label_set) if i == j else None
             found = _compare(own[i], everything[j], null) | _in_particular(own[i], everything[j], drawn[i], drawn[j])
-            bar.update(len(own[i].classes))
             rows, columns = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
             for name, matrix in matrices.items():
                 matrix[rows, columns] = found[name]
                 if j < len(own):
                     matrix[columns, rows] = found[name].T
             tables.append(_table(own[i], everything[j], found))
+            bar.update(len(own[i].classes))
+    return matrices, tables
+
+
+def _dataset(own: Sequence[Sets], everything: Sequence[Sets], matrices: Mapping[str, np.ndarray]) -> xr.Dataset:
     arrays: dict[str, Any] = {
         name: (("class_a", "class_b"), matrix, {"long_name": MEANINGS[name]}) for name, matrix in matrices.items()
     }
-    names = {
-        f"{name}_{side}": (f"class_{side}", np.array([value for sets in some for value in getattr(sets, of)], object))
-        for side, some in (("a", own), ("b", everything))
-        for name, of in (("class", "classes"), ("label_set", "label_sets"), ("run", "runs"))
-    }
+    names = {}
     for side, some in (("a", own), ("b", everything)):
+        axis = f"class_{side}"
         size = np.concatenate([sets.specific.sum(axis=(1, 2)) for sets in some])
-        arrays[f"size_{side}"] = (f"class_{side}", size, {"long_name": "neurons of the class"})
-    return Sharing(
-        pd.concat(tables, ignore_index=True),
-        xr.Dataset(arrays, names),
-        {sets.label_set: [sets.classes[index] for index in cluster(sets.specific)] for sets in own},
-        tuple(dict.fromkeys(sets.run for sets in others if sets.encoder != own[0].encoder)),
-    )
+        arrays[f"size_{side}"] = (axis, size, {"long_name": "neurons of the class"})
+        for name, of in (("class", "classes"), ("label_set", "label_sets"), ("run", "runs")):
+            names[f"{name}_{side}"] = (axis, np.array([one for sets in some for one in getattr(sets, of)], object))
+    return xr.Dataset(arrays, names)
 
 
 def read_sets(run: Run) -> list[Sets]:
