@@ -65,11 +65,11 @@ def permute(neurons: int, permutations: int, in_numpy: int) -> dict[str, Any]:
     cut = CutOffs(chosen.aape_cutoff, chosen.rate_cutoff, chosen.probability_bar)
     started = time.perf_counter()
     units = UnitCounts(counts, tokens, find_units(members, list(range(CLIPS)), folds))
-    test, similar = PermutationTest(units, cut, 0), np.zeros((CLASSES, CLASSES))
+    test, shared = PermutationTest(units, cut, 0), np.zeros((CLASSES, CLASSES), np.int64)
     prepared = time.perf_counter() - started
     null = test.nothing()
     started = time.perf_counter()
-    test.run(permutations, null, similar)
+    test.run(permutations, null, shared)
     taken = time.perf_counter() - started
     test.tested(null)
     found = {

@@ -66,7 +66,7 @@ def permuted(store: Store, permutations: int, seed: int, exchanged: str = EXCHAN
     counts = UnitCounts(store.counts, store.tokens, units_of(store, exchanged))
     test = PermutationTest(counts, CutOffs(math.inf, -1, 1), seed)
     null = test.nothing()
-    test.run(permutations, null, np.zeros((classes, classes)))
+    test.run(permutations, null, np.zeros((classes, classes), np.int64))
     return test.tested(null)
 
 

@@ -110,11 +110,11 @@ def assess(
     if selection is not None:
         cut = CutOffs(selection.aape_cutoff, selection.rate_cutoff, selection.probability_bar)
         specific = selection.specific
-    test, similar = PermutationTest(counts, cut, options.seed), overlap(specific, specific).jaccard
+    test, shared = PermutationTest(counts, cut, options.seed), overlap(specific, specific).shared
     null = saved.read(test.nothing()) if saved else test.nothing()
     if null.done > options.permutations:
         null = test.nothing()
-    _permute(test, options, null, similar, saved, progress)
+    _permute(test, options, null, shared, saved, progress)
     tested = test.tested(null)
     q_value = benjamini_hochberg(tested.p_value.ravel()).reshape(tested.p_value.shape)
     resampled = _resample(counts, rule, options, progress)
@@ -137,7 +137,7 @@ def _permute(
     test: PermutationTest,
     options: CertaintyOptions,
     null: Null,
-    similar: Float[np.ndarray, "class class"],
+    shared: Int[np.ndarray, "class class"],
     saved: SavedNull | None,
     progress: Callable[[int], object],
 ) -> None:
@@ -153,7 +153,7 @@ def _permute(
             progress(null.done)
             between()
 
-        test.run(options.permutations, null, similar, after_batch)
+        test.run(options.permutations, null, shared, after_batch)
     keep()
 
 

@@ -163,7 +163,7 @@ def null_dataset(neurons: Neurons, counts: xr.Dataset, found: Mapping[str, Certa
     size = counts.sizes["class"]
     names = {
         "expected_shared": "neurons that two classes share under permuted labels, mean",
-        "p_value": "that two classes are as similar (Jaccard) under permuted labels",
+        "p_value": "that two classes share as many neurons under permuted labels",
         "jaccard_low": "95% bootstrap interval of the Jaccard coefficient, low end",
         "jaccard_high": "the same, high end",
     }
@@ -172,7 +172,7 @@ def null_dataset(neurons: Neurons, counts: xr.Dataset, found: Mapping[str, Certa
         block = np.ix_(_classes(counts, name), _classes(counts, name))
         if one.null.done and by_aape:
             arrays["expected_shared"][block] = one.null.shared / one.null.done
-            arrays["p_value"][block] = (1 + one.null.as_similar) / (1 + one.null.done)
+            arrays["p_value"][block] = (1 + one.null.as_many) / (1 + one.null.done)
         if one.resampled.bootstrap is not None:
             arrays["jaccard_low"][block], arrays["jaccard_high"][block] = one.resampled.bootstrap.jaccard
     per_draw = {"highest": "highest statistic"}

@@ -154,7 +154,7 @@ class Null:
       highest: statistic of each permutation.
       pairs, neurons: that pass the cut-offs in each permutation.
       shared: neurons that two classes share, summed over permutations; the diagonal is their own number.
-      as_similar: permutations in which two classes are at least as similar (Jaccard) as they were found to be.
+      as_many: permutations in which two classes share at least as many neurons as they were found to.
     """
 
     histogram: Int[np.ndarray, "class pool bin"]
@@ -162,7 +162,7 @@ class Null:
     pairs: Int[np.ndarray, " permutation"]
     neurons: Int[np.ndarray, " permutation"]
     shared: Int[np.ndarray, "class class"]
-    as_similar: Int[np.ndarray, "class class"]
+    as_many: Int[np.ndarray, "class class"]
 
     @staticmethod
     def empty(classes: int, pools: int) -> "Null":
@@ -243,7 +243,7 @@ class PermutationTest:
         self,
         permutations: int,
         null: Null,
-        similar: Float[np.ndarray, "class class"],
+        overlap: Int[np.ndarray, "class class"],
         between: Callable[[], object] = lambda: None,
     ) -> None:
         """Go on until so many permutations are done.
@@ -251,7 +251,7 @@ class PermutationTest:
         Args:
           permutations: in all.
           null: `nothing()`, or one that was left; it is added to.
-          similar: Jaccard coefficients of the sets that were selected.
+          overlap: neurons that two classes were found to share.
           between: called after each batch, when `null` can be saved.
         """
         classes = self.units.members.shape[1]
@@ -270,7 +270,7 @@ class PermutationTest:
                 histogram = shown.pop("histogram")
                 found.append(shown)
             null.histogram += np.asarray(histogram)
-            _add(null, found, similar)
+            _add(null, found, overlap)
             between()
 
     def tested(self, null: Null) -> Tested:
@@ -295,15 +295,12 @@ class PermutationTest:
 _step = jax.jit(null_step, donate_argnames="histogram")
 
 
-def _add(null: Null, found: list[dict[str, Array]], similar: Float[np.ndarray, "class class"]) -> None:
+def _add(null: Null, found: list[dict[str, Array]], overlap: Int[np.ndarray, "class class"]) -> None:
     """Add what a batch has shown on all chunks of neurons, but the histogram."""
     chunks = jax.device_get(found)
     shared = sum(chunk["shared"].astype(np.int64) for chunk in chunks)
-    own = np.diagonal(shared, axis1=1, axis2=2)
-    union = own[:, :, None] + own[:, None] - shared
-    jaccard = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
     null.highest = np.append(null.highest, np.max([chunk["highest"] for chunk in chunks], axis=0).astype(np.float64))
-    null.pairs = np.append(null.pairs, own.sum(axis=1))
+    null.pairs = np.append(null.pairs, np.trace(shared, axis1=1, axis2=2))
     null.neurons = np.append(null.neurons, sum(chunk["neurons"].astype(np.int64) for chunk in chunks))
     null.shared += shared.sum(axis=0)
-    null.as_similar += (jaccard >= similar - 1e-12).sum(axis=0)
+    null.as_many += (shared >= overlap).sum(axis=0)

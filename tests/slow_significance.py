@@ -131,13 +131,9 @@ def passing(active, tokens, classes, cut):
 
 
 def overlaps(pairs, classes):
-    """Overlap and Jaccard coefficient (0 where both are empty) of the neurons of every two classes: (class, class)."""
+    """Neurons that every two classes share: (class, class)."""
     sets = [{neuron for one, neuron in pairs if one == number} for number in range(classes)]
-    shared, similar = np.zeros((classes, classes), np.int64), np.zeros((classes, classes))
-    for a, b in np.ndindex(shared.shape):
-        shared[a, b] = len(sets[a] & sets[b])
-        similar[a, b] = len(sets[a] & sets[b]) / len(sets[a] | sets[b]) if sets[a] | sets[b] else 0.0
-    return shared, similar
+    return np.array([[len(a & b) for b in sets] for a in sets], np.int64)
 
 
 def pools(active):
@@ -164,7 +160,7 @@ def pools(active):
     return found
 
 
-def permutation_test(active, tokens, classes, stratum, cut, exchanged, similar):
+def permutation_test(active, tokens, classes, stratum, cut, exchanged, overlap):
     """The whole test, given the classes (unit, class) of every permutation in `exchanged`.
 
     `p_value` counts exactly which statistics reach the observed one, over the class's tested neurons of the same pool;
@@ -191,14 +187,14 @@ def permutation_test(active, tokens, classes, stratum, cut, exchanged, similar):
         highest_at_most[place] = (1 + np.count_nonzero(highest >= reach - 0.01 * BIN)) / (1 + len(exchanged))
     pairs, neurons = [], []
     shared = np.zeros((classes.shape[1],) * 2, np.int64)
-    as_similar = np.zeros((classes.shape[1],) * 2, np.int64)
+    as_many = np.zeros((classes.shape[1],) * 2, np.int64)
     for rows in exchanged:
         kept, specific = passing(active, tokens, rows, cut)
         pairs.append(len(specific))
         neurons.append(len(kept))
-        both, coefficient = overlaps(specific, classes.shape[1])
+        both = overlaps(specific, classes.shape[1])
         shared += both
-        as_similar += coefficient >= similar
+        as_many += both >= overlap
     return SimpleNamespace(
         statistic=observed,
         null=null,
@@ -209,5 +205,5 @@ def permutation_test(active, tokens, classes, stratum, cut, exchanged, similar):
         pairs=np.array(pairs),
         neurons=np.array(neurons),
         shared=shared,
-        as_similar=as_similar,
+        as_many=as_many,
     )

@@ -56,11 +56,11 @@ def cut_of(selection, *, away=0.0):
     return CutOffs(selection.aape_cutoff + away, selection.rate_cutoff + away, selection.probability_bar)
 
 
-def run(counts, permutations, *, cut=NOTHING, seed=3, similar=None, null=None, between=lambda: None):
+def run(counts, permutations, *, cut=NOTHING, seed=3, overlap=None, null=None, between=lambda: None):
     classes = counts.units.members.shape[1]
     test = PermutationTest(counts, cut, seed)
     null = null or test.nothing()
-    test.run(permutations, null, np.zeros((classes, classes)) if similar is None else similar, between)
+    test.run(permutations, null, np.zeros((classes, classes), int) if overlap is None else overlap, between)
     return test, null
 
 
@@ -244,9 +244,9 @@ def test_the_test_is_the_slow_one(case):
     active, tokens, classes, stratum = by_unit(counts, clips)
     assert ("seldom" in CASES[case]) == (len(set(slow_significance.pools(active))) > 2)
     exchanged = [counts.units.exchanged(np.random.default_rng([8, k])) for k in range(25)]
-    similar = np.array([[1.0, 0.25, 0.5], [0.25, 1.0, 0.0], [0.5, 0.0, 1.0]])
-    expected = slow_significance.permutation_test(active, tokens, classes, stratum, cut, exchanged, similar)
-    test, null = run(counts, 25, cut=cut, seed=8, similar=similar)
+    overlap = np.array([[3, 1, 2], [1, 2, 0], [2, 0, 3]])
+    expected = slow_significance.permutation_test(active, tokens, classes, stratum, cut, exchanged, overlap)
+    test, null = run(counts, 25, cut=cut, seed=8, overlap=overlap)
     found = test.tested(null)
     p_value, p_highest = neurons_first(found.p_value), neurons_first(found.p_highest)
     tested = np.isfinite(expected.statistic)
@@ -261,10 +261,10 @@ def test_the_test_is_the_slow_one(case):
     assert null.pairs.tolist() == expected.pairs.tolist()
     assert null.neurons.tolist() == expected.neurons.tolist()
     assert null.shared.tolist() == expected.shared.tolist()
-    assert null.as_similar.tolist() == expected.as_similar.tolist()
+    assert null.as_many.tolist() == expected.as_many.tolist()
     assert len(set(expected.pairs.tolist())) > 2
     assert (expected.shared > 0).all()
-    assert {0 < number < 25 for number in np.ravel(expected.as_similar)} == {True, False}
+    assert {0 < number < 25 for number in np.ravel(expected.as_many)} == {True, False}
 
 
 def test_what_passes_no_cut_off_is_none():
@@ -273,7 +273,7 @@ def test_what_passes_no_cut_off_is_none():
     assert not null.pairs.any()
     assert not null.neurons.any()
     assert not null.shared.any()
-    assert (null.as_similar == 5).all()  # two empty sets have a Jaccard coefficient of 0, as it was found to be
+    assert (null.as_many == 5).all()  # two empty sets share 0, as was found
 
 
 @pytest.mark.parametrize(
@@ -298,12 +298,12 @@ def test_labels_that_cannot_be_exchanged_show_what_was_found(options):
 
 def test_batches_chunks_and_interruptions_change_no_bit(monkeypatch):
     clips = recorded_clips(4, mixed=0.3, several=0.2)
-    selection, similar = selected(clips, keep=0.6), np.full((3, 3), 0.2)
+    selection, overlap = selected(clips, keep=0.6), np.full((3, 3), 1)
     units = len(counts_of(clips).units.stratum)
 
     def whole(null=None, between=lambda: None, permutations=12):
         counts = counts_of(clips)
-        test, null = run(counts, permutations, cut=cut_of(selection), similar=similar, null=null, between=between)
+        test, null = run(counts, permutations, cut=cut_of(selection), overlap=overlap, null=null, between=between)
         return len(counts.chunks), null, test.tested(null)
 
     def same(one, other):
@@ -315,7 +315,7 @@ def test_batches_chunks_and_interruptions_change_no_bit(monkeypatch):
     chunks, null, tested = whole()
     assert (chunks, null.done) == (1, 12)
     assert len(set(null.pairs.tolist())) > 3
-    assert null.as_similar.max() > 0
+    assert null.as_many.max() > 0
     for width, batch in ((1, 1), (4, 3), (8, 4)):
         monkeypatch.setattr(unit_counts, "CHUNK", units * width)
         monkeypatch.setattr(permutation, "AT_ONCE", 3 * width * batch)
