@@ -27,6 +27,8 @@ from jaxdissect.errors import InputError, LostProcessError, TrainingError
 from jaxdissect.figures import draw_sharing
 from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe
 from jaxdissect.processes import here
+from jaxdissect.report.stage import ReportOptions, run_report
+from jaxdissect.report.summary import report_summary
 from jaxdissect.reproduce import ReproduceOptions, run_reproduce
 from jaxdissect.reproduction_summary import reproduction_summary
 from jaxdissect.run import Run
@@ -231,6 +233,20 @@ class AblateCommand(AblateOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportCommand(ReportOptions):
+    """Write a page on which the neurons of a run can be seen and heard; it opens from the disk, without a network.
+
+    Example: jaxdissect report --run runs/esc50 --with runs/supervised
+    """
+
+    with_: Annotated[Path | None, tyro.conf.arg(name="with")] = None
+
+    def __call__(self) -> int:
+        print(report_summary(run_report(self)))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReproduceCommand(ReproduceOptions):
     """Print the paper's published figures beside what is found with this encoder and data set.
 
@@ -315,6 +331,7 @@ Command = (
     | Annotated[DissectCommand, tyro.conf.subcommand("dissect")]
     | Annotated[ProbeCommand, tyro.conf.subcommand("probe")]
     | Annotated[AblateCommand, tyro.conf.subcommand("ablate")]
+    | Annotated[ReportCommand, tyro.conf.subcommand("report")]
     | Annotated[ReproduceCommand, tyro.conf.subcommand("reproduce")]
     | Annotated[PrepareCommand, tyro.conf.subcommand("prepare")]
     | Annotated[VerifyCommand, tyro.conf.subcommand("verify")]
