@@ -18,6 +18,7 @@ OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 COMPRESSION = {"OPUS": 0.8, "VORBIS": 0.6}  # of libsndfile, 0 to 1; Opus: some 47 kbit/s; smaller takes twice as long
 GREYS = 28  # of a log-mel picture: fewer compress better
 RANGE = 60.0  # dB below the loudest that a picture shows
+GAMMA, BRIGHTEST = 1.5, 225  # darker pictures, so that what is laid over them stands out
 WIDEST = 256  # columns of a picture
 BANDS = 80
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -103,7 +104,7 @@ class Pictures:
         columns = padded.reshape(-1, step, mel.shape[1]).mean(axis=1)
         decibels = columns * (10 / np.log(10))
         relative = 1 + np.clip(decibels - decibels.max(), -RANGE, 0) / RANGE
-        grey = np.rint(np.rint(relative * (GREYS - 1)) * (255 / (GREYS - 1))).astype(np.uint8)
+        grey = np.rint(np.rint(relative**GAMMA * (GREYS - 1)) * (BRIGHTEST / (GREYS - 1))).astype(np.uint8)
         return encode_png(np.ascontiguousarray(grey.T[::-1]))
 
 

@@ -121,7 +121,7 @@ def _coverage(contents: Contents) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
                 f"{row['covered']:.0f} of {row['classes']:.0f} classes have a class-specific neuron{interval}",
             ),
             Fact("Neurons per class", f"{row['mean_neurons_per_class']:.1f}", "class-specific neurons, mean over classes"),
-            Fact("Kept neurons", f"{row['kept_neurons']:,.0f}", "fixed by the selection: this number says nothing"),
+            Fact("Kept neurons", f"{row['kept_neurons']:,.0f}", "as many as the selection is told to keep, on shuffled labels too"),
         ]
         if row.get("pairs_by_chance") == row.get("pairs_by_chance") and "pairs_by_chance" in row:
             facts.append(

@@ -79,7 +79,7 @@ function viewAblation(chosen) {
   const rows = ablationRows(entry);
   const own = rows.filter((row) => row.own);
   return ['Ablation', el('p', {class: 'lead'}, 'Neurons are silenced or scaled inside the encoder, and a linear probe judges the test clips again. The margin is the logit of the true class less the highest of the others; negative changes mean that the neurons helped.'),
-    el('div', {class: 'tools'}, setChooser(entry.set, DATA.ablation.sets.map(({set}) => set), (set) => show(viewAblation(set)))),
+    el('div', {class: 'tools'}, setChooser(entry.set, DATA.ablation.sets.map(({set}) => set), (set) => show(() => viewAblation(set)))),
     suiteTable(DATA.ablation.suite.filter((row) => row.label_set === SETS[entry.set])),
     el('h2', {}, 'On their own classes'), ablationTable(own.length ? own : rows, own.length ? 'Each set, measured on the classes it is meant for' : 'All interventions and classes'),
     specificity(entry), doses(entry),

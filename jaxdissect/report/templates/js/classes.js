@@ -49,11 +49,11 @@ function classNeurons(c) {
       return others.length ? [named, others.length > 4 ? ` and ${others.length - 4} more` : ''] : '–';
     }},
   ];
-  return dataTable(columns, pairsOfClass.get(c) || [], {caption: `Neurons specific to ${classes.name[c]}`, sort: [1, true]});
+  return dataTable(columns, pairsOfClass.get(c) || [], {caption: `Neurons specific to ${classes.name[c]}`, sort: [1, true], shown: 12});
 }
 
 function classClips(c) {
-  const own = (clips.number || []).filter((clip) => clips.labels[clipAt.get(clip)].includes(c) && hasAudio(clip)).slice(0, 9);
+  const own = (clips.number || []).filter((clip) => clips.labels[clipAt.get(clip)].includes(c) && hasAudio(clip)).slice(0, 6);
   if (!own.length) return clips.audio ? el('p', {class: 'muted'}, 'None of its clips is among the top clips that are embedded here.') : soundless();
   return el('div', {class: 'clips'}, own.map((clip, place) => clipCard(clip, null, `${place + 1}.`)));
 }
@@ -79,4 +79,11 @@ function viewClass(c) {
     ]),
     sizeOf(c) ? [el('h2', {}, 'Neurons'), classNeurons(c)] : el('p', {}, 'No neuron is specific to this class: the class is not covered.'),
     ablatedClass(c), relatives(c), el('h2', {}, 'Clips'), classClips(c)];
+}
+
+// On the overview: where to begin.
+function beginnings() {
+  const busiest = [...Array(CLASSES).keys()].filter(sizeOf).sort((a, b) => sizeOf(b) - sizeOf(a)).slice(0, 12);
+  return busiest.length ? [el('h2', {}, 'Where to begin'), el('p', {class: 'small'}, 'The classes with most neurons; all of them stand in ', link('#classes', 'Classes'), '.'),
+    el('ul', {class: 'chips'}, busiest.map((c) => el('li', {}, link(classHref(c), `${short(className(c), 40)} ${sizeOf(c)}`))))] : [];
 }

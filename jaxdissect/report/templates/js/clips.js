@@ -1,5 +1,6 @@
 // Clips to see and hear.
 const OVERLAY = [255, 140, 0];
+const opacity = (level) => (level ? 0.08 + 0.77 * level : 0);
 let urls = [];
 
 function freeClips() {
@@ -34,7 +35,7 @@ function overlay(clip, n) {
       if (!level) continue;
       const left = Math.round(640 * start[column] / clips.unit_seconds);
       const right = Math.round(640 * stop[column] / clips.unit_seconds);
-      pen.fillStyle = `rgb(${OVERLAY.join(' ')} / ${0.12 + 0.73 * level})`;
+      pen.fillStyle = `rgb(${OVERLAY.join(' ')} / ${opacity(level)})`;
       pen.fillRect(left, (bands - 1 - band) * 32, right - left, 32);
     }
   }
@@ -73,13 +74,13 @@ function clipCard(clip, n, title, more) {
   const unit = clips.unit_seconds;
   const mel = el('div', {class: 'mel'},
     el('img', {src: pictureSource(clip), alt: `Log-mel spectrogram of ${clips.file[at]}, 0 to ${seconds(unit)}, ${hertz(clips.low_hz)} to ${hertz(clips.high_hz)}`}),
-    n !== null && overlay(clip, n), cursor);
+    n !== null && overlay(clip, n), el('span', {class: 'hertz high', 'aria-hidden': 'true'}, hertz(clips.high_hz)), el('span', {class: 'hertz low', 'aria-hidden': 'true'}, hertz(clips.low_hz)), cursor);
   const wrong = el('p', {hidden: true}, 'This browser cannot play this kind of sound.');
   const audio = el('audio', {controls: true, preload: DATA.beside ? 'none' : 'metadata', src: audioSource(clip), 'aria-label': `Play ${clips.file[at]}`,
     onerror: () => { wrong.hidden = false; }});
   follow(audio, mel, cursor);
   return el('article', {class: 'clip'}, head, mel,
-    el('div', {class: 'axis', 'aria-hidden': 'true'}, el('span', {}, '0 s'), el('span', {}, `${hertz(clips.low_hz)} below, ${hertz(clips.high_hz)} above`), el('span', {}, seconds(unit))),
+    el('div', {class: 'axis', 'aria-hidden': 'true'}, el('span', {}, '0 s'), el('span', {}, seconds(unit / 2)), el('span', {}, seconds(unit))),
     audio, wrong);
 }
 

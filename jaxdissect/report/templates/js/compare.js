@@ -25,7 +25,7 @@ function compareSet(name, a, b) {
   return [el('h2', {}, name),
     both('by_layer') && el('figure', {}, el('figcaption', {}, 'Neurons specific to at least one class, by layer.'), columnsChart([own.by_layer, other.by_layer], {label: `Class-specific neurons by layer, ${name}`, place: String, format: (value) => number(value), axis: 'layer'})),
     both('histogram') && el('figure', {}, el('figcaption', {}, 'All neurons by normalised AAPE: 0 answers to one class, 1 to all alike.'), columnsChart([own.histogram, other.histogram], {label: `Neurons by normalised AAPE, ${name}`, place: (bin) => fixed(bin / own.histogram.length, 2), format: (value) => number(Math.round(value)), axis: 'normalised AAPE'})),
-    rows.length > 0 && dataTable(columns, rows, {caption: `Class-specific neurons per class, ${name}`, placeholder: 'Search classes', search: (row) => row.label, sort: [1, true]})];
+    rows.length > 0 && dataTable(columns, rows, {caption: `Class-specific neurons per class, ${name}`, placeholder: 'Search classes', search: (row) => row.label, shown: 25, sort: [1, true]})];
 }
 
 function viewCompare() {

@@ -39,7 +39,7 @@ function profile(n, set) {
 }
 
 function neuronFacts(n) {
-  const sets = [...new Set(pairsOfNeuron.get(n).map((p) => classes.set[p === undefined ? 0 : pairs.class[p]]))];
+  const sets = [...new Set(pairsOfNeuron.get(n).map((p) => classes.set[pairs.class[p]]))];
   return sets.map((set) => [SETS.length > 1 && el('h2', {}, SETS[set]), facts([
     ['Layer', number(neurons.layer[n]), `of ${DATA.layers}, counted from 0`],
     neurons.aape && ['AAPE', `${fixed(scoreOf('aape', set, n), 3)} nats`, `${fixed(scoreOf('aape_normalised', set, n), 3)} of the most possible; lower: answers to fewer classes`
@@ -58,7 +58,7 @@ function neuronClips(n) {
   const toggle = highest && el('label', {}, el('input', {type: 'checkbox', checked: true, onchange: (event) => box.classList.toggle('quiet', !event.target.checked)}), ' Lay the activation over the picture');
   return [el('h2', {}, 'Top clips'),
     el('p', {class: 'small'}, 'Clips at whose tokens the neuron is active most often. Picture: log-mel spectrogram, white is loud. ', highest ? 'Orange: where and when the neuron is active, on the grid of its patches.' : ''),
-    el('div', {class: 'tools'}, toggle, highest && colourKey((t) => `rgb(${OVERLAY.join(' ')} / ${t ? 0.12 + 0.73 * t : 0})`, '0', `${number(highest)} (its highest activation here)`, 'Activation')),
+    el('div', {class: 'tools'}, toggle, highest && colourKey((t) => `rgb(${OVERLAY.join(' ')} / ${opacity(t)})`, '0', `${number(highest)} (its highest activation here)`, 'Activation')),
     box,
     silent.length > 0 && el('details', {}, el('summary', {}, `${many(silent.length, 'more top clip')} without sound here`), el('ul', {}, silent.map(({clip, rank}) => el('li', {}, `${rank + 1}. ${clips.file[clipAt.get(clip)]} · ${percent(top.share[n][rank])} of its tokens`))))];
 }

@@ -3,20 +3,18 @@ const first = document.getElementById('overview-view');
 const view = document.getElementById('view');
 const TITLE = document.title;
 let redraws = [];
-let pending = [];
 
-// Draw when the element is in the page, and again when the window changes.
+// Draw as soon as the element is in the page, and again when the window changes.
 function whenShown(draw) {
-  pending.push(draw);
+  redraws.push(draw);
+  queueMicrotask(draw);
 }
 
-// Put a view in place: its title, then its content.
-function show([title, ...content]) {
+// Put a view in place, which is made of its title and its content.
+function show(make) {
   redraws = [];
-  pending.forEach((draw) => redraws.push(draw));
-  pending = [];
+  const [title, ...content] = make();
   view.replaceChildren(el('h1', {tabindex: -1}, title), ...content.flat(Infinity).filter(Boolean));
-  redraws.forEach((draw) => draw());
   document.title = `${short(title, 60)} · ${TITLE}`;
 }
 
@@ -51,8 +49,7 @@ function route() {
   first.hidden = Boolean(make);
   view.hidden = !make;
   freeClips();
-  pending = [];
-  if (make) show(make());
+  if (make) show(make);
   else { view.replaceChildren(); redraws = []; document.title = TITLE; }
 }
 
@@ -71,5 +68,6 @@ window.addEventListener('resize', () => {
   waiting = requestAnimationFrame(() => redraws.forEach((draw) => draw()));
 });
 darkTheme.addEventListener('change', route);
+document.getElementById('beginnings').append(...beginnings().flat(Infinity));
 route();
 document.documentElement.dataset.ready = 'true';

@@ -22,8 +22,8 @@ function viewSharing(chosen) {
   return ['Sharing', el('p', {class: 'lead'}, 'Jaccard coefficient of the neuron sets of two classes: shared neurons / neurons of either. Classes that share neurons stand together (average linkage).'),
     el('p', {class: 'small'}, breadth ? 'Dots mark pairs that share more than the sizes of the classes and the breadth of the neurons explain (q ≤ 0.05). ' : '', 'Click a cell for the shared neurons.',
       entry.without ? ` ${many(entry.without, 'class', 'classes')} without neurons left out.` : ''),
-    el('div', {class: 'tools'}, setChooser(entry.set, DATA.sharing.map(({set}) => set), (set) => show(viewSharing(set))), colourKey(sequential, '0', fixed(most), 'Jaccard')),
-    heatmap({rows: names, columns: names, label: 'Shared neurons of classes', most: 24,
+    el('div', {class: 'tools'}, setChooser(entry.set, DATA.sharing.map(({set}) => set), (set) => show(() => viewSharing(set))), colourKey(sequential, '0', fixed(most), 'Jaccard')),
+    heatmap({rows: names, columns: names, label: 'Shared neurons of classes', most: 32,
       value: (r, c) => (r === c ? null : jaccard[r * size + c] || null), colour: (value) => sequential(value / most),
       marked: breadth && ((r, c) => breadth[r * size + c] <= 0.05),
       tell: (r, c) => (r === c ? `${names[r]}: ${many(sizeOf(order[r]), 'neuron')}` : pairSentence(entry, order[r], order[c])), open}),
@@ -51,7 +51,7 @@ function pairTable(entry) {
   ].filter(Boolean);
   const byBreadth = columns.findIndex((column) => column.title === 'q by breadth');
   return dataTable(columns, rows, {caption: 'Pairs of classes that share neurons', placeholder: 'Search classes', search: ({a, b}) => `${classes.name[a]} ${classes.name[b]}`,
-    sort: byBreadth > 0 ? [byBreadth, false] : [2, true]});
+    shown: 25, sort: byBreadth > 0 ? [byBreadth, false] : [2, true]});
 }
 
 function viewPair(a, b) {

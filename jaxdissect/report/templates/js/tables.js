@@ -7,10 +7,10 @@ function compareValues(a, b) {
   return typeof a === 'string' ? a.localeCompare(b, 'en', {numeric: true, sensitivity: 'base'}) : a - b;
 }
 
-// columns: {title, hint, number, value(row), cell(row)}; options: {caption, search(row), sort: [column, descending]}.
+// columns: {title, hint, number, value(row), cell(row)}; options: {caption, search(row), sort: [column, descending], shown}.
 function dataTable(columns, rows, options = {}) {
   const [first, descends] = options.sort || [0, false];
-  const state = {column: first, descending: descends, query: '', shown: PIECE};
+  const state = {column: first, descending: descends, query: '', shown: options.shown || PIECE};
   const body = el('tbody');
   const more = el('button', {class: 'plain', type: 'button', onclick: () => { state.shown = Infinity; draw(); }});
   const count = el('span', {class: 'muted', role: 'status'});
