@@ -1,17 +1,12 @@
 """The command line: parses, calls, prints."""
 
 import dataclasses
-import io
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import tyro
-from platformdirs import user_cache_path
 
 import jaxdissect
 from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, run_ablate, run_ablate_part
@@ -34,6 +29,7 @@ from jaxdissect.reproduction_summary import reproduction_summary
 from jaxdissect.run import Run
 from jaxdissect.selectors import FROM_CLIPS
 from jaxdissect.stage_inputs import load_inputs, stage_inputs
+from jaxdissect.start import prepare_process
 from jaxdissect.summary import (
     activations_summary,
     demo_summary,
@@ -347,7 +343,7 @@ def main(arguments: list[str] | None = None) -> int:
     0: done. 1: too many unreadable clips, or a training went wrong. 2: a user's mistake. 75: another process of the job
     failed or died, and 130: stopped by a signal; the same command goes on. 141: the reader of the output has gone.
     """
-    _prepare()
+    prepare_process()
     try:
         command = tyro.cli(
             Command,
@@ -377,21 +373,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of what is printed has gone, perhaps before all stages were run
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-
-
-def _prepare() -> None:
-    """Streams that can print anything or nothing, SIGTERM like Ctrl-C, and compiled programs kept between runs."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the life of the process
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.path.insert(0, "")  # --encoder may name a module in the current folder, as for `python -m`
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def _bad_clips(result: ActivationsResult | ProbeResult | AblateResult | PrepareResult, saved: str) -> int:

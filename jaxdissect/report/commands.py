@@ -27,9 +27,7 @@ DRAWS = ("permutations", "resamples", "splits", "seed")  # of the stage `neurons
 
 def commands(contents: Contents) -> list[str]:
     """A command line for every stage that the run records, in their order; what is the default is left out."""
-    return [
-        shlex.join(_command(contents, stage)) for stage in OPTIONS if stage in contents.stages
-    ]
+    return [shlex.join(_command(contents, stage)) for stage in OPTIONS if stage in contents.stages]
 
 
 def _command(contents: Contents, stage: str) -> list[str]:

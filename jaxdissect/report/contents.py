@@ -308,18 +308,14 @@ def _stale(run: Run, data: Mapping[str, xr.Dataset], tables: Mapping[str, pd.Dat
         names = zip(sharing["label_set_a"].values.tolist(), sharing["class_a"].values.tolist(), strict=True)
         if [size.get(key, 0) for key in names] != sharing["size_a"].values.tolist():
             yield (
-                "Sharing was computed from other neurons than those chosen now: run "
-                f"`{command('share', run)}` again."
+                f"Sharing was computed from other neurons than those chosen now: run `{command('share', run)}` again."
             )
     ablation = tables.get("ablation")
     if ablation is not None:
         own = ablation[ablation["intervention"] == ablation["class"]]
         rows = zip(own["label_set"], own["class"], own["neurons"], strict=True)
         if any(size.get((label_set, name), 0) != count for label_set, name, count in rows):
-            yield (
-                "The ablation silenced other neurons than those chosen now: run "
-                f"`{command('ablate', run)}` again."
-            )
+            yield (f"The ablation silenced other neurons than those chosen now: run `{command('ablate', run)}` again.")
 
 
 def _plain(error: Exception, run: Run) -> str:

@@ -64,9 +64,7 @@ def overview(contents: Contents, axes: Frame, missing: tuple[Missing, ...], warn
     bad: tuple[BadClip, ...] = ()
     if clips is not None:
         rows = clips[clips["status"].isin(["unreadable", "silent"])]
-        bad = tuple(
-            BadClip(*row) for row in rows[["file_name", "status", "reason"]].itertuples(index=False, name=None)
-        )
+        bad = tuple(BadClip(*row) for row in rows[["file_name", "status", "reason"]].itertuples(index=False, name=None))
     versions = next((record.get("versions") for record in contents.stages.values()), None) or {}
     return Overview(
         _facts(contents, axes), _coverage(contents), (*contents.warnings, *_cautions(contents), *warnings), missing,
@@ -117,16 +115,24 @@ def _coverage(contents: Contents) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
             interval = f"; {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings"
         facts = [
             Fact(
-                "Coverage", f"{row['coverage']:.0%}",
+                "Coverage",
+                f"{row['coverage']:.0%}",
                 f"{row['covered']:.0f} of {row['classes']:.0f} classes have a class-specific neuron{interval}",
             ),
-            Fact("Neurons per class", f"{row['mean_neurons_per_class']:.1f}", "class-specific neurons, mean over classes"),
-            Fact("Kept neurons", f"{row['kept_neurons']:,.0f}", "as many as the selection is told to keep, on shuffled labels too"),
+            Fact(
+                "Neurons per class", f"{row['mean_neurons_per_class']:.1f}", "class-specific neurons, mean over classes"
+            ),
+            Fact(
+                "Kept neurons",
+                f"{row['kept_neurons']:,.0f}",
+                "as many as the selection is told to keep, on shuffled labels too",
+            ),
         ]
         if row.get("pairs_by_chance") == row.get("pairs_by_chance") and "pairs_by_chance" in row:
             facts.append(
                 Fact(
-                    "Pairs of class and neuron", f"{row['pairs']:,.0f}",
+                    "Pairs of class and neuron",
+                    f"{row['pairs']:,.0f}",
                     f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels; "
                     f"{row['pairs_significant']:,.0f} have q ≤ 0.05",
                 )
@@ -134,7 +140,8 @@ def _coverage(contents: Contents) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
         if row.get("split_half_jaccard") == row.get("split_half_jaccard") and "split_half_jaccard" in row:
             facts.append(
                 Fact(
-                    "Stability", f"{row['split_half_jaccard']:.0%}",
+                    "Stability",
+                    f"{row['split_half_jaccard']:.0%}",
                     "of the pairs agree between random halves of the recordings (Jaccard)",
                 )
             )

@@ -14,8 +14,8 @@ from jaxdissect.report.overview import Overview
 from jaxdissect.report.snippets import Snippets
 
 SCRIPTS = (
-    "data", "dom", "colour", "tables", "heatmap", "charts", "clips", "classes", "neurons", "layers", "sharing", "ablation",
-    "compare", "router",
+    "data", "dom", "colour", "tables", "heatmap", "charts", "clips", "classes", "neurons", "layers", "sharing",
+    "ablation", "compare", "router",
 )  # fmt: skip
 PLAIN = jinja2.Environment(
     loader=jinja2.PackageLoader("jaxdissect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,

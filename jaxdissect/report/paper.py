@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxdissect.figures import STYLE, file_name, figure_maker, save_figure, short_name
+from jaxdissect.figures import STYLE, figure_maker, file_name, save_figure, short_name
 from jaxdissect.report.contents import Contents
 from jaxdissect.report.payload import Frame
 from jaxdissect.results import write_csv
@@ -134,4 +134,3 @@ def _blank(matplotlib: Any, rows: int, columns: int, names: Any) -> tuple[Any, A
     size = (float(np.clip(CELL * count, LEAST, MOST)) + room for count in (columns, rows))
     figure = matplotlib.figure.Figure(tuple(size), layout="constrained")
     return figure, figure.add_subplot()
-

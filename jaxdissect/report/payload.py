@@ -52,11 +52,11 @@ def frame(contents: Contents) -> Frame:
     if table is not None and len(table):
         pairs = np.unique(table[["layer", "neuron"]].to_numpy(np.int64), axis=0)
     if counts is not None:
-        keys = zip(counts["label_set"].values.tolist(), counts["class"].values.tolist(), strict=True)
+        keys = list(zip(counts["label_set"].values.tolist(), counts["class"].values.tolist(), strict=True))
         shape = counts.sizes["layer"], counts.sizes["neuron"]
     else:
         rows = [] if table is None else list(zip(table["label_set"], table["class"], strict=True))
-        keys, shape = iter(dict.fromkeys(rows)), tuple(pairs.max(axis=0, initial=-1) + 1)
+        keys, shape = list(dict.fromkeys(rows)), tuple(pairs.max(axis=0, initial=-1) + 1)
     classes = tuple((str(label_set), str(name)) for label_set, name in keys)
     return Frame(tuple(dict.fromkeys(name for name, _ in classes)), classes, pairs, int(shape[0]), int(shape[1]))
 
@@ -187,8 +187,8 @@ def _effects(scores: xr.Dataset | None, axes: Frame, table: pd.DataFrame) -> np.
             zip(scores["class_label_set"].values.tolist(), scores["class"].values.tolist(), strict=True)
         )
     }
-    rows = [known.get(key) for key in zip(table["label_set"], table["class"], strict=True)]
-    if any(row is None for row in rows):
+    rows = np.array([known.get(key, -1) for key in zip(table["label_set"], table["class"], strict=True)])
+    if (rows < 0).any():
         return None
     layer, neuron = (table[name].to_numpy(np.int64) for name in ("layer", "neuron"))
     return scores["margin_effect"].values[rows, layer, neuron].astype(float)

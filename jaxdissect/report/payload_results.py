@@ -79,9 +79,7 @@ def ablation_payload(contents: Contents, axes: Frame) -> dict[str, Any] | None:
             "classes": classes,
             "clips": short(before["clips"].astype(int).to_numpy()),
             "before": short(before["accuracy_before"].to_numpy()),
-            "interventions": [
-                _intervention(str(name), entry, specific, axes) for name, entry in first.iterrows()
-            ],
+            "interventions": [_intervention(str(name), entry, specific, axes) for name, entry in first.iterrows()],
         }
         for name in names:
             matrix = np.full((len(interventions), len(classes)), np.nan, np.float32)
@@ -102,9 +100,8 @@ def _specific(contents: Contents, axes: Frame) -> dict[tuple[str, str], list[tup
     found: dict[tuple[str, str], list[tuple[int, int]]] = {key: [] for key in axes.classes}
     table = contents.neurons
     if table is not None:
-        keys = zip(table["label_set"], table["class"], table["layer"].astype(int), table["neuron"].astype(int))
-        for label_set, name, layer, neuron in keys:
-            found.setdefault((label_set, name), []).append((layer, neuron))
+        for label_set, name, layer, neuron in table[["label_set", "class", "layer", "neuron"]].itertuples(index=False):
+            found.setdefault((label_set, name), []).append((int(layer), int(neuron)))
     return found
 
 
@@ -159,7 +156,9 @@ def _set_summary(contents: Contents, axes: Frame, label_set: str) -> dict[str, A
     coverage = contents.tables.get("coverage")
     if coverage is not None and (coverage["label_set"] == label_set).any():
         row = coverage[coverage["label_set"] == label_set].iloc[0]
-        found["coverage"] = {name: short(float(row[name])) for name in coverage.columns if name != "label_set" and _is_number(row[name])}
+        found["coverage"] = {
+            name: short(float(row[name])) for name in coverage.columns if name != "label_set" and _is_number(row[name])
+        }
     scores = contents.data.get("scores")
     if scores is not None and label_set in scores["label_set"].values:
         found["histogram"] = _histogram(scores, label_set)

@@ -49,11 +49,11 @@ def find_source(options: Any, run: Run, contents: Contents) -> Source:
         inputs = stage_inputs(options, run, "activations")
     except InputError as error:
         return Source(None, None, (Missing(SOUND, str(error), f"{report} --data DIR"),))
-    task, encoder = None, None
     try:
         task = _counted_task(load_recorded_task(inputs), record, clips)
     except InputError as error:
-        missing.append(Missing(SOUND, str(error), f"{report} --data DIR"))
+        return Source(None, None, (Missing(SOUND, str(error), f"{report} --data DIR"),))
+    encoder = None
     try:
         encoder = load_encoder(inputs["encoder"], inputs["dtype"])
         if fingerprint(encoder) != record["fingerprints"].get("encoder"):

@@ -1,7 +1,7 @@
 """`jaxdissect report`: one page on which the neurons of a run can be seen and heard."""
 
 import dataclasses
-import datetime
+import datetime as dt
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -174,7 +174,7 @@ def _snippets(
 def _page(
     contents: Contents, axes: Frame, payload: Mapping[str, Any], missing: tuple[Missing, ...], warnings: tuple[str, ...]
 ) -> Page:
-    made = f"jaxdissect {jaxdissect.__version__}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+    made = f"jaxdissect {jaxdissect.__version__}, {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
     first = overview(contents, axes, missing, warnings)
     return Page(contents.name, first, payload, SECTIONS, made)
 

@@ -19,7 +19,7 @@ function viewClasses() {
     {title: 'Neurons', hint: 'class-specific neurons', number: true, value: ({own}) => own.length, cell: ({own}) => number(own.length)},
     {title: 'Covered', hint: 'has at least one class-specific neuron', value: ({own}) => (own.length ? 0 : 1), cell: ({own}) => (own.length ? 'yes' : 'no')},
     pairs.q_value && {title: 'q ≤ 0.05', hint: 'of these neurons, beyond what permuted labels show', number: true, value: (row) => row.significant, cell: (row) => number(row.significant)},
-    {title: 'Top neurons (layer · number)', value: ({own}) => (own.length ? pairValue('probability', own[0]) : null), number: false, cell: ({own}) => (own.length ? topNeurons(own) : '–')},
+    {title: 'Top neurons (layer · number)', wide: true, value: ({own}) => (own.length ? pairValue('probability', own[0]) : null), number: false, cell: ({own}) => (own.length ? topNeurons(own) : '–')},
   ].filter(Boolean);
   return ['Classes', el('p', {class: 'lead'}, 'A class is covered if at least one neuron is specific to it. Its top neurons are those that fire at the largest share of its tokens.'),
     !NEURONS && needs('No class-specific neurons are here. Choose them with', DATA.commands.neurons),
@@ -43,7 +43,7 @@ function classNeurons(c) {
   const columns = [
     {title: 'Neuron (layer · number)', value: (p) => neurons.layer[pairs.neuron[p]] * 1e6 + neurons.neuron[pairs.neuron[p]], cell: (p) => link(neuronHref(pairs.neuron[p]), neuronName(pairs.neuron[p]))},
     ...pairColumns(),
-    {title: 'Also specific to', value: (p) => pairsOfNeuron.get(pairs.neuron[p]).length, cell: (p) => {
+    {title: 'Also specific to', wide: true, value: (p) => pairsOfNeuron.get(pairs.neuron[p]).length, cell: (p) => {
       const others = pairsOfNeuron.get(pairs.neuron[p]).map((q) => pairs.class[q]).filter((other) => other !== c);
       const named = others.slice(0, 4).flatMap((other, place) => [place ? ', ' : '', link(classHref(other), short(className(other)))]);
       return others.length ? [named, others.length > 4 ? ` and ${others.length - 4} more` : ''] : '–';

@@ -59,8 +59,9 @@ function follow(audio, mel, cursor) {
   });
 }
 
-const seconds = (value) => `${number(value)} s`;
-const hertz = (value) => (value >= 1000 ? `${number(value / 1000)} kHz` : `${number(value)} Hz`);
+const plain = (value) => String(Number(value.toPrecision(3)));
+const seconds = (value) => `${plain(value)} s`;
+const hertz = (value) => (value >= 1000 ? `${plain(value / 1000)} kHz` : `${plain(value)} Hz`);
 
 // A card: title, what is known of the clip, and its player. n: the neuron to show, or null.
 function clipCard(clip, n, title, more) {

@@ -35,7 +35,7 @@ function profile(n, set) {
       ...(rest > 0 ? [el('button', {class: 'plain', type: 'button', onclick: () => draw(items.length)}, `Show all ${items.length} classes`)] : []));
   };
   draw(Math.min(BARS, items.length));
-  return el('figure', {}, el('figcaption', {}, `${SETS.length > 1 ? `${SETS[set]}: s` : 'S'}hare of each class's tokens at which the neuron is active. Dark bars: classes that it is specific to. Dashed line: the bar that a class must exceed.`), box);
+  return el('figure', {}, el('figcaption', {}, `${SETS.length > 1 ? `${SETS[set]}: s` : 'S'}hare of each class's tokens at which the neuron is active. Blue bars: classes that it is specific to. Dashed line: the bar that a class must exceed.`), box);
 }
 
 function neuronFacts(n) {

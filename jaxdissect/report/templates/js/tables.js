@@ -40,7 +40,7 @@ function dataTable(columns, rows, options = {}) {
       else head.removeAttribute('aria-sort');
     });
     body.replaceChildren(...found.slice(0, state.shown).map((row) => el('tr', {}, columns.map((column, place) =>
-      el(place ? 'td' : 'th', {class: column.number && 'number', scope: !place && 'row'}, column.cell(row))))));
+      el(place ? 'td' : 'th', {class: column.number ? 'number' : column.wide && 'wide-cell', scope: !place && 'row'}, column.cell(row))))));
     if (!found.length) body.append(el('tr', {}, el('td', {colspan: columns.length}, 'Nothing matches.')));
     count.textContent = found.length === rows.length ? `${number(rows.length)} rows` : `${number(found.length)} of ${number(rows.length)} rows`;
     more.textContent = `Show all ${number(found.length)}`;
