@@ -181,7 +181,7 @@ def _snippet(recording: Recording, rate: int, form: AudioFormat, picture: Pictur
 def _activations(
     read: GridReader, batch: Sequence[tuple[int, Recording]], wanted: Wanted
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Activations of the neurons that each clip is shown for; the batch is filled up, so that one program serves all."""
+    """Activations of the neurons that each clip is shown for; batches are filled up, so that one program serves all."""
     if not batch:
         return {}
     filled = [*batch, *[batch[0]] * (TOGETHER - len(batch))]
