@@ -28,7 +28,9 @@ def make_run(folder, names, *, label_set="event", layers=3, width=40, seed=0, ab
     record = {
         "options": {"label": [label_set], "split": "train", "tokens": "all"}, "fingerprints": PRINTS, "task": "made",
         "encoder": "made", "unit_seconds": 1.0, "status": "done",
-        "inputs": {"encoder": "m2d_tiny", "task": str(folder / "no.csv"), "data": str(folder / "no"), "label": label_set},
+        "inputs": {
+            "encoder": "m2d_tiny", "task": str(folder / "no.csv"), "data": str(folder / "no"), "label": label_set,
+        },
     }  # fmt: skip
     counts.attrs = record_attributes(record)
     write_netcdf(counts, run.file("activations.nc"))
@@ -91,8 +93,8 @@ def _ablate(rng, run, names, label_set, table):
     """An ablation of the first classes that have neurons, at three gains."""
     some = list(dict.fromkeys(table["class"]))[:4]
     rows = [
-        (label_set, f'"{one}" x {gain}', "gain", gain, 3, name, 2, 0.5, 0.5, 0.0, 0.0, 1.0, 1.0 + gain, rng.normal(), -1.0,
-         1.0, 4, 0.0, 0.1, 0.2, 0.5)
+        (label_set, f'"{one}" x {gain}', "gain", gain, 3, name, 2, 0.5, 0.5, 0.0, 0.0, 1.0, 1.0 + gain, rng.normal(),
+         -1.0, 1.0, 4, 0.0, 0.1 if gain else np.nan, 0.2, 0.5)
         for one in some for gain in (0, 0.5, 2) for name in names
     ]  # fmt: skip
     write_csv(pd.DataFrame(rows, columns=list(COLUMNS)), run.file("ablation.csv"))

@@ -1,4 +1,4 @@
-"""The report in a real browser, headless Chromium: every section, sound, search and sort; and nothing leaves the page."""
+"""The report in headless Chromium: every section, sound, search and sort; and nothing leaves the page."""
 
 import base64
 import json
@@ -19,8 +19,8 @@ OWN = ("file:", "data:", "blob:", "about:")
 CONTRAST = """
 (() => {
   const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const linear = (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
   const behind = (node) => {
     for (let at = node; at; at = at.parentElement) {
       const found = channels(getComputedStyle(at).backgroundColor);
@@ -28,17 +28,17 @@ CONTRAST = """
     }
     return [255, 255, 255];
   };
-  const faint = [];
-  for (const node of document.querySelectorAll('body *')) {
-    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.checkVisibility() || node.closest('script, style, .mel, canvas')) continue;
+  const ratio = (node) => {
     const style = getComputedStyle(node);
     const text = channels(node instanceof SVGElement ? style.fill : style.color);
     const [a, b] = [light(text), light(behind(node))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) faint.push(`${node.tagName} ${node.className.baseVal ?? node.className} "${node.textContent.slice(0, 30)}" ${ratio.toFixed(2)}`);
-  }
-  return faint;
+    return (a + 0.05) / (b + 0.05);
+  };
+  const hasText = (node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+  return [...document.querySelectorAll('body *')]
+    .filter((node) => hasText(node) && node.checkVisibility() && !node.closest('script, style, .mel, canvas'))
+    .filter((node) => ratio(node) < 4.5)
+    .map((node) => `${node.tagName} ${node.textContent.slice(0, 30)} ${ratio(node).toFixed(2)}`);
 })()
 """
 

@@ -244,7 +244,7 @@ def _csv(file: File) -> Reader:
             raise InputError(f"it lacks the column {', '.join(lacking)}")
         for name in (*file.needed, *file.more):
             if name in table:
-                table[name] = pd.to_numeric(table[name].replace("", "nan")).astype(float)
+                table[name] = [float(value or "nan") for value in table[name]]
         return table
 
     return read
