@@ -17,6 +17,7 @@ SCRIPTS = (
     "data", "dom", "colour", "tables", "heatmap", "charts", "clips", "classes", "neurons", "layers", "sharing",
     "ablation", "compare", "router",
 )  # fmt: skip
+STYLES = ("base", "parts")
 PLAIN = jinja2.Environment(
     loader=jinja2.PackageLoader("jaxdissect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
@@ -50,7 +51,7 @@ def render(page: Page, snippets: Snippets | None = None, beside: bool = False) -
       snippets: sound and pictures to embed; None: none, or they lie in files beside.
       beside: sound and pictures lie in files beside the page.
     """
-    script, style = script_text(), _text("style.css")
+    script, style = script_text(), "\n".join(_text(f"{name}.css") for name in STYLES)
     return PLAIN.get_template("report.html.j2").render(
         page=page,
         policy=policy(script, style, beside),

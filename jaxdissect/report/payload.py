@@ -14,7 +14,7 @@ from jaxdissect.report.numbers import packed, short
 from jaxdissect.report.snippets import Snippets, Wanted, clips_wanted
 from jaxdissect.tasks.table import CLIP_COLUMNS
 
-FULL = 65535  # a probability of 1
+MANY = 4_000_000  # probabilities, beyond which a page has no room for the second byte of each
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,8 @@ def _neurons(contents: Contents, axes: Frame) -> dict[str, Any]:
         active = counts["active_tokens"].values[:, layer, neuron]
         tokens = counts["tokens"].values[:, None]
         share = np.divide(active, tokens, out=np.zeros(active.shape), where=tokens > 0)
-        found["profile"] = packed(np.rint(share.T * FULL).astype(np.uint16))
+        kind = np.uint8 if share.size > MANY else np.uint16
+        found["profile"] = packed(np.rint(share.T * np.iinfo(kind).max).astype(kind))
     return found
 
 

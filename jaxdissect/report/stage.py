@@ -151,6 +151,12 @@ def _snippets(
     if source.task is None:
         return None
     room = float("inf") if options.full else options.max_mb * MEGABYTE - len(to_json(payload)) - SHELL
+    if room <= 0:
+        warnings.append(
+            f"What the neurons need alone is more than {options.max_mb:g} MB, so that there is no sound: choose fewer "
+            f"neurons, a larger --max-mb, or --full."
+        )
+        return None
     room -= sum(len(name) + 60 for name in source.task.file_names[: len(wanted.clips)])
     encoder = source.encoder
     try:

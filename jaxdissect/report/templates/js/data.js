@@ -52,7 +52,7 @@ const scoreOf = (name, set, n) => (neurons[name] && neurons[name][set] ? finite(
 
 // Share of a class's tokens at which a neuron is active.
 function probability(n, c) {
-  return unpack(neurons.profile)[n * CLASSES + c] / 65535;
+  return unpack(neurons.profile)[n * CLASSES + c] / (neurons.profile.type === 'u1' ? 255 : 65535);
 }
 
 // Neurons that two classes have in common.

@@ -29,6 +29,7 @@ function number(value, digits = 3) {
   return text.replace('e+', 'e').replace(/-/g, '−');
 }
 
+const plain = (value) => String(Number(value.toPrecision(3)));
 const fixed = (value, places = 2) => (finite(value) === null ? '–' : value.toFixed(places).replace('-', '−'));
 const percent = (value, places = 0) => (finite(value) === null ? '–' : `${(100 * value).toFixed(places)}%`);
 const signed = (value, places = 2) => (finite(value) !== null && value > 0 ? '+' : '') + fixed(value, places);
@@ -36,11 +37,23 @@ const chance = (value) => (finite(value) === null ? '–' : value < 0.001 ? '< 0
 const many = (count, noun, plural = `${noun}s`) => `${number(count)} ${count === 1 ? noun : plural}`;
 
 function facts(entries) {
-  return el('dl', {class: 'facts'}, entries.filter(Boolean).map(([name, value, meaning]) =>
-    el('div', {}, el('dt', {}, name), el('dd', {}, el('b', {}, value), meaning && el('span', {}, meaning)))));
+  return el(
+    'dl',
+    {class: 'facts'},
+    entries
+      .filter(Boolean)
+      .map(([name, value, meaning]) =>
+        el('div', {}, el('dt', {}, name), el('dd', {}, el('b', {}, value), meaning && el('span', {}, meaning))),
+      ),
+  );
 }
 
-const chips = (list) => el('ul', {class: 'chips'}, list.map((c) => el('li', {}, link(classHref(c), className(c)))));
+const chips = (list) =>
+  el(
+    'ul',
+    {class: 'chips'},
+    list.map((c) => el('li', {}, link(classHref(c), className(c)))),
+  );
 const needs = (what, command) => el('p', {class: 'note'}, `${what} `, command && el('code', {}, command));
 
 function say(text) {
@@ -50,7 +63,10 @@ function say(text) {
 // A choice among label sets, where there are several.
 function setChooser(chosen, sets, change) {
   if (sets.length < 2) return null;
-  const select = el('select', {onchange: () => change(Number(select.value))},
-    sets.map((set) => el('option', {value: set, selected: set === chosen}, SETS[set])));
+  const select = el(
+    'select',
+    {onchange: () => change(Number(select.value))},
+    sets.map((set) => el('option', {value: set, selected: set === chosen}, SETS[set])),
+  );
   return el('label', {}, 'Label set ', select);
 }

@@ -4,8 +4,12 @@ const LABELLED = 80; // rows or columns whose names are written
 // options: {rows, columns: names; value(r, c); colour(value); tell(r, c); open(r, c); marked(r, c); label; square}
 function heatmap(options) {
   const {rows, columns} = options;
-  const canvas = el('canvas', {tabindex: 0, role: 'application', 'aria-roledescription': 'heatmap',
-    'aria-label': `${options.label}. Arrow keys move, Enter opens.`});
+  const canvas = el('canvas', {
+    tabindex: 0,
+    role: 'application',
+    'aria-roledescription': 'heatmap',
+    'aria-label': `${options.label}. Arrow keys move, Enter opens.`,
+  });
   const box = el('div', {class: 'heat'}, canvas);
   const readout = el('p', {class: 'readout muted'}, 'Point at a cell, or move with the arrow keys.');
   let at = null;
@@ -14,13 +18,17 @@ function heatmap(options) {
   function measure() {
     const pen = canvas.getContext('2d');
     pen.font = '12px system-ui, sans-serif';
-    const widest = (names) => Math.min(170, Math.max(0, ...names.map((name) => pen.measureText(short(name)).width)) + 8);
+    const widest = (names) =>
+      Math.min(170, Math.max(0, ...names.map((name) => pen.measureText(short(name)).width)) + 8);
     const left = rows.length <= LABELLED ? widest(rows) : 4;
     const below = columns.length <= LABELLED ? widest(columns) : 4;
     const room = Math.max(240, (box.clientWidth || 900) - 20) - left;
     const least = columns.length <= LABELLED ? 13 : 2;
     const wide = Math.max(least, Math.min(options.most || 30, Math.floor(room / columns.length)));
-    const high = options.square === false ? Math.max(rows.length <= LABELLED ? 16 : 2, Math.min(26, wide)) : Math.max(wide, rows.length <= LABELLED ? 13 : 2);
+    const high =
+      options.square === false
+        ? Math.max(rows.length <= LABELLED ? 19 : 2, Math.min(26, wide))
+        : Math.max(wide, rows.length <= LABELLED ? 13 : 2);
     return {left, below, wide, high};
   }
 
@@ -42,7 +50,8 @@ function heatmap(options) {
         const value = finite(options.value(r, c));
         pen.fillStyle = value === null ? token('--none') : options.colour(value);
         pen.fillRect(left + c * wide, r * high, wide - gap, high - gap);
-        if (options.marked && options.marked(r, c)) mark(pen, left + (c + 0.5) * wide - gap / 2, (r + 0.5) * high - gap / 2, Math.min(3.5, wide / 3));
+        if (options.marked && options.marked(r, c))
+          mark(pen, left + (c + 0.5) * wide - gap / 2, (r + 0.5) * high - gap / 2, Math.min(3.5, wide / 3));
       }
     }
     names(pen);
@@ -65,7 +74,8 @@ function heatmap(options) {
     pen.fillStyle = token('--text');
     pen.textBaseline = 'middle';
     pen.textAlign = 'right';
-    if (rows.length <= LABELLED) rows.forEach((name, r) => pen.fillText(short(name), left - 6, (r + 0.5) * high, left - 6));
+    if (rows.length <= LABELLED)
+      rows.forEach((name, r) => pen.fillText(short(name), left - 6, (r + 0.5) * high, left - 6));
     if (columns.length > LABELLED) return;
     columns.forEach((name, c) => {
       pen.save();
@@ -103,14 +113,23 @@ function heatmap(options) {
   });
   canvas.addEventListener('click', (event) => {
     const cell = under(event);
-    if (cell) { go(...cell); if (options.open) options.open(...cell); }
+    if (cell) {
+      go(...cell);
+      if (options.open) options.open(...cell);
+    }
   });
   canvas.addEventListener('keydown', (event) => {
     const move = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
-    if (move) { const [r, c] = at || [0, -1]; go(r + move[0], c + move[1], true); event.preventDefault(); }
+    if (move) {
+      const [r, c] = at || [0, -1];
+      go(r + move[0], c + move[1], true);
+      event.preventDefault();
+    }
     if (event.key === 'Enter' && at && options.open) options.open(...at);
   });
-  canvas.addEventListener('focus', () => { if (!at) go(0, 0, true); });
+  canvas.addEventListener('focus', () => {
+    if (!at) go(0, 0, true);
+  });
   whenShown(draw);
   return el('div', {}, box, readout);
 }

@@ -18,27 +18,57 @@ function show(make) {
   document.title = `${short(title, 60)} · ${TITLE}`;
 }
 
-const SECTIONS = {classes: viewClasses, neurons: viewNeurons, layers: viewLayers, sharing: viewSharing, ablation: viewAblation, compare: viewCompare};
+const SECTIONS = {
+  classes: viewClasses,
+  neurons: viewNeurons,
+  layers: viewLayers,
+  sharing: viewSharing,
+  ablation: viewAblation,
+  compare: viewCompare,
+};
 const findClass = (set, name) => classAt.get(JSON.stringify([set, name]));
 
 function decoded(part) {
-  try { return decodeURIComponent(part); } catch { return part; }
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function pageOf(parts) {
   const [kind, ...rest] = parts;
   if (kind === 'class' && findClass(...rest) !== undefined) return ['classes', () => viewClass(findClass(...rest))];
-  if (kind === 'neuron' && neuronAt.has(rest.join('/'))) return ['neurons', () => viewNeuron(neuronAt.get(rest.join('/')))];
-  if (kind === 'pair' && rest.length === 4 && [rest.slice(0, 2), rest.slice(2)].every((key) => findClass(...key) !== undefined)) {
+  if (kind === 'neuron' && neuronAt.has(rest.join('/')))
+    return ['neurons', () => viewNeuron(neuronAt.get(rest.join('/')))];
+  if (
+    kind === 'pair' &&
+    rest.length === 4 &&
+    [rest.slice(0, 2), rest.slice(2)].every((key) => findClass(...key) !== undefined)
+  ) {
     return ['sharing', () => viewPair(findClass(...rest.slice(0, 2)), findClass(...rest.slice(2)))];
   }
   if (SECTIONS[kind]) return [kind, SECTIONS[kind]];
   if (kind === 'overview' || !kind) return ['overview', null];
-  return ['overview', () => ['Not here', el('p', {}, `There is no “${short(parts.join(' / '), 80)}” in this report. `, link('#overview', 'To the overview'))]];
+  return [
+    'overview',
+    () => [
+      'Not here',
+      el(
+        'p',
+        {},
+        `There is no “${short(parts.join(' / '), 80)}” in this report. `,
+        link('#overview', 'To the overview'),
+      ),
+    ],
+  ];
 }
 
 function route() {
-  if (location.hash === '#main') { document.getElementById('main').focus(); return; }
+  if (location.hash === '#main') {
+    document.getElementById('main').focus();
+    return;
+  }
   const parts = location.hash.slice(1).split('/').map(decoded);
   const [section, make] = pageOf(parts);
   document.querySelectorAll('audio').forEach((audio) => audio.pause());
@@ -50,7 +80,11 @@ function route() {
   view.hidden = !make;
   freeClips();
   if (make) show(make);
-  else { view.replaceChildren(); redraws = []; document.title = TITLE; }
+  else {
+    view.replaceChildren();
+    redraws = [];
+    document.title = TITLE;
+  }
 }
 
 function arrive() {
