@@ -208,7 +208,9 @@ def test_dose_and_response_are_of_the_own_class():
         }
     )  # fmt: skip
     found = dose_table(table)
-    assert found[["silenced", "gain", "margin_change"]].to_numpy().tolist() == [["cat", 0.0, -1.0], ["cat", 2.0, 1.0]]
+    assert found[["silenced", "gain", "margin_change"]].to_numpy().tolist() == [
+        ["cat", 0.0, -1.0], ["cat", 1.0, 0.0], ["cat", 2.0, 1.0],
+    ]  # fmt: skip
 
 
 def test_figures_lie_beside_with_their_data(run):

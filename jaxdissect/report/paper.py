@@ -1,5 +1,6 @@
 """Figures for papers of one run, as PNG and SVG with the data behind each as CSV; needs matplotlib."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,25 +64,30 @@ def layer_table(pairs: pd.DataFrame, names: list[str], layers: int) -> pd.DataFr
     return pd.DataFrame(counts, names, [f"layer_{layer}" for layer in range(layers)])
 
 
+def _bases(names: list[str], rows: pd.DataFrame) -> list[str]:
+    """Interventions without their gain, which ends their names where a set has several."""
+    gain = dict(zip(rows["intervention"], rows["gain"], strict=True))
+    return [name.removesuffix(f" x {np.format_float_positional(gain[name], trim='-')}") for name in names]
+
+
 def specificity_table(ablation: pd.DataFrame) -> pd.DataFrame:
     """Margin change, logits, at the lowest gain: a row per silenced set, a column per class."""
     lowest = ablation[ablation["gain"] == ablation["gain"].min()]
     rows, columns = (list(dict.fromkeys(lowest[name])) for name in ("intervention", "class"))
     matrix = lowest.pivot_table("margin_change", "intervention", "class", sort=False, dropna=False)
-    return matrix.reindex(index=rows, columns=columns)
+    return matrix.reindex(index=rows, columns=columns).rename(index=dict(zip(rows, _bases(rows, lowest), strict=True)))
 
 
 def dose_table(ablation: pd.DataFrame) -> pd.DataFrame:
-    """Margin change of the own class of every set that has several gains."""
-    base = [
-        name.removesuffix(f" x {np.format_float_positional(gain, trim='-')}")
-        for name, gain in zip(ablation["intervention"], ablation["gain"], strict=True)
-    ]
-    own = ablation.assign(silenced=base)
+    """Margin change of the own class of every set that has several gains; a gain of 1 changes nothing."""
+    own = ablation.assign(silenced=_bases(ablation["intervention"].tolist(), ablation))
     own = own[own["silenced"] == own["class"]]
-    several = own.groupby("silenced")["gain"].transform("nunique") > 1
+    own = own[own.groupby("silenced")["gain"].transform("nunique") > 1]
+    alone = pd.DataFrame({"silenced": own["silenced"].unique(), "gain": 1.0, "margin_change": 0.0})
+    alone = alone[~alone["silenced"].isin(own[own["gain"] == 1]["silenced"])]
     kept = ["silenced", "gain", "margin_change", "ci_low", "ci_high", "control_mean", "control_sd"]
-    return own[several][kept].sort_values(["silenced", "gain"], kind="stable").reset_index(drop=True)
+    both = pd.concat([own[kept], alone]) if len(own) else own[kept]
+    return both.sort_values(["silenced", "gain"], kind="stable").reset_index(drop=True)
 
 
 def _layers(table: pd.DataFrame, matplotlib: Any) -> Any:
@@ -121,8 +127,11 @@ def _doses(doses: pd.DataFrame, matplotlib: Any) -> Any:
     figure = matplotlib.figure.Figure((4.5, 3), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(0, color="0.7", linewidth=0.8)
-    for name, own in doses.groupby("silenced", sort=False):
-        axes.plot(own["gain"], own["margin_change"], "o-", markersize=3, label=short_name(str(name)), clip_on=False)
+    sets = list(doses.groupby("silenced", sort=False))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(sets)))
+    for (name, own), colour, marker in zip(sets, colours, itertools.cycle("os^Dv*"), strict=False):
+        style = {"color": colour, "marker": marker, "markersize": 3.5, "clip_on": False}
+        axes.plot(own["gain"], own["margin_change"], label=short_name(str(name)), **style)
     axes.set(xlabel="gain", ylabel="margin change, logits")
     axes.legend(fontsize=6, frameon=False)
     return figure

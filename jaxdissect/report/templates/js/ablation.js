@@ -14,7 +14,11 @@ const controlsOf = (mean, deviation, count) =>
   finite(mean) === null ? '–' : `${signed(mean)} ± ${fixed(deviation)} (${count})`;
 
 const ABLATION_COLUMNS = [
-  {title: 'Silenced or scaled', value: ({one}) => one.base, cell: ({one}) => short(one.base, 60)},
+  {
+    title: 'Silenced or scaled (neurons)',
+    value: ({one}) => one.base,
+    cell: ({one}) => [short(one.base, 60), el('span', {class: 'muted'}, ` (${number(one.neurons)})`)],
+  },
   {
     title: 'Gain',
     hint: 'factor on the activations: 0 silences',
@@ -67,7 +71,8 @@ const ABLATION_COLUMNS = [
     hint: 'change of accuracy x clips',
     number: true,
     value: (row) => row.get('change_clips'),
-    cell: (row) => signed(row.get('change_clips'), 1),
+    cell: (row) =>
+      row.get('change_clips') === null ? '–' : `${signed(row.get('change_clips'), 1)} of ${number(row.clips)}`,
   },
   {
     title: 'Before',
@@ -76,8 +81,6 @@ const ABLATION_COLUMNS = [
     value: (row) => row.before,
     cell: (row) => percent(row.before),
   },
-  {title: 'Clips', number: true, value: (row) => row.clips, cell: (row) => number(row.clips)},
-  {title: 'Neurons', number: true, value: ({one}) => one.neurons, cell: ({one}) => number(one.neurons)},
 ];
 
 function ablationTable(rows, caption) {
