@@ -87,6 +87,8 @@ function clipCard(clip, n, title, more) {
     el('p', {class: 'muted'}, [more, clips.file[at]].filter(Boolean).join(' · ')),
   ];
   if (!hasAudio(clip)) return el('article', {class: 'clip'}, head, why && el('p', {}, `Cannot be heard: ${why}.`));
+  const padding = el('div', {class: 'padding', title: 'padding: the recording has ended'});
+  padding.style.left = `${(100 * clips.seconds[at]) / clips.unit_seconds}%`;
   const cursor = el('div', {class: 'cursor'});
   const unit = clips.unit_seconds;
   const mel = el(
@@ -99,6 +101,7 @@ function clipCard(clip, n, title, more) {
     n !== null && overlay(clip, n),
     el('span', {class: 'hertz high', 'aria-hidden': 'true'}, hertz(clips.high_hz)),
     el('span', {class: 'hertz low', 'aria-hidden': 'true'}, hertz(clips.low_hz)),
+    padding,
     cursor,
   );
   const wrong = el('p', {hidden: true}, 'This browser cannot play this kind of sound.');

@@ -107,10 +107,10 @@ function profile(n, set) {
 
 function neuronFacts(n) {
   const sets = [...new Set(pairsOfNeuron.get(n).map((p) => classes.set[pairs.class[p]]))];
-  return sets.map((set) => [
+  return sets.map((set, place) => [
     SETS.length > 1 && el('h2', {}, SETS[set]),
     facts([
-      ['Layer', number(neurons.layer[n]), `of ${DATA.layers}, counted from 0`],
+      !place && ['Layer', number(neurons.layer[n]), `of ${DATA.layers}, counted from 0`],
       neurons.aape && [
         'AAPE',
         `${fixed(scoreOf('aape', set, n), 3)} nats`,
@@ -167,7 +167,7 @@ function neuronClips(n) {
       'p',
       {class: 'small'},
       'Clips at whose tokens the neuron is active most often. Picture: log-mel spectrogram, white is loud. ',
-      highest ? 'Orange: where and when the neuron is active, on the grid of its patches.' : '',
+      highest ? 'Orange: where and when the neuron is active, on the grid of its patches. Hatched: padding behind the end of the recording.' : '',
     ),
     el(
       'div',
