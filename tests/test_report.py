@@ -242,14 +242,21 @@ def test_two_runs_stand_side_by_side(run, tmp_path):
     assert data_of(report(run).path)["other"] is None
 
 
-def test_no_path_of_the_machine_is_told(run):
-    done = report(run)
-    recorded = (run / "run.json").read_text()
-    page = done.path.read_text()
-    assert str(run) not in page.replace(str(run / "no.csv"), "").replace(str(run / "no"), "") or str(run) in recorded
+def test_no_path_of_the_machine_is_told(run, tmp_path):
     (run / "sharing.nc").write_bytes(b"broken")
-    told = next(entry for entry in report(run).missing if entry.what == "sharing.nc")
-    assert str(run) not in told.why
+    (run / "figures").write_text("not a folder")
+    done = run_report(ReportOptions(run=run, data=tmp_path / "elsewhere", with_=make_run(tmp_path / "other", NAMES)))
+    page = done.path.read_text()
+    assert len(done.missing) > 3
+    assert str(tmp_path) not in page
+    assert "/nowhere" in page, "what run.json tells is told"
+
+
+def test_an_ablation_of_other_neurons_is_told(run):
+    stages = json.loads((run / "run.json").read_text())
+    stages["stages"]["ablate"]["fingerprints"]["neurons"] = "7" * 64
+    (run / "run.json").write_text(json.dumps(stages))
+    assert any("chosen anew since the ablation" in sentence for sentence in report(run).warnings)
 
 
 def test_sound_is_there_and_the_page_keeps_its_size(dissected, tmp_path, capsys):

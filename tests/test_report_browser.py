@@ -267,6 +267,15 @@ def test_few_classes_and_many(page, tmp_path, classes):
     for section in SECTIONS:
         page.go(f"#{section}")
         assert count(page, "#view *") < 6000, section
+    if data["sharing"]:
+        page.go("#sharing")
+        page.run("document.querySelector('.heat canvas').focus()")
+        moved = page.run(
+            "(() => { const t = performance.now(); for (let i = 0; i < 20; i += 1) "
+            "document.querySelector('.heat canvas').dispatchEvent(new KeyboardEvent('keydown', "
+            "{key: 'ArrowRight'})); return (performance.now() - t) / 20; })()"
+        )
+        assert moved < 100, "ms for a step, however many cells there are"
     page.go("#classes")
     assert count(page, "#view tbody tr") == min(classes, 100)
     if classes > 100:

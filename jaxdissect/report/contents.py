@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxdissect.errors import InputError
-from jaxdissect.files import first_line, require_regular
+from jaxdissect.files import first_line, require_regular, sha256_file
 from jaxdissect.run import Run, require_same_run
 
 Reader = Callable[[Path], Any]
@@ -163,7 +163,7 @@ def read_contents(folder: Path) -> Contents:
         if stages is not None and stage not in stages and not any(stage == entry.what for entry in missing)
     ]
     _drop_foreign(run, data, tables, missing)
-    warnings += _stale(run, data, tables)
+    warnings += _stale(run, stages or {}, data, tables)
     found_probe = next(iter(probe.values()), None)
     return Contents(folder.resolve().name, stages or {}, data, tables, found_probe, tuple(missing), tuple(warnings))
 
@@ -180,7 +180,7 @@ def _stages(run: Run, missing: list[Missing], warnings: list[str]) -> dict[str, 
         stages = run.stages()
     except InputError as error:
         stages = {}
-        missing.append(Missing("run.json", _plain(error, run), "jaxdissect activations ..."))
+        missing.append(Missing("run.json", plain_error(error, run), "jaxdissect activations ..."))
     if not stages:
         warnings.append("run.json does not tell how these files were made, nor whether they belong together.")
         if not missing:
@@ -218,7 +218,7 @@ def _read(
             raise InputError("it is a link that leaves the run directory")
         return read(path)
     except Exception as error:  # a damaged file may break a reader in any way
-        missing.append(Missing(name, f"it cannot be used: {_plain(error, run)}", command(file.stage, run)))
+        missing.append(Missing(name, f"it cannot be used: {plain_error(error, run)}", command(file.stage, run)))
         return None
 
 
@@ -297,7 +297,9 @@ def _pairs(sharing: xr.Dataset, side: str) -> set[tuple[str, str]]:
     return set(zip(sharing[f"label_set_{side}"].values.tolist(), sharing[f"class_{side}"].values.tolist(), strict=True))
 
 
-def _stale(run: Run, data: Mapping[str, xr.Dataset], tables: Mapping[str, pd.DataFrame]) -> Iterable[str]:
+def _stale(
+    run: Run, stages: Mapping[str, Any], data: Mapping[str, xr.Dataset], tables: Mapping[str, pd.DataFrame]
+) -> Iterable[str]:
     """What was made of other neurons than those that `neurons.csv` lists now."""
     table = tables.get("neurons")
     if table is None:
@@ -310,16 +312,16 @@ def _stale(run: Run, data: Mapping[str, xr.Dataset], tables: Mapping[str, pd.Dat
             yield (
                 f"Sharing was computed from other neurons than those chosen now: run `{command('share', run)}` again."
             )
-    ablation = tables.get("ablation")
-    if ablation is not None:
-        own = ablation[ablation["intervention"] == ablation["class"]]
-        rows = zip(own["label_set"], own["class"], own["neurons"], strict=True)
-        if any(size.get((label_set, name), 0) != count for label_set, name, count in rows):
-            yield (f"The ablation silenced other neurons than those chosen now: run `{command('ablate', run)}` again.")
+    silenced = stages.get("ablate", {}).get("fingerprints", {}).get("neurons")
+    if "ablation" in tables and silenced is not None and silenced != sha256_file(run.file("neurons.csv")):
+        yield (
+            f"Neurons were chosen anew since the ablation, which may have silenced others than are listed now: run "
+            f"`{command('ablate', run)}` again."
+        )
 
 
-def _plain(error: Exception, run: Run) -> str:
-    """What an error says, without the folder's path, which is nobody's business."""
+def plain_error(error: Exception, run: Run) -> str:
+    """What an error says, without the run directory's path, which is nobody's business."""
     text = first_line(error)
     for path in (str(run.path.resolve()), str(run.path.absolute()), *([] if run.path == Path() else [str(run.path)])):
         text = text.replace(f"{path}/", "").replace(path, run.path.name)

@@ -10,7 +10,7 @@ from typing import Any
 import jaxdissect
 from jaxdissect.errors import InputError
 from jaxdissect.files import replaced_folder, whole_file
-from jaxdissect.report.contents import Contents, Missing, command, read_contents
+from jaxdissect.report.contents import Contents, Missing, command, plain_error, read_contents
 from jaxdissect.report.numbers import to_json
 from jaxdissect.report.overview import overview
 from jaxdissect.report.page import Page, render
@@ -101,7 +101,7 @@ def run_report(options: ReportOptions) -> ReportResult:
             try:
                 figures = draw_paper_figures(contents, axes, run.file("figures"))
             except InputError as error:
-                missing.append(Missing("figures for papers", str(error), command("report", run)))
+                missing.append(Missing("figures for papers", plain_error(error, run), command("report", run)))
         payload = _payload(contents, axes, other, run)
         snippets = _snippets(options, run, contents, axes, payload, missing, warnings)
         payload["clips"] = clips_payload(contents, axes, wanted_clips(contents, axes), snippets)

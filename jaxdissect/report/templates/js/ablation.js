@@ -10,12 +10,12 @@ function ablationRows(entry) {
 }
 
 const gainOf = ({mode, gain}) => (mode === 'mean' ? 'mean' : plain(gain));
-const controlsOf = (mean, deviation, count) =>
-  finite(mean) === null ? '–' : `${signed(mean)} ± ${fixed(deviation)} (${count})`;
+const controlsOf = (mean, deviation, count, places = 2) =>
+  finite(mean) === null ? '–' : `${signed(mean, places)} ± ${fixed(deviation, places)} (${count})`;
 
 const ABLATION_COLUMNS = [
   {
-    title: 'Silenced or scaled (neurons)',
+    title: 'Set (neurons)',
     value: ({one}) => one.base,
     cell: ({one}) => [short(one.base, 60), el('span', {class: 'muted'}, ` (${number(one.neurons)})`)],
   },
@@ -191,7 +191,7 @@ function suiteTable(suite) {
       title: 'Controls',
       number: true,
       value: (row) => row.control_mean,
-      cell: (row) => controlsOf(row.control_mean, row.control_sd, row.controls),
+      cell: (row) => controlsOf(row.control_mean, row.control_sd, row.controls, 3),
     },
     {title: 'p', number: true, value: (row) => row.p_value, cell: (row) => chance(row.p_value)},
   ];

@@ -48,12 +48,12 @@ function facts(entries) {
   );
 }
 
-const chips = (list) =>
-  el(
-    'ul',
-    {class: 'chips'},
-    list.map((c) => el('li', {}, link(classHref(c), className(c)))),
-  );
+function chips(list, most = 24) {
+  const shown = list.slice(0, most).map((c) => el('li', {}, link(classHref(c), className(c))));
+  const rest = list.length - shown.length;
+  return el('ul', {class: 'chips'}, shown, rest > 0 && el('li', {}, `and ${rest} more`));
+}
+
 const needs = (what, command) => el('p', {class: 'note'}, `${what} `, command && el('code', {}, command));
 
 function say(text) {

@@ -12,6 +12,7 @@ function heatmap(options) {
   });
   const box = el('div', {class: 'heat'}, canvas);
   const readout = el('p', {class: 'readout muted'}, 'Point at a cell, or move with the arrow keys.');
+  const cells = document.createElement('canvas');
   let at = null;
   let size = {};
 
@@ -32,29 +33,44 @@ function heatmap(options) {
     return {left, below, wide, high};
   }
 
+  // The cells are drawn once, on a canvas of their own: pointing at one then only adds its outline.
   function draw() {
     size = measure();
     const {left, below, wide, high} = size;
     const ratio = window.devicePixelRatio || 1;
     const width = left + wide * columns.length + 2;
     const height = high * rows.length + below + 2;
-    canvas.width = Math.ceil(width * ratio);
-    canvas.height = Math.ceil(height * ratio);
+    for (const one of [canvas, cells]) {
+      one.width = Math.ceil(width * ratio);
+      one.height = Math.ceil(height * ratio);
+    }
     canvas.style.width = `${width}px`;
     canvas.style.height = `${height}px`;
-    const pen = canvas.getContext('2d');
+    const pen = cells.getContext('2d');
     pen.scale(ratio, ratio);
+    const none = token('--none');
     const gap = wide > 8 ? 1 : 0;
     for (let r = 0; r < rows.length; r += 1) {
       for (let c = 0; c < columns.length; c += 1) {
         const value = finite(options.value(r, c));
-        pen.fillStyle = value === null ? token('--none') : options.colour(value);
+        pen.fillStyle = value === null ? none : options.colour(value);
         pen.fillRect(left + c * wide, r * high, wide - gap, high - gap);
-        if (options.marked && options.marked(r, c))
+        if (options.marked && options.marked(r, c)) {
           mark(pen, left + (c + 0.5) * wide - gap / 2, (r + 0.5) * high - gap / 2, Math.min(3.5, wide / 3));
+        }
       }
     }
     names(pen);
+    paint();
+  }
+
+  function paint() {
+    const pen = canvas.getContext('2d');
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(cells, 0, 0);
+    const ratio = window.devicePixelRatio || 1;
+    pen.scale(ratio, ratio);
     if (at) outline(pen);
   }
 
@@ -95,7 +111,7 @@ function heatmap(options) {
 
   function go(r, c, aloud) {
     at = [Math.min(rows.length - 1, Math.max(0, r)), Math.min(columns.length - 1, Math.max(0, c))];
-    draw();
+    paint();
     readout.textContent = options.tell(...at);
     if (aloud) say(readout.textContent);
   }

@@ -167,7 +167,9 @@ function neuronClips(n) {
       'p',
       {class: 'small'},
       'Clips at whose tokens the neuron is active most often. Picture: log-mel spectrogram, white is loud. ',
-      highest ? 'Orange: where and when the neuron is active, on the grid of its patches. Hatched: padding behind the end of the recording.' : '',
+      highest
+        ? 'Orange: where and when the neuron is active, on the grid of its patches. Hatched: padding behind the end of the recording.'
+        : '',
     ),
     el(
       'div',
@@ -232,6 +234,6 @@ function viewNeuron(n) {
     neuronFacts(n),
     neuronClips(n),
     el('h2', {}, 'Its classes'),
-    dataTable(columns, own, {caption: 'Classes that the neuron is specific to', sort: [1, true]}),
+    dataTable(columns, own, {caption: 'Classes that the neuron is specific to', sort: [1, true], shown: 25}),
   ];
 }
