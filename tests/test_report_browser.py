@@ -259,7 +259,12 @@ def test_every_link_of_a_hostile_run_leads_to_its_place(page, hostile):
 
 @pytest.mark.parametrize("classes", [1, 2, 527])
 def test_few_classes_and_many(page, tmp_path, classes):
-    run = make_run(tmp_path / "run", [f"class {c}" for c in range(classes)], keep=0.3, ablated=classes < 100)
+    run = make_run(
+        tmp_path / "run",
+        [f"class {c}" for c in range(classes)],
+        keep=0.3 if classes < 100 else 0.1,
+        ablated=classes < 100,
+    )
     path = run_report(ReportOptions(run=run, figures=False)).path
     assert path.stat().st_size < 25e6
     page.open(path)

@@ -17,7 +17,7 @@ SCRIPTS = (
     "data", "dom", "colour", "tables", "heatmap", "charts", "clips", "classes", "neurons", "layers", "sharing",
     "ablation", "compare", "router",
 )  # fmt: skip
-STYLES = ("base", "parts")
+STYLES = ("base", "parts", "figures")
 PLAIN = jinja2.Environment(
     loader=jinja2.PackageLoader("jaxdissect.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,

@@ -73,8 +73,11 @@ function route() {
   const [section, make] = pageOf(parts);
   document.querySelectorAll('audio').forEach((audio) => audio.pause());
   document.querySelectorAll('nav a').forEach((anchor) => {
-    if (anchor.dataset.section === section) anchor.setAttribute('aria-current', 'page');
-    else anchor.removeAttribute('aria-current');
+    if (anchor.dataset.section !== section) anchor.removeAttribute('aria-current');
+    else {
+      anchor.setAttribute('aria-current', 'page');
+      anchor.scrollIntoView({block: 'nearest', inline: 'nearest'});
+    }
   });
   first.hidden = Boolean(make);
   view.hidden = !make;
