@@ -127,7 +127,7 @@ function specificity(entry) {
       colour: (value) => diverging(value / most),
       marked: (r, k) => entry.interventions[shown[r]].own.includes(entry.classes[k]),
       tell: (r, k) =>
-        `Silencing ${entry.interventions[shown[r]].base}: ${classes.name[entry.classes[k]]} changes by ${signed(change[shown[r] * width + k], 3)} logits, p = ${chance(p[shown[r] * width + k])}`,
+        `Silencing ${entry.interventions[shown[r]].base}: ${classes.name[entry.classes[k]]} changes by ${signed(change[shown[r] * width + k], 3)} logits, ${level('p', p[shown[r] * width + k])}`,
       open: (r, k) => {
         location.hash = classHref(entry.classes[k]);
       },

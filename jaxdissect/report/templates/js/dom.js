@@ -34,6 +34,7 @@ const fixed = (value, places = 2) => (finite(value) === null ? '–' : value.toF
 const percent = (value, places = 0) => (finite(value) === null ? '–' : `${(100 * value).toFixed(places)}%`);
 const signed = (value, places = 2) => (finite(value) !== null && value > 0 ? '+' : '') + fixed(value, places);
 const chance = (value) => (finite(value) === null ? '–' : value < 0.001 ? '< 0.001' : number(value, 2));
+const level = (letter, value) => `${letter} ${chance(value).startsWith('<') ? '' : '= '}${chance(value)}`;
 const many = (count, noun, plural = `${noun}s`) => `${number(count)} ${count === 1 ? noun : plural}`;
 
 function facts(entries) {

@@ -82,7 +82,7 @@ function pairSentence(entry, a, b) {
   const more =
     qBreadth === null || qBreadth === undefined
       ? ''
-      : `; ${fixed(expectedBreadth, 1)} expected by sizes and breadth, q = ${chance(qBreadth)}`;
+      : `; ${fixed(expectedBreadth, 1)} expected by sizes and breadth, ${level('q', qBreadth)}`;
   return `${classes.name[a]} and ${classes.name[b]}: ${number(shared)} shared, Jaccard ${fixed(jaccard)}${more}`;
 }
 
@@ -186,11 +186,11 @@ function viewPair(a, b) {
     facts([
       ['Shared neurons', number(both.length), `of ${number(sizeOf(a))} and ${number(sizeOf(b))}`],
       ['Jaccard', fixed(both.length / Math.max(1, sizeOf(a) + sizeOf(b) - both.length)), 'shared / neurons of either'],
-      known(expected) && ['Expected by chance', fixed(expected, 1), `q = ${chance(q)}, that the two share at all`],
+      known(expected) && ['Expected by chance', fixed(expected, 1), `${level('q', q)}, that the two share at all`],
       known(expectedBreadth) && [
         'Expected by breadth',
         fixed(expectedBreadth, 1),
-        `q = ${chance(qBreadth)}, that these two in particular share`,
+        `${level('q', qBreadth)}, that these two in particular share`,
       ],
     ]),
     both.length
