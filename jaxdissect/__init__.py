@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxdissect.encoder.m2d import M2D, untrained_m2d
     from jaxdissect.encoder.vit import ViTConfig, vit_config
     from jaxdissect.errors import InputError, LostProcessError, TrainingError
-    from jaxdissect.grid import ActivationGrid, activation_grid
+    from jaxdissect.grid import ActivationGrid, GridReader, activation_grid, grid_reader
     from jaxdissect.interventions import run_with_gains
     from jaxdissect.neuron_sets import NeuronSet, neuron_set
     from jaxdissect.probe import Head, Probe, ProbeRule, logits, train_probe
@@ -49,7 +49,7 @@ _PUBLIC = {
     "encoder.vit": ("ViTConfig", "vit_config"),
     "embeddings": ("Embeddings", "embed_clips"),
     "errors": ("InputError", "LostProcessError", "TrainingError"),
-    "grid": ("ActivationGrid", "activation_grid"),
+    "grid": ("ActivationGrid", "GridReader", "activation_grid", "grid_reader"),
     "interventions": ("run_with_gains",),
     "neuron_sets": ("NeuronSet", "neuron_set"),
     "probe": ("Head", "Probe", "ProbeRule", "logits", "train_probe"),
@@ -73,6 +73,7 @@ __all__ = [
     "CountOptions",
     "Embeddings",
     "Encoder",
+    "GridReader",
     "Head",
     "InputError",
     "Intervention",
@@ -101,6 +102,7 @@ __all__ = [
     "collect_activations",
     "convert_checkpoint",
     "embed_clips",
+    "grid_reader",
     "load_encoder",
     "load_task",
     "logits",

@@ -1,18 +1,12 @@
 """The command line: parses, calls, prints."""
 
 import dataclasses
-import io
 import os
-import signal
 import sys
-import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import tyro
-from platformdirs import user_cache_path
 
 import jaxdissect
 from jaxdissect.ablation.stage import AblateOptions, AblateResult, check_ahead, run_ablate, run_ablate_part
@@ -28,11 +22,14 @@ from jaxdissect.errors import InputError, LostProcessError, TrainingError
 from jaxdissect.figures import draw_sharing
 from jaxdissect.probing import ProbeOptions, ProbeResult, run_probe
 from jaxdissect.processes import here
+from jaxdissect.report.stage import ReportOptions, run_report
+from jaxdissect.report.summary import report_summary
 from jaxdissect.reproduce import ReproduceOptions, run_reproduce
 from jaxdissect.reproduction_summary import reproduction_summary
 from jaxdissect.run import Run
 from jaxdissect.selectors import FROM_CLIPS
 from jaxdissect.stage_inputs import load_inputs, stage_inputs
+from jaxdissect.start import prepare_process, require_once
 from jaxdissect.summary import (
     activations_summary,
     demo_summary,
@@ -46,7 +43,6 @@ from jaxdissect.tasks.preparing import PrepareOptions, PrepareResult, run_prepar
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
 
-SEVERAL = ("--with", "--neurons", "--gain", "--suite")  # options of several values
 FAILED, USER_ERROR, LOST_PROCESS, INTERRUPTED, BROKEN_PIPE = 1, 2, 75, 130, 141  # 75: "try again" in sysexits.h
 
 
@@ -233,6 +229,20 @@ class AblateCommand(AblateOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportCommand(ReportOptions):
+    """Write a page on which the neurons of a run can be seen and heard; it opens from the disk, without a network.
+
+    Example: jaxdissect report --run runs/esc50 --with runs/supervised
+    """
+
+    with_: Annotated[Path | None, tyro.conf.arg(name="with")] = None
+
+    def __call__(self) -> int:
+        print(report_summary(run_report(self)))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReproduceCommand(ReproduceOptions):
     """Print the paper's published figures beside what is found with this encoder and data set.
 
@@ -317,6 +327,7 @@ Command = (
     | Annotated[DissectCommand, tyro.conf.subcommand("dissect")]
     | Annotated[ProbeCommand, tyro.conf.subcommand("probe")]
     | Annotated[AblateCommand, tyro.conf.subcommand("ablate")]
+    | Annotated[ReportCommand, tyro.conf.subcommand("report")]
     | Annotated[ReproduceCommand, tyro.conf.subcommand("reproduce")]
     | Annotated[PrepareCommand, tyro.conf.subcommand("prepare")]
     | Annotated[VerifyCommand, tyro.conf.subcommand("verify")]
@@ -332,9 +343,9 @@ def main(arguments: list[str] | None = None) -> int:
     0: done. 1: too many unreadable clips, or a training went wrong. 2: a user's mistake. 75: another process of the job
     failed or died, and 130: stopped by a signal; the same command goes on. 141: the reader of the output has gone.
     """
-    _prepare()
+    prepare_process()
     try:
-        _require_once(sys.argv[1:] if arguments is None else arguments)
+        require_once(sys.argv[1:] if arguments is None else arguments)
         command = tyro.cli(
             Command,
             prog="jaxdissect",
@@ -363,29 +374,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of what is printed has gone, perhaps before all stages were run
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-
-
-def _require_once(arguments: Sequence[str]) -> None:
-    """Refuse an option of several values that is given twice: the last alone would count, without a word."""
-    options = [argument.partition("=")[0] for argument in arguments]
-    for option in SEVERAL:
-        if options.count(option) > 1:
-            raise InputError(f"{option} was given twice: give it once, its values one after another.")
-
-
-def _prepare() -> None:
-    """Streams that can print anything or nothing, SIGTERM like Ctrl-C, and compiled programs kept between runs."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the life of the process
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.path.insert(0, "")  # --encoder may name a module in the current folder, as for `python -m`
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def _bad_clips(result: ActivationsResult | ProbeResult | AblateResult | PrepareResult, saved: str) -> int:

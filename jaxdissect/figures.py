@@ -68,7 +68,7 @@ def sharing_heatmaps(sharing: Sharing) -> dict[str, Heatmap]:
             place = np.ix_(row, column)
             frame = pd.DataFrame(jaccard[place], names[0][row], names[1][column])
             other = "" if b in own else f" of {Path(b[0]).name}"
-            name = _file_name(f"sharing-{a[1]}" if a == b else f"sharing-{a[1]}-{b[1]}{other}", found)
+            name = file_name(f"sharing-{a[1]}" if a == b else f"sharing-{a[1]}-{b[1]}{other}", found)
             found[name] = Heatmap(frame, marked[place], both, (a[1], b[1] + other))
     return found
 
@@ -82,7 +82,7 @@ def draw_sharing(sharing: Sharing, folder: Path) -> list[Path]:
     paths = []
     for name, heatmap in sharing_heatmaps(sharing).items():
         paths.append(folder / f"{name}.svg")
-        with _matplotlib().rc_context(STYLE):
+        with figure_maker().rc_context(STYLE):
             save_figure(draw_heatmap(heatmap), paths[-1])
         write_csv(heatmap.jaccard.rename_axis(index="class").reset_index(), paths[-1].with_suffix(".csv"))
     return paths
@@ -93,10 +93,10 @@ def draw_heatmap(heatmap: Heatmap) -> Any:
     shape = heatmap.jaccard.shape
     height, width = (float(np.clip(CLASS * classes, LEAST, MOST)) for classes in shape)
     left, top = (BRANCHES if tree is not None else 0.01 for tree in heatmap.trees)
-    names = [[_short(name) for name in axis] for axis in (heatmap.jaccard.index, heatmap.jaccard.columns)]
+    names = [[short_name(name) for name in axis] for axis in (heatmap.jaccard.index, heatmap.jaccard.columns)]
     right, below = (0.08 * max(map(len, axis)) for axis in names)  # inches that the labels may take
     size = width + left + right + 1.5, height + top + below + 0.8
-    figure = _matplotlib().figure.Figure(size, layout="constrained")
+    figure = figure_maker().figure.Figure(size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     grid = figure.add_gridspec(2, 3, width_ratios=(left, width, BAR), height_ratios=(top, height))
     axes = figure.add_subplot(grid[1, 1])
@@ -132,7 +132,12 @@ def save_figure(figure: Any, path: Path) -> None:
             figure.savefig(temporary, format=file.suffix[1:], **more)
 
 
-def _matplotlib() -> Any:
+def figure_maker() -> Any:
+    """Matplotlib, which the extra `figures` brings.
+
+    Raises:
+      InputError: it is not installed.
+    """
     try:
         import matplotlib.figure
     except ImportError as error:
@@ -140,7 +145,7 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _file_name(name: str, taken: Mapping[str, Any]) -> str:
+def file_name(name: str, taken: Mapping[str, Any]) -> str:
     """A name that any file system takes, and that is not taken yet."""
     plain = re.sub(r"[^\w]+", "-", name)[:100].strip("-")
     numbers = (f"{plain}-{number}" for number in itertools.count(2))
@@ -176,5 +181,6 @@ def _draw_tree(axes: Any, tree: np.ndarray, horizontal: bool) -> None:
     axes.axis("off")
 
 
-def _short(name: str, most: int = 40) -> str:
+def short_name(name: str, most: int = 40) -> str:
+    """A class as a figure writes it."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

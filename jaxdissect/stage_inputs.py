@@ -60,12 +60,17 @@ def stage_inputs(options: Any, run: Run, stage: str) -> dict[str, Any]:
 
 def load_inputs(inputs: Mapping[str, Any]) -> tuple[Encoder, Task]:
     """The encoder and the whole task."""
+    task = load_recorded_task(inputs)
+    return load_encoder(inputs["encoder"], inputs["dtype"]), task
+
+
+def load_recorded_task(inputs: Mapping[str, Any]) -> Task:
+    """The whole task."""
     labels = [name.strip() for name in (inputs["label"] or "").split(",") if name.strip()]
-    task = load_task(
+    return load_task(
         inputs["task"], inputs["data"], labels, inputs["unit_seconds"], inputs["multi_label"], inputs["test_fold"],
         lambda notes: progress_bar(notes, what=f"Synthesising {inputs['task']}"),
     )  # fmt: skip
-    return load_encoder(inputs["encoder"], inputs["dtype"]), task
 
 
 def recorded_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:

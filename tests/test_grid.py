@@ -36,5 +36,5 @@ def test_what_is_not_there_is_told():
     encoder, pcm = untrained_m2d(CONFIG), clip(0.3)
     with pytest.raises(InputError, match="There are layers 0 to 1, got 2"):
         activation_grid(encoder, pcm, 2, np.array([0]))
-    with pytest.raises(InputError, match="Layer 0 has neurons 0 to 63, got 3 to 64"):
+    with pytest.raises(InputError, match="Layer 0 has neurons 0 to 63, got 64"):
         activation_grid(encoder, pcm, 0, np.array([3, 64]))

@@ -1,0 +1,1 @@
+"""The report: one page on which the neurons of a run can be seen and heard."""

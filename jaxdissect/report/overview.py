@@ -1,0 +1,169 @@
+"""The overview of a run in words and numbers, which stands in the page even without its script."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxdissect.report.commands import commands
+from jaxdissect.report.contents import Contents, Missing
+from jaxdissect.report.payload import Frame
+
+LISTED = 200  # clips that could not be counted
+TOKENS = {
+    "all": "every token, the class token too",
+    "patches": "patches, without the class token",
+    "sounding": "patches inside the recording and within 60 dB of its peak",
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number with its name, and what it means."""
+
+    name: str
+    value: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class BadClip:
+    """A clip that was not counted, or is silent."""
+
+    file: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the first section shows.
+
+    Attributes:
+      facts: of the run.
+      coverage: facts of each label set, by its name.
+      warnings: sentences.
+      missing: what is not there.
+      bad: clips that were not counted, or are silent.
+      bad_unlisted: how many more.
+      commands: that made the run.
+      versions: of the packages.
+    """
+
+    facts: tuple[Fact, ...]
+    coverage: tuple[tuple[str, tuple[Fact, ...]], ...]
+    warnings: tuple[str, ...]
+    missing: tuple[Missing, ...]
+    bad: tuple[BadClip, ...]
+    bad_unlisted: int
+    commands: tuple[str, ...]
+    versions: str
+
+
+def overview(contents: Contents, axes: Frame, missing: tuple[Missing, ...], warnings: tuple[str, ...]) -> Overview:
+    """The overview of what a run directory holds."""
+    clips = contents.tables.get("clips")
+    bad: tuple[BadClip, ...] = ()
+    if clips is not None:
+        rows = clips[clips["status"].isin(["unreadable", "silent"])]
+        bad = tuple(BadClip(*row) for row in rows[["file_name", "status", "reason"]].itertuples(index=False, name=None))
+    versions = next((record.get("versions") for record in contents.stages.values()), None) or {}
+    return Overview(
+        _facts(contents, axes), _coverage(contents), (*contents.warnings, *_cautions(contents), *warnings), missing,
+        bad[:LISTED], max(len(bad) - LISTED, 0), tuple(commands(contents)),
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+    )  # fmt: skip
+
+
+def _facts(contents: Contents, axes: Frame) -> tuple[Fact, ...]:
+    record: Any = contents.stages.get("activations", {})
+    options, counts = record.get("options", {}), contents.counts
+    found = [
+        Fact("Encoder", str(record.get("encoder", "not recorded"))),
+        Fact("Task", str(record.get("task", "not recorded")), f"{options.get('split', '?')} split"),
+    ]
+    if axes.layers:
+        found.append(
+            Fact("Neurons", f"{axes.layers * axes.width:,}", f"{axes.layers} layers of {axes.width:,}, read after GELU")
+        )
+    if counts is not None:
+        clips = contents.tables.get("clips")
+        total = int(counts["clips"].values.sum()) if clips is None else int((clips["status"] != "unreadable").sum())
+        unit = record.get("unit_seconds")
+        length = f"of {unit:g} s, cropped or padded" if isinstance(unit, (int, float)) else ""
+        tokens = int(counts["total_tokens"])
+        never = int((counts["total_active_tokens"].values == 0).sum())
+        found += [
+            Fact("Clips counted", f"{total:,}", length),
+            Fact("Tokens", f"{tokens:,}", TOKENS.get(str(options.get("tokens")), "")),
+            Fact("Never fire", f"{never:,}", "neurons that no token of any clip activates"),
+        ]
+    chosen = contents.stages.get("neurons", {}).get("options")
+    if chosen:
+        keep = chosen.get("keep")
+        share = f"keeps {100 * keep:g}% of the neurons" if isinstance(keep, (int, float)) else ""
+        found.append(Fact("Selection", f"{chosen.get('selector', '?')}, preset {chosen.get('preset', '?')}", share))
+    return tuple(found)
+
+
+def _coverage(contents: Contents) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
+    table = contents.tables.get("coverage")
+    if table is None:
+        return ()
+    found = []
+    for row in table.to_dict("records"):
+        interval = ""
+        if row.get("coverage_low") == row.get("coverage_low") and "coverage_low" in row:
+            interval = f"; {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings"
+        facts = [
+            Fact(
+                "Coverage",
+                f"{row['coverage']:.0%}",
+                f"{row['covered']:.0f} of {row['classes']:.0f} classes have a class-specific neuron{interval}",
+            ),
+            Fact(
+                "Neurons per class", f"{row['mean_neurons_per_class']:.1f}", "class-specific neurons, mean over classes"
+            ),
+            Fact(
+                "Kept neurons",
+                f"{row['kept_neurons']:,.0f}",
+                "as many as the selection is told to keep, on shuffled labels too",
+            ),
+        ]
+        if row.get("pairs_by_chance") == row.get("pairs_by_chance") and "pairs_by_chance" in row:
+            facts.append(
+                Fact(
+                    "Pairs of class and neuron",
+                    f"{row['pairs']:,.0f}",
+                    f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels; "
+                    f"{row['pairs_significant']:,.0f} have q ≤ 0.05",
+                )
+            )
+        if row.get("split_half_jaccard") == row.get("split_half_jaccard") and "split_half_jaccard" in row:
+            facts.append(
+                Fact(
+                    "Stability",
+                    f"{row['split_half_jaccard']:.0%}",
+                    "of the pairs agree between random halves of the recordings (Jaccard)",
+                )
+            )
+        found.append((str(row["label_set"]), tuple(facts)))
+    return tuple(found)
+
+
+def _cautions(contents: Contents) -> list[str]:
+    found = []
+    table = contents.tables.get("coverage")
+    if table is not None and "pairs_by_chance" not in table:
+        found.append(
+            "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
+            "Count with --keep-clips for p- and q-values, and compare with an untrained encoder."
+        )
+    scores = contents.data.get("scores")
+    skipped = str(scores.attrs.get("skipped_classes", "")) if scores is not None else ""
+    if skipped:
+        found.append(f"Classes without a counted clip are left out: {skipped}.")
+    if contents.stages.get("activations", {}).get("options", {}).get("tokens") == "all":
+        found.append(
+            "Every token was counted, those of silence and padding too: neurons that answer to duration or silence may "
+            "look class-specific. Hold it against a run with --tokens sounding."
+        )
+    return found

@@ -1,0 +1,177 @@
+"""What the page shows of sharing, of ablation, and of two runs side by side, as JSON values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.cluster.hierarchy
+import xarray as xr
+
+from jaxdissect.errors import InputError
+from jaxdissect.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
+from jaxdissect.report.contents import Contents
+from jaxdissect.report.numbers import packed, short
+from jaxdissect.report.payload import Frame
+from jaxdissect.sharing import linkage
+
+BINS = 40  # of a histogram of normalised AAPE, from 0 to 1
+MATRICES = ("margin_change", "control_mean", "control_sd", "p_value", "q_value", "ci_low", "ci_high", "change_clips")
+MANY = 40_000  # rows of an ablation, of which fewer columns are shown
+SUITE = ("gain", "interventions", "margin_change", "controls", "control_mean", "control_sd", "p_value")
+
+
+def sharing_payload(contents: Contents, axes: Frame) -> list[dict[str, Any]]:
+    """A matrix for every label set, of classes with neurons in clustered order."""
+    sharing = contents.data.get("sharing")
+    if sharing is None:
+        return []
+    numbers = axes.class_numbers(sharing["label_set_a"].values.tolist(), sharing["class_a"].values.tolist())
+    found = []
+    for number, name in enumerate(axes.label_sets):
+        own = np.flatnonzero(sharing["label_set_a"].values == name)
+        kept = own[sharing["size_a"].values[own] > 0]
+        if not len(kept):
+            continue
+        place = kept[_clustered(sharing["jaccard"].values[np.ix_(kept, kept)])]
+        matrices = {
+            key: packed(sharing[key].values[np.ix_(place, place)].astype(kind))
+            for key, kind in (
+                ("shared", np.uint32), ("jaccard", np.float32), ("expected_shared", np.float32),
+                ("q_value", np.float32), ("expected_by_breadth", np.float32), ("q_by_breadth", np.float32),
+            )
+            if key in sharing
+        }  # fmt: skip
+        found.append(
+            {"set": number, "order": [numbers[row] for row in place], "without": len(own) - len(kept), **matrices}
+        )
+    return found
+
+
+def _clustered(jaccard: np.ndarray) -> np.ndarray:
+    """An order in which classes that share neurons stand together."""
+    if len(jaccard) < 3:
+        return np.arange(len(jaccard))
+    return scipy.cluster.hierarchy.leaves_list(linkage(jaccard))
+
+
+def ablation_payload(contents: Contents, axes: Frame) -> dict[str, Any] | None:
+    """Interventions, what each did to every class as matrices, and the aggregate test."""
+    table = contents.tables.get("ablation")
+    if table is None or not len(table):
+        return None
+    names = MATRICES if len(table) <= MANY else MATRICES[:4]
+    specific = _specific(contents, axes)
+    found: dict[str, Any] = {"sets": [], "suite": []}
+    for number, label_set in enumerate(axes.label_sets):
+        own = table[table["label_set"] == label_set]
+        if not len(own):
+            continue
+        interventions = list(dict.fromkeys(own["intervention"]))
+        classes = axes.class_numbers(*(own.drop_duplicates("class")[name].tolist() for name in ("label_set", "class")))
+        row = own["intervention"].map({name: place for place, name in enumerate(interventions)}).to_numpy()
+        column_of = {axes.classes[place][1]: column for column, place in enumerate(classes)}
+        column = own["class"].map(column_of).to_numpy()
+        first = own.drop_duplicates("intervention").set_index("intervention").loc[interventions]
+        before = own.drop_duplicates("class")
+        one: dict[str, Any] = {
+            "set": number,
+            "classes": classes,
+            "clips": short(before["clips"].astype(int).to_numpy()),
+            "before": short(before["accuracy_before"].to_numpy()),
+            "interventions": [_intervention(str(name), entry, specific, axes) for name, entry in first.iterrows()],
+        }
+        for name in names:
+            matrix = np.full((len(interventions), len(classes)), np.nan, np.float32)
+            matrix[row, column] = own[name].to_numpy()
+            one[name] = packed(matrix)
+        found["sets"].append(one)
+    suite = contents.tables.get("ablation_suite")
+    if suite is not None:
+        found["suite"] = [
+            {name: entry[name] for name in ("label_set", "mode", "contrast")}
+            | {name: short(float(entry[name])) for name in SUITE}
+            for _, entry in suite.iterrows()
+        ]
+    return found
+
+
+def _specific(contents: Contents, axes: Frame) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {key: [] for key in axes.classes}
+    table = contents.neurons
+    if table is not None:
+        for label_set, name, layer, neuron in table[["label_set", "class", "layer", "neuron"]].itertuples(index=False):
+            found.setdefault((label_set, name), []).append((int(layer), int(neuron)))
+    return found
+
+
+def _intervention(
+    name: str, entry: pd.Series, specific: Mapping[tuple[str, str], list[tuple[int, int]]], axes: Frame
+) -> dict[str, Any]:
+    """What is known of an intervention by its row and its name, whose end tells the gain where there are several."""
+    gain = float(entry["gain"])
+    ending = f" x {np.format_float_positional(gain, trim='-')}"
+    base = name.removesuffix(ending)
+
+    def no_file(_path: str, _class: str | None) -> NeuronSet:
+        return neuron_set("file", [(0, 0)])
+
+    try:
+        classes = parse_neuron_set(base, specific, no_file).classes
+    except InputError:
+        classes = ()
+    own = axes.class_numbers(*zip(*classes, strict=True)) if classes else []
+    return {
+        "name": name, "base": base, "gain": short(gain), "mode": entry["mode"], "neurons": int(entry["neurons"]),
+        "controls": int(entry["controls"]), "own": own,
+    }  # fmt: skip
+
+
+def summary_payload(contents: Contents, axes: Frame) -> dict[str, Any]:
+    """A run in numbers, for a comparison."""
+    record = contents.stages.get("activations", {})
+    chosen = contents.stages.get("neurons", {}).get("options", {})
+    return {
+        "name": contents.name,
+        "encoder": str(record.get("encoder", "?")),
+        "task": str(record.get("task", "?")),
+        "tokens": str(record.get("options", {}).get("tokens", "?")),
+        "preset": str(chosen.get("preset", "?")),
+        "layers": axes.layers,
+        "width": axes.width,
+        "sets": {name: _set_summary(contents, axes, name) for name in axes.label_sets},
+    }
+
+
+def _set_summary(contents: Contents, axes: Frame, label_set: str) -> dict[str, Any]:
+    names = [name for own, name in axes.classes if own == label_set]
+    found: dict[str, Any] = {"classes": names}
+    table = contents.neurons
+    if table is not None:
+        own = table[table["label_set"] == label_set]
+        size = own["class"].value_counts()
+        unique = own.drop_duplicates(["layer", "neuron"])["layer"].astype(int)
+        found["size"] = [int(size.get(name, 0)) for name in names]
+        found["by_layer"] = short(np.bincount(unique, minlength=axes.layers))
+    coverage = contents.tables.get("coverage")
+    if coverage is not None and (coverage["label_set"] == label_set).any():
+        row = coverage[coverage["label_set"] == label_set].iloc[0]
+        found["coverage"] = {
+            name: short(float(row[name])) for name in coverage.columns if name != "label_set" and _is_number(row[name])
+        }
+    scores = contents.data.get("scores")
+    if scores is not None and label_set in scores["label_set"].values:
+        found["histogram"] = _histogram(scores, label_set)
+    return found
+
+
+def _histogram(scores: xr.Dataset, label_set: str) -> list[int]:
+    """Neurons by normalised AAPE, of all that fire."""
+    row = scores["label_set"].values.tolist().index(label_set)
+    values = scores["aape_normalised"].values[row]
+    counts, _ = np.histogram(values[np.isfinite(values)], BINS, (0, 1))
+    return [int(count) for count in counts]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number))

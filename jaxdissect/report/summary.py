@@ -1,0 +1,20 @@
+"""What a report shows, in words for a terminal."""
+
+from jaxdissect.report.stage import ReportResult
+
+LISTED = 10
+
+
+def report_summary(done: ReportResult) -> str:
+    """What can be seen and heard, and what cannot."""
+    lines = [f"Report of {done.neurons:,} class-specific neurons with {done.clips:,} clips to hear."]
+    lines += [f"Warning: {sentence}" for sentence in done.warnings]
+    for entry in done.missing[:LISTED]:
+        remedy = f" ({entry.command})" if entry.command else ""
+        lines.append(f"Not in it: {entry.what}: {entry.why}{remedy}")
+    if len(done.missing) > LISTED:
+        lines.append(f"... and {len(done.missing) - LISTED} more, see the report.")
+    if done.figures:
+        lines.append(f"Figures: {', '.join(map(str, done.figures))}.")
+    lines.append(f"Written to {done.path}: {done.size / 1e6:,.1f} MB in {done.seconds:,.1f} s.")
+    return "\n".join(lines)

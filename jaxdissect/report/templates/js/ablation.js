@@ -1,0 +1,263 @@
+// What silencing neurons does.
+function ablationRows(entry) {
+  const width = entry.classes.length;
+  return entry.interventions.flatMap((one, i) =>
+    entry.classes.map((c, k) => {
+      const get = (name) => (entry[name] ? finite(unpack(entry[name])[i * width + k]) : null);
+      return {one, c, own: one.own.includes(c), clips: entry.clips[k], before: entry.before[k], get};
+    }),
+  );
+}
+
+const gainOf = ({mode, gain}) => (mode === 'mean' ? 'mean' : plain(gain));
+const controlsOf = (mean, deviation, count, places = 2) =>
+  finite(mean) === null ? '–' : `${signed(mean, places)} ± ${fixed(deviation, places)} (${count})`;
+
+const ABLATION_COLUMNS = [
+  {
+    title: 'Set (neurons)',
+    value: ({one}) => one.base,
+    cell: ({one}) => [short(one.base, 60), el('span', {class: 'muted'}, ` (${number(one.neurons)})`)],
+  },
+  {
+    title: 'Gain',
+    hint: 'factor on the activations: 0 silences',
+    number: true,
+    value: ({one}) => one.gain,
+    cell: ({one}) => gainOf(one),
+  },
+  {
+    title: 'Measured on',
+    value: ({c}) => classes.name[c],
+    cell: ({c}) => link(classHref(c), short(classes.name[c], 40)),
+  },
+  {
+    title: 'Change, logits',
+    hint: 'of the margin',
+    number: true,
+    value: (row) => row.get('margin_change'),
+    cell: (row) => el('b', {}, signed(row.get('margin_change'), 3)),
+  },
+  {
+    title: '95% interval',
+    hint: 'over resampled recordings',
+    number: true,
+    value: (row) => row.get('ci_low'),
+    cell: (row) => (row.get('ci_low') === null ? '–' : `${signed(row.get('ci_low'))} to ${signed(row.get('ci_high'))}`),
+  },
+  {
+    title: 'Controls',
+    hint: 'mean ± deviation of matched random sets, and how many',
+    number: true,
+    value: (row) => row.get('control_mean'),
+    cell: (row) => controlsOf(row.get('control_mean'), row.get('control_sd'), row.one.controls),
+  },
+  {
+    title: 'p',
+    hint: 'never below 1 / (1 + controls)',
+    number: true,
+    value: (row) => row.get('p_value'),
+    cell: (row) => chance(row.get('p_value')),
+  },
+  {
+    title: 'q',
+    hint: 'false discovery rate',
+    number: true,
+    value: (row) => row.get('q_value'),
+    cell: (row) => chance(row.get('q_value')),
+  },
+  {
+    title: 'Clips gained',
+    hint: 'change of accuracy x clips',
+    number: true,
+    value: (row) => row.get('change_clips'),
+    cell: (row) =>
+      row.get('change_clips') === null ? '–' : `${signed(row.get('change_clips'), 1)} of ${number(row.clips)}`,
+  },
+  {
+    title: 'Before',
+    hint: 'accuracy (average precision of a multi-label set) without an intervention',
+    number: true,
+    value: (row) => row.before,
+    cell: (row) => percent(row.before),
+  },
+];
+
+function ablationTable(rows, caption) {
+  return dataTable(ABLATION_COLUMNS, rows, {
+    caption,
+    placeholder: 'Search',
+    search: ({one, c}) => `${one.name} ${classes.name[c]}`,
+    sort: [3, false],
+    shown: 25,
+  });
+}
+
+// The whole of a matrix, colours centred on no change.
+function specificity(entry) {
+  const width = entry.classes.length,
+    change = unpack(entry.margin_change),
+    p = unpack(entry.p_value);
+  const shown = entry.interventions
+    .map((one, i) => i)
+    .filter((i) => entry.interventions[i].mode === 'mean' || entry.interventions[i].gain === lowestGain(entry));
+  const most = shown.reduce(
+    (best, i) =>
+      entry.classes.reduce((peak, c, k) => Math.max(peak, Math.abs(finite(change[i * width + k]) || 0)), best),
+    1e-6,
+  );
+  return [
+    el('h2', {}, 'Specificity matrix'),
+    el(
+      'p',
+      {class: 'small'},
+      `Rows: neurons that were silenced (gain ${number(lowestGain(entry))}). Columns: classes whose margin was measured. A specific effect stands on the row's own class alone, which is marked by a dot.`,
+    ),
+    el(
+      'div',
+      {class: 'tools'},
+      colourKey((t) => diverging(2 * t - 1), fixed(-most), `+${fixed(most)}`, 'Margin change, logits'),
+    ),
+    heatmap({
+      rows: shown.map((i) => entry.interventions[i].base),
+      columns: entry.classes.map((c) => classes.name[c]),
+      label: 'Margin change by silenced neurons and class',
+      square: false,
+      value: (r, k) => change[shown[r] * width + k],
+      colour: (value) => diverging(value / most),
+      marked: (r, k) => entry.interventions[shown[r]].own.includes(entry.classes[k]),
+      tell: (r, k) =>
+        `Silencing ${entry.interventions[shown[r]].base}: ${classes.name[entry.classes[k]]} changes by ${signed(change[shown[r] * width + k], 3)} logits, ${level('p', p[shown[r] * width + k])}`,
+      open: (r, k) => {
+        location.hash = classHref(entry.classes[k]);
+      },
+    }),
+  ];
+}
+
+const lowestGain = (entry) => Math.min(...entry.interventions.map(({gain}) => gain));
+
+function doses(entry) {
+  const width = entry.classes.length;
+  const found = [...grouped(entry.interventions.map(({base}) => base))]
+    .filter(([, list]) => list.length > 1)
+    .flatMap(([base, list]) =>
+      entry.classes.map((c, k) => ({base, list, c, k})).filter(({c}) => entry.interventions[list[0]].own.includes(c)),
+    );
+  if (!found.length) return null;
+  const at = (name, i, k) => (entry[name] ? finite(unpack(entry[name])[i * width + k]) : null);
+  return [
+    el('h2', {}, 'Dose and response'),
+    el(
+      'p',
+      {class: 'small'},
+      "Margin change of the set's own class, logits, against the gain on its neurons (1 leaves them alone). Bars: 95% interval. Grey band: matched controls, mean ± deviation.",
+    ),
+    el(
+      'div',
+      {class: 'dose'},
+      found.map(({base, list, c, k}) => {
+        const points = list
+          .map((i) => ({
+            x: entry.interventions[i].gain,
+            y: at('margin_change', i, k),
+            low: at('ci_low', i, k),
+            high: at('ci_high', i, k),
+            mean: at('control_mean', i, k),
+            sd: at('control_sd', i, k),
+          }))
+          .concat(list.some((i) => entry.interventions[i].gain === 1) ? [] : [{x: 1, y: 0, mean: 0, sd: 0}])
+          .sort((a, b) => a.x - b.x);
+        const title = base === classes.name[c] ? base : `${base}, measured on ${classes.name[c]}`;
+        return el('figure', {}, el('figcaption', {}, title), doseChart(points, `Dose and response of ${title}`));
+      }),
+    ),
+  ];
+}
+
+function suiteTable(suite) {
+  if (!suite.length) return null;
+  const columns = [
+    {title: 'Measured on', value: (row) => row.contrast, cell: (row) => row.contrast},
+    {title: 'Gain', number: true, value: (row) => row.gain, cell: gainOf},
+    {title: 'Interventions', number: true, value: (row) => row.interventions, cell: (row) => number(row.interventions)},
+    {
+      title: 'Change, logits',
+      number: true,
+      value: (row) => row.margin_change,
+      cell: (row) => el('b', {}, signed(row.margin_change, 3)),
+    },
+    {
+      title: 'Controls',
+      number: true,
+      value: (row) => row.control_mean,
+      cell: (row) => controlsOf(row.control_mean, row.control_sd, row.controls, 3),
+    },
+    {title: 'p', number: true, value: (row) => row.p_value, cell: (row) => chance(row.p_value)},
+  ];
+  return [
+    el('h2', {}, 'All interventions together'),
+    el(
+      'p',
+      {class: 'small'},
+      'The aggregate test: mean margin change on the classes that the neurons are meant for, on all others, and the difference, against as many times their k-th controls. Where classes have few test clips, this is the one to report.',
+    ),
+    dataTable(columns, suite, {caption: 'Aggregate test', sort: [1, false]}),
+  ];
+}
+
+function viewAblation(chosen) {
+  if (!DATA.ablation || !DATA.ablation.sets.length)
+    return [
+      'Ablation',
+      needs('Nothing was ablated, or it cannot be read. Run `jaxdissect probe`, then', DATA.commands.ablate),
+    ];
+  const entry = DATA.ablation.sets.find(({set}) => set === chosen) || DATA.ablation.sets[0];
+  const rows = ablationRows(entry);
+  const own = rows.filter((row) => row.own);
+  return [
+    'Ablation',
+    el(
+      'p',
+      {class: 'lead'},
+      'Neurons are silenced or scaled inside the encoder, and a linear probe judges the test clips again. The margin is the logit of the true class less the highest of the others; negative changes mean that the neurons helped.',
+    ),
+    el(
+      'div',
+      {class: 'tools'},
+      setChooser(
+        entry.set,
+        DATA.ablation.sets.map(({set}) => set),
+        (set) => show(() => viewAblation(set)),
+      ),
+    ),
+    suiteTable(DATA.ablation.suite.filter((row) => row.label_set === SETS[entry.set])),
+    el('h2', {}, 'On their own classes'),
+    ablationTable(
+      own.length ? own : rows,
+      own.length ? 'Each set, measured on the classes it is meant for' : 'All interventions and classes',
+    ),
+    specificity(entry),
+    doses(entry),
+    own.length > 0 &&
+      el(
+        'details',
+        {},
+        el('summary', {}, `All ${number(rows.length)} rows`),
+        ablationTable(rows, 'All interventions and classes'),
+      ),
+  ];
+}
+
+// On the page of a class: what was done to its neurons.
+function ablatedClass(c) {
+  const entry = DATA.ablation && DATA.ablation.sets.find(({set}) => set === classes.set[c]);
+  if (!entry) return null;
+  const rows = ablationRows(entry).filter((row) => row.own && row.c === c);
+  return rows.length
+    ? [
+        el('h2', {}, 'When its neurons are silenced or scaled'),
+        ablationTable(rows, `Interventions meant for ${classes.name[c]}`),
+      ]
+    : null;
+}

@@ -1,0 +1,73 @@
+// Elements are made of text and attributes only: no string ever becomes markup.
+const SVG = 'http://www.w3.org/2000/svg';
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? '' : String(value));
+  }
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+const link = (href, text, attributes) => el('a', {href, ...attributes}, text);
+
+function short(text, most = 28) {
+  const letters = [...text];
+  return letters.length <= most ? text : `${letters.slice(0, most - 1).join('')}…`;
+}
+
+function number(value, digits = 3) {
+  value = finite(value);
+  if (value === null) return '–';
+  if (Number.isInteger(value) && Math.abs(value) < 1e9) return value.toLocaleString('en').replace('-', '−');
+  const size = Math.abs(value);
+  const text = size >= 1e5 || (size < 1e-3 && size > 0) ? value.toExponential(1) : value.toPrecision(digits);
+  return text.replace('e+', 'e').replace(/-/g, '−');
+}
+
+const plain = (value) => String(Number(value.toPrecision(3)));
+const fixed = (value, places = 2) => (finite(value) === null ? '–' : value.toFixed(places).replace('-', '−'));
+const percent = (value, places = 0) => (finite(value) === null ? '–' : `${(100 * value).toFixed(places)}%`);
+const signed = (value, places = 2) => (finite(value) !== null && value > 0 ? '+' : '') + fixed(value, places);
+const chance = (value) => (finite(value) === null ? '–' : value < 0.001 ? '< 0.001' : number(value, 2));
+const level = (letter, value) => `${letter} ${chance(value).startsWith('<') ? '' : '= '}${chance(value)}`;
+const many = (count, noun, plural = `${noun}s`) => `${number(count)} ${count === 1 ? noun : plural}`;
+
+function facts(entries) {
+  return el(
+    'dl',
+    {class: 'facts'},
+    entries
+      .filter(Boolean)
+      .map(([name, value, meaning]) =>
+        el('div', {}, el('dt', {}, name), el('dd', {}, el('b', {}, value), meaning && el('span', {}, meaning))),
+      ),
+  );
+}
+
+function chips(list, most = 24) {
+  const shown = list.slice(0, most).map((c) => el('li', {}, link(classHref(c), className(c))));
+  const rest = list.length - shown.length;
+  return el('ul', {class: 'chips'}, shown, rest > 0 && el('li', {}, `and ${rest} more`));
+}
+
+const needs = (what, command) => el('p', {class: 'note'}, `${what} `, command && el('code', {}, command));
+
+function say(text) {
+  document.getElementById('status').textContent = text;
+}
+
+// A choice among label sets, where there are several.
+function setChooser(chosen, sets, change) {
+  if (sets.length < 2) return null;
+  const select = el(
+    'select',
+    {onchange: () => change(Number(select.value))},
+    sets.map((set) => el('option', {value: set, selected: set === chosen}, SETS[set])),
+  );
+  return el('label', {}, 'Label set ', select);
+}

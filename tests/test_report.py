@@ -1,0 +1,335 @@
+"""The report without a browser: what is missing is told, nothing is markup, the size holds, and numbers are right."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from made_runs import HOSTILE, make_run
+
+from jaxdissect import InputError
+from jaxdissect.cli import main
+from jaxdissect.report.contents import read_contents
+from jaxdissect.report.media import FORMATS, audio_format, encode_audio, encode_png
+from jaxdissect.report.numbers import packed, short, to_json
+from jaxdissect.report.paper import dose_table
+from jaxdissect.report.snippets import clips_wanted
+from jaxdissect.report.stage import ReportOptions, run_report
+
+FILES = (
+    "run.json", "activations.nc", "top_clips.nc", "clips.csv", "scores.nc", "neurons.csv", "coverage.csv", "sharing.nc",
+    "ablation.csv", "ablation_suite.csv",
+)  # fmt: skip
+NAMES = ("cat", "dog", "rain", "wind")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("made") / "run", NAMES)
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def report(run, **options):
+    return run_report(ReportOptions(run=run, figures=False, **options))
+
+
+def data_of(page):
+    """What the page's script reads."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text())[1])
+
+
+def test_a_whole_run_lacks_only_its_sound(run):
+    done = report(run)
+    assert [entry.what for entry in done.missing] == [
+        "linear probes, which an ablation needs",
+        "sound and log-mel pictures",
+    ]
+    assert "--data" in done.missing[1].command
+    data = data_of(done.path)
+    table = pd.read_csv(run / "neurons.csv")
+    assert len(data["pairs"]["class"]) == len(table)
+    assert done.neurons == len(table[["layer", "neuron"]].drop_duplicates()) == len(data["neurons"]["layer"])
+    assert json.loads((run / "run.json").read_text())["stages"]["report"]["status"] == "done"
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["gone", "garbage", "empty", "cut", "folder"])
+def test_a_file_less_is_a_line_more(run, name, harm):
+    path = run / name
+    content = path.read_bytes()
+    path.unlink()
+    if harm == "folder":
+        path.mkdir()
+    elif harm != "gone":
+        path.write_bytes(
+            {"garbage": b"\x00\xffgarbage,<b>\n1", "empty": b"", "cut": content[: len(content) // 2]}[harm]
+        )
+    done = report(run)
+    assert "<h1" in done.path.read_text()
+    if name.endswith(".csv") and harm == "cut" and name not in {entry.what for entry in done.missing}:
+        return  # a table cut between two rows is a table
+    assert name in {entry.what for entry in done.missing}, done.missing
+    told = next(entry for entry in done.missing if entry.what == name)
+    assert told.why
+    assert told.command.startswith("jaxdissect ")
+
+
+def test_what_is_of_another_encoder_is_left_out(run):
+    stages = json.loads((run / "run.json").read_text())
+    stages["stages"]["share"]["fingerprints"]["encoder"] = "1" * 64
+    stages["stages"]["ablate"]["fingerprints"]["task"] = "1" * 64
+    (run / "run.json").write_text(json.dumps(stages))
+    done = report(run)
+    told = {entry.what: entry.why for entry in done.missing}
+    assert "another encoder" in told["share"]
+    assert "another task" in told["ablate"]
+    data = data_of(done.path)
+    assert data["sharing"] == []
+    assert data["ablation"] is None
+
+
+def test_files_of_another_run_are_left_out(run, tmp_path):
+    other = make_run(tmp_path / "other", ("cat", "dog", "rain", "fog", "ice"), width=48)
+    for name in ("activations.nc", "scores.nc", "neurons.csv", "sharing.nc"):
+        kept = (run / name).read_bytes()
+        shutil.copy(other / name, run / name)
+        if name == "activations.nc":  # says the same of itself, but the others then do not suit
+            assert len(report(run).missing) > 2
+        else:
+            assert name in {entry.what for entry in report(run).missing}
+        (run / name).write_bytes(kept)
+
+
+def test_a_stage_that_did_not_finish_is_told(run):
+    stages = json.loads((run / "run.json").read_text())
+    del stages["stages"]["neurons"]
+    (run / "run.json").write_text(json.dumps(stages))
+    told = {entry.what: entry.why for entry in report(run).missing}
+    assert "not recorded as done" in told["neurons.csv"]
+
+
+def test_sharing_of_other_neurons_is_told(run):
+    table = pd.read_csv(run / "neurons.csv")
+    table.iloc[:-3].to_csv(run / "neurons.csv", index=False)
+    assert any("Sharing was computed from other neurons" in sentence for sentence in report(run).warnings)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_no_pipe_and_no_link_out_is_read(run, tmp_path):
+    (run / "neurons.csv").rename(tmp_path / "neurons.csv")
+    (run / "neurons.csv").symlink_to(tmp_path / "neurons.csv")
+    (run / "coverage.csv").unlink()
+    os.mkfifo(run / "coverage.csv")
+    told = {entry.what: entry.why for entry in report(run).missing}
+    assert "leaves the run directory" in told["neurons.csv"]
+    assert "regular file" in told["coverage.csv"]
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="none of the files of a run"):
+            report(folder)
+
+
+def test_names_are_text(tmp_path):
+    done = report(make_run(tmp_path / "run", HOSTILE, label_set="<i>set</i>"))
+    page = done.path.read_text()
+    assert "<script>alert" not in page
+    assert "onerror=alert(1)>" not in page.replace("\\u003e", "")
+    assert "<i>set" not in page
+    assert "<b>file" not in page
+    assert page.count("<script") == page.count("</script>") == 2
+    assert "\u2028" not in page
+    assert data_of(done.path)["classes"]["name"] == list(HOSTILE)
+
+
+def test_json_stands_in_a_script():
+    value = {"a": "</script><!--<script>&\u2028\u2029🦜", "b": [1.5, None, True]}
+    text = to_json(value)
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == value
+    with pytest.raises(ValueError, match="JSON"):
+        to_json({"a": float("nan")})
+
+
+def test_numbers_are_short_and_arrays_exact():
+    assert short(np.array([[1.23456, np.nan], [np.inf, 2.0]])) == [[1.235, None], [None, 2]]
+    values = np.arange(6, dtype=np.uint16).reshape(2, 3) * 1000
+    found = packed(values)
+    assert found["shape"] == [2, 3]
+    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(found["data"]), "<u2"), values.ravel())
+
+
+def test_the_policy_lets_nothing_in(run):
+    page = report(run).path.read_text()
+    rules = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'").split("; ")
+    assert "default-src 'none'" in rules
+    assert not any("http" in rule or "*" in rule or "unsafe" in rule or "self" in rule for rule in rules)
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+
+
+def test_pictures_and_sound_come_back():
+    grey = np.random.default_rng(0).integers(0, 256, (7, 11), np.uint8)
+    np.testing.assert_array_equal(np.rint(255 * matplotlib.image.imread(io.BytesIO(encode_png(grey)))), grey)
+    tone = 0.4 * np.sin(np.arange(32000) * 0.1).astype(np.float32)
+    for form in (one for one in FORMATS if soundfile.check_format(one.container, one.subtype)):
+        for rate in (16000, 22050):
+            back, found = soundfile.read(io.BytesIO(encode_audio(tone, rate, form)))
+            assert len(back) / found == pytest.approx(len(tone) / rate, abs=0.03)
+            middle = back[len(back) // 4 : -len(back) // 4]
+            assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.4 / np.sqrt(2), rel=0.05), form
+    assert audio_format() in FORMATS
+
+
+def test_every_neuron_hears_its_best_clips_first():
+    top = np.array([[5, 4, 3, -1], [5, 9, 8, 7]])
+    wanted = clips_wanted(top, np.zeros((2, 2), np.int64), [0] * 8 + [1, 0])
+    assert wanted.clips == (5, 4, 8, 3, 9, 7), "after the best of all, the best of another class comes first"
+    assert wanted.of_clip[5] == (0, 1)
+
+
+def test_dose_and_response_are_of_the_own_class():
+    table = pd.DataFrame(
+        {
+            "intervention": ["cat x 0", "cat x 0", "cat x 2", "dog"], "gain": [0.0, 0.0, 2.0, 0.0],
+            "class": ["cat", "dog", "cat", "dog"], "margin_change": [-1.0, 5.0, 1.0, 3.0],
+            **dict.fromkeys(["ci_low", "ci_high", "control_mean", "control_sd"], 0.0),
+        }
+    )  # fmt: skip
+    found = dose_table(table)
+    assert found[["silenced", "gain", "margin_change"]].to_numpy().tolist() == [
+        ["cat", 0.0, -1.0], ["cat", 1.0, 0.0], ["cat", 2.0, 1.0],
+    ]  # fmt: skip
+
+
+def test_figures_lie_beside_with_their_data(run):
+    done = run_report(ReportOptions(run=run))
+    assert {path.stem for path in done.figures} == {"layers-event", "neurons-per-class-event", "specificity-event"}
+    for path in done.figures:
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in path.read_text()
+    table = pd.read_csv(run / "figures" / "layers-event.csv", index_col="class")
+    assert table.to_numpy().sum() == len(pd.read_csv(run / "neurons.csv"))
+
+
+def test_without_matplotlib_the_report_still_comes(run, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = run_report(ReportOptions(run=run))
+    assert done.path.exists()
+    assert any(entry.what == "figures for papers" and "matplotlib" in entry.why for entry in done.missing)
+
+
+def test_two_runs_stand_side_by_side(run, tmp_path):
+    other = make_run(tmp_path / "other", (*NAMES[:3], "fog"), seed=1)
+    data = data_of(report(run, with_=other).path)
+    assert data["own"]["name"] == "run"
+    assert data["other"]["name"] == "other"
+    assert sum(data["own"]["sets"]["event"]["size"]) == len(pd.read_csv(run / "neurons.csv"))
+    assert data["other"]["sets"]["event"]["classes"] == [*NAMES[:3], "fog"]
+    assert data_of(report(run).path)["other"] is None
+
+
+def test_no_path_of_the_machine_is_told(run, tmp_path):
+    (run / "sharing.nc").write_bytes(b"broken")
+    (run / "figures").write_text("not a folder")
+    done = run_report(ReportOptions(run=run, data=tmp_path / "elsewhere", with_=make_run(tmp_path / "other", NAMES)))
+    page = done.path.read_text()
+    assert len(done.missing) > 3
+    assert str(tmp_path) not in page
+    assert "/nowhere" in page, "what run.json tells is told"
+
+
+def test_an_ablation_of_other_neurons_is_told(run):
+    stages = json.loads((run / "run.json").read_text())
+    stages["stages"]["ablate"]["fingerprints"]["neurons"] = "7" * 64
+    (run / "run.json").write_text(json.dumps(stages))
+    assert any("chosen anew since the ablation" in sentence for sentence in report(run).warnings)
+
+
+def test_sound_is_there_and_the_page_keeps_its_size(dissected, tmp_path, capsys):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    assert main(["report", "--run", str(run), "--no-figures"]) == 0
+    printed = capsys.readouterr().out
+    assert "clips to hear" in printed
+    page = run / "report.html"
+    data = data_of(page)
+    heard = sum(data["clips"]["audio"])
+    assert heard > 5
+    number = data["clips"]["number"][0]
+    sound = re.search(rf'id="audio-{number}">([^<]*)<', page.read_text())[1]
+    pcm, _ = soundfile.read(io.BytesIO(base64.b64decode(sound)))
+    assert len(pcm)
+    assert data["clips"]["grids"]["levels"]["shape"][1:] == [2, 3]
+    assert max(data["clips"]["grids"]["highest"]) > 0
+    smaller = 0.25
+    done = report(run, max_mb=smaller)
+    assert done.size <= smaller * 1e6
+    assert done.left_out > 0
+    assert 0 < done.clips < heard
+    assert any("--full" in sentence for sentence in done.warnings)
+
+
+def test_full_is_a_folder_with_everything(dissected, tmp_path):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    done = report(run, full=True, max_mb=0.2)
+    assert done.path == run / "report" / "report.html"
+    assert done.left_out == 0
+    files = {path.suffix for path in (run / "report" / "clips").iterdir()}
+    assert files == {f".{audio_format().ending}", ".png"}
+    assert len(list((run / "report" / "clips").iterdir())) == 2 * done.clips
+    assert 'type="text/plain"' not in done.path.read_text()
+
+
+def test_data_that_moved_is_asked_for(dissected, tmp_path):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    moved = shutil.copytree(dissected / "data", tmp_path / "moved")
+    stages = json.loads((run / "run.json").read_text())
+    for stage in stages["stages"].values():
+        if "inputs" in stage:
+            stage["inputs"] |= {"data": str(tmp_path / "gone"), "task": str(moved / "t.csv")}
+    (run / "run.json").write_text(json.dumps(stages))
+    done = report(run)
+    told = next(entry for entry in done.missing if entry.what.startswith("sound"))
+    assert "the data folder is missing" in told.why
+    assert told.command.endswith("--data DIR")
+    assert done.clips == 0
+    assert report(run, data=moved).clips > 5
+
+
+def test_another_encoder_is_not_shown(dissected, tmp_path):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    done = report(run, encoder="m2d_tiny")
+    assert any("another than the one that was counted" in entry.why for entry in done.missing)
+    assert "grids" not in data_of(done.path)["clips"]
+    assert done.clips > 5
+
+
+def test_commands_are_told_as_a_shell_takes_them(dissected):
+    contents = read_contents(dissected / "run")
+    from jaxdissect.report.commands import commands
+
+    first, second, third = commands(contents)
+    assert first.startswith("jaxdissect activations --encoder ")
+    assert "--unit-seconds 0.1" in first
+    assert "--label label,place" in first
+    assert "--preset lape --keep 0.3" in second
+    assert "--learning-rate 0.03" in third
+    assert "--seeds 2" in third
+
+
+def test_a_budget_must_be_positive(run):
+    with pytest.raises(InputError, match="--max-mb"):
+        report(run, max_mb=0)
