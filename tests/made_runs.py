@@ -46,7 +46,7 @@ def make_run(folder, names, *, label_set="event", layers=3, width=40, seed=0, ab
     write_netcdf(xr.Dataset(arrays, attrs=counts.attrs), run.file("top_clips.nc"))
     run.finish("activations", record)
     neurons = select_neurons(counts, SelectionRule("lape", keep, bar=0.8))
-    write_netcdf(neurons.scores, run.file("scores.nc"))
+    write_netcdf(neurons.scores.assign_attrs(neurons.scores.attrs | counts.attrs), run.file("scores.nc"))
     for name, table in (("neurons", neurons.neurons), ("coverage", neurons.coverage), ("layers", layer_table(neurons))):
         write_csv(table, run.file(f"{name}.csv"))
     chosen = {"preset": "lape", "keep": keep, "drop_weakest": 0.05, "bar": 0.8, "selector": "aape"}
