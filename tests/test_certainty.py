@@ -217,9 +217,7 @@ def test_permutations_that_were_stopped_go_on(done, tmp_path, monkeypatch, stop)
 def test_a_damaged_state_of_permutations_is_told(done, tmp_path, monkeypatch):
     shutil.copytree(done[0], tmp_path / "run")
     options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
-    monkeypatch.setattr(certainty, "bootstrap", lambda *_, **__: (_ for _ in ()).throw(StoppedError))
-    with pytest.raises(StoppedError):
-        run_neurons(options)
+    stop_after_permutations(options, monkeypatch)
     (state,) = (tmp_path / "run" / "state" / "neurons").iterdir()
     state.write_bytes(state.read_bytes()[:-300])
     with pytest.raises(InputError, match=r"cannot be read as the state of a permutation test .*remove it to start"):
@@ -355,11 +353,7 @@ def test_intervals_and_stability_do_not_need_each_other(done, tmp_path):
         assert {key: record[key] for key in FEW} == FEW | {name: 0}
 
 
-def test_permutations_of_other_counts_are_not_gone_on_from(done, tmp_path, monkeypatch):
-    """Stopped after its permutations; then the counts become others, of the same clips, encoder and options."""
-    shutil.copytree(done[0], tmp_path / "run")
-    options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
-
+def stop_after_permutations(options, monkeypatch):
     def stop(*_, **__):
         raise StoppedError
 
@@ -367,6 +361,14 @@ def test_permutations_of_other_counts_are_not_gone_on_from(done, tmp_path, monke
         patch.setattr(certainty, "bootstrap", stop)
         with pytest.raises(StoppedError):
             run_neurons(options)
+
+
+def test_permutations_of_other_counts_are_not_gone_on_from(done, tmp_path, monkeypatch):
+    """Stopped after its permutations; then the counts become others, of the same clips, encoder and options."""
+    shutil.copytree(done[0], tmp_path / "run")
+    options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
+
+    stop_after_permutations(options, monkeypatch)
     assert list((tmp_path / "run" / "state" / "neurons").iterdir())
     counts = read_netcdf(tmp_path / "run" / "activations.nc")
     write_netcdf(counts.assign_attrs(recounted=1), tmp_path / "run" / "activations.nc")
@@ -380,13 +382,7 @@ def test_more_permutations_than_asked_for_are_not_used(done, tmp_path, monkeypat
     shutil.copytree(done[0], tmp_path / "run")
     options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
 
-    def stop(*_, **__):
-        raise StoppedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(certainty, "bootstrap", stop)
-        with pytest.raises(StoppedError):
-            run_neurons(options)
+    stop_after_permutations(options, monkeypatch)
     fewer = dataclasses.replace(options, permutations=10)
     run_neurons(fewer)
     assert read_netcdf(tmp_path / "run" / "permutations.nc").sizes["permutation"] == 10
