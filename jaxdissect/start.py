@@ -12,8 +12,6 @@ from platformdirs import user_cache_path
 
 from jaxdissect.errors import InputError
 
-SEVERAL = ("--with", "--neurons", "--gain", "--suite")  # options of several values
-
 
 def prepare_process() -> None:
     """Streams that can print anything or nothing, SIGTERM like Ctrl-C, and compiled programs kept between runs."""
@@ -30,13 +28,11 @@ def prepare_process() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def require_once(arguments: Sequence[str]) -> None:
-    """Refuse an option of several values that is given twice: the last alone would count, without a word.
+def require_once(arguments: Sequence[str], option: str = "--with") -> None:
+    """Refuse to compare with the runs that an option names last alone, when it is given twice.
 
     Raises:
-      InputError: names the option.
+      InputError: says how to name several.
     """
-    options = [argument.partition("=")[0] for argument in arguments]
-    for option in SEVERAL:
-        if options.count(option) > 1:
-            raise InputError(f"{option} was given twice: give it once, its values one after another.")
+    if [argument.partition("=")[0] for argument in arguments].count(option) > 1:
+        raise InputError(f"{option} was given twice: give it once, its values one after another.")
