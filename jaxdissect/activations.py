@@ -130,7 +130,14 @@ def _capture(
 
 
 def stack_layers(readings: Mapping[str, Reading]) -> Reading:
-    """Readings of equally wide modules as one, with axes (clip, layer, neuron); layers in the mapping's order."""
+    """Readings of equally wide modules as one, with axes (clip, layer, neuron).
+
+    Args:
+      readings: by module path, as `read_neurons` returns them; the layers are in their order.
+
+    Raises:
+      InputError: modules differ in their number of neurons.
+    """
     widths = {path: reading.sum.shape[-1] for path, reading in readings.items()}
     if len(set(widths.values())) != 1:
         raise InputError(f"Layers can only be stacked if they have equally many neurons, got {widths}.")

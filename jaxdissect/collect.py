@@ -32,9 +32,13 @@ class CountOptions:
     """What is counted.
 
     Attributes:
-      tokens: which tokens count, see `token_masks`.
+      tokens: which tokens count: "all", the class token too; "patches", without it; "sounding", patches whose span
+        lies inside the recording and within 60 dB of its peak level.
       threshold: a neuron is active where its activation is above this.
       batch_size: clips per device and step.
+
+    Raises:
+      InputError: a number or a name breaks a rule.
     """
 
     tokens: str = "all"

@@ -58,7 +58,7 @@ class Sets:
       label_set: name.
       classes: of the label set, also those without neurons.
       specific: their neurons.
-      rate: activation rate of every neuron on the label set.
+      rate: activation rate of every neuron on the label set, mean over its classes; a share of tokens, from 0 to 1.
       encoder: SHA-256.
     """
 
@@ -150,6 +150,9 @@ def share(
     share: with random sets in which every neuron has as many classes, and every class as many neurons. q-values are
     over the pairs of each two label sets.
 
+    Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307), for Jaccard coefficients of
+    neuron sets; what chance would share is not from there.
+
     Args:
       own: label sets of one run.
       others: of other runs, of encoders of the same shape.
@@ -205,6 +208,9 @@ def _dataset(own: Sequence[Sets], everything: Sequence[Sets], matrices: Mapping[
 
 def read_sets(run: Run) -> list[Sets]:
     """The neuron sets of a run, by label set.
+
+    Args:
+      run: its directory, with the stage `neurons`.
 
     Raises:
       InputError: no neurons were selected, or the files are damaged or of another run.

@@ -44,7 +44,11 @@ class GridReader:
     _order: Int[np.ndarray, " neuron"]
 
     def __call__(self, pcm: Float[np.ndarray, "clip sample"]) -> Float[np.ndarray, "clip neuron band column"]:
-        """Activations of every patch; bands from the lowest up, columns in time."""
+        """Activations of every patch; bands from the lowest up, columns in time.
+
+        Args:
+          pcm: at the encoder's rate, full scale -1 to 1.
+        """
         if not len(self._order):
             return np.zeros((len(pcm), 0, self.bands, len(self.start)), np.float32)
         values = np.asarray(self._read(pcm), np.float32)[..., self._order]
@@ -100,7 +104,7 @@ def activation_grid(
 
     Args:
       encoder: any `Encoder`.
-      pcm: the clip, at the encoder's rate.
+      pcm: the clip, at the encoder's rate, full scale -1 to 1.
       layer: number of the layer.
       neurons: numbers within the layer.
 

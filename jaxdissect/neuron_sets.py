@@ -50,7 +50,13 @@ class NeuronSet:
 
 
 def neuron_set(name: str, neurons: Iterable[Pair], classes: Iterable[ClassName] = ()) -> NeuronSet:
-    """A set of some pairs, in their order and each once."""
+    """A set of some pairs, in their order and each once.
+
+    Args:
+      name: for people.
+      neurons: (layer, neuron) pairs.
+      classes: whose neurons these are meant to be, as (label set, class).
+    """
     pairs = sorted({(int(layer), int(neuron)) for layer, neuron in neurons})
     return NeuronSet(name, tuple(pairs), tuple(dict.fromkeys(classes)))
 

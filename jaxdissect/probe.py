@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxdissect.errors import InputError
 
@@ -30,6 +30,9 @@ class ProbeRule:
       batch_size: clips of a step at most.
       epochs: passes over the training clips at most.
       patience: epochs without a better validation score after which training stops.
+
+    Raises:
+      InputError: a number is not positive.
     """
 
     learning_rate: float = 3e-5
@@ -52,9 +55,9 @@ class Head:
     """A linear head on a clip embedding: `(x - mean) / sqrt(variance + EPSILON) @ kernel + bias`.
 
     Attributes:
-      mean, variance: of the training embeddings, (feature,).
-      kernel: (feature, class).
-      bias: (class,).
+      mean, variance: of the training embeddings; float32 (feature).
+      kernel: float32 (feature, class).
+      bias: float32 (class).
     """
 
     mean: Any
@@ -65,13 +68,13 @@ class Head:
 
 @flax.struct.dataclass
 class Probe:
-    """A trained head and how it came to be; leading axes as of the splits it was trained for.
+    """A trained head and how it came to be; a pytree, with further axes in front where many were trained at once.
 
     Attributes:
-      head: of the best epoch.
-      best_epoch: from 0; the head after it.
-      epochs: that were run.
-      valid_score: of the best epoch.
+      head: of the best epoch, a `Head`: (feature), (feature, class), (class).
+      best_epoch: from 0; the head after it; int32 ().
+      epochs: that were run; int32 ().
+      valid_score: of the best epoch, accuracy or mean average precision from 0 to 1; float32 ().
     """
 
     head: Any
@@ -81,7 +84,12 @@ class Probe:
 
 
 def logits(head: Head, embeddings: Float[Array, "clip feature"]) -> Float[Array, "clip class"]:
-    """What a head says of some clips."""
+    """What a head says of some clips.
+
+    Args:
+      head: one, without axes in front.
+      embeddings: of the clips.
+    """
     return jnp.matmul(_scaled(head.mean, head.variance, embeddings), head.kernel, precision="highest") + head.bias[None]
 
 
@@ -90,11 +98,13 @@ def train_probe(
     members: Bool[Array, "clip class"],
     train: Bool[Array, " clip"],
     valid: Bool[Array, " clip"],
-    key: Array,
+    key: PRNGKeyArray,
     rule: ProbeRule,
     multi_label: bool = False,
 ) -> Probe:
     """Train one probe; jit- and vmap-safe over `train`, `valid` and `key`.
+
+    Source: the EVAR protocol, as M2D's and AAPE's papers use it (arXiv:2404.06095, arXiv:2602.15307).
 
     Args:
       embeddings: of all clips.

@@ -72,7 +72,11 @@ class ProbeOptions:
 
     @property
     def rule(self) -> ProbeRule:
-        """How a probe is trained."""
+        """How a probe is trained.
+
+        Raises:
+          InputError: a number is not positive.
+        """
         return ProbeRule(self.learning_rate, self.probe_batch_size, self.epochs, self.patience)
 
 
@@ -101,9 +105,14 @@ class ProbeResult:
 def run_probe(options: ProbeOptions) -> ProbeResult:
     """Embed a task's clips, train and score probes, and write `probe/`.
 
+    Source: the EVAR protocol, as M2D's and AAPE's papers use it (arXiv:2404.06095, arXiv:2602.15307).
+
     `probe/` holds `head/` (orbax: mean, variance, kernel, bias for each label set, first axis the probes), `probe.json`
     (classes, folds, seeds, options), `scores.csv` (every probe on its training, validation and test clips) and
     `class_scores.csv` (test clips).
+
+    Args:
+      options: of the stage.
 
     Raises:
       InputError: an option breaks a rule, the run directory is of another encoder or task, or a label set cannot be

@@ -86,6 +86,10 @@ def collect_activations(
 ) -> Activations:
     """Count how often every neuron of an encoder fires for every class of a task.
 
+    `active_tokens / tokens` is the class-conditional activation probability p, from which neurons are chosen.
+
+    Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307).
+
     Args:
       encoder: any `Encoder`.
       task: the clips and their classes; `task.only("train")` for the training split.
@@ -134,6 +138,11 @@ def select_neurons(
     activations: Activations | xr.Dataset, rule: SelectionRule | None = None, score: xr.DataArray | None = None
 ) -> Neurons:
     """Choose class-specific neurons in every label set.
+
+    With p[c] the share of tokens of class c at which a neuron is active and q[c] = p[c] / sum of p over the classes,
+    its AAPE is -sum of q ln q, in nats: low for a neuron that answers to few classes.
+
+    Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307).
 
     Classes without a counted token are left out, in words of `skipped_classes` of the result's scores.
 

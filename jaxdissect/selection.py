@@ -23,12 +23,18 @@ TIE_DIGITS = 12  # what agrees to these decimals is a tie, which rounding must n
 class SelectionRule:
     """How class-specific neurons are chosen.
 
+    Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307), after LAPE of
+    Tang et al., "Language-Specific Neurons" (arXiv:2402.16438).
+
     Attributes:
       preset: "aape": drop the neurons of the weakest activation rate first. "lape": instead, a neuron needs some class
         whose p exceeds the bar.
       keep: fraction of ALL neurons to keep, those of the lowest AAPE.
       drop_weakest: fraction of neurons that preset "aape" drops.
       bar: a kept neuron is specific to the classes whose p exceeds this quantile of all p of the label set.
+
+    Raises:
+      InputError: the preset is unknown, or a fraction is not from 0 to 1.
     """
 
     preset: str = "aape"

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Bool, Float, Int
 
 from jaxdissect.progress import progress_bar
@@ -130,6 +129,8 @@ def agreement(
     `rank_correlation` is Spearman's, of the scores within each class, mean over classes; `jaccard` that of the selected
     pairs.
     """
+    from scipy.stats import spearmanr  # a seventh of what every command takes to start
+
     rows = []
     pairs = list(itertools.combinations(scores, 2))
     for one, other in progress_bar(pairs, what="Comparing selectors", unit="pair"):
@@ -137,7 +138,7 @@ def agreement(
         for a, b in zip(scores[one], scores[other], strict=True):
             both = np.isfinite(a) & np.isfinite(b)
             if both.sum() > 2 and np.ptp(a[both]) > 0 and np.ptp(b[both]) > 0:
-                found.append(float(scipy.stats.spearmanr(a[both], b[both]).statistic))
+                found.append(float(spearmanr(a[both], b[both]).statistic))
         shared = int((specific[one] & specific[other]).sum())
         either = int((specific[one] | specific[other]).sum())
         rows.append(

@@ -15,7 +15,6 @@ import pytest
 
 from jaxdissect import InputError, ViTConfig, save_encoder, untrained_m2d
 from jaxdissect.cli import main
-from jaxdissect.demo import SELF_SUPERVISED, SUPERVISED, UNTRAINED
 from jaxdissect.dissect import read_activations
 from jaxdissect.files import new_folder, whole_file
 from jaxdissect.results import read_netcdf
@@ -400,33 +399,3 @@ def test_a_disk_that_is_full_while_writing_netcdf(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not names(tmp_path)
-
-
-def test_the_demo(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / SUPERVISED).mkdir()  # somebody's own, which the demo is not about
-    assert main(["demo", "--run", str(tmp_path / "demo"), "--batch-size", "8"]) == 0
-    printed = capsys.readouterr().out
-    assert "Counted 576 clips" in printed
-    found = {}
-    for kind, name in (("self-supervised", SELF_SUPERVISED), ("supervised", SUPERVISED), ("untrained", UNTRAINED)):
-        found[kind] = pd.read_csv(tmp_path / "demo" / name / "coverage.csv").set_index("label_set")
-        assert found[kind]["classes"].to_dict() == {"instrument": 8, "octave": 5, "pitch_class": 12}
-        assert found[kind]["kept_neurons"].tolist() == [92] * 3
-        assert f"{name} ({kind}): " in printed
-    for name in found["untrained"].index:
-        lines = [line.split() for line in printed.splitlines() if line.startswith(f"{name} ")]
-        assert [line[2] for line in lines] == ["self-supervised", "supervised", "untrained"]
-        for line in lines:
-            row = found[line[2]].loc[name]
-            told = [
-                name,
-                str(int(row["classes"])),
-                line[2],
-                f"{row['coverage']:.0%}",
-                f"{row['mean_neurons_per_class']:.1f}",
-            ]
-            assert line[:5] == told
-            assert float(line[6]) > 0  # by lape every neuron kept counts for some class
-            assert 0 <= float(line[7]) < 1

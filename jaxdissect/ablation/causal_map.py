@@ -44,6 +44,9 @@ def causal_map(
 
     Costs a forward and, per label set, a backward pass (of a multi-label set one for each of a clip's labels).
 
+    Source: Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019), and attribution patching
+    (Syed, Rager and Conmy, arXiv:2310.10348), with silence in place of a patch.
+
     Args:
       encoder: any `Encoder`.
       task: the clips; those that cannot be read, or whose gradient is not finite, are left out.

@@ -21,6 +21,9 @@ LARGEST_GAIN = 1e6  # beyond it float32 keeps nothing of the rest
 class AblationOptions:
     """How neuron sets are intervened on, and against what.
 
+    Source: gain 0 and the control "shift" are those of Kawamura, Niizumi and Ono, "What Do Neurons Listen To?"
+    (arXiv:2602.15307); mean ablation, other gains and drawn controls are not from there.
+
     Attributes:
       gains: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. None: what a set's file
         asks for, else 0.
@@ -30,6 +33,9 @@ class AblationOptions:
         one published control, every neuron index + 1 ("shift").
       seed: of controls and resampling.
       resamples: bootstrap resamples of sources.
+
+    Raises:
+      InputError: a number or a name breaks a rule, or gains are given for mode "mean".
     """
 
     gains: tuple[float, ...] | None = None
@@ -78,7 +84,14 @@ class Intervention:
     controls: Int[np.ndarray, "control changed 2"]
 
     def edits(self, means: Float[np.ndarray, "layer neuron"] | None) -> list[Edit]:
-        """The intervention itself, then its controls; `means` of all neurons are needed for mode "mean"."""
+        """The intervention itself, then its controls.
+
+        Args:
+          means: of every neuron's activation over the training tokens; needed for mode "mean" alone.
+
+        Raises:
+          InputError: the mode is "mean", and there are no means.
+        """
         return [self._edit(pairs, means) for pairs in (self.neurons.pairs, *self.controls)]
 
     def _edit(self, pairs: np.ndarray, means: np.ndarray | None) -> Edit:
@@ -127,6 +140,12 @@ def make_interventions(
     sets: Sequence[NeuronSet], shape: tuple[int, int], options: AblationOptions, activity: Activity | None = None
 ) -> list[Intervention]:
     """Every set at every gain, with controls that are the same at each gain.
+
+    With "activity" and "layer" a control has as many neurons in each layer as its set, and none of any set; the k-th
+    controls of all sets come from one draw.
+
+    Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307), for silencing neuron sets and
+    the control "shift"; drawn controls are not from there.
 
     Args:
       sets: of different names.

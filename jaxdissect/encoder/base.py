@@ -53,17 +53,29 @@ class Encoder(Protocol):
     def neurons(self) -> str: ...
 
     def front_end(self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]) -> Any:
-        """PCM -> the module's input; jit-safe."""
+        """PCM -> the module's input; jit-safe.
+
+        Args:
+          variables: as the attribute, or traced in its place.
+          pcm: at `sample_rate`, full scale -1 to 1.
+        """
         ...
 
     def embed(self, output: Any) -> Float[Array, "clip feature"]:
-        """The module's output -> one embedding per clip; jit-safe."""
+        """The module's output -> one embedding per clip; jit-safe.
+
+        Args:
+          output: what `module.apply(variables, inputs)` gives.
+        """
         ...
 
     def token_layout(self, samples: int) -> tuple[TokenLayout, ...]:
-        """Origin of the tokens of a clip of `samples` samples, one entry for each call of a block.
+        """Origin of a clip's tokens, one entry for each call of a block.
 
         The arrays have the token axes of the neurons' outputs, without the clip axis.
+
+        Args:
+          samples: length of the clip at `sample_rate`.
         """
         ...
 
@@ -91,19 +103,37 @@ class LayeredEncoder(Encoder, Protocol):
     def layer_neurons(self) -> str: ...
 
     def enter(self, variables: Mapping[str, Any], inputs: Any) -> tuple[Float[Array, "clip *axes"], ...]:
-        """The module's input -> what the first layer takes, one array for each call of it; jit-safe."""
+        """The module's input -> what the first layer takes, one array for each call of it; jit-safe.
+
+        Args:
+          variables: of the encoder.
+          inputs: as `front_end` gives them.
+        """
         ...
 
     def layer_variables(self, variables: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """The variables of each layer, all of one structure."""
+        """The variables of each layer, all of one structure.
+
+        Args:
+          variables: of the encoder.
+        """
         ...
 
     def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Float[Array | np.ndarray, "neuron width"]:
-        """The kernel behind the neurons: a layer puts out `activations @ outgoing_weights` plus what is not theirs."""
+        """The kernel behind the neurons: a layer puts out `activations @ outgoing_weights` plus what is not theirs.
+
+        Args:
+          layer_variables: of one layer.
+        """
         ...
 
     def leave(self, variables: Mapping[str, Any], states: tuple[Float[Array, "clip *axes"], ...]) -> Any:
-        """What the last layer puts out -> the module's output; jit-safe."""
+        """What the last layer puts out -> the module's output; jit-safe.
+
+        Args:
+          variables: of the encoder.
+          states: one array for each call of the layers.
+        """
         ...
 
 

@@ -69,7 +69,9 @@ def sizes_from_name(name: str) -> Sizes:
 def convert_checkpoint(
     checkpoint: str | Path, out: str | Path, name: str | None = None, heads: int | None = None, licence: str = "unknown"
 ) -> M2D:
-    """Convert a PyTorch checkpoint of M2D and write it as an encoder directory.
+    """Convert a PyTorch checkpoint of M2D and write it as an encoder directory, without running pickled code.
+
+    Source: checkpoints of Niizumi et al., "Masked Modeling Duo" (arXiv:2404.06095), and of fine-tuning by EVAR.
 
     Args:
       checkpoint: a `.pth` file, in any of the layouts in which M2D's checkpoints are published.

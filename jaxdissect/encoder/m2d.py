@@ -19,7 +19,9 @@ NORM_STATS = (-7.1, 4.2)  # of checkpoints that do not bring their own
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class M2D:
-    """An M2D encoder.
+    """An M2D encoder: an `Encoder`, and a `LayeredEncoder`.
+
+    Source: Niizumi et al., "Masked Modeling Duo: Towards a Universal Audio Pre-training Framework" (arXiv:2404.06095).
 
     Attributes:
       name: for people.
@@ -30,6 +32,9 @@ class M2D:
         embedding, `kernel` and `bias` of the linear layer after it.
       dtype: of the computation; float32 means float32 products.
       source: file name, SHA-256 and licence of what it was converted from.
+
+    Raises:
+      InputError: the front end and the ViT differ in their number of mel bands.
     """
 
     name: str
@@ -50,7 +55,7 @@ class M2D:
 
     @property
     def sample_rate(self) -> int:
-        """Hz."""
+        """Of the PCM that it takes, Hz."""
         return self.log_mel.sample_rate
 
     @property
@@ -88,7 +93,15 @@ class M2D:
     def front_end(
         self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]
     ) -> Float[Array, "clip frame band"]:
-        """PCM -> normalised log-mel spectrogram."""
+        """PCM -> normalised log-mel spectrogram.
+
+        Args:
+          variables: of the encoder; `front_end` among them.
+          pcm: at `sample_rate`, full scale -1 to 1.
+
+        Raises:
+          InputError: the clips are shorter than the front end's window needs.
+        """
         constants = variables["front_end"]
         mean, std = constants["norm_stats"]
         return (log_mel(pcm, constants["mel_filters"], self.log_mel) - mean) / std
@@ -100,7 +113,11 @@ class M2D:
     def embed_frames(
         self, output: tuple[Float[Array, "clip _chunk _token width"], ...]
     ) -> Float[Array, "clip time feature"]:
-        """One embedding for every time step of `patch_frames` frames."""
+        """One embedding for every time step of `patch_frames` frames.
+
+        Args:
+          output: the ViT's, one array for each call of its blocks.
+        """
         return frame_embeddings(output, self.config)
 
     def token_layout(self, samples: int) -> tuple[TokenLayout, ...]:
@@ -124,7 +141,17 @@ class M2D:
 
 
 def untrained_m2d(config: ViTConfig, sample_rate: int = 16000, seed: int = 0, name: str = "untrained") -> M2D:
-    """An M2D encoder with seeded random weights: a baseline, and a stand-in where there is no checkpoint."""
+    """An M2D encoder with seeded random weights: a baseline, and a stand-in where there is no checkpoint.
+
+    Args:
+      config: sizes of the ViT.
+      sample_rate: 16000 or 32000 Hz.
+      seed: of the weights.
+      name: for people.
+
+    Raises:
+      InputError: M2D has no front end for that rate.
+    """
     front_end = m2d_front_end(sample_rate, config.bands)
     dummy = jnp.zeros((1, config.patch_frames, config.bands))
     params = jax.jit(ViT(config).init)(jax.random.key(seed), dummy)["params"]

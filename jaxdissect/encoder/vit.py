@@ -20,7 +20,9 @@ SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "la
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Sizes of a ViT.
+    """Sizes of a ViT. The defaults are M2D's ViT-B.
+
+    Source: Niizumi et al., "Masked Modeling Duo" (arXiv:2404.06095).
 
     Attributes:
       bands, frames: input spectrogram; longer inputs are cut into chunks of `frames`.
@@ -29,6 +31,9 @@ class ViTConfig:
       depth: blocks.
       heads: attention heads, a divisor of `width`.
       mlp: hidden units of a block's MLP, that is neurons per layer.
+
+    Raises:
+      InputError: a size is not positive, or the sizes do not fit each other.
     """
 
     bands: int = 80
@@ -58,7 +63,15 @@ class ViTConfig:
 
 
 def vit_config(size: str = "base", **sizes: int) -> ViTConfig:
-    """A ViT of a named size ("tiny", "small", "base", "large"); `sizes` override single fields."""
+    """A ViT of a named size.
+
+    Args:
+      size: "tiny", "small", "base" or "large"; it sets width, depth, heads and mlp.
+      sizes: fields of `ViTConfig` to set instead.
+
+    Raises:
+      InputError: the size is unknown, or the sizes do not fit each other.
+    """
     if size not in SIZES:
         raise InputError(f"Unknown ViT size {size!r}; known: {', '.join(SIZES)}.")
     width, depth, heads = SIZES[size]

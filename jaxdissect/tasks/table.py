@@ -37,7 +37,11 @@ class LabelSet:
     multi_label: bool = False
 
     def table(self, clips: Sequence[int] | None = None) -> Bool[np.ndarray, "clip class"]:
-        """Which clips belong to which classes; by default all clips."""
+        """Which clips belong to which classes.
+
+        Args:
+          clips: their numbers; default: all.
+        """
         chosen = self.members if clips is None else [self.members[clip] for clip in clips]
         table = np.zeros((len(chosen), len(self.classes)), bool)
         for row, classes in enumerate(chosen):
@@ -92,12 +96,19 @@ class Task:
         )
 
     def members(self, clips: Sequence[int]) -> Bool[np.ndarray, "clip class"]:
-        """Which of some clips belong to which classes."""
+        """Which of some clips belong to which classes, of all label sets one after the other.
+
+        Args:
+          clips: their numbers.
+        """
         nothing = np.zeros((len(clips), 0), bool)
         return np.concatenate([nothing, *(labels.table(clips) for labels in self.label_sets)], axis=1)
 
     def only(self, split: str) -> "Task":
-        """The clips of one split ("all" keeps every clip); classes stay, also those without a clip.
+        """The clips of one split; classes stay, also those without a clip.
+
+        Args:
+          split: "train", "valid" or "test"; "all" keeps every clip.
 
         Raises:
           InputError: no clip is in that split.
@@ -112,7 +123,11 @@ class Task:
         return self.rows(chosen)
 
     def rows(self, rows: Sequence[int]) -> "Task":
-        """Some of the clips; classes stay, also those without a clip."""
+        """Some of the clips; classes stay, also those without a clip.
+
+        Args:
+          rows: their numbers.
+        """
         return dataclasses.replace(
             self,
             file_names=tuple(self.file_names[row] for row in rows),

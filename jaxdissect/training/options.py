@@ -39,6 +39,9 @@ OF_SIZE = ("width", "depth", "heads", "mlp")
 class TrainOptions:
     """Train an encoder on a task's training split.
 
+    Source: Niizumi et al., "Masked Modeling Duo" (arXiv:2404.06095), and "Masked Spectrogram Modeling using Masked
+    Autoencoders" (arXiv:2204.12260).
+
     Attributes:
       objective: m2d and msm_mae look at no labels; supervised learns one label set.
       task: known task (esc50, cremad, ..., notes) or a CSV in EVAR's format.
@@ -74,7 +77,7 @@ class TrainOptions:
       licence: of the weights, recorded in encoder.json. Default: that of the encoder to start from, or unknown.
       max_bad_clips: share of unreadable clips above which training is refused.
       log_steps: steps between two points of the curve.
-      save_minutes: between two checkpoints.
+      save_minutes: minutes between two checkpoints.
       seed: of all that is drawn.
     """
 
@@ -210,7 +213,12 @@ class TrainOptions:
             )
 
     def build(self, encoder: M2D, labels: LabelSet | None) -> Objective:
-        """The objective on an encoder."""
+        """The objective on an encoder.
+
+        Args:
+          encoder: to train.
+          labels: the label set to learn; None: none.
+        """
         chosen = self.specific
         if labels is not None:
             chosen |= {"classes": len(labels.classes), "multi_label": labels.multi_label}

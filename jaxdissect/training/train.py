@@ -36,7 +36,13 @@ LATER = ("out", "task", "data", "save_minutes", "max_bad_clips", "licence", "sto
 
 
 def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
-    """Train, and write the encoder directory with `training.json`; returns the encoder and that record.
+    """Train, and write the encoder directory with `training.json`.
+
+    Args:
+      options: of the training.
+
+    Returns:
+      the encoder, and the record that `training.json` holds.
 
     Raises:
       InputError: an option breaks a rule, `out` is there already, the clips are too few or too short, or the state in
