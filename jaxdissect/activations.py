@@ -20,14 +20,14 @@ from jaxdissect.errors import InputError
 class Reading:
     """What neurons did on each clip, reduced over the clip's tokens.
 
-    A pytree, so its fields are typed loosely: transformations fill it with what is no array.
+    A pytree, so its fields are typed loosely: transformations fill it with what is no array. What is of each neuron has
+    the axes (clip, layer, neuron) after `stack_layers`.
 
     Attributes:
       tokens: tokens read; int32 (clip).
-      active_tokens: tokens at which the activation was above the threshold; exact; int32 (clip, neuron), and
-        (clip, layer, neuron) after `stack_layers`, as for all that follow.
-      sum, sum_squares: of the activation over the tokens read; float32.
-      maximum: of the activation over the tokens read, -inf where none was; float32.
+      active_tokens: tokens at which the activation was above the threshold; exact; int32 (clip, neuron).
+      sum, sum_squares: of the activation over the tokens read; float32 (clip, neuron).
+      maximum: of the activation over the tokens read, -inf where none was; float32 (clip, neuron).
     """
 
     tokens: Any

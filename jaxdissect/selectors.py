@@ -129,7 +129,7 @@ def agreement(
     `rank_correlation` is Spearman's, of the scores within each class, mean over classes; `jaccard` that of the selected
     pairs.
     """
-    from scipy.stats import spearmanr  # a seventh of what every command takes to start
+    from scipy.stats import spearmanr  # a tenth of what every command takes to start
 
     rows = []
     pairs = list(itertools.combinations(scores, 2))
