@@ -1,6 +1,7 @@
 """What the documentation shows works, and names what is there."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -38,3 +39,12 @@ def test_the_readme_names_every_file_of_a_run(tmp_path):
     assert {"activations.nc", "neurons.csv", "clip_counts.npy", "ablation.csv", "reproduction.csv"} <= set(written)
     for name in [*written, "run.json"]:
         assert f"`{name}`" in readme
+
+
+def test_the_code_of_the_embedding_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "embedding.md").read_text(), re.DOTALL)
+    (tmp_path / "embedding.py").write_text("\n".join(blocks))
+    found = runpy.run_path("embedding.py", run_name="embedding")
+    assert len(blocks) > 10
+    assert (found["effect"] != 0).any()
