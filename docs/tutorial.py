@@ -127,12 +127,12 @@ run(f"share --run {folder}/trained")
 #
 # That a neuron fires for a class does not mean that anything reads it. A linear probe is trained on the clip
 # embeddings; then the neurons of the lowest octave are silenced inside the encoder, and the probe judges the *test*
-# clips again, which took no part in choosing the neurons. Beside it stand 19 random sets that match in layer,
-# activation rate and size of what they write. (19 controls cannot give a p below 1/20. Take 200 for a claim.)
+# clips again, which took no part in choosing the neurons. Beside it stand 9 random sets that match in layer,
+# activation rate and size of what they write. (9 controls cannot give a p below 1/10. Take 200 for a claim.)
 
 # %%
 run(f"probe --run {folder}/trained --learning-rate 3e-3 --seeds 1")
-run(f"ablate --run {folder}/trained --neurons octave:2 --controls 19 --no-causal-map")
+run(f"ablate --run {folder}/trained --neurons octave:2 --controls 9 --no-causal-map")
 
 # %%
 effect = pd.read_csv(folder / "trained" / "ablation.csv")

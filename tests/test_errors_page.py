@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ def scene(tmp_path_factory):
         folder.mkdir()
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
+        sys.modules.pop("mine", None)  # another test's
         (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "encoders.md").read_text(), re.DOTALL)
         Path("mine.py").write_text(code + OTHERS)
         Path("checkpoint.pth").write_bytes(b"")
@@ -43,6 +45,7 @@ def scene(tmp_path_factory):
         for run in ("pets", "both"):
             assert main(shlex.split(f"probe --run runs/{run} --seeds 1 --epochs 2")) == 0
         yield folder
+        del sys.modules["mine"]
 
 
 def write_clips(folder):
