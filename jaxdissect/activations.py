@@ -64,7 +64,7 @@ def read_neurons(
       What `module.apply` returns, and a `Reading` per module path, in the order in which the modules were called.
 
     Raises:
-      InputError: no module matches, an output is no array of clips, or the masks do not fit the outputs.
+      InputError: no module matches, an output is no array of clips or has no token, or the masks do not fit.
     """
     mutable = options.pop("mutable", False)
     if mutable is True:
@@ -163,6 +163,11 @@ def _read(
             raise InputError(
                 f"The output of {path!r} must be an array (clip, any token axes, neuron) of {clips} clips, found "
                 f"{getattr(call, 'shape', type(call).__name__)}."
+            )
+        if not math.prod(call.shape[1:-1]):
+            raise InputError(
+                f"The output of {path!r} has no token: the clips are too short for the encoder: choose a longer unit "
+                f"length."
             )
     if masks is not None and [mask.shape for mask in masks] != [call.shape[:-1] for call in calls]:
         raise InputError(

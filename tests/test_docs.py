@@ -1,9 +1,14 @@
 """What the documentation shows works, and names what is there."""
 
+import os
 import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from jaxdissect.cli import main
 
@@ -30,3 +35,50 @@ def test_the_readme_names_every_file_of_a_run(tmp_path):
     assert {"activations.nc", "neurons.csv", "clip_counts.npy", "ablation.csv", "reproduction.csv"} <= set(written)
     for name in [*written, "run.json"]:
         assert f"`{name}`" in readme
+
+
+def test_the_code_of_the_embedding_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "embedding.md").read_text(), re.DOTALL)
+    (tmp_path / "embedding.py").write_text("\n".join(blocks))
+    found = runpy.run_path("embedding.py", run_name="embedding")
+    assert len(blocks) > 10
+    assert (found["effect"] != 0).any()
+
+
+def test_the_tutorial_runs_in_an_empty_folder(tmp_path):
+    program = [sys.executable, "-W", "error", str(ROOT / "docs" / "tutorial.py")]
+    where = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(program, cwd=tmp_path, env=where, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "jaxdissect-tutorial" / "trained" / "report.html").is_file()
+    assert "Silencing the " in result.stdout
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    for heading in re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.M):
+        yield re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+PAGES = sorted(path for folder in (".", "docs", "weights", "weights/recipes") for path in (ROOT / folder).glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_the_index_names_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    for path in (ROOT / "docs").iterdir():
+        if path.is_file() and path.name != "README.md":
+            assert f"({path.name})" in index
