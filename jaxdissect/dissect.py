@@ -1,7 +1,6 @@
 """The stages of a run: from an encoder and a task to files in a run directory."""
 
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint, require_space, sweep
 from jaxdissect.job import end_job, follow_job, job
 from jaxdissect.processes import DistributedOptions, here, join, leave, require_agreement, together
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import note, progress_bar
 from jaxdissect.pulse import Pulse
 from jaxdissect.results import (
     Activations,
@@ -271,10 +270,9 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     require_space(run.path, room + while_counting, "the state of the count")
     if options.keep_clips and here().first:
         size = 2 * len(chosen) * layers * neurons
-        print(
+        note(
             f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB; counting takes {while_counting / 1e6:,.1f} "
-            f"MB beside what is there.",
-            file=sys.stderr,
+            f"MB beside what is there."
         )
     return _Plan(counting, run, record)
 
