@@ -6,13 +6,14 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import tyro
 
 FAILED = 1
+Options = TypeVar("Options")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,11 @@ class OutputOptions:
 
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
     json: tyro.conf.FlagCreatePairsOff[bool] = False
+
+
+def without_output(kind: type[Options], command: Any) -> Options:
+    """A command's options of a kind alone, for a record in which it does not matter how the command answers."""
+    return kind(**{field.name: getattr(command, field.name) for field in dataclasses.fields(kind)})  # type: ignore
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

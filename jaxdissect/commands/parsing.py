@@ -19,8 +19,8 @@ from jaxdissect.processes import DistributedOptions
 UNITS = {
     "unit_seconds": "s", "seconds": "s", "save_minutes": "min", "sample_rate": "Hz", "max_mb": "MB",
 }  # fmt: skip
+ONE_WAY = [field.name for field in dataclasses.fields(OutputOptions)]  # options without a --no-
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
-BORDERS = "╭╮╰╯│─ "
 
 
 def parse(command: type, name: str, arguments: Sequence[str]) -> Any:
@@ -92,8 +92,8 @@ def with_units(command: type) -> type:
     """The same options for help: what must be given first, defaults with units, and no default where there is none."""
     hints = get_type_hints(command, include_extras=True)
     units = UNITS | ({"patience": "s"} if issubclass(command, DistributedOptions) else {})
-    shown, last = {}, [field.name for field in dataclasses.fields(OutputOptions)]
-    fields = sorted(dataclasses.fields(command), key=lambda field: (not _required(field), field.name in last))
+    shown = {}
+    fields = sorted(dataclasses.fields(command), key=lambda field: (not _required(field), field.name in ONE_WAY))
     for field in fields:
         hint = _default_shown(field, units.get(field.name))
         if hint is not None:
@@ -123,7 +123,7 @@ def _flags(command: type) -> dict[str, dataclasses.Field]:
             continue
         flag = field.name.strip("_").replace("_", "-")
         found[f"--{flag}"] = field
-        if isinstance(field.default, bool):
+        if isinstance(field.default, bool) and field.name not in ONE_WAY:
             found[f"--no-{flag}"] = field
     return found
 
@@ -134,8 +134,9 @@ def _required(field: dataclasses.Field) -> bool:
 
 def _mistake(told: str, arguments: Sequence[str], example: str) -> str:
     """What the parser has told in a box, as a sentence."""
-    rows = [line.strip(BORDERS) for line in re.sub(r"\x1b\[[0-9;]*m", "", told).splitlines()]
-    text = " ".join(row for row in rows if row)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", told).splitlines()
+    rows = [re.sub(r"^[╭+][─-]*|[─-]*[╮+]$", "", line.strip("│| ")).strip() for line in lines]
+    text = " ".join(row for row in rows if re.search(r"\w", row))
     if found := re.search(r"invalid choice '(.*?)' for argument '(--[\w-]+)'. Expected one of \((.*?)\)", text):
         choices = re.findall(r"'(.*?)'", found[3])
         return f"{found[2]} must be {' or '.join(choices)}, got {found[1]}{nearest(found[1], choices)}"
@@ -147,7 +148,7 @@ def _mistake(told: str, arguments: Sequence[str], example: str) -> str:
         return f"{' and '.join(names)} must be given, as in `{example}`."
     if found := re.search(r"Missing value for argument '(--[\w-]+)'. Expected (\d+)", text):
         return f"{found[1]} needs {found[2]} value{'s' * (found[2] != '1')}."
-    if found := re.search(r"Unrecognized options: (.*?) For full helptext", text):
+    if found := re.search(r"Unrecognized options: (.*?) (?:Perhaps you|For full)", text):
         return f"{found[1]} belongs to no option: a value with spaces needs quotes, a list stands behind its option."
     return text.partition("For full helptext")[0].strip()
 

@@ -28,7 +28,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.figures import draw_sharing
 from jaxdissect.probing import ProbeOptions, run_probe
 from jaxdissect.processes import here
-from jaxdissect.progress import under_way
+from jaxdissect.progress import note, under_way
 from jaxdissect.report.stage import ReportOptions, run_report
 from jaxdissect.reproduce import ReproduceOptions, run_reproduce
 from jaxdissect.run import Run
@@ -49,6 +49,7 @@ class DemoCommand(OutputOptions, DemoOptions):
     """
 
     def __call__(self) -> Iterator[Outcome]:
+        note("Encoders of one architecture: self-supervised, supervised, untrained. None has heard these notes.")
         yield demonstrated(run_demo(self))
 
 

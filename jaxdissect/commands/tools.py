@@ -8,7 +8,7 @@ import tyro
 
 from jaxdissect.bench import BenchOptions, run_bench
 from jaxdissect.commands.answers import converted, measured, prepared, trained, verified
-from jaxdissect.commands.outcome import Outcome, OutputOptions
+from jaxdissect.commands.outcome import Outcome, OutputOptions, without_output
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.progress import under_way
 from jaxdissect.tasks.preparing import PrepareOptions, run_prepare, verify
@@ -59,7 +59,7 @@ class TrainCommand(OutputOptions, TrainOptions):
     """
 
     def __call__(self) -> Iterator[Outcome]:
-        yield trained(self.out, *run_train(self))
+        yield trained(self.out, *run_train(without_output(TrainOptions, self)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,4 +108,4 @@ class BenchCommand(OutputOptions, BenchOptions):
     """
 
     def __call__(self) -> Iterator[Outcome]:
-        yield measured(self, run_bench(self))
+        yield measured(self, run_bench(without_output(BenchOptions, self)))

@@ -14,7 +14,7 @@ from jaxdissect.encoder.checkpoint import fingerprint, save_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.files import cannot_write, json_fingerprint, locked, require_new, require_regular, whole_file
-from jaxdissect.progress import progress_bar, warn
+from jaxdissect.progress import progress_bar, under_way, warn
 from jaxdissect.run import device, versions
 from jaxdissect.sharding import local_mesh
 from jaxdissect.tasks.known import load_task
@@ -51,7 +51,8 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
     feed = Feed(crop_samples(encoder, task), parts * mesh.size, part_size, options.seed)
     labels = task.label_sets[0] if task.label_sets else None
     objective = options.build(encoder, labels)
-    _check_objective(objective, feed, len(task.classes))
+    with under_way("Checking the objective"):
+        _check_objective(objective, feed, len(task.classes))
     folder = options.folder
     with locked(folder, f"--out {options.out}"):
         _require_place(options)  # another process may just have finished it
@@ -65,7 +66,8 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
                 f"step (--batch-size {options.batch_size} on {mesh.size} devices): lower --batch-size."
             )
         if options.start_from is None:
-            objective = options.build(_with_norm_stats(encoder, clips, feed), labels)
+            with under_way("Measuring the level of the spectrograms"):
+                objective = options.build(_with_norm_stats(encoder, clips, feed), labels)
         _remember_start(folder, objective.encoder)
         steps = -(-options.epochs * len(clips.pcm) // feed.batch_size)
         schedule = Schedule(steps, options.learning_rate, options.warm_up, options.weight_decay)
