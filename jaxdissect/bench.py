@@ -17,7 +17,7 @@ from jaxdissect.encoder.checkpoint import DTYPES, load_encoder
 from jaxdissect.errors import InputError
 from jaxdissect.files import require_folder, require_regular, whole_file
 from jaxdissect.matrix_products import launch_seconds
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import progress_bar, under_way
 from jaxdissect.run import device, versions
 from jaxdissect.tasks.loader import clip_reader
 from jaxdissect.tasks.table import LONGEST_SECONDS
@@ -138,7 +138,8 @@ def run_bench(options: BenchOptions) -> BenchResult:
     """
     _check(options)
     first, sizes = jax.local_devices()[0], options.batch_sizes
-    encoders: dict[str, Encoder] = {dtype: load_encoder(options.encoder, dtype) for dtype in options.dtypes}
+    with under_way(f"Loading {options.encoder}"):
+        encoders: dict[str, Encoder] = {dtype: load_encoder(options.encoder, dtype) for dtype in options.dtypes}
     encoder = encoders[options.dtypes[0]]
     work = Workload.make(first, options.seconds, encoder.sample_rate, options.classes, max(sizes))
     layers, neurons = neuron_shape(encoder, work.task(1, options.classes))

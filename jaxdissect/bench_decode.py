@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from jaxdissect.audio.decode import ClipStatus, Recording
 from jaxdissect.errors import InputError
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import progress_bar, under_way
 from jaxdissect.tasks.known import KNOWN_TASKS, SYNTHETIC_TASKS, load_task
 from jaxdissect.tasks.loader import clip_reader
 from jaxdissect.tasks.prepared import is_prepared, read_prepared
@@ -92,7 +92,8 @@ def decode_rates(sample_rate: int, seconds: float, rounds: int, task: Task | Non
       task: a few clips of it are enough.
     """
     with tempfile.TemporaryDirectory(prefix="jaxdissect-bench-") as folder:
-        sources = _synthesise(Path(folder), sample_rate, seconds)
+        with under_way("Synthesising clips to decode"):
+            sources = _synthesise(Path(folder), sample_rate, seconds)
         if task is not None:
             sources = {task.name: task, **sources}
         with progress_bar(what="Measuring decoding", total=(1 + rounds) * len(sources), unit="pass") as bar:

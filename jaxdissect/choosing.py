@@ -15,6 +15,7 @@ from jaxdissect.certainty_files import DRAWN, OF_PAIRS, assess_neurons, null_dat
 from jaxdissect.class_scores import MEANINGS, agreement_table, class_scores
 from jaxdissect.errors import InputError
 from jaxdissect.files import cannot_write, sha256_file
+from jaxdissect.progress import under_way
 from jaxdissect.results import Neurons, read_netcdf, select_neurons, write_csv, write_netcdf
 from jaxdissect.run import Run, computed_by, record_attributes, require_same_run
 from jaxdissect.selection import SelectionRule
@@ -75,9 +76,10 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     rule = options.rule(counted.get("keep", SelectionRule.keep))
     certainty = options.certainty
     started = time.perf_counter()
-    counts = read_netcdf(run.file("activations.nc"))
-    require_same_run(run, counts.attrs, counted)
-    by_aape = select_neurons(counts, rule)
+    with under_way("Reading the counts and scoring neurons by AAPE"):
+        counts = read_netcdf(run.file("activations.nc"))
+        require_same_run(run, counts.attrs, counted)
+        by_aape = select_neurons(counts, rule)
     clips = read_clips(run, counts, needed=certainty.permutations > 0 or options.selector in FROM_CLIPS)
     if clips is None and options.selector in FROM_CLIPS:
         raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
@@ -95,7 +97,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         score, {name: one.aape for name, one in by_aape.selections.items()},
         {name: one.specific for name, one in by_aape.selections.items()}, counts["label_set"], rule.keep,
     )  # fmt: skip
-    with run.locked():
+    with run.locked(), under_way("Writing scores and tables"):
         beside = _scores_of_classes(run, counted)
         forget_neurons(run)
         scores = xr.merge([neurons.scores, score, beside], compat="override", combine_attrs="override")

@@ -7,6 +7,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Int, UInt16
 
+from jaxdissect.progress import progress_bar
 from jaxdissect.selection import activation_probability
 from jaxdissect.selectors import agreement, best_of_each_class, class_selectivity, d_prime, rank_scores
 
@@ -68,11 +69,13 @@ def _rank_scores(
     _, layers, neurons = clip_counts.shape
     found = np.full((2, members.shape[1], layers, neurons), np.nan, np.float32)
     width = max(1, AT_ONCE // len(clips))
-    for layer in range(layers):
-        for at in range(0, neurons, width):
-            some = slice(at, at + width)
-            shares = clip_counts[clips, layer, some] / clip_tokens[clips, None].astype(np.float32)
-            found[:, :, layer, some] = rank_scores(shares.astype(np.float32), members)
+    with progress_bar(what="Scoring neurons", total=layers * neurons, unit="neuron") as bar:
+        for layer in range(layers):
+            for at in range(0, neurons, width):
+                some = slice(at, at + width)
+                shares = clip_counts[clips, layer, some] / clip_tokens[clips, None].astype(np.float32)
+                found[:, :, layer, some] = rank_scores(shares.astype(np.float32), members)
+                bar.update(shares.shape[1])
     return found[0], found[1]
 
 

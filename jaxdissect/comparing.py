@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from jaxdissect.ablation.subject import read_specific
 from jaxdissect.errors import InputError
 from jaxdissect.margins import RandomClasses, margin_overlap, random_classes
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import progress_bar, under_way
 from jaxdissect.results import read_netcdf, write_csv, write_netcdf
 from jaxdissect.run import Run, require_same_run
 from jaxdissect.sharing import chance_overlap, cluster, overlap, rate_strata
@@ -175,20 +175,19 @@ def _blocks(
     ends = np.cumsum([0, *(len(sets.classes) for sets in everything)])
     matrices = {name: np.full((int(ends[len(own)]), int(ends[-1])), np.nan) for name in MEANINGS}
     tables, pairs = [], [(i, j) for i in range(len(own)) for j in range(i, len(everything))]
-    drawn: dict[int, RandomClasses] = {}
-    with progress_bar(what="Sharing", total=sum(len(own[i].classes) for i, _ in pairs), unit="class") as bar:
+    with under_way("Fitting random sets to the breadth of the neurons"):
+        drawn = [random_classes(sets.specific.reshape(len(sets.classes), -1)) for sets in everything]
+    with progress_bar(what="Sharing", total=2 * sum(len(own[i].classes) for i, _ in pairs), unit="class") as bar:
         for i, j in pairs:
-            for number in {i, j} - drawn.keys():
-                drawn[number] = random_classes(everything[number].specific.reshape(len(everything[number].classes), -1))
             null = permuted.get(own[i].label_set) if i == j else None
-            found = _compare(own[i], everything[j], null) | _in_particular(own[i], everything[j], drawn[i], drawn[j])
+            found = _compare(own[i], everything[j], null, bar.update)
+            found |= _in_particular(own[i], everything[j], drawn[i], drawn[j], bar.update)
             rows, columns = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
             for name, matrix in matrices.items():
                 matrix[rows, columns] = found[name]
                 if j < len(own):
                     matrix[columns, rows] = found[name].T
             tables.append(_table(own[i], everything[j], found))
-            bar.update(len(own[i].classes))
     return matrices, tables
 
 
@@ -249,16 +248,17 @@ def _read_permuted(run: Run, own: Sequence[Sets]) -> dict[str, xr.Dataset]:
     return {name: null.isel({"class": at, "class_b": at}) for name, at in places.items()}
 
 
-def _compare(a: Sets, b: Sets, permuted: xr.Dataset | None) -> dict[str, np.ndarray]:
+def _compare(a: Sets, b: Sets, permuted: xr.Dataset | None, progress: Callable[[int], object]) -> dict[str, np.ndarray]:
     """What two label sets share, and would by chance."""
     found = overlap(a.specific, b.specific)
     nothing = np.full(found.shared.shape, np.nan)
     if permuted is None or np.isnan(permuted["p_value"].values).all():
-        expected, p_value = chance_overlap(a.specific, b.specific, rate_strata(a.rate, b.rate))
+        expected, p_value = chance_overlap(a.specific, b.specific, rate_strata(a.rate, b.rate), progress)
         null, low, high = RATE, nothing, nothing
     else:
         expected, p_value = permuted["expected_shared"].values, permuted["p_value"].values
         null, low, high = LABELS, permuted["jaccard_low"].values, permuted["jaccard_high"].values
+        progress(len(a.classes))
     tested, q_value = _tested(a, b, p_value)
     return {
         "size_a": np.broadcast_to(found.size_a[:, None], expected.shape),
@@ -274,9 +274,11 @@ def _compare(a: Sets, b: Sets, permuted: xr.Dataset | None) -> dict[str, np.ndar
     }
 
 
-def _in_particular(a: Sets, b: Sets, drawn_a: RandomClasses, drawn_b: RandomClasses) -> dict[str, np.ndarray]:
+def _in_particular(
+    a: Sets, b: Sets, drawn_a: RandomClasses, drawn_b: RandomClasses, progress: Callable[[int], object]
+) -> dict[str, np.ndarray]:
     """What random sets of as many neurons share, in which every neuron has as many classes."""
-    expected, p_value = margin_overlap(overlap(a.specific, b.specific).shared, drawn_a, drawn_b)
+    expected, p_value = margin_overlap(overlap(a.specific, b.specific).shared, drawn_a, drawn_b, progress)
     tested, q_value = _tested(a, b, p_value)
     if a is b:
         np.fill_diagonal(expected, np.nan)

@@ -1,6 +1,5 @@
 """The state of an unfinished count: what one process has counted so far, to the bit, and of which clips."""
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from jaxdissect.clip_log import ClipLog
 from jaxdissect.collect import Counter
 from jaxdissect.errors import InputError
 from jaxdissect.processes import Processes
+from jaxdissect.progress import warn
 from jaxdissect.pulse import Pulse
 from jaxdissect.sharding import shard_clips
 from jaxdissect.state_file import State, read_state, write_state
@@ -115,7 +115,7 @@ class CountKeeper:
         except InputError as error:
             if self.at_end and log.done[self.clips].all():
                 raise
-            print(f"jaxdissect: the state of the count was not saved, the one before is kept: {error}", file=sys.stderr)
+            warn(f"the state of the count was not saved, the one before is kept: {error}")
 
     def _write(self, counter: Counter, log: ClipLog) -> None:
         self.saved = time.monotonic()

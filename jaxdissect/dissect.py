@@ -1,7 +1,6 @@
 """The stages of a run: from an encoder and a task to files in a run directory."""
 
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint, require_space, sweep
 from jaxdissect.job import end_job, follow_job, job
 from jaxdissect.processes import DistributedOptions, here, join, leave, require_agreement, together
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import note, progress_bar, under_way
 from jaxdissect.pulse import Pulse
 from jaxdissect.results import (
     Activations,
@@ -141,11 +140,13 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
         if counted is None:
             follow_job(pulse)
             return ActivationsResult(read_activations(plan.run), plan.run.require("activations"), options.max_bad_clips)
-        activations = label_activations(counted, plan.job.task, _attrs(plan))
+        with under_way("Writing the counts"):
+            activations = label_activations(counted, plan.job.task, _attrs(plan))
         result = ActivationsResult(activations, plan.record | measured, options.max_bad_clips)
         result.record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
         store = whole_store(plan.job)
-        save_or_rescue(plan.run, lambda place: _save(result, store, place), "what was counted")
+        with under_way("Writing the counts"):
+            save_or_rescue(plan.run, lambda place: _save(result, store, place), "what was counted")
         end_job(pulse)
     return result
 
@@ -244,7 +245,8 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
         raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
     if not options.save_minutes > 0:
         raise InputError(f"--save-minutes must be positive, got {options.save_minutes}.")
-    encoder = load_encoder(options.encoder, options.dtype)
+    with under_way(f"Loading {options.encoder}"):
+        encoder = load_encoder(options.encoder, options.dtype)
     labels = [name.strip() for name in (options.label or "").split(",") if name.strip()]
     task = load_task(
         options.task,
@@ -271,10 +273,9 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     require_space(run.path, room + while_counting, "the state of the count")
     if options.keep_clips and here().first:
         size = 2 * len(chosen) * layers * neurons
-        print(
+        note(
             f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB; counting takes {while_counting / 1e6:,.1f} "
-            f"MB beside what is there.",
-            file=sys.stderr,
+            f"MB beside what is there."
         )
     return _Plan(counting, run, record)
 

@@ -11,6 +11,7 @@ Sources: such draws and their fit: Chen, Dempster and Liu, "Weighted finite popu
 bipartite networks: an entropy-based approach" (New Journal of Physics 2017).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,10 @@ def random_classes(sets: Bool[np.ndarray, "class neuron"]) -> RandomClasses:
 
 
 def margin_overlap(
-    shared: Int[np.ndarray, "class_a class_b"], a: RandomClasses, b: RandomClasses
+    shared: Int[np.ndarray, "class_a class_b"],
+    a: RandomClasses,
+    b: RandomClasses,
+    progress: Callable[[int], object] = lambda classes: None,
 ) -> tuple[Float[np.ndarray, "class_a class_b"], Float[np.ndarray, "class_a class_b"]]:
     """What random sets with these breadths and sizes share: expectation, and the probability of as many as were found.
 
@@ -64,6 +68,7 @@ def margin_overlap(
       shared: neurons that two classes share.
       a, b: of the label sets of the classes; drawn independently of each other. The same object: one label set, whose
         classes compete for its neurons, and the diagonal has no meaning.
+      progress: called with 1 after every class.
     """
     if a is b:
         shared = shared.copy()
@@ -74,6 +79,7 @@ def margin_overlap(
     for row in range(len(shared)):
         chance = a.has_both[kinds[0], row] if a is b else a.has[kinds[0], row, None] * b.has[kinds[1]]
         expected[row], p_value[row] = counts @ chance, _reaches(chance.clip(0, 1), counts, shared[row])
+        progress(1)
     return expected, p_value
 
 

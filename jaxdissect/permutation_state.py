@@ -1,13 +1,13 @@
 """The state of a permutation test on disk: a test that is stopped goes on with the same permutations."""
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxdissect.errors import InputError
 from jaxdissect.permutation import Null
+from jaxdissect.progress import warn
 from jaxdissect.state_file import State, read_state, write_state
 
 
@@ -36,7 +36,7 @@ class SavedNull:
         try:
             write_state(self.path, State(self.of, vars(null), {}))
         except InputError as error:
-            print(f"jaxdissect: the state was not saved, the one before is kept: {error}", file=sys.stderr)
+            warn(f"the state was not saved, the one before is kept: {error}")
 
 
 def _parse(state: State, nothing: Null) -> Null:

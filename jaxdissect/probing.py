@@ -19,7 +19,7 @@ from jaxdissect.files import json_fingerprint, replaced_folder
 from jaxdissect.linear_evaluation import Evaluation, Split, evaluate, judging_split, scored, task_splits
 from jaxdissect.own_head import own_head
 from jaxdissect.probe import Probe, ProbeRule
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import progress_bar, under_way
 from jaxdissect.results import write_csv
 from jaxdissect.run import Run, save_or_rescue
 from jaxdissect.stage_inputs import load_inputs, recorded_inputs, stage_inputs
@@ -201,7 +201,8 @@ def _evaluations(
                 done.append(scored(embeddings, labels, (split,), own_head(encoder, task, labels)))
             else:
                 splits = task_splits(task, labels, embeddings.usable, options.folds, options.seeds)
-                done.append(evaluate(embeddings, labels, splits, options.rule))
+                with under_way(f"Training {len(splits)} probe{'s' * (len(splits) > 1)} of {labels.name}"):
+                    done.append(evaluate(embeddings, labels, splits, options.rule))
         except InputError as error:
             failed.append(error)
     if not done:

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdissect.errors import InputError, LostProcessError
+from jaxdissect.progress import note
 from jaxdissect.rendezvous import meet
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def join(options: DistributedOptions) -> Processes:
         return here()
     if not options.patience >= LEAST_PATIENCE:
         raise InputError(f"--patience must be at least {LEAST_PATIENCE:g} s, got {options.patience}.")
-    print(f"Waiting up to {START_SECONDS} s for the other processes ...", file=sys.stderr, flush=True)
+    note(f"Waiting up to {START_SECONDS} s for the other processes ...")
     if options.coordinator is not None:
         _meet_at_address(options)
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is answered here, by saving a state
@@ -163,7 +163,7 @@ def _answer(client: Any, number: int, index: int) -> str:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise LostProcessError(f"Process {index} does not answer ({_first_line(error)}).") from error
             if turn % SAY_EVERY == 0:
-                print(f"Waiting for process {index}, for {turn} s by now ...", file=sys.stderr, flush=True)
+                note(f"Waiting for process {index}, for {turn} s by now ...")
     raise AssertionError
 
 

@@ -23,6 +23,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.neuron_set_files import CONTROL, published_sets
 from jaxdissect.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
 from jaxdissect.probing import ProbeOptions, check_numbers, run_probe
+from jaxdissect.progress import under_way
 from jaxdissect.results import Neurons, write_csv
 from jaxdissect.run import Run
 from jaxdissect.tasks.known import load_task
@@ -90,7 +91,9 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
     """
     name, run = SETS.get(options.task), Run(options.run)
     published = None if name is None else published_sets()[name]
-    task, encoder = load_task(options.task, options.data), load_encoder(options.encoder, options.dtype)
+    task = load_task(options.task, options.data)
+    with under_way(f"Loading {options.encoder}"):
+        encoder = load_encoder(options.encoder, options.dtype)
     probing = ProbeOptions(
         run=options.run, seeds=options.seeds, learning_rate=options.learning_rate, batch_size=options.batch_size
     )

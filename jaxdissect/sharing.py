@@ -4,6 +4,7 @@ Source of the coefficient: Jaccard, as in Kawamura et al. (arXiv:2602.15307): |A
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,24 +75,26 @@ def chance_overlap(
     a: Bool[np.ndarray, "class_a layer neuron"],
     b: Bool[np.ndarray, "class_b layer neuron"],
     strata: Int[np.ndarray, "layer neuron"],
+    progress: Callable[[int], object] = lambda classes: None,
 ) -> tuple[Float[np.ndarray, "class_a class_b"], Float[np.ndarray, "class_a class_b"]]:
     """What random sets share that have as many neurons in each stratum as the sets found: expectation and p-value.
 
     Exact: the overlap of two random sets is a sum of independent hypergeometric numbers, one a stratum; p is the
-    probability that it reaches what was found. 1 where a set is empty.
+    probability that it reaches what was found. 1 where a set is empty. `progress` is called with 1 after every class.
     """
     count = np.bincount(strata.ravel())
     in_a, in_b = (np.stack([np.bincount(strata[chosen], minlength=len(count)) for chosen in sets]) for sets in (a, b))
     expected = in_a @ (in_b / np.maximum(count, 1)).T
     found = overlap(a, b).shared
     p_value = np.ones(found.shape)
-    for row, column in zip(*np.nonzero(found), strict=True):
-        both = np.flatnonzero(in_a[row] * in_b[column])
-        chances = np.ones(1)
-        for stratum in both:
-            numbers = int(in_a[row, stratum]), int(in_b[column, stratum]), int(count[stratum])
-            chances = np.convolve(chances, _hypergeometric(*numbers))
-        p_value[row, column] = min(1.0, chances[found[row, column] :].sum())
+    for row in range(len(found)):
+        for column in np.flatnonzero(found[row]):
+            chances = np.ones(1)
+            for stratum in np.flatnonzero(in_a[row] * in_b[column]):
+                numbers = int(in_a[row, stratum]), int(in_b[column, stratum]), int(count[stratum])
+                chances = np.convolve(chances, _hypergeometric(*numbers))
+            p_value[row, column] = min(1.0, chances[found[row, column] :].sum())
+        progress(1)
     return expected, p_value
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from jaxdissect.encoder.base import Encoder
 from jaxdissect.encoder.checkpoint import load_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import progress_bar, under_way
 from jaxdissect.run import Run, absolute
 from jaxdissect.tasks.known import load_task, task_in_full
 from jaxdissect.tasks.table import Task
@@ -61,7 +61,8 @@ def stage_inputs(options: Any, run: Run, stage: str) -> dict[str, Any]:
 def load_inputs(inputs: Mapping[str, Any]) -> tuple[Encoder, Task]:
     """The encoder and the whole task."""
     task = load_recorded_task(inputs)
-    return load_encoder(inputs["encoder"], inputs["dtype"]), task
+    with under_way(f"Loading {inputs['encoder']}"):
+        return load_encoder(inputs["encoder"], inputs["dtype"]), task
 
 
 def load_recorded_task(inputs: Mapping[str, Any]) -> Task:

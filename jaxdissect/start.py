@@ -5,12 +5,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 
 import jax
 from platformdirs import user_cache_path
-
-from jaxdissect.errors import InputError
 
 
 def prepare_process() -> None:
@@ -26,13 +23,3 @@ def prepare_process() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def require_once(arguments: Sequence[str], option: str = "--with") -> None:
-    """Refuse to compare with the runs that an option names last alone, when it is given twice.
-
-    Raises:
-      InputError: says how to name several.
-    """
-    if [argument.partition("=")[0] for argument in arguments].count(option) > 1:
-        raise InputError(f"{option} was given twice: give it once, its values one after another.")

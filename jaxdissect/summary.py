@@ -50,12 +50,20 @@ def activations_summary(done: ActivationsResult) -> str:
             f"{record['clips_per_second']:,.1f} clips/s, {record['seconds']:,.1f} s in all, "
             f"peak memory {record['peak_memory_mb']:,} MB."
         )
+    return "\n".join([*lines, *activations_warnings(done)])
+
+
+def activations_warnings(done: ActivationsResult) -> list[str]:
+    """What could not be read."""
+    clips = done.activations.clips
     bad = clips[clips["status"] == "unreadable"]
-    for _, clip in bad.head(LISTED).iterrows():
-        lines.append(f"Not counted: {clip['file_name']}: {clip['reason']}")
-    if len(bad) > LISTED:
-        lines.append(f"... and {len(bad) - LISTED} more, see clips.csv.")
-    return "\n".join(lines)
+    return listed("Not counted", zip(bad["file_name"], bad["reason"], strict=True), len(bad), "clips.csv")
+
+
+def listed(what: str, reasons: Iterable[tuple[object, object]], total: int, file: str) -> list[str]:
+    """Files that took no part, each with the reason; of many the first, and where the others stand."""
+    lines = [f"{what}: {name}: {reason}" for name, reason in itertools.islice(reasons, LISTED)]
+    return [*lines, *([f"... and {total - LISTED} more, see {file}."] if total > LISTED else [])]
 
 
 def preparation_summary(out: Path, done: PrepareResult) -> str:
@@ -65,8 +73,7 @@ def preparation_summary(out: Path, done: PrepareResult) -> str:
         f"{done.clips:,} clips, {done.unreadable:,} unreadable; {done.shards} shard{'s' * (done.shards != 1)}, "
         f"{done.size / 1e6:,.1f} MB; {done.made:,} decoded now in {done.seconds:,.1f} s{rate}."
     ]
-    if done.unreadable:
-        lines.append(f"To try the unreadable ones again, remove the {out}/shard-*.json that list them and repeat this.")
+    lines += preparation_warnings(out, done)
     if done.complete:
         lines.append(f"Complete. The other commands read it by: {shlex.join(done.reading)}")
     else:
@@ -74,7 +81,28 @@ def preparation_summary(out: Path, done: PrepareResult) -> str:
     return "\n".join(lines)
 
 
-def training_summary(out: Path, encoder: M2D, record: Mapping[str, Any]) -> str:
+def preparation_warnings(out: Path, done: PrepareResult) -> list[str]:
+    """What to do about clips that could not be read."""
+    if not done.unreadable:
+        return []
+    return [
+        f"{done.unreadable:,} clips are unreadable: to try them again, remove the {out}/shard-*.json that list them "
+        f"and repeat this."
+    ]
+
+
+def encoder_summary(encoder: M2D) -> str:
+    """An encoder's name and sizes."""
+    vit, head = encoder.config, encoder.variables.get("head")
+    return (
+        f"{encoder.name}: {vit.depth} layers of {vit.mlp} neurons ({vit.depth * vit.mlp:,}), width {vit.width}, "
+        f"{vit.heads} heads, input {vit.bands} bands x {vit.frames} frames in patches of "
+        f"{vit.patch_bands}x{vit.patch_frames}, {encoder.sample_rate} Hz"
+        + (f", task head of {len(head['bias'])} classes." if head else ".")
+    )
+
+
+def training_summary(encoder: M2D, record: Mapping[str, Any]) -> str:
     """What was trained, on what, for how long, and where the loss went."""
     first, last = record["curve"][0], record["curve"][-1]
     vit = encoder.config
@@ -84,8 +112,7 @@ def training_summary(out: Path, encoder: M2D, record: Mapping[str, Any]) -> str:
         f"Trained {encoder.name}: {vit.depth} layers of {vit.mlp} neurons, width {vit.width}, on "
         f"{record['data']['clips']:,} clips of {record['task']}.\n"
         f"{record['steps']:,} steps of {record['batch_size']} crops in {record['hours']:.2f} h, "
-        f"{record['clips_per_second']:,.0f} crops/s; {course}.\n"
-        f"Written to {out}."
+        f"{record['clips_per_second']:,.0f} crops/s; {course}."
     )
 
 
@@ -108,10 +135,12 @@ def probe_summary(result: ProbeResult) -> str:
             ]
         )
     lines = [table(["label set", "classes", "metric", "train", "valid", "test", "test clips", "probes"], rows)]
-    lines += [f"Left out: {file}: {reason}" for file, reason in itertools.islice(result.unusable.items(), LISTED)]
-    if len(result.unusable) > LISTED:
-        lines.append(f"... and {len(result.unusable) - LISTED} more, see probe.json.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *probe_warnings(result)])
+
+
+def probe_warnings(result: ProbeResult) -> list[str]:
+    """Clips that took no part."""
+    return listed("Left out", result.unusable.items(), len(result.unusable), "probe.json")
 
 
 def neurons_summary(neurons: Neurons) -> str:
@@ -144,14 +173,21 @@ def neurons_summary(neurons: Neurons) -> str:
     known = "pairs_significant" in neurons.coverage
     if known:
         lines += [_certainty(row) for _, row in neurons.coverage.iterrows()]
+    lines += neurons_warnings(neurons)
+    lines.append(CAUTION if not known else COMPARE)
+    return "\n".join(lines)
+
+
+def neurons_warnings(neurons: Neurons) -> list[str]:
+    """Label sets without a kept neuron, and classes that were left out."""
+    lines = []
     if not neurons.coverage["kept_neurons"].all():
         lines.append(
             f"No neuron was kept where --keep {neurons.scores.attrs['keep']} rounds to none, or none qualifies."
         )
     if neurons.scores.attrs["skipped_classes"]:
         lines.append(f"Left out, without a counted token: {neurons.scores.attrs['skipped_classes']}.")
-    lines.append(CAUTION if not known else COMPARE)
-    return "\n".join(lines)
+    return lines
 
 
 def _certainty(row: Any) -> str:
@@ -203,12 +239,16 @@ def sharing_summary(done: Sharing) -> str:
             f"{row['expected_by_breadth']:.1f} expected, Jaccard {row['jaccard']:.2f}"
             for _, row in found[particular].sort_values("p_by_breadth", kind="stable").head(BUSIEST).iterrows()
         ]
-    for run in done.other_encoders:
-        lines.append(
-            f"{run} is of another encoder: neurons of two trainings do not correspond by their numbers, unless one "
-            f"began from the other."
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *sharing_warnings(done)])
+
+
+def sharing_warnings(done: Sharing) -> list[str]:
+    """Runs whose neurons are not those of the first one."""
+    return [
+        f"{run} is of another encoder: neurons of two trainings do not correspond by their numbers, unless one began "
+        f"from the other."
+        for run in done.other_encoders
+    ]
 
 
 def demo_summary(results: Sequence[DemoResult]) -> str:

@@ -317,13 +317,6 @@ def test_mistakes_are_answered_before_anything_is_written(jaxdissect, options, f
     assert not jaxdissect.path.exists()
 
 
-@pytest.mark.parametrize("arguments", [["dissect"], ["dissect", "--tokens", "some"], ["nonsense"], []])
-def test_the_parser_exits_with_2(arguments):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-
-
 def test_a_foreign_encoder_comes_in_by_a_factory(jaxdissect):
     code, printed, _ = jaxdissect("dissect", "--encoder", "foreign:make")
     assert code == 0

@@ -29,7 +29,8 @@ ORDER = [
     "bench_decode", "bench_device", "bench", "demo", "report.contents", "report.commands", "report.numbers",
     "report.media", "report.snippets", "report.source", "report.payload", "report.payload_results", "report.overview",
     "report.page", "report.paper", "report.stage", "summary", "ablation.summary", "reproduction_summary",
-    "bench_summary", "report.summary", "start", "cli", "__main__",
+    "bench_summary", "report.summary", "commands.outcome", "commands.answers", "commands.stages", "commands.tools",
+    "commands.parsing", "commands.overview", "start", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",

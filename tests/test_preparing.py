@@ -314,7 +314,7 @@ def test_verifying_goes_over_everything(options, monkeypatch, capsys):
     for name, what in wrong.items():
         assert any(sentence.startswith(f"{out / name} {what}") for sentence in found)
     assert main(["verify", str(out)]) == 1
-    assert capsys.readouterr().out.endswith(f"{out}: 8 files not as written.\n")
+    assert capsys.readouterr().err.endswith(f"{out}: 8 files not as written.\n")
 
 
 def test_shards_by_the_hundreds(options, monkeypatch):

@@ -119,10 +119,3 @@ def test_what_is_not_ours_is_left_alone(jaxdissect):
     assert code == 2
     assert str(jaxdissect.path / "probe") in error
     assert (jaxdissect.path / "probe").read_text() == "mine"
-
-
-@pytest.mark.parametrize("given", [["--head", "mine"], ["--folds", "5"], ["--seeds", "many"]])
-def test_the_parser_exits_with_2(jaxdissect, given):
-    with pytest.raises(SystemExit) as stop:
-        jaxdissect("probe", *given)
-    assert stop.value.code == 2

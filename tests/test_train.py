@@ -368,7 +368,7 @@ def test_unreadable_clips_are_left_out_or_refuse_the_training(setting, data_fold
     told = capsys.readouterr().err
     assert "1 of 12 clips cannot be read, more than --max-bad-clips 0.01; the first is 3.wav" in told
     assert main(arguments(setting, "msm_mae", max_bad_clips=0.1)) == 0
-    assert "Left out: 3.wav" in capsys.readouterr().err
+    assert "left out: 3.wav" in capsys.readouterr().err
     record = json.loads((setting["out"] / "training.json").read_text())
     assert (record["data"]["clips"], list(record["data"]["unreadable"])) == (11, ["3.wav"])
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint, locked, parse_part, require_folder, sha256_file
 from jaxdissect.interrupts import Clock, resumable
 from jaxdissect.neuron_sets import NeuronSet
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import note, progress_bar, under_way, warn
 from jaxdissect.run import Run, computed_by, save_or_rescue
 from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import Task
@@ -175,7 +174,9 @@ def run_ablate(options: AblateOptions) -> AblateResult:
         activity, suite = _suite(options, plan)
         if options.evar is not None:
             write_sets(options.evar, suite.chosen)
-        done = suite_tables(subject.task, suite.chosen, _judge_rest(options, plan, suite))
+        judged = _judge_rest(options, plan, suite)
+        with under_way("Comparing with the controls, resampling clips"):
+            done = suite_tables(subject.task, suite.chosen, judged)
         result = AblateResult(
             done,
             tuple(suite.chosen),
@@ -279,7 +280,8 @@ def _suite(options: AblateOptions, plan: _Plan) -> tuple[Activity | None, SuiteF
             folder, {**measured_on, "--dtype": plan.subject.dtype, "the prepared data": data},
             lambda: _measured(options, plan.subject),
         )  # fmt: skip
-    chosen = make_interventions(plan.sets, plan.subject.shape, plan.ablation, activity)
+    with under_way("Drawing controls"):
+        chosen = make_interventions(plan.sets, plan.subject.shape, plan.ablation, activity)
     identity = {
         **{f"--{name.replace('_', '-')}": value for name, value in dataclasses.asdict(plan.ablation).items()},
         "--batch-size": options.batch_size,
@@ -325,16 +327,13 @@ def _judge(
     check_judging(subject.task, subject.judges, chosen, plan.means)
     controls = sum(len(one.controls) for one in chosen)
     passes = (len(chosen) + controls) * len(subject.task)
-    print(
-        f"{len(chosen):,} interventions and {controls:,} controls on {len(subject.task):,} clips: {passes:,} passes.",
-        file=sys.stderr,
-    )
+    note(f"{len(chosen):,} interventions and {controls:,} controls on {len(subject.task):,} clips: {passes:,} passes.")
 
     def save() -> None:
         try:
             suite.write(path, numbers, state)
         except InputError as error:
-            print(f"jaxdissect: the state was not saved, the one before is kept: {error}", file=sys.stderr)
+            warn(f"the state was not saved, the one before is kept: {error}")
 
     with (
         progress_bar(what=f"Ablating {subject.task.name}", total=passes, unit="pass", at_once=True) as bar,

@@ -1,6 +1,5 @@
 """What interventions did, in words and tables for a terminal."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ from jaxdissect.ablation.results import CONTRASTS, Ablation
 from jaxdissect.ablation.stage import AblateResult, PartResult
 from jaxdissect.ablation.suites import Intervention, plain_name
 from jaxdissect.neuron_sets import ClassName
-from jaxdissect.summary import LISTED, table
+from jaxdissect.summary import LISTED, listed, table
 
 IN_FULL = 4  # interventions up to which every class is shown
 SHOWN = 60  # rows of a table at most
@@ -42,13 +41,19 @@ def ablation_summary(result: AblateResult) -> str:
             f"Controls against their targets: {rate:.2f} times the activation rate, {impact:.2f} times the impact "
             f"(mean |a| x norm of the outgoing weights)."
         )
+    if result.map_check is not None:
+        lines.append(_map_check(result.map_check))
+    return "\n".join([*lines, *ablation_warnings(result)])
+
+
+def ablation_warnings(result: AblateResult) -> list[str]:
+    """What makes p-values too small, and what took no part."""
+    lines = []
     if result.overlap > MUCH_OVERLAP:
         lines.append(
             f"Caution: controls share {result.overlap:.0%} of their neurons with each other and none with their "
             f"target, so p-values are too small; the target is a large part of its layers. See docs/ablation.md."
         )
-    if result.map_check is not None:
-        lines.append(_map_check(result.map_check))
     if result.left_out:
         shown = ", ".join(result.left_out[:LISTED]) + (", ..." if len(result.left_out) > LISTED else "")
         lines.append(f"Left out, without a neuron: {len(result.left_out)} sets ({shown}).")
@@ -56,10 +61,7 @@ def ablation_summary(result: AblateResult) -> str:
         lines.append(
             "Caution: the neurons were chosen on clips that they are judged on; count with --split train for a claim."
         )
-    lines += [f"Left out: {file}: {reason}" for file, reason in itertools.islice(result.unusable.items(), LISTED)]
-    if len(result.unusable) > LISTED:
-        lines.append(f"... and {len(result.unusable) - LISTED} more, see run.json.")
-    return "\n".join(lines)
+    return lines + listed("Left out", result.unusable.items(), len(result.unusable), "run.json")
 
 
 def _one(one: Intervention, rows: pd.DataFrame, done: Ablation) -> str:

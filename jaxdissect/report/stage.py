@@ -10,6 +10,7 @@ from typing import Any
 import jaxdissect
 from jaxdissect.errors import InputError
 from jaxdissect.files import replaced_folder, whole_file
+from jaxdissect.progress import under_way
 from jaxdissect.report.contents import Contents, Missing, command, plain_error, read_contents
 from jaxdissect.report.numbers import to_json
 from jaxdissect.report.overview import overview
@@ -91,23 +92,27 @@ def run_report(options: ReportOptions) -> ReportResult:
     """
     started = time.perf_counter()
     run = Run(options.run)
-    contents = read_contents(run.path)
-    other = None if options.with_ is None else read_contents(options.with_)
+    with under_way("Reading the run"):
+        contents = read_contents(run.path)
+        other = None if options.with_ is None else read_contents(options.with_)
     axes = frame(contents)
     missing, warnings = list(contents.missing), list[str]()
     figures: tuple[Path, ...] = ()
     with run.locked():
         if options.figures:
             try:
-                figures = draw_paper_figures(contents, axes, run.file("figures"))
+                with under_way("Drawing figures for papers"):
+                    figures = draw_paper_figures(contents, axes, run.file("figures"))
             except InputError as error:
                 missing.append(Missing("figures for papers", plain_error(error, run), command("report", run)))
-        payload = _payload(contents, axes, other, run)
+        with under_way("Collecting what the page shows"):
+            payload = _payload(contents, axes, other, run)
         snippets = _snippets(options, run, contents, axes, payload, missing, warnings)
         payload["clips"] = clips_payload(contents, axes, wanted_clips(contents, axes), snippets)
         payload["beside"] = options.full
-        page = _page(contents, axes, payload, tuple(missing), tuple(warnings))
-        path = _write(run, page, snippets, options.full)
+        with under_way("Writing the page"):
+            page = _page(contents, axes, payload, tuple(missing), tuple(warnings))
+            path = _write(run, page, snippets, options.full)
         _record(run, contents, options, started, warnings)
     size = sum(file.stat().st_size for file in (path.parent.rglob("*") if options.full else [path]) if file.is_file())
     return ReportResult(

@@ -9,6 +9,7 @@ from platformdirs import user_cache_path
 
 from jaxdissect.errors import InputError
 from jaxdissect.files import sha256_file
+from jaxdissect.progress import under_way
 from jaxdissect.tasks.table import (
     LabelSet,
     Task,
@@ -146,7 +147,8 @@ def load_task(
                 f"{KNOWN_TASKS[task].table or task + '.csv'} and the audio."
             )
         first = (KNOWN_TASKS[task].label,)
-        return _known(task, KNOWN_TASKS[task], Path(data), _chosen(label, first), unit_seconds, test_fold)
+        with under_way(f"Reading the table of {task}"):
+            return _known(task, KNOWN_TASKS[task], Path(data), _chosen(label, first), unit_seconds, test_fold)
     path = Path(task)
     if path.suffix.lower() != ".csv":
         raise InputError(
@@ -159,7 +161,8 @@ def load_task(
         )
     folder = path.parent if data is None else Path(data)
     name = path.stem.encode("utf-8", "replace").decode()  # a name from the file system may hold what is no text
-    return evar_task(name, path, folder, unit_seconds, _chosen(label, ("label",)), multi_label, test_fold)
+    with under_way(f"Reading {path}"):
+        return evar_task(name, path, folder, unit_seconds, _chosen(label, ("label",)), multi_label, test_fold)
 
 
 def table_files(task: str, data: Path) -> dict[str, Path]:

@@ -21,7 +21,7 @@ from jaxdissect.files import (
     sweep,
     whole_file,
 )
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import progress_bar, under_way
 from jaxdissect.tasks.known import load_task, table_files
 from jaxdissect.tasks.loader import recordings, unit_samples
 from jaxdissect.tasks.prepared import (
@@ -120,7 +120,8 @@ def run_prepare(options: PrepareOptions) -> PrepareResult:
     _begin(options, task, plan)
     with _alone(options, part, parts):
         mine = dict(list(plan.items())[part - 1 :: parts])
-        shards = {name: _made(options, task, name, rows) for name, rows in mine.items()}
+        with under_way("Looking which shards are there"):
+            shards = {name: _made(options, task, name, rows) for name, rows in mine.items()}
         own = {name: rows for name, rows in mine.items() if shards[name] is None}
         clips = sum(map(len, own.values()))
         require_space(options.out, clips * unit_samples(task, options.sample_rate) * 2, "16-bit PCM")

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.interrupts import deferred_interrupts
+from jaxdissect.progress import warn
 from jaxdissect.sharding import replicate, shard_clips
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, Crops, crops
@@ -136,7 +136,7 @@ def fit(
         try:
             save()
         except (InputError, RuntimeError) as error:  # a second interrupt has come in the middle of a step
-            warnings.warn(f"The last steps could not be saved: {error}", stacklevel=2)
+            warn(f"the last steps could not be saved: {error}")
         raise
     return fitted
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from jaxdissect.encoder.checkpoint import fingerprint, save_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.errors import InputError, TrainingError
 from jaxdissect.files import cannot_write, json_fingerprint, locked, require_new, require_regular, whole_file
-from jaxdissect.progress import progress_bar
+from jaxdissect.progress import progress_bar, under_way, warn
 from jaxdissect.run import device, versions
 from jaxdissect.sharding import local_mesh
 from jaxdissect.tasks.known import load_task
@@ -58,7 +57,8 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
     feed = Feed(crop_samples(encoder, task), parts * mesh.size, part_size, options.seed)
     labels = task.label_sets[0] if task.label_sets else None
     objective = options.build(encoder, labels)
-    _check_objective(objective, feed, len(task.classes))
+    with under_way("Checking the objective"):
+        _check_objective(objective, feed, len(task.classes))
     folder = options.folder
     with locked(folder, f"--out {options.out}"):
         _require_place(options)  # another process may just have finished it
@@ -72,7 +72,8 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
                 f"step (--batch-size {options.batch_size} on {mesh.size} devices): lower --batch-size."
             )
         if options.start_from is None:
-            objective = options.build(_with_norm_stats(encoder, clips, feed), labels)
+            with under_way("Measuring the level of the spectrograms"):
+                objective = options.build(_with_norm_stats(encoder, clips, feed), labels)
         _remember_start(folder, objective.encoder)
         steps = -(-options.epochs * len(clips.pcm) // feed.batch_size)
         schedule = Schedule(steps, options.learning_rate, options.warm_up, options.weight_decay)
@@ -206,7 +207,7 @@ def _remember_start(folder: Path, encoder: M2D) -> None:
             f"as {stats}: go on with the versions it was begun with ({began.get('versions')}), or remove {folder}."
         )
     if (began.get("versions"), began.get("device")) != (here["versions"], here["device"]):
-        print("This training was begun with other versions or on another device: bits may differ.", file=sys.stderr)
+        warn("this training was begun with other versions or on another device: bits may differ.")
     with whole_file(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(described, indent=2) + "\n")
 
@@ -229,7 +230,7 @@ def _clips(task: Task, encoder: M2D, folder: Path, max_bad_clips: float) -> Clip
             f"{max_bad_clips}; the first is {file} ({reason}). Mend the files, give another --data, or allow more."
         )
     for file, reason in bad.items():
-        print(f"Left out: {file} ({reason})", file=sys.stderr)
+        warn(f"left out: {file} ({reason})")
     return clips
 
 

@@ -1,0 +1,217 @@
+"""The commands that work on a run directory, in the order of the method."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxdissect.ablation.stage import AblateOptions, check_ahead, run_ablate, run_ablate_part
+from jaxdissect.choosing import NeuronsOptions, run_neurons
+from jaxdissect.commands.answers import (
+    ablated,
+    chosen,
+    counted,
+    demonstrated,
+    judged_part,
+    probed,
+    reported,
+    reproduced,
+    shared,
+)
+from jaxdissect.commands.outcome import Outcome, OutputOptions
+from jaxdissect.comparing import ShareOptions, run_share
+from jaxdissect.demo import DemoOptions, run_demo
+from jaxdissect.dissect import ActivationsOptions, run_activations
+from jaxdissect.errors import InputError
+from jaxdissect.figures import draw_sharing
+from jaxdissect.probing import ProbeOptions, run_probe
+from jaxdissect.processes import here
+from jaxdissect.progress import note, under_way
+from jaxdissect.report.stage import ReportOptions, run_report
+from jaxdissect.reproduce import ReproduceOptions, run_reproduce
+from jaxdissect.run import Run
+from jaxdissect.selectors import FROM_CLIPS
+from jaxdissect.stage_inputs import load_inputs, stage_inputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoCommand(OutputOptions, DemoOptions):
+    """Dissect the shipped encoders on synthesised notes, side by side.
+
+    Three encoders of one architecture: self-supervised on ESC-50's sounds, supervised on the same, and with random
+    weights, which shows what chance gives. None has heard these notes.
+
+    Examples:
+      jaxdissect demo
+      jaxdissect demo --run runs/demo
+    """
+
+    def __call__(self) -> Iterator[Outcome]:
+        note("Encoders of one architecture: self-supervised, supervised, untrained. None has heard these notes.")
+        yield demonstrated(run_demo(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
+    """Count, then choose: `activations` and `neurons` in one go.
+
+    With --ablate, `probe` and `ablate` too.
+
+    Examples:
+      jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --run runs/esc50 --keep-clips
+      jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad --ablate
+
+    Attributes:
+      ablate: then train a probe and silence every class's neurons on the test split, as `probe` and `ablate` do by
+        default; that takes (1 + controls) passes of the test split for each class.
+      controls: random neuron sets that each class's neurons are compared with.
+    """
+
+    ablate: bool = False
+    controls: int = 200
+
+    def __call__(self) -> Iterator[Outcome]:
+        self.rule(task_keep=0.01)  # a mistake is told before the long count, not after
+        _ = self.certainty
+        if self.selector in FROM_CLIPS and not self.keep_clips:
+            raise InputError(f"--selector {self.selector} needs every clip's counts: add --keep-clips.")
+        if self.ablate and self.distributed:
+            raise InputError(
+                "--ablate runs in one process or in parts: leave it out here, see `jaxdissect ablate --help`."
+            )
+        ablation = self._ablation() if self.ablate else None
+        result = run_activations(self)
+        if not here().first:
+            return
+        yield counted(self.run, result)
+        if result.activations.bad_clips == len(result.activations.clips):
+            return
+        yield chosen(self.run, run_neurons(self))
+        if ablation is not None:
+            probing = ProbeOptions(run=self.run, batch_size=self.batch_size, max_bad_clips=self.max_bad_clips)
+            yield dataclasses.replace(probed(self.run, run_probe(probing)), failure=None)  # of the clips counted above
+            yield ablated(self.run, run_ablate(ablation))
+
+    def _ablation(self) -> AblateOptions:
+        """The checked options of the ablation, before the long count."""
+        encoder, task = load_inputs(stage_inputs(self, Run(self.run), "activations"))
+        options = AblateOptions(
+            run=self.run, controls=self.controls, match=check_ahead(encoder, task), max_bad_clips=self.max_bad_clips
+        )
+        _ = options.ablation
+        return options
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActivationsCommand(OutputOptions, ActivationsOptions):
+    """Count how often every neuron fires for every class.
+
+    Examples:
+      jaxdissect activations --encoder m2d_base --task esc50 --data ESC-50 --run runs/esc50
+      jaxdissect activations --encoder m2d_tiny --task sounds.csv --unit-seconds 2.5 --run runs/mine --tokens sounding
+    """
+
+    def __call__(self) -> Iterator[Outcome]:
+        result = run_activations(self)
+        if here().first:
+            yield counted(self.run, result)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NeuronsCommand(OutputOptions, NeuronsOptions):
+    """Choose the class-specific neurons of what was counted.
+
+    Examples:
+      jaxdissect neurons --run runs/esc50 --preset lape
+      jaxdissect neurons --run runs/esc50 --keep 0.02 --permutations 10000
+    """
+
+    def __call__(self) -> Iterator[Outcome]:
+        yield chosen(self.run, run_neurons(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShareCommand(OutputOptions, ShareOptions):
+    """Compare the neuron sets of classes, beside what chance shares.
+
+    The classes of every two label sets of the run are compared, and with --with those of other runs, too.
+
+    Examples:
+      jaxdissect share --run runs/cremad --figures
+      jaxdissect share --run runs/esc50 --with runs/gise51
+    """
+
+    with_: Annotated[tuple[Path, ...], tyro.conf.arg(name="with")] = ()
+
+    def __call__(self) -> Iterator[Outcome]:
+        sharing = run_share(self)
+        with under_way("Drawing figures"):
+            figures = draw_sharing(sharing, self.run / "figures") if self.figures else []
+        yield shared(self.run, sharing, figures)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeCommand(OutputOptions, ProbeOptions):
+    """Train a linear probe on an encoder's clip embeddings.
+
+    By the protocol of the M2D and AAPE papers.
+
+    Examples:
+      jaxdissect probe --run runs/esc50
+      jaxdissect probe --encoder m2d_tiny --task esc50 --data ESC-50 --run runs/probe --folds all
+    """
+
+    def __call__(self) -> Iterator[Outcome]:
+        yield probed(self.run, run_probe(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblateCommand(OutputOptions, AblateOptions):
+    """Silence, attenuate or amplify neuron sets, and see what it does.
+
+    To each class of the test split, beside what matched random neuron sets do.
+
+    Examples:
+      jaxdissect ablate --run runs/esc50
+      jaxdissect ablate --run runs/cremad --neurons 'ANG & HAP' --gain 0 0.5 2
+    """
+
+    def __call__(self) -> Iterator[Outcome]:
+        if self.part is not None:
+            yield judged_part(run_ablate_part(self))
+        else:
+            yield ablated(self.run, run_ablate(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportCommand(OutputOptions, ReportOptions):
+    """Write a page on which a run's neurons can be seen and heard.
+
+    It opens from the disk, without a network.
+
+    Examples:
+      jaxdissect report --run runs/esc50
+      jaxdissect report --run runs/esc50 --with runs/supervised --full
+    """
+
+    with_: Annotated[Path | None, tyro.conf.arg(name="with")] = None
+
+    def __call__(self) -> Iterator[Outcome]:
+        yield reported(run_report(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceCommand(OutputOptions, ReproduceOptions):
+    """Put the paper's published figures beside what is found here.
+
+    Counts, chooses, probes, and repeats the published ablation with this encoder and data set.
+
+    Examples:
+      jaxdissect reproduce --encoder m2d_base --task cremad --data CREMA-D --run runs/reproduce
+      jaxdissect reproduce --encoder m2d_base --task esc50 --data ESC-50 --run runs/reproduce50 --dtype bfloat16
+    """
+
+    def __call__(self) -> Iterator[Outcome]:
+        yield reproduced(self.run, run_reproduce(self))
