@@ -15,7 +15,7 @@ from jaxdissect.bench import BenchOptions, run_bench
 from jaxdissect.bench_summary import bench_summary
 from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.comparing import ShareOptions, run_share
-from jaxdissect.demo import DemoOptions, run_demo
+from jaxdissect.demo import DemoOptions, demo_report, run_demo
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, run_activations
 from jaxdissect.encoder.convert import convert_checkpoint
 from jaxdissect.errors import InputError, LostProcessError, TrainingError
@@ -127,7 +127,7 @@ class ShareCommand(ShareOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DissectCommand(ActivationsOptions, NeuronsOptions):
-    """Count, then choose the class-specific neurons: `activations` and `neurons` in one go, on demand `ablate` too.
+    """Count, then choose the class-specific neurons: `activations` and `neurons` in one go, more on demand.
 
     Example: jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad
 
@@ -135,10 +135,12 @@ class DissectCommand(ActivationsOptions, NeuronsOptions):
       ablate: then train a probe and silence every class's neurons on the test split, as `probe` and `ablate` do by
         default; that takes (1 + controls) passes of the test split for each class.
       controls: random neuron sets that each class's neurons are compared with.
+      report: at the end, compare the neuron sets of classes and write report.html, as `share` and `report` do.
     """
 
     ablate: bool = False
     controls: int = 200
+    report: bool = False
 
     def __call__(self) -> int:
         self.rule(task_keep=0.01)  # a mistake is told before the long count, not after
@@ -165,6 +167,9 @@ class DissectCommand(ActivationsOptions, NeuronsOptions):
                 ablated = run_ablate(ablation)
                 print(ablation_summary(ablated))
                 code = _bad_clips(ablated, "the others were judged and saved. See run.json.")
+            if self.report:
+                print(sharing_summary(run_share(ShareOptions(run=self.run))), flush=True)
+                print(report_summary(run_report(ReportOptions(run=self.run))), flush=True)
         print(f"Written to {self.run}.")
         return max(code, _bad_clips(result, "everything else was counted and saved. See clips.csv."))
 
@@ -192,8 +197,9 @@ class DemoCommand(DemoOptions):
             flush=True,
         )
         results = run_demo(self)
-        print(demo_summary(results))
-        print(f"Written to {results[0].run.parent}.")
+        print(demo_summary(results), flush=True)
+        report = demo_report(results)
+        print(f"Written to {results[0].run.parent}. To see and hear the neurons, open {report.path}.")
         return 0
 
 

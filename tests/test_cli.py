@@ -15,7 +15,7 @@ import pytest
 
 from jaxdissect import InputError, ViTConfig, save_encoder, untrained_m2d
 from jaxdissect.cli import main
-from jaxdissect.demo import SELF_SUPERVISED, SUPERVISED, UNTRAINED
+from jaxdissect.demo import REPORT_MB, SELF_SUPERVISED, SUPERVISED, UNTRAINED
 from jaxdissect.dissect import read_activations
 from jaxdissect.files import new_folder, whole_file
 from jaxdissect.results import read_netcdf
@@ -409,6 +409,10 @@ def test_the_demo(tmp_path, monkeypatch, capsys):
     assert main(["demo", "--run", str(tmp_path / "demo"), "--batch-size", "8"]) == 0
     printed = capsys.readouterr().out
     assert "Counted 576 clips" in printed
+    report = tmp_path / "demo" / SELF_SUPERVISED / "report.html"
+    assert f"open {report}" in printed
+    assert 1e6 < report.stat().st_size < 1e6 * REPORT_MB
+    assert SUPERVISED in report.read_text()
     found = {}
     for kind, name in (("self-supervised", SELF_SUPERVISED), ("supervised", SUPERVISED), ("untrained", UNTRAINED)):
         found[kind] = pd.read_csv(tmp_path / "demo" / name / "coverage.csv").set_index("label_set")
@@ -420,13 +424,7 @@ def test_the_demo(tmp_path, monkeypatch, capsys):
         assert [line[2] for line in lines] == ["self-supervised", "supervised", "untrained"]
         for line in lines:
             row = found[line[2]].loc[name]
-            told = [
-                name,
-                str(int(row["classes"])),
-                line[2],
-                f"{row['coverage']:.0%}",
-                f"{row['mean_neurons_per_class']:.1f}",
-            ]
-            assert line[:5] == told
+            assert line[:3] == [name, str(int(row["classes"])), line[2]]
+            assert line[5:7] == [f"{row['coverage']:.0%}", f"{row['mean_neurons_per_class']:.1f}"]
             assert float(line[6]) > 0  # by lape every neuron kept counts for some class
             assert 0 <= float(line[7]) < 1

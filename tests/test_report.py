@@ -16,17 +16,20 @@ from made_runs import HOSTILE, make_run
 
 from jaxdissect import InputError
 from jaxdissect.cli import main
+from jaxdissect.comparing import ShareOptions, run_share
 from jaxdissect.report.contents import read_contents
 from jaxdissect.report.media import FORMATS, audio_format, encode_audio, encode_png
 from jaxdissect.report.numbers import packed, short, to_json
 from jaxdissect.report.paper import dose_table
 from jaxdissect.report.snippets import clips_wanted
 from jaxdissect.report.stage import ReportOptions, run_report
+from jaxdissect.results import read_netcdf
 
 FILES = (
-    "run.json", "activations.nc", "top_clips.nc", "clips.csv", "scores.nc", "neurons.csv", "coverage.csv", "sharing.nc",
-    "ablation.csv", "ablation_suite.csv",
+    "run.json", "activations.nc", "top_clips.nc", "clips.csv", "scores.nc", "neurons.csv", "coverage.csv", "layers.csv",
+    "sharing.nc", "ablation.csv", "ablation_suite.csv", "probe/scores.csv", "probe/class_scores.csv",
 )  # fmt: skip
+EXTRA = ("agreement.csv", "permutations.nc", "causal_map.csv", "reproduction.csv")  # which a run may do without
 NAMES = ("cat", "dog", "rain", "wind")
 
 
@@ -51,11 +54,8 @@ def data_of(page):
 
 def test_a_whole_run_lacks_only_its_sound(run):
     done = report(run)
-    assert [entry.what for entry in done.missing] == [
-        "linear probes, which an ablation needs",
-        "sound and log-mel pictures",
-    ]
-    assert "--data" in done.missing[1].command
+    assert [entry.what for entry in done.missing] == ["sound and log-mel pictures"]
+    assert "--data" in done.missing[0].command
     data = data_of(done.path)
     table = pd.read_csv(run / "neurons.csv")
     assert len(data["pairs"]["class"]) == len(table)
@@ -83,6 +83,14 @@ def test_a_file_less_is_a_line_more(run, name, harm):
     told = next(entry for entry in done.missing if entry.what == name)
     assert told.why
     assert told.command.startswith("jaxdissect ")
+
+
+@pytest.mark.parametrize("name", EXTRA)
+def test_what_a_run_may_lack_is_missed_only_if_damaged(run, name):
+    (run / name).write_bytes(b"\x00\xffgarbage,<b>\n1")
+    assert name in {entry.what for entry in report(run).missing}
+    (run / name).unlink()
+    assert name not in {entry.what for entry in report(run).missing}
 
 
 def test_what_is_of_another_encoder_is_left_out(run):
@@ -123,6 +131,78 @@ def test_sharing_of_other_neurons_is_told(run):
     table = pd.read_csv(run / "neurons.csv")
     table.iloc[:-3].to_csv(run / "neurons.csv", index=False)
     assert any("Sharing was computed from other neurons" in sentence for sentence in report(run).warnings)
+
+
+def test_the_checks_are_those_of_the_files(run):
+    page = report(run).path
+    data, table = data_of(page), pd.read_csv(run / "neurons.csv")
+    checks, names = data["checks"], data["classes"]["name"]
+    null = read_netcdf(run / "permutations.nc")["pairs"].values
+    assert checks["null"][0]["observed"] == len(table)
+    assert sum(checks["null"][0]["bins"]) == checks["null"][0]["permutations"] == null.size
+    assert checks["null"][0]["highest"] == null.max()
+    assert checks["null"][0]["reached"] == 0
+    agreement = checks["agreement"][0]
+    assert agreement["selectors"] == ["aape", "probability", "d_prime"]
+    assert agreement["rank_correlation"][0][1] == agreement["rank_correlation"][1][0] == -0.81
+    assert agreement["jaccard"][1][2] == 0.3
+    assert checks["layers"][0]["pairs"] == table.groupby("layer").size().reindex(range(3), fill_value=0).tolist()
+    probed = pd.read_csv(run / "probe" / "class_scores.csv").groupby("class")["score"].mean()
+    assert checks["probe"]["score"] == pytest.approx([probed[name] for name in names])
+    assert checks["probe"]["clips"] == [4] * len(names)
+    effect = read_netcdf(run / "scores.nc")["margin_effect"].values
+    own = [effect[names.index(row["class"]), row["layer"], row["neuron"]] for _, row in table.iterrows()]
+    causal = checks["causal"][0]
+    assert causal["helping"] == sum(value < 0 for value in own)
+    assert causal["pairs"] == len(own)
+    assert causal["all"] == pytest.approx(np.sqrt((effect**2).mean(axis=(0, 2))), rel=1e-3)
+    in_first = [value for value, layer in zip(own, table["layer"], strict=True) if layer == 0]
+    assert causal["specific"][0] == pytest.approx(np.sqrt(np.mean(np.square(in_first))), rel=1e-3)
+    assert causal["check"][0] == {"layer": 0, "neurons": 4, "clips": 8, "rank_correlation": 0.9}
+    told = page.read_text()
+    assert "55.0% ± 5.0" in told
+    assert "accuracy on 16 test clips, 2 probes; train 100.0%" in told
+    assert re.search(r"accuracy &lt;after&gt; ablation</th><td>a&amp;b</td><td[^>]*>-</td><td[^>]*>0.25<", told)
+
+
+def test_published_figures_of_other_neurons_are_told(run):
+    table = pd.read_csv(run / "reproduction.csv")
+    table["found"] += 1
+    table.to_csv(run / "reproduction.csv", index=False)
+    assert any("reproduction.csv is of other neurons" in sentence for sentence in report(run).warnings)
+
+
+def unpacked(values):
+    kinds = {"u4": "<u4", "f4": "<f4"}
+    return np.frombuffer(base64.b64decode(values["data"]), kinds[values["type"]]).reshape(values["shape"])
+
+
+def test_sharing_across_label_sets_and_runs_is_there(dissected, tmp_path):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    other = shutil.copytree(dissected / "run", tmp_path / "other")
+    table = run_share(ShareOptions(run=run, with_=(other,))).table
+    data = data_of(report(run).path)
+    sets, names = data["label_sets"], data["classes"]["name"]
+    seen = []
+    for block in data["sharing"]:
+        foreign = "run" in block
+        second = block["label_set"] if foreign else sets[data["classes"]["set"][block["columns"][0]]]
+        seen.append((sets[block["set"]], second, block.get("run")))
+        found = {name: unpacked(block[name]) for name in ("shared", "jaccard", "q_by_breadth")}
+        assert block["columns"] == [-1] * len(block["names"]) if foreign else names
+        for i, a in enumerate(block["rows"]):
+            for j, b in enumerate(block["names"]):
+                row = table[
+                    (table["label_set_a"] == sets[block["set"]]) & (table["class_a"] == names[a])
+                    & (table["label_set_b"] == second) & (table["class_b"] == b)
+                    & (table["run_b"] == str(other if foreign else run))
+                ]  # fmt: skip
+                for name, values in found.items():
+                    assert all(values[i, j] == pytest.approx(value, nan_ok=True) for value in row[name])
+    assert seen[0][:2] == (sets[0], sets[0])
+    assert (sets[0], sets[1], None) in seen
+    assert (sets[1], sets[0], "other") in seen
+    assert not any(block.get("foreign") for block in data["sharing"]), "it is the same encoder"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")

@@ -16,6 +16,7 @@ from jaxdissect.report.overview import overview
 from jaxdissect.report.page import Page, render
 from jaxdissect.report.paper import draw_paper_figures
 from jaxdissect.report.payload import Frame, clips_payload, frame, run_payload, wanted_clips
+from jaxdissect.report.payload_checks import checks_payload
 from jaxdissect.report.payload_results import ablation_payload, sharing_payload, summary_payload
 from jaxdissect.report.snippets import Snippets, make_snippets
 from jaxdissect.report.source import ACTIVATION, SOUND, find_source
@@ -122,12 +123,14 @@ def _payload(contents: Contents, axes: Frame, other: Contents | None, run: Run) 
     payload["title"] = contents.name
     payload["sharing"] = sharing_payload(contents, axes)
     payload["ablation"] = ablation_payload(contents, axes)
+    payload["checks"] = checks_payload(contents, axes)
     payload["own"] = summary_payload(contents, axes)
     payload["other"] = None if other is None else summary_payload(other, frame(other))
     payload["commands"] = {
         "neurons": f"{command('neurons', run)} --preset lape",
         "share": command("share", run),
         "ablate": command("ablate", run),
+        "probe": command("probe", run),
         "compare": f"{command('report', run)} --with OTHER_RUN",
     }
     return payload
