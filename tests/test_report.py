@@ -23,7 +23,7 @@ from jaxdissect.report.numbers import packed, short, to_json
 from jaxdissect.report.paper import dose_table
 from jaxdissect.report.snippets import clips_wanted
 from jaxdissect.report.stage import ReportOptions, run_report
-from jaxdissect.results import read_netcdf
+from jaxdissect.results import read_netcdf, write_netcdf
 
 FILES = (
     "run.json", "activations.nc", "top_clips.nc", "clips.csv", "scores.nc", "neurons.csv", "coverage.csv", "layers.csv",
@@ -165,6 +165,21 @@ def test_the_checks_are_those_of_the_files(run):
     assert re.search(r"accuracy &lt;after&gt; ablation</th><td>a&amp;b</td><td[^>]*>-</td><td[^>]*>0.25<", told)
 
 
+def test_files_that_do_not_fit_together_are_told(run):
+    for name, column in (("ablation.csv", "neurons"), ("layers.csv", "layer"), ("probe/scores.csv", "score")):
+        table = pd.read_csv(run / name)
+        table[column] = np.nan
+        table.to_csv(run / name, index=False)
+    sharing = read_netcdf(run / "sharing.nc")
+    write_netcdf(sharing.assign(jaccard=sharing["jaccard"] * np.nan), run / "sharing.nc")
+    done = report(run)
+    assert "do not fit together" in {entry.what: entry.why for entry in done.missing}["ablation"]
+    data = data_of(done.path)
+    assert data["ablation"] is None
+    assert data["checks"]["null"]
+    assert len(data["sharing"][0]["rows"]) == len(data["sharing"][0]["columns"]) <= len(NAMES)
+
+
 def test_published_figures_of_other_neurons_are_told(run):
     table = pd.read_csv(run / "reproduction.csv")
     table["found"] += 1
@@ -180,25 +195,25 @@ def unpacked(values):
 def test_sharing_across_label_sets_and_runs_is_there(dissected, tmp_path):
     run = shutil.copytree(dissected / "run", tmp_path / "run")
     other = shutil.copytree(dissected / "run", tmp_path / "other")
+    keys = ["label_set_a", "class_a", "run_b", "label_set_b", "class_b"]
     table = run_share(ShareOptions(run=run, with_=(other,))).table
+    rows = {tuple(row[key] for key in keys): row for row in table.to_dict("records")}
     data = data_of(report(run).path)
     sets, names = data["label_sets"], data["classes"]["name"]
     seen = []
     for block in data["sharing"]:
-        foreign = "run" in block
+        first, foreign = sets[block["set"]], "run" in block
         second = block["label_set"] if foreign else sets[data["classes"]["set"][block["columns"][0]]]
-        seen.append((sets[block["set"]], second, block.get("run")))
-        found = {name: unpacked(block[name]) for name in ("shared", "jaccard", "q_by_breadth")}
-        assert block["columns"] == [-1] * len(block["names"]) if foreign else names
-        for i, a in enumerate(block["rows"]):
-            for j, b in enumerate(block["names"]):
-                row = table[
-                    (table["label_set_a"] == sets[block["set"]]) & (table["class_a"] == names[a])
-                    & (table["label_set_b"] == second) & (table["class_b"] == b)
-                    & (table["run_b"] == str(other if foreign else run))
-                ]  # fmt: skip
-                for name, values in found.items():
-                    assert all(values[i, j] == pytest.approx(value, nan_ok=True) for value in row[name])
+        seen.append((first, second, block.get("run")))
+        assert block["names"] == [names[c] for c in block["columns"]] or (foreign and set(block["columns"]) == {-1})
+        cells = [(i, j) for i in range(len(block["rows"])) for j in range(len(block["names"]))]
+        compared = 0
+        for i, j in cells:
+            key = (first, names[block["rows"][i]], str(other if foreign else run), second, block["names"][j])
+            for name in ("shared", "jaccard", "q_by_breadth") if key in rows else ():
+                assert unpacked(block[name])[i, j] == pytest.approx(rows[key][name], nan_ok=True)
+                compared += 1
+        assert compared >= len(cells)
     assert seen[0][:2] == (sets[0], sets[0])
     assert (sets[0], sets[1], None) in seen
     assert (sets[1], sets[0], "other") in seen
@@ -218,7 +233,7 @@ def test_no_pipe_and_no_link_out_is_read(run, tmp_path):
 
 def test_what_is_no_run_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="none of the files of a run"):
+        with pytest.raises(InputError, match=r"--run .* holds none of the files of a run"):
             report(folder)
 
 
@@ -360,6 +375,19 @@ def test_sound_is_there_and_the_page_keeps_its_size(dissected, tmp_path, capsys)
     assert done.left_out > 0
     assert 0 < done.clips < heard
     assert any("--full" in sentence for sentence in done.warnings)
+
+
+def test_dissect_ends_with_the_report(dissected, tmp_path, capsys):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    stages = json.loads((run / "run.json").read_text())["stages"]
+    inputs = stages["activations"]["inputs"]
+    counting = ["--encoder", str(dissected / "encoder"), "--task", inputs["task"], "--unit-seconds", "0.1"]
+    choosing = ["--label", "label,place", "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]
+    assert main(["dissect", *counting, *choosing, "--report", "--run", str(run)]) == 0
+    assert f"Written to {run / 'report.html'}" in capsys.readouterr().out
+    data = data_of(run / "report.html")
+    assert len(data["sharing"]) == 3, "each of two label sets, and one with the other"
+    assert sum(data["clips"]["audio"]) > 5
 
 
 def test_full_is_a_folder_with_everything(dissected, tmp_path):

@@ -144,8 +144,8 @@ TABLES = {
 }  # fmt: skip
 
 
-def read_contents(folder: Path) -> Contents:
-    """Read whatever a run directory holds.
+def read_contents(folder: Path, option: str = "--run") -> Contents:
+    """Read whatever a run directory holds, which the option has named.
 
     Raises:
       InputError: it is no run directory at all.
@@ -154,7 +154,7 @@ def read_contents(folder: Path) -> Contents:
     known = ("run.json", *(f"{name}.nc" for name in NETCDF), *(f"{name}.csv" for name in TABLES))
     if not folder.is_dir() or not any((folder / name).exists() for name in known):
         raise InputError(
-            f"--run {folder} holds none of the files of a run: give a folder that `jaxdissect activations` has made."
+            f"{option} {folder} holds none of the files of a run: give a folder that `jaxdissect activations` has made."
         )
     stages = _stages(run, missing, warnings)
     data: dict[str, xr.Dataset] = {}

@@ -1,6 +1,6 @@
 """What the page shows of how sure a selection is: probes, permuted labels, other selectors, layers, the causal map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxdissect.report.numbers import short
 from jaxdissect.report.payload import Frame
 
 BINS = 40  # of a histogram of permutations, from no pair to the most
+NO_CHECKS: Mapping[str, Any] = {"null": [], "agreement": [], "layers": [], "causal": [], "probe": None}
 LAYER_COUNTS = ("kept", "neurons", "pairs", "pairs_significant")
 
 

@@ -96,7 +96,8 @@ def _shared(sharing: xr.Dataset, axes: Frame, label_set: str, rows: np.ndarray, 
     }
     for key, kind in MEASURES.items():
         if key in sharing and found["rows"] and found["columns"]:
-            found[key] = packed(sharing[key].values[np.ix_(rows, columns)].astype(kind))
+            values = sharing[key].values[np.ix_(rows, columns)]
+            found[key] = packed((np.nan_to_num(values) if kind is np.uint32 else values).astype(kind))
     return found
 
 
@@ -104,7 +105,7 @@ def _clustered(jaccard: np.ndarray) -> np.ndarray:
     """An order in which classes that share neurons stand together."""
     if len(jaccard) < 3:
         return np.arange(len(jaccard))
-    return scipy.cluster.hierarchy.leaves_list(linkage(jaccard))
+    return scipy.cluster.hierarchy.leaves_list(linkage(np.nan_to_num(jaccard)))
 
 
 def ablation_payload(contents: Contents, axes: Frame) -> dict[str, Any] | None:

@@ -87,6 +87,7 @@ function agreementView(set) {
       el(
         'table',
         {},
+        el('caption', {}, 'Rank correlation / Jaccard coefficient of every two selectors'),
         el(
           'thead',
           {},

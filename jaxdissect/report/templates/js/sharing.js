@@ -5,8 +5,8 @@ const pairHref = (a, b) => `#pair/${classHref(a).slice(7)}/${classHref(b).slice(
 const isWithin = (block) => block.columns[0] >= 0 && classes.set[block.columns[0]] === block.set;
 const blockName = (block) => {
   const own = SETS[block.set];
-  if (block.run) return `${own} × ${block.label_set} of ${block.run}`;
-  return isWithin(block) ? own : `${own} × ${SETS[classes.set[block.columns[0]]]}`;
+  if (block.run) return `${own} x ${block.label_set} of ${block.run}`;
+  return isWithin(block) ? own : `${own} x ${SETS[classes.set[block.columns[0]]]}`;
 };
 const inBlock = (block, name, i, j) =>
   block[name] ? finite(unpack(block[name])[i * block.columns.length + j]) : null;
