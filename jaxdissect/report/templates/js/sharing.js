@@ -77,7 +77,9 @@ function viewSharing(chosen = 0) {
       'p',
       {class: 'small'},
       block.q_by_breadth ? 'Dots mark pairs that share in particular. ' : '',
-      block.run ? `Columns: classes of ${block.run}. Click a cell for the class of the row.` : 'Click a cell for the shared neurons.',
+      block.run
+        ? `Columns: classes of ${block.run}, in the order of their namesakes. Click a cell for the class of its row.`
+        : 'Click a cell for the shared neurons.',
       left ? ` ${many(left, 'class', 'classes')} of ${SETS[block.set]} without neurons left out.` : '',
     ),
     block.foreign &&
