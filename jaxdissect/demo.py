@@ -2,23 +2,26 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxdissect.choosing import NeuronsOptions, run_neurons
+from jaxdissect.comparing import ShareOptions, run_share
 from jaxdissect.dissect import ActivationsOptions, ActivationsResult, run_activations
 from jaxdissect.encoder.checkpoint import load_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.shipped import shipped_encoder
 from jaxdissect.errors import InputError
+from jaxdissect.report.stage import ReportOptions, ReportResult, run_report
 from jaxdissect.results import Neurons, select_neurons
 from jaxdissect.selection import SelectionRule
 from jaxdissect.training.objective import initial_encoder
 
 SELF_SUPERVISED, SUPERVISED, UNTRAINED = "m2d_tiny", "supervised_tiny", "untrained_tiny"
+REPORT_MB = 5.0  # enough for the best clips of every neuron, and made in seconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class DemoResult:
       kind: how it was trained.
       run: its run directory.
       counted: what was counted.
-      neurons: what was chosen by each preset; the run directory holds those of `aape`.
+      neurons: what was chosen by each preset; the run directory holds those of `lape`.
     """
 
     kind: str
@@ -90,7 +93,14 @@ def run_demo(options: DemoOptions) -> list[DemoResult]:
 
 
 def both_presets(run: Path, counted: ActivationsResult) -> dict[str, Neurons]:
-    """Neurons by preset `aape`, as the stage `neurons` writes them, and by `lape` from the same counts."""
-    aape = run_neurons(NeuronsOptions(run=run))
-    lape = select_neurons(counted.activations, SelectionRule("lape", aape.scores.attrs["keep"]))
+    """Neurons by preset `lape`, as the stage `neurons` writes them, and by `aape` from the same counts."""
+    lape = run_neurons(NeuronsOptions(run=run, preset="lape"))
+    aape = select_neurons(counted.activations, SelectionRule("aape", lape.scores.attrs["keep"]))
     return {"aape": aape, "lape": lape}
+
+
+def demo_report(results: Sequence[DemoResult]) -> ReportResult:
+    """The report of the self-supervised encoder, with the supervised one beside it."""
+    own, beside = (next(one.run for one in results if one.kind == kind) for kind in ("self-supervised", "supervised"))
+    run_share(ShareOptions(run=own))
+    return run_report(ReportOptions(run=own, with_=beside, max_mb=REPORT_MB, figures=False))

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from jaxdissect.ablation.files import with_effects
 from jaxdissect.ablation.results import COLUMNS, SUITE_COLUMNS
 from jaxdissect.choosing import layer_table
 from jaxdissect.comparing import ShareOptions, run_share
-from jaxdissect.results import select_neurons, write_csv, write_netcdf
+from jaxdissect.results import read_netcdf, select_neurons, write_csv, write_netcdf
 from jaxdissect.run import Run, record_attributes
 from jaxdissect.selection import SelectionRule
 from jaxdissect.tasks.table import CLIP_COLUMNS
@@ -53,8 +54,11 @@ def make_run(folder, names, *, label_set="event", layers=3, width=40, seed=0, ab
     run.finish("neurons", {"options": chosen, "fingerprints": PRINTS, "status": "done"})
     if shared:
         run_share(ShareOptions(run=folder))
+    _check(rng, run, label_set, len(neurons.neurons))
     if ablated:
+        _probe(rng, run, names, label_set)
         _ablate(rng, run, names, label_set, neurons.neurons)
+        _map(rng, run, names, label_set, (layers, width))
     return folder
 
 
@@ -87,6 +91,47 @@ def _clips(names, label_set, clips):
     }  # fmt: skip
     assert tuple(rows) == CLIP_COLUMNS
     return pd.DataFrame({**rows, label_set: [names[clip // 2] for clip in range(clips)]})
+
+
+def _check(rng, run, label_set, pairs):
+    """What permuted labels and other selectors show, and published figures."""
+    axes = ("label_set", "permutation")
+    arrays = {"pairs": (axes, rng.integers(0, pairs // 2 + 1, (1, 30)))}
+    write_netcdf(xr.Dataset(arrays, {"label_set": np.array([label_set], object)}), run.file("permutations.nc"))
+    rows = [(label_set, "aape", "probability", -0.81, 0.1), (label_set, "aape", "d_prime", 0.03, 0.2),
+            (label_set, "probability", "d_prime", 0.12, 0.3)]  # fmt: skip
+    columns = ["label_set", "selector_a", "selector_b", "rank_correlation", "jaccard"]
+    write_csv(pd.DataFrame(rows, columns=columns), run.file("agreement.csv"))
+    found = pd.read_csv(run.file("coverage.csv"))["mean_neurons_per_class"][0]
+    figures = [("neurons per class", "", 37.9, found), ("accuracy <after> ablation", "a&b", np.nan, 0.25)]
+    write_csv(pd.DataFrame(figures, columns=["figure", "class", "published", "found"]), run.file("reproduction.csv"))
+
+
+def _probe(rng, run, names, label_set):
+    """Scores of two probes on four test clips of each class."""
+    rows = [
+        (label_set, "", seed, split, 4 * len(names), "accuracy", score)
+        for seed in (0, 1)
+        for split, score in (("train", 1.0), ("valid", np.nan), ("test", 0.5 + 0.1 * seed))
+    ]
+    columns = ["label_set", "test_fold", "seed", "split", "clips", "metric", "score"]
+    run.file("probe").mkdir()
+    write_csv(pd.DataFrame(rows, columns=columns), run.file("probe") / "scores.csv")
+    rows = [(label_set, name, "", seed, 4, rng.integers(5) / 4) for seed in (0, 1) for name in names]
+    columns = ["label_set", "class", "test_fold", "seed", "clips", "score"]
+    write_csv(pd.DataFrame(rows, columns=columns), run.file("probe") / "class_scores.csv")
+    run.finish("probe", {"options": {}, "fingerprints": PRINTS, "status": "done"})
+
+
+def _map(rng, run, names, label_set, shape):
+    """A causal map, and how well it ranks single neurons."""
+    scores = read_netcdf(run.file("scores.nc"))
+    effects = {label_set: rng.normal(size=(len(names), *shape))}
+    table = pd.DataFrame({"label_set": label_set, "class": names})
+    write_netcdf(with_effects(scores, effects, table, "0" * 64), run.file("scores.nc"))
+    rows = [(label_set, layer, 4, 8, 0.9, 0.1, 0.1) for layer in range(shape[0])]
+    columns = ["label_set", "layer", "neurons", "clips", "rank_correlation", "exact_sd", "estimate_sd"]
+    write_csv(pd.DataFrame(rows, columns=columns), run.file("causal_map.csv"))
 
 
 def _ablate(rng, run, names, label_set, table):

@@ -26,11 +26,12 @@ ORDER = [
     "comparing", "figures", "reproduce", "training.masking", "training.objective", "training.masked_prediction",
     "training.msm_mae", "training.m2d", "training.supervised", "training.step", "training.crops",
     "training.checkpoints", "training.fit", "training.options", "training.state_folder", "training.train",
-    "bench_decode", "bench_device", "bench", "demo", "report.contents", "report.commands", "report.numbers",
-    "report.media", "report.snippets", "report.source", "report.payload", "report.payload_results", "report.overview",
-    "report.page", "report.paper", "report.stage", "summary", "ablation.summary", "reproduction_summary",
-    "bench_summary", "report.summary", "commands.outcome", "commands.answers", "commands.stages", "commands.tools",
-    "commands.parsing", "commands.overview", "start", "cli", "__main__",
+    "bench_decode", "bench_device", "bench", "report.contents", "report.commands", "report.numbers",
+    "report.media", "report.snippets", "report.source", "report.payload", "report.payload_checks",
+    "report.payload_results", "report.overview", "report.page", "report.paper", "report.stage", "demo", "summary",
+    "ablation.summary", "reproduction_summary", "bench_summary", "report.summary", "commands.outcome",
+    "commands.answers", "commands.stages", "commands.tools", "commands.parsing", "commands.overview", "start", "cli",
+    "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",

@@ -16,17 +16,20 @@ from made_runs import HOSTILE, make_run
 
 from jaxdissect import InputError
 from jaxdissect.cli import main
+from jaxdissect.comparing import ShareOptions, run_share
 from jaxdissect.report.contents import read_contents
 from jaxdissect.report.media import FORMATS, audio_format, encode_audio, encode_png
 from jaxdissect.report.numbers import packed, short, to_json
 from jaxdissect.report.paper import dose_table
 from jaxdissect.report.snippets import clips_wanted
 from jaxdissect.report.stage import ReportOptions, run_report
+from jaxdissect.results import read_netcdf, write_netcdf
 
 FILES = (
-    "run.json", "activations.nc", "top_clips.nc", "clips.csv", "scores.nc", "neurons.csv", "coverage.csv", "sharing.nc",
-    "ablation.csv", "ablation_suite.csv",
+    "run.json", "activations.nc", "top_clips.nc", "clips.csv", "scores.nc", "neurons.csv", "coverage.csv", "layers.csv",
+    "sharing.nc", "ablation.csv", "ablation_suite.csv", "probe/scores.csv", "probe/class_scores.csv",
 )  # fmt: skip
+EXTRA = ("agreement.csv", "permutations.nc", "causal_map.csv", "reproduction.csv")  # which a run may do without
 NAMES = ("cat", "dog", "rain", "wind")
 
 
@@ -51,11 +54,8 @@ def data_of(page):
 
 def test_a_whole_run_lacks_only_its_sound(run):
     done = report(run)
-    assert [entry.what for entry in done.missing] == [
-        "linear probes, which an ablation needs",
-        "sound and log-mel pictures",
-    ]
-    assert "--data" in done.missing[1].command
+    assert [entry.what for entry in done.missing] == ["sound and log-mel pictures"]
+    assert "--data" in done.missing[0].command
     data = data_of(done.path)
     table = pd.read_csv(run / "neurons.csv")
     assert len(data["pairs"]["class"]) == len(table)
@@ -83,6 +83,14 @@ def test_a_file_less_is_a_line_more(run, name, harm):
     told = next(entry for entry in done.missing if entry.what == name)
     assert told.why
     assert told.command.startswith("jaxdissect ")
+
+
+@pytest.mark.parametrize("name", EXTRA)
+def test_what_a_run_may_lack_is_missed_only_if_damaged(run, name):
+    (run / name).write_bytes(b"\x00\xffgarbage,<b>\n1")
+    assert name in {entry.what for entry in report(run).missing}
+    (run / name).unlink()
+    assert name not in {entry.what for entry in report(run).missing}
 
 
 def test_what_is_of_another_encoder_is_left_out(run):
@@ -125,6 +133,93 @@ def test_sharing_of_other_neurons_is_told(run):
     assert any("Sharing was computed from other neurons" in sentence for sentence in report(run).warnings)
 
 
+def test_the_checks_are_those_of_the_files(run):
+    page = report(run).path
+    data, table = data_of(page), pd.read_csv(run / "neurons.csv")
+    checks, names = data["checks"], data["classes"]["name"]
+    null = read_netcdf(run / "permutations.nc")["pairs"].values
+    assert checks["null"][0]["observed"] == len(table)
+    assert sum(checks["null"][0]["bins"]) == checks["null"][0]["permutations"] == null.size
+    assert checks["null"][0]["highest"] == null.max()
+    assert checks["null"][0]["reached"] == 0
+    agreement = checks["agreement"][0]
+    assert agreement["selectors"] == ["aape", "probability", "d_prime"]
+    assert agreement["rank_correlation"][0][1] == agreement["rank_correlation"][1][0] == -0.81
+    assert agreement["jaccard"][1][2] == 0.3
+    assert checks["layers"][0]["pairs"] == table.groupby("layer").size().reindex(range(3), fill_value=0).tolist()
+    probed = pd.read_csv(run / "probe" / "class_scores.csv").groupby("class")["score"].mean()
+    assert checks["probe"]["score"] == pytest.approx([probed[name] for name in names])
+    assert checks["probe"]["clips"] == [4] * len(names)
+    effect = read_netcdf(run / "scores.nc")["margin_effect"].values
+    own = [effect[names.index(row["class"]), row["layer"], row["neuron"]] for _, row in table.iterrows()]
+    causal = checks["causal"][0]
+    assert causal["helping"] == sum(value < 0 for value in own)
+    assert causal["pairs"] == len(own)
+    assert causal["all"] == pytest.approx(np.sqrt((effect**2).mean(axis=(0, 2))), rel=1e-3)
+    in_first = [value for value, layer in zip(own, table["layer"], strict=True) if layer == 0]
+    assert causal["specific"][0] == pytest.approx(np.sqrt(np.mean(np.square(in_first))), rel=1e-3)
+    assert causal["check"][0] == {"layer": 0, "neurons": 4, "clips": 8, "rank_correlation": 0.9}
+    told = page.read_text()
+    assert "55.0% ± 5.0" in told
+    assert "accuracy on 16 test clips, 2 probes; train 100.0%" in told
+    assert re.search(r"accuracy &lt;after&gt; ablation</th><td>a&amp;b</td><td[^>]*>-</td><td[^>]*>0.25<", told)
+
+
+def test_files_that_do_not_fit_together_are_told(run):
+    for name, column in (("ablation.csv", "neurons"), ("layers.csv", "layer"), ("probe/scores.csv", "score")):
+        table = pd.read_csv(run / name)
+        table[column] = np.nan
+        table.to_csv(run / name, index=False)
+    sharing = read_netcdf(run / "sharing.nc")
+    write_netcdf(sharing.assign(jaccard=sharing["jaccard"] * np.nan), run / "sharing.nc")
+    done = report(run)
+    assert "do not fit together" in {entry.what: entry.why for entry in done.missing}["ablation"]
+    data = data_of(done.path)
+    assert data["ablation"] is None
+    assert data["checks"]["null"]
+    assert len(data["sharing"][0]["rows"]) == len(data["sharing"][0]["columns"]) <= len(NAMES)
+
+
+def test_published_figures_of_other_neurons_are_told(run):
+    table = pd.read_csv(run / "reproduction.csv")
+    table["found"] += 1
+    table.to_csv(run / "reproduction.csv", index=False)
+    assert any("reproduction.csv is of other neurons" in sentence for sentence in report(run).warnings)
+
+
+def unpacked(values):
+    kinds = {"u4": "<u4", "f4": "<f4"}
+    return np.frombuffer(base64.b64decode(values["data"]), kinds[values["type"]]).reshape(values["shape"])
+
+
+def test_sharing_across_label_sets_and_runs_is_there(dissected, tmp_path):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    other = shutil.copytree(dissected / "run", tmp_path / "other")
+    keys = ["label_set_a", "class_a", "run_b", "label_set_b", "class_b"]
+    table = run_share(ShareOptions(run=run, with_=(other,))).table
+    rows = {tuple(row[key] for key in keys): row for row in table.to_dict("records")}
+    data = data_of(report(run).path)
+    sets, names = data["label_sets"], data["classes"]["name"]
+    seen = []
+    for block in data["sharing"]:
+        first, foreign = sets[block["set"]], "run" in block
+        second = block["label_set"] if foreign else sets[data["classes"]["set"][block["columns"][0]]]
+        seen.append((first, second, block.get("run")))
+        assert block["names"] == [names[c] for c in block["columns"]] or (foreign and set(block["columns"]) == {-1})
+        cells = [(i, j) for i in range(len(block["rows"])) for j in range(len(block["names"]))]
+        compared = 0
+        for i, j in cells:
+            key = (first, names[block["rows"][i]], str(other if foreign else run), second, block["names"][j])
+            for name in ("shared", "jaccard", "q_by_breadth") if key in rows else ():
+                assert unpacked(block[name])[i, j] == pytest.approx(rows[key][name], nan_ok=True)
+                compared += 1
+        assert compared >= len(cells)
+    assert seen[0][:2] == (sets[0], sets[0])
+    assert (sets[0], sets[1], None) in seen
+    assert (sets[1], sets[0], "other") in seen
+    assert not any(block.get("foreign") for block in data["sharing"]), "it is the same encoder"
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_no_pipe_and_no_link_out_is_read(run, tmp_path):
     (run / "neurons.csv").rename(tmp_path / "neurons.csv")
@@ -138,7 +233,7 @@ def test_no_pipe_and_no_link_out_is_read(run, tmp_path):
 
 def test_what_is_no_run_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="none of the files of a run"):
+        with pytest.raises(InputError, match=r"--run .* holds none of the files of a run"):
             report(folder)
 
 
@@ -280,6 +375,19 @@ def test_sound_is_there_and_the_page_keeps_its_size(dissected, tmp_path, capsys)
     assert done.left_out > 0
     assert 0 < done.clips < heard
     assert any("--full" in sentence for sentence in done.warnings)
+
+
+def test_dissect_ends_with_the_report(dissected, tmp_path, capsys):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    stages = json.loads((run / "run.json").read_text())["stages"]
+    inputs = stages["activations"]["inputs"]
+    counting = ["--encoder", str(dissected / "encoder"), "--task", inputs["task"], "--unit-seconds", "0.1"]
+    choosing = ["--label", "label,place", "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]
+    assert main(["dissect", *counting, *choosing, "--report", "--run", str(run)]) == 0
+    assert f"Written to {run / 'report.html'}" in capsys.readouterr().out
+    data = data_of(run / "report.html")
+    assert len(data["sharing"]) == 3, "each of two label sets, and one with the other"
+    assert sum(data["clips"]["audio"]) > 5
 
 
 def test_full_is_a_folder_with_everything(dissected, tmp_path):

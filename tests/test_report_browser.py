@@ -1,8 +1,10 @@
 """The report in headless Chromium: every section, sound, search and sort; and nothing leaves the page."""
 
 import base64
+import itertools
 import json
 import shutil
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -10,11 +12,12 @@ import pytest
 from browser import Browser
 from made_runs import HOSTILE, make_run
 
-from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.cli import main
 from jaxdissect.report.stage import ReportOptions, run_report
 
 SECTIONS = ("overview", "classes", "neurons", "layers", "sharing", "ablation", "compare")
+CHOOSING = ("--preset", "lape", "--keep-clips", "--permutations", "20", "--resamples", "5", "--splits", "2")
+ESC50 = Path(__file__).resolve().parents[2] / "shared" / "data" / "esc50"
 OWN = ("file:", "data:", "blob:", "about:")
 CONTRAST = """
 (() => {
@@ -63,16 +66,27 @@ def page(browser):
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory):
-    """The report of a run of the shipped encoder on synthesised notes."""
+    """The report of a run of the shipped encoder on synthesised notes, with every stage."""
     folder = tmp_path_factory.mktemp("notes")
     counting = ["--encoder", "m2d_tiny", "--task", "notes", "--split", "test", "--label", "octave,instrument"]
-    assert main(["activations", *counting, "--run", str(folder / "run"), "--keep-clips"]) == 0
-    run_neurons(NeuronsOptions(run=folder / "run", preset="lape", permutations=20, resamples=5, splits=2))
-    assert main(["share", "--run", str(folder / "run")]) == 0
+    run = ["--run", str(folder / "run")]
+    assert main(["dissect", *counting, *CHOOSING, *run]) == 0
+    assert main(["share", *run]) == 0
+    assert main(["probe", *run, "--learning-rate", "0.01", "--epochs", "20"]) == 0
+    silencing = ["--neurons", "octave:4", "--gain", "0", "2", "--controls", "2", "--no-causal-map"]
+    assert main(["ablate", *run, *silencing]) == 0
     made = make_run(folder / "made", ("2", "3", "4"), label_set="octave")
-    done = run_report(ReportOptions(run=folder / "run", with_=made, figures=False))
-    assert done.clips > 10
-    return done.path
+    assert main(["report", *run, "--with", str(made), "--no-figures"]) == 0
+    return folder / "run" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def esc50(tmp_path_factory):
+    """The report of a run of the shipped encoder on ESC-50's test fold, by one command."""
+    run = tmp_path_factory.mktemp("esc50") / "run"
+    counting = ["--encoder", "m2d_tiny", "--task", "esc50", "--data", str(ESC50), "--split", "test"]
+    assert main(["dissect", *counting, *CHOOSING, "--report", "--run", str(run)]) == 0
+    return run / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +118,91 @@ def class_hash(data, c):
 
 def neuron_hash(data, n=0):
     return f"#neuron/{data['neurons']['layer'][n]}/{data['neurons']['neuron'][n]}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes",
+        pytest.param(
+            "esc50",
+            marks=pytest.mark.skipif(not ESC50.exists(), reason="real audio, which is not part of the repository"),
+        ),
+    ],
+)
+def test_a_real_run_is_walked_through(page, request, name):
+    """Every section of a run that the commands have made, as a reader goes: by links, search, sort, and ear."""
+    file = request.getfixturevalue(name)
+    assert file.stat().st_size < 25e6
+    page.open(file)
+    data = data_of(page)
+    classes, found = data["classes"]["name"], data["pairs"]["class"]
+    largest = max(set(found), key=found.count)
+    shown = {section: section_text(page, section) for section in SECTIONS[1:]}
+    assert "Beyond permuted labels?" in shown["neurons"]
+    assert "Do selectors agree?" in shown["neurons"]
+    assert "By layer" in shown["layers"]
+    assert "Share in particular" in shown["sharing"]
+    if name == "notes":
+        assert "Specificity matrix" in shown["ablation"]
+        assert "Dose and response" in shown["ablation"]
+        assert "linear probe" not in shown["compare"].lower().split("made")[1], "what the other run lacks"
+        assert "octave: coverage" in shown["compare"]
+    else:
+        assert len(classes) == 50
+        assert "Nothing was ablated" in shown["ablation"]
+    click(page, "nav a[data-section=classes]")
+    page.wait("document.querySelector('#view input[type=search]') !== null")
+    page.run("document.querySelector('#view input[type=search]').focus()")
+    page.send("Input.insertText", text=classes[largest])
+    page.run(
+        f"[...document.querySelectorAll('#view tbody th a')].find((a) => a.textContent === "
+        f"{json.dumps(classes[largest])} && a.getAttribute('href') === {json.dumps(class_hash(data, largest))}).click()"
+    )
+    page.wait(f"document.querySelector('#view h1').textContent === {json.dumps(classes[largest])}")
+    click(page, "#view table tbody th a")
+    page.wait("document.querySelector('article.clip audio') !== null")
+    page.run("window.player = document.querySelector('audio'); player.muted = true; player.play()")
+    page.wait("player.currentTime > 0.2")
+    page.go("#sharing")
+    click(page, "#view tbody th a")
+    page.wait("document.querySelector('#view h1').textContent.includes(' and ')")
+    assert "Expected by breadth" in text(page)
+
+
+def section_text(page, section):
+    click(page, f"nav a[data-section={section}]")
+    page.wait(f"document.querySelector('#view h1')?.textContent.toLowerCase() === '{section}'")
+    return text(page)
+
+
+def test_what_supports_a_selection_is_shown(page, hostile):
+    page.open(hostile)
+    assert "Published figures beside those found here" in text(page, "main")
+    assert "accuracy <after> ablation" in text(page, "main")
+    assert "Linear probe" in text(page, "main")
+    assert "Probe" in section_text(page, "classes")
+    assert "observed" in section_text(page, "neurons")
+    assert count(page, "#view [aria-label^='Agreement'] tbody tr") == 2
+    section_text(page, "layers")
+    assert count(page, "#view tbody tr") == 3
+    assert "Rank correlation" in section_text(page, "ablation")
+
+
+def test_label_sets_and_runs_are_chosen_from(page, notes):
+    page.open(notes, "#sharing")
+    names = page.run("[...document.querySelectorAll('#view select option')].map((option) => option.textContent)")
+    assert names == ["octave", "instrument", "octave x instrument"]
+    page.run(
+        "(() => { const select = document.querySelector('#view select'); select.focus(); select.value = '2'; "
+        "select.dispatchEvent(new Event('change')); })()"
+    )
+    assert page.run("document.activeElement.tagName") == "SELECT", "the choice keeps the focus"
+    assert "octave x instrument" in page.run("document.querySelector('.heat canvas').getAttribute('aria-label')")
+    click(page, "#view tbody th a")
+    page.wait("document.querySelector('#view h1').textContent.includes('(instrument)')")
+    shared = page.run("Number(document.querySelector('#view dd b').textContent)")
+    assert count(page, "#view tbody tr") == shared > 0
 
 
 def test_every_section_opens_by_its_link(page, notes):
@@ -223,6 +322,65 @@ def test_text_can_be_read_and_nothing_is_cut(page, notes, hostile, width, dark):
             page.go(place)
             assert page.run("document.documentElement.scrollWidth") <= width, place
             assert page.run(CONTRAST) == [], place
+
+
+NAMED = {"button", "link", "searchbox", "combobox", "checkbox", "application", "region", "image", "heading", "table"}
+
+
+def test_every_control_has_a_name_and_headings_step_down(page, notes, hostile):
+    for file in (notes, hostile):
+        page.open(file)
+        data = data_of(page)
+        for place in (*(f"#{name}" for name in SECTIONS), class_hash(data, 1), neuron_hash(data)):
+            page.go(place)
+            nodes = [node for node in page.send("Accessibility.getFullAXTree")["nodes"] if not node.get("ignored")]
+            kinds = {node["role"]["value"] for node in nodes}
+            assert {"link", "heading", "main", "navigation"} <= kinds
+            nameless = [
+                node["role"]["value"]
+                for node in nodes
+                if node["role"]["value"] in NAMED and not node.get("name", {}).get("value", "").strip()
+            ]
+            assert nameless == [], place
+            levels = page.run(
+                "[...document.querySelectorAll('main h1, main h2, main h3')].filter((one) => one.checkVisibility())"
+                ".map((one) => Number(one.tagName[1]))"
+            )
+            assert levels[0] == 1, place
+            assert levels.count(1) == 1, place
+            assert all(b <= a + 1 for a, b in itertools.pairwise(levels)), (place, levels)
+
+
+def test_the_tab_key_goes_through_a_page_in_order_and_is_seen(page, notes):
+    page.open(notes, "#classes")
+    places = []
+    for _ in range(40):
+        page.press("Tab")
+        place, outline, covered = page.run("""(() => {
+          const at = document.activeElement, style = getComputedStyle(at), rect = at.getBoundingClientRect();
+          const bar = document.querySelector('.bar');
+          return [
+            [...document.querySelectorAll('*')].indexOf(at),
+            style.outlineStyle === 'none' ? 0 : parseFloat(style.outlineWidth),
+            !bar.contains(at) && !at.matches('.skip') && rect.top < bar.getBoundingClientRect().bottom,
+          ];
+        })()""")
+        places.append(place)
+        assert outline >= 2, place
+        assert not covered, "behind the bar"
+    assert places == sorted(set(places)), "in the order of the page, and no trap"
+
+
+def test_it_prints_whole_and_nothing_moves(page, notes):
+    page.open(notes, "#sharing")
+    page.send("Emulation.setEmulatedMedia", media="print")
+    assert page.run("getComputedStyle(document.querySelector('.bar')).display") == "none"
+    boxes = "[...document.querySelectorAll('.heat, .scroll')]"
+    assert page.run(f"{boxes}.every((box) => getComputedStyle(box).overflow === 'visible')")
+    assert len(base64.b64decode(page.send("Page.printToPDF")["data"])) > 10_000
+    page.send("Emulation.setEmulatedMedia", media="screen")
+    moving = "(style) => style.animationName !== 'none' || parseFloat(style.transitionDuration) > 0"
+    assert not page.run(f"[...document.querySelectorAll('*')].map((one) => getComputedStyle(one)).some({moving})")
 
 
 def test_faint_text_would_be_found(page, notes):

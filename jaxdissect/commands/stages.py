@@ -22,7 +22,7 @@ from jaxdissect.commands.answers import (
 )
 from jaxdissect.commands.outcome import Outcome, OutputOptions
 from jaxdissect.comparing import ShareOptions, run_share
-from jaxdissect.demo import DemoOptions, run_demo
+from jaxdissect.demo import DemoOptions, demo_report, run_demo
 from jaxdissect.dissect import ActivationsOptions, run_activations
 from jaxdissect.errors import InputError
 from jaxdissect.figures import draw_sharing
@@ -50,27 +50,31 @@ class DemoCommand(OutputOptions, DemoOptions):
 
     def __call__(self) -> Iterator[Outcome]:
         note("Encoders of one architecture: self-supervised, supervised, untrained. None has heard these notes.")
-        yield demonstrated(run_demo(self))
+        results = run_demo(self)
+        yield demonstrated(results)
+        yield reported(demo_report(results))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
     """Count, then choose: `activations` and `neurons` in one go.
 
-    With --ablate, `probe` and `ablate` too.
+    With --ablate, `probe` and `ablate` too, and with --report, `share` and `report`.
 
     Examples:
       jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --run runs/esc50 --keep-clips
-      jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad --ablate
+      jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad --ablate --report
 
     Attributes:
       ablate: then train a probe and silence every class's neurons on the test split, as `probe` and `ablate` do by
         default; that takes (1 + controls) passes of the test split for each class.
       controls: random neuron sets that each class's neurons are compared with.
+      report: at the end, compare the neuron sets of classes and write report.html, as `share` and `report` do.
     """
 
     ablate: bool = False
     controls: int = 200
+    report: bool = False
 
     def __call__(self) -> Iterator[Outcome]:
         self.rule(task_keep=0.01)  # a mistake is told before the long count, not after
@@ -93,6 +97,9 @@ class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
             probing = ProbeOptions(run=self.run, batch_size=self.batch_size, max_bad_clips=self.max_bad_clips)
             yield dataclasses.replace(probed(self.run, run_probe(probing)), failure=None)  # of the clips counted above
             yield ablated(self.run, run_ablate(ablation))
+        if self.report:
+            yield shared(self.run, run_share(ShareOptions(run=self.run)), ())
+            yield reported(run_report(ReportOptions(run=self.run)))
 
     def _ablation(self) -> AblateOptions:
         """The checked options of the ablation, before the long count."""

@@ -1,6 +1,5 @@
 """What a run directory holds, for a report: whatever is there, and a list of what is not, and why."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,9 +46,8 @@ class Contents:
     Attributes:
       name: of the run directory.
       stages: the record of each stage that belongs to the run.
-      data: netCDF files, by name without ending: `activations`, `top_clips`, `scores`, `sharing`.
+      data: netCDF files, by name without ending: `activations`, `top_clips`, `scores`, `sharing`, `permutations`.
       tables: CSV files, likewise.
-      probe: what `probe/probe.json` says.
       missing: what is not here.
       warnings: what a reader should know of what is.
     """
@@ -58,7 +56,6 @@ class Contents:
     stages: Mapping[str, Any]
     data: Mapping[str, xr.Dataset] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    probe: Mapping[str, Any] | None = None
     missing: tuple[Missing, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -83,6 +80,7 @@ class File:
       more: that it may have, and that are read.
       text: columns of a table that are no numbers.
       always: the stage writes it whatever its options are.
+      maker: the command that writes it, if it is not the stage.
     """
 
     stage: str
@@ -90,6 +88,11 @@ class File:
     more: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
     always: bool = True
+    maker: str = ""
+
+    def command(self, run: Run) -> str:
+        """That makes it."""
+        return command(self.maker or self.stage, run)
 
 
 NETCDF = {
@@ -100,8 +103,10 @@ NETCDF = {
         ("aape_low", "aape_high", "margin_effect"),
     ),
     "sharing": File(
-        "share", ("shared", "jaccard", "expected_shared", "q_value", "size_a"), ("expected_by_breadth", "q_by_breadth")
+        "share", ("shared", "jaccard", "expected_shared", "q_value", "size_a", "size_b", "run_b"),
+        ("expected_by_breadth", "q_by_breadth"),
     ),
+    "permutations": File("neurons", ("pairs",), always=False),
 }  # fmt: skip
 KEYS = ("label_set", "class")
 CHANGES = ("clips", "change_clips", "margin_change", "ci_low", "ci_high", "control_mean", "control_sd", "p_value")
@@ -118,6 +123,12 @@ TABLES = {
         ("coverage_low", "coverage_high", "pairs", "pairs_by_chance", "pairs_significant", "split_half_jaccard"),
         ("label_set",),
     ),
+    "layers": File("neurons", ("layer", "kept", "neurons", "pairs"), ("pairs_significant",), ("label_set",)),
+    "agreement": File(
+        "neurons", ("rank_correlation", "jaccard"), (), ("label_set", "selector_a", "selector_b"), always=False
+    ),
+    "probe/scores": File("probe", ("clips", "score"), (), ("label_set", "test_fold", "seed", "split", "metric")),
+    "probe/class_scores": File("probe", ("clips", "score"), (), (*KEYS, "test_fold", "seed")),
     "ablation": File(
         "ablate", ("gain", "neurons", "accuracy_before", "accuracy_after", *CHANGES, "controls", "q_value"), (),
         (*KEYS, "intervention", "mode"),
@@ -126,12 +137,15 @@ TABLES = {
         "ablate", ("gain", "interventions", "margin_change", "controls", "control_mean", "control_sd", "p_value"), (),
         ("label_set", "mode", "contrast"),
     ),
-    "reproduction": File("reproduce", ("published", "found"), (), ("figure", "class"), always=False),
+    "causal_map": File(
+        "ablate", ("layer", "neurons", "clips", "rank_correlation"), (), ("label_set",), always=False
+    ),
+    "reproduction": File("neurons", ("published", "found"), (), ("figure", "class"), always=False, maker="reproduce"),
 }  # fmt: skip
 
 
-def read_contents(folder: Path) -> Contents:
-    """Read whatever a run directory holds.
+def read_contents(folder: Path, option: str = "--run") -> Contents:
+    """Read whatever a run directory holds, which the option has named.
 
     Raises:
       InputError: it is no run directory at all.
@@ -140,7 +154,7 @@ def read_contents(folder: Path) -> Contents:
     known = ("run.json", *(f"{name}.nc" for name in NETCDF), *(f"{name}.csv" for name in TABLES))
     if not folder.is_dir() or not any((folder / name).exists() for name in known):
         raise InputError(
-            f"--run {folder} holds none of the files of a run: give a folder that `jaxdissect activations` has made."
+            f"{option} {folder} holds none of the files of a run: give a folder that `jaxdissect activations` has made."
         )
     stages = _stages(run, missing, warnings)
     data: dict[str, xr.Dataset] = {}
@@ -155,8 +169,6 @@ def read_contents(folder: Path) -> Contents:
         take(file, f"{name}.nc", _netcdf(run, file, stages), data)
     for name, file in TABLES.items():
         take(file, f"{name}.csv", _csv(file), tables)
-    probe: dict[str, Any] = {}
-    take(File("probe", ()), "probe/probe.json", _json, probe)
     missing += [
         Missing(meaning, f"the stage {stage!r} has not been run", command(stage, run))
         for stage, meaning in STAGES.items()
@@ -164,8 +176,7 @@ def read_contents(folder: Path) -> Contents:
     ]
     _drop_foreign(run, data, tables, missing)
     warnings += _stale(run, stages or {}, data, tables)
-    found_probe = next(iter(probe.values()), None)
-    return Contents(folder.resolve().name, stages or {}, data, tables, found_probe, tuple(missing), tuple(warnings))
+    return Contents(folder.resolve().name, stages or {}, data, tables, tuple(missing), tuple(warnings))
 
 
 def command(stage: str, run: Run) -> str:
@@ -206,11 +217,11 @@ def _read(
     if stages is not None and file.stage not in stages:
         if path.exists() and not any(entry.what == file.stage for entry in missing):
             why = f"the stage {file.stage!r} that writes it is not recorded as done"
-            missing.append(Missing(name, why, command(file.stage, run)))
+            missing.append(Missing(name, why, file.command(run)))
         return None
     if not path.exists():
         if file.always and stages is not None:
-            missing.append(Missing(name, "it is not there", command(file.stage, run)))
+            missing.append(Missing(name, "it is not there", file.command(run)))
         return None
     try:
         require_regular(path)
@@ -218,7 +229,7 @@ def _read(
             raise InputError("it is a link that leaves the run directory")
         return read(path)
     except Exception as error:  # a damaged file may break a reader in any way
-        missing.append(Missing(name, f"it cannot be used: {plain_error(error, run)}", command(file.stage, run)))
+        missing.append(Missing(name, f"it cannot be used: {plain_error(error, run)}", file.command(run)))
         return None
 
 
@@ -250,13 +261,6 @@ def _csv(file: File) -> Reader:
     return read
 
 
-def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise InputError("it holds no object")
-    return found
-
-
 def _drop_foreign(
     run: Run, data: dict[str, xr.Dataset], tables: dict[str, pd.DataFrame], missing: list[Missing]
 ) -> None:
@@ -274,8 +278,10 @@ def _drop_foreign(
     for name, file in NETCDF.items():
         if name in data and any(data[name].sizes.get(axis, size) != size for axis, size in axes.items()):
             drop(data, name, "nc", file.stage, "it has other classes, layers or neurons than were counted")
-    if "sharing" in data and not _pairs(data["sharing"], "a") <= classes:
-        drop(data, "sharing", "nc", "share", "it names classes that were not counted")
+    if "sharing" in data:
+        own, beside = (_pairs(data["sharing"], side) for side in "ab")
+        if not set(own) <= classes or beside[: len(own)] != own:
+            drop(data, "sharing", "nc", "share", "it names classes that were not counted")
     for name in ("neurons", "ablation"):
         if name not in tables:
             continue
@@ -293,8 +299,9 @@ def _within(table: pd.DataFrame, axes: Mapping[str, int]) -> bool:
     return all(bool(((value >= 0) & (value < most) & (value == np.floor(value))).all()) for value, most in values)
 
 
-def _pairs(sharing: xr.Dataset, side: str) -> set[tuple[str, str]]:
-    return set(zip(sharing[f"label_set_{side}"].values.tolist(), sharing[f"class_{side}"].values.tolist(), strict=True))
+def _pairs(sharing: xr.Dataset, side: str) -> list[tuple[str, str]]:
+    names = (sharing[f"{name}_{side}"].values.tolist() for name in ("label_set", "class"))
+    return list(zip(*names, strict=True))
 
 
 def _stale(
@@ -306,12 +313,13 @@ def _stale(
         return
     size = table.groupby(["label_set", "class"]).size().to_dict()
     sharing = data.get("sharing")
-    if sharing is not None:
-        names = zip(sharing["label_set_a"].values.tolist(), sharing["class_a"].values.tolist(), strict=True)
-        if [size.get(key, 0) for key in names] != sharing["size_a"].values.tolist():
-            yield (
-                f"Sharing was computed from other neurons than those chosen now: run `{command('share', run)}` again."
-            )
+    if sharing is not None and [size.get(key, 0) for key in _pairs(sharing, "a")] != sharing["size_a"].values.tolist():
+        yield f"Sharing was computed from other neurons than those chosen now: run `{command('share', run)}` again."
+    reproduction, coverage = tables.get("reproduction"), tables.get("coverage")
+    if reproduction is not None and coverage is not None and len(coverage):
+        found = reproduction[reproduction["figure"] == "neurons per class"]["found"].tolist()
+        if found != coverage["mean_neurons_per_class"].tolist()[:1]:
+            yield "reproduction.csv is of other neurons than those chosen now: run `jaxdissect reproduce` again."
     silenced = stages.get("ablate", {}).get("fingerprints", {}).get("neurons")
     if "ablation" in tables and silenced is not None and silenced != sha256_file(run.file("neurons.csv")):
         yield (

@@ -1,11 +1,18 @@
 """The overview of a run in words and numbers, which stands in the page even without its script."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import xarray as xr
+
+from jaxdissect.certainty import LEVEL
 from jaxdissect.report.commands import commands
 from jaxdissect.report.contents import Contents, Missing
 from jaxdissect.report.payload import Frame
+from jaxdissect.report.payload_checks import probe_scores
 
 LISTED = 200  # clips that could not be counted
 TOKENS = {
@@ -34,12 +41,23 @@ class BadClip:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A published figure beside the one found here; a dash where there is none."""
+
+    name: str
+    class_name: str
+    published: str
+    found: str
+
+
+@dataclass(frozen=True)
 class Overview:
     """What the first section shows.
 
     Attributes:
       facts: of the run.
       coverage: facts of each label set, by its name.
+      published: figures of a paper beside those found here.
       warnings: sentences.
       missing: what is not there.
       bad: clips that were not counted, or are silent.
@@ -50,6 +68,7 @@ class Overview:
 
     facts: tuple[Fact, ...]
     coverage: tuple[tuple[str, tuple[Fact, ...]], ...]
+    published: tuple[Figure, ...]
     warnings: tuple[str, ...]
     missing: tuple[Missing, ...]
     bad: tuple[BadClip, ...]
@@ -66,9 +85,10 @@ def overview(contents: Contents, axes: Frame, missing: tuple[Missing, ...], warn
         rows = clips[clips["status"].isin(["unreadable", "silent"])]
         bad = tuple(BadClip(*row) for row in rows[["file_name", "status", "reason"]].itertuples(index=False, name=None))
     versions = next((record.get("versions") for record in contents.stages.values()), None) or {}
+    sentences = (*contents.warnings, *_cautions(contents), *warnings)
     return Overview(
-        _facts(contents, axes), _coverage(contents), (*contents.warnings, *_cautions(contents), *warnings), missing,
-        bad[:LISTED], max(len(bad) - LISTED, 0), tuple(commands(contents)),
+        _facts(contents, axes), _label_sets(contents, axes), _published(contents), sentences, missing, bad[:LISTED],
+        max(len(bad) - LISTED, 0), tuple(commands(contents)),
         ", ".join(f"{name} {version}" for name, version in versions.items()),
     )  # fmt: skip
 
@@ -104,49 +124,103 @@ def _facts(contents: Contents, axes: Frame) -> tuple[Fact, ...]:
     return tuple(found)
 
 
-def _coverage(contents: Contents) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
+def _label_sets(contents: Contents, axes: Frame) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
     table = contents.tables.get("coverage")
+    rows: dict[str, Any] = {} if table is None else {str(row["label_set"]): row for row in table.to_dict("records")}
+    found = []
+    for name in dict.fromkeys([*rows, *axes.label_sets]):
+        facts = [
+            *(_coverage(rows[name]) if name in rows else ()),
+            *_sharing(contents.data.get("sharing"), name),
+            *_probe(probe_scores(contents, name)),
+        ]
+        if facts:
+            found.append((name, tuple(facts)))
+    return tuple(found)
+
+
+def _coverage(row: Mapping[str, Any]) -> list[Fact]:
+    interval = ""
+    if _known(row, "coverage_low"):
+        interval = f"; {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings"
+    facts = [
+        Fact(
+            "Coverage",
+            f"{row['coverage']:.0%}",
+            f"{row['covered']:.0f} of {row['classes']:.0f} classes have a class-specific neuron{interval}",
+        ),
+        Fact("Neurons per class", f"{row['mean_neurons_per_class']:.1f}", "class-specific neurons, mean over classes"),
+        Fact(
+            "Kept neurons",
+            f"{row['kept_neurons']:,.0f}",
+            "as many as the selection is told to keep, on shuffled labels too",
+        ),
+    ]
+    if _known(row, "pairs_by_chance"):
+        facts.append(
+            Fact(
+                "Pairs of class and neuron",
+                f"{row['pairs']:,.0f}",
+                f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels; "
+                f"{row['pairs_significant']:,.0f} have q ≤ {LEVEL}",
+            )
+        )
+    if _known(row, "split_half_jaccard"):
+        facts.append(
+            Fact(
+                "Stability",
+                f"{row['split_half_jaccard']:.0%}",
+                "of the pairs agree between random halves of the recordings (Jaccard)",
+            )
+        )
+    return facts
+
+
+def _known(row: Mapping[str, Any], name: str) -> bool:
+    return name in row and not math.isnan(row[name])
+
+
+def _sharing(sharing: xr.Dataset | None, label_set: str) -> list[Fact]:
+    """How many pairs of classes share neurons beyond what sizes and breadth explain."""
+    if sharing is None or "q_by_breadth" not in sharing:
+        return []
+    rows = np.flatnonzero((sharing["label_set_a"].values == label_set) & (sharing["size_a"].values > 0))
+    q_value = sharing["q_by_breadth"].values[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)]
+    if not len(q_value):
+        return []
+    meaning = (
+        f"of {len(q_value):,} pairs of classes with neurons, beyond what their sizes and the breadth of the neurons "
+        f"explain (q ≤ {LEVEL})"
+    )
+    return [Fact("Share in particular", f"{int((q_value <= LEVEL).sum()):,}", meaning)]
+
+
+def _probe(scores: Mapping[str, Any]) -> list[Fact]:
+    if not scores or "test" not in scores["mean"]:
+        return []
+    others = ", ".join(
+        f"{split} {scores['mean'][split]:.1%}"
+        for split in ("train", "valid")
+        if not math.isnan(scores["mean"].get(split, math.nan))
+    )
+    several = f" ± {100 * scores['deviation']['test']:.1f}" if scores["probes"] > 1 else ""
+    probes = f"{scores['probes']} probe{'s' * (scores['probes'] != 1)}"
+    meaning = f"{scores['metric']} on {scores['clips']:,} test clips, {probes}" + (f"; {others}" if others else "")
+    return [Fact("Linear probe", f"{scores['mean']['test']:.1%}{several}", meaning)]
+
+
+def _published(contents: Contents) -> tuple[Figure, ...]:
+    table = contents.tables.get("reproduction")
     if table is None:
         return ()
-    found = []
-    for row in table.to_dict("records"):
-        interval = ""
-        if row.get("coverage_low") == row.get("coverage_low") and "coverage_low" in row:
-            interval = f"; {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings"
-        facts = [
-            Fact(
-                "Coverage",
-                f"{row['coverage']:.0%}",
-                f"{row['covered']:.0f} of {row['classes']:.0f} classes have a class-specific neuron{interval}",
-            ),
-            Fact(
-                "Neurons per class", f"{row['mean_neurons_per_class']:.1f}", "class-specific neurons, mean over classes"
-            ),
-            Fact(
-                "Kept neurons",
-                f"{row['kept_neurons']:,.0f}",
-                "as many as the selection is told to keep, on shuffled labels too",
-            ),
-        ]
-        if row.get("pairs_by_chance") == row.get("pairs_by_chance") and "pairs_by_chance" in row:
-            facts.append(
-                Fact(
-                    "Pairs of class and neuron",
-                    f"{row['pairs']:,.0f}",
-                    f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels; "
-                    f"{row['pairs_significant']:,.0f} have q ≤ 0.05",
-                )
-            )
-        if row.get("split_half_jaccard") == row.get("split_half_jaccard") and "split_half_jaccard" in row:
-            facts.append(
-                Fact(
-                    "Stability",
-                    f"{row['split_half_jaccard']:.0%}",
-                    "of the pairs agree between random halves of the recordings (Jaccard)",
-                )
-            )
-        found.append((str(row["label_set"]), tuple(facts)))
-    return tuple(found)
+    return tuple(
+        Figure(row["figure"], row["class"], _plain(row["published"]), _plain(row["found"]))
+        for row in table.to_dict("records")
+    )
+
+
+def _plain(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
 
 
 def _cautions(contents: Contents) -> list[str]:

@@ -14,8 +14,8 @@ from jaxdissect.report.overview import Overview
 from jaxdissect.report.snippets import Snippets
 
 SCRIPTS = (
-    "data", "dom", "colour", "tables", "heatmap", "charts", "clips", "classes", "neurons", "layers", "sharing",
-    "ablation", "compare", "router",
+    "data", "dom", "colour", "tables", "heatmap", "charts", "clips", "checks", "classes", "neurons", "layers",
+    "sharing", "ablation", "compare", "router",
 )  # fmt: skip
 STYLES = ("base", "parts", "figures")
 PLAIN = jinja2.Environment(

@@ -50,7 +50,8 @@ def _figures(contents: Contents, axes: Frame, matplotlib: Any) -> Iterator[tuple
         own = ablation[ablation["label_set"] == label_set]
         if len(own):
             matrix = specificity_table(own)
-            yield f"specificity-{label_set}", _specificity(matrix, matplotlib), matrix.reset_index(names="silenced")
+            if matrix.size:
+                yield f"specificity-{label_set}", _specificity(matrix, matplotlib), matrix.reset_index(names="silenced")
         doses = dose_table(own)
         if len(doses):
             yield f"dose-response-{label_set}", _doses(doses, matplotlib), doses

@@ -1,6 +1,7 @@
 """What the page shows of sharing, of ablation, and of two runs side by side, as JSON values."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,13 @@ from jaxdissect.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
 from jaxdissect.report.contents import Contents
 from jaxdissect.report.numbers import packed, short
 from jaxdissect.report.payload import Frame
+from jaxdissect.report.payload_checks import probe_scores
 from jaxdissect.sharing import linkage
 
+MEASURES = {
+    "shared": np.uint32, "jaccard": np.float32, "expected_shared": np.float32, "q_value": np.float32,
+    "expected_by_breadth": np.float32, "q_by_breadth": np.float32,
+}  # fmt: skip
 BINS = 40  # of a histogram of normalised AAPE, from 0 to 1
 MATRICES = ("margin_change", "control_mean", "control_sd", "p_value", "q_value", "ci_low", "ci_high", "change_clips")
 MANY = 40_000  # rows of an ablation, of which fewer columns are shown
@@ -22,29 +28,76 @@ SUITE = ("gain", "interventions", "margin_change", "controls", "control_mean", "
 
 
 def sharing_payload(contents: Contents, axes: Frame) -> list[dict[str, Any]]:
-    """A matrix for every label set, of classes with neurons in clustered order."""
+    """A matrix for every two label sets that were compared, of classes with neurons in clustered order.
+
+    Those of one label set come first, then two of the run, then one of the run and one of another run. Rows are
+    classes of the run; columns are too, or names only where they are of another run.
+    """
     sharing = contents.data.get("sharing")
     if sharing is None:
         return []
+    foreign = contents.stages.get("share", {}).get("other_encoders", [])
+    columns = _column_sets(sharing)
+    own = {name: _in_order(sharing, name) for name in axes.label_sets}
+    within = [_shared(sharing, axes, name, own[name], own[name]) for name in axes.label_sets]
+    across = [
+        _shared(sharing, axes, name, own[name], own[other])
+        for number, name in enumerate(axes.label_sets)
+        for other in axes.label_sets[number + 1 :]
+    ]
+    beyond = [
+        _shared(sharing, axes, name, own[name], _beside(sharing, own[name], place))
+        | {"run": Path(run).name, "label_set": other, "foreign": run in foreign}
+        for name in axes.label_sets
+        for (run, other), place in columns.items()
+    ]
+    return [entry for entry in (*within, *across, *beyond) if entry["rows"] and entry["columns"]]
+
+
+def _column_sets(sharing: xr.Dataset) -> dict[tuple[str, str], np.ndarray]:
+    """Places among the columns of the label sets of other runs, by run and label set."""
+    own = sharing.sizes["class_a"]
+    kinds = (sharing[f"{kind}_b"].values.tolist() for kind in ("run", "label_set"))
+    names = [(str(run), str(label_set)) for run, label_set in zip(*kinds, strict=True)]
+    return {
+        key: np.array([place for place in range(own, len(names)) if names[place] == key])
+        for key in dict.fromkeys(names[own:])
+    }
+
+
+def _in_order(sharing: xr.Dataset, label_set: str) -> np.ndarray:
+    """Places of the classes of a label set that have neurons, clustered by what they share."""
+    own = np.flatnonzero(sharing["label_set_a"].values == label_set)
+    kept = own[sharing["size_a"].values[own] > 0]
+    return kept[_clustered(sharing["jaccard"].values[np.ix_(kept, kept)])]
+
+
+def _beside(sharing: xr.Dataset, rows: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Columns of another run in the order of the rows: each by its namesake, or the class that it shares most with."""
+    place = place[sharing["size_b"].values[place] > 0]
+    if not len(rows) or not len(place):
+        return place
+    names = {name: number for number, name in enumerate(sharing["class_a"].values[rows].tolist())}
+    nearest = np.nan_to_num(sharing["jaccard"].values[np.ix_(rows, place)]).argmax(axis=0)
+    own = [names.get(name, row) for name, row in zip(sharing["class_b"].values[place].tolist(), nearest, strict=True)]
+    return place[np.argsort(own, kind="stable")]
+
+
+def _shared(sharing: xr.Dataset, axes: Frame, label_set: str, rows: np.ndarray, columns: np.ndarray) -> dict[str, Any]:
+    """One matrix: which classes stand where, and what they share."""
+    own = sharing.sizes["class_a"]
     numbers = axes.class_numbers(sharing["label_set_a"].values.tolist(), sharing["class_a"].values.tolist())
-    found = []
-    for number, name in enumerate(axes.label_sets):
-        own = np.flatnonzero(sharing["label_set_a"].values == name)
-        kept = own[sharing["size_a"].values[own] > 0]
-        if not len(kept):
-            continue
-        place = kept[_clustered(sharing["jaccard"].values[np.ix_(kept, kept)])]
-        matrices = {
-            key: packed(sharing[key].values[np.ix_(place, place)].astype(kind))
-            for key, kind in (
-                ("shared", np.uint32), ("jaccard", np.float32), ("expected_shared", np.float32),
-                ("q_value", np.float32), ("expected_by_breadth", np.float32), ("q_by_breadth", np.float32),
-            )
-            if key in sharing
-        }  # fmt: skip
-        found.append(
-            {"set": number, "order": [numbers[row] for row in place], "without": len(own) - len(kept), **matrices}
-        )
+    found: dict[str, Any] = {
+        "set": axes.label_sets.index(label_set),
+        "rows": [numbers[row] for row in rows],
+        "columns": [numbers[column] if column < own else -1 for column in columns],
+        "names": [str(name) for name in sharing["class_b"].values[columns]],
+        "sizes": short(sharing["size_b"].values[columns]),
+    }
+    for key, kind in MEASURES.items():
+        if key in sharing and found["rows"] and found["columns"]:
+            values = sharing[key].values[np.ix_(rows, columns)]
+            found[key] = packed((np.nan_to_num(values) if kind is np.uint32 else values).astype(kind))
     return found
 
 
@@ -52,7 +105,7 @@ def _clustered(jaccard: np.ndarray) -> np.ndarray:
     """An order in which classes that share neurons stand together."""
     if len(jaccard) < 3:
         return np.arange(len(jaccard))
-    return scipy.cluster.hierarchy.leaves_list(linkage(jaccard))
+    return scipy.cluster.hierarchy.leaves_list(linkage(np.nan_to_num(jaccard)))
 
 
 def ablation_payload(contents: Contents, axes: Frame) -> dict[str, Any] | None:
@@ -159,6 +212,10 @@ def _set_summary(contents: Contents, axes: Frame, label_set: str) -> dict[str, A
         found["coverage"] = {
             name: short(float(row[name])) for name in coverage.columns if name != "label_set" and _is_number(row[name])
         }
+    probe = probe_scores(contents, label_set)
+    if probe:
+        found["probe"] = {name: probe[name] for name in ("metric", "probes", "clips")}
+        found["probe"]["test"] = short(float(probe["mean"].get("test", np.nan)))
     scores = contents.data.get("scores")
     if scores is not None and label_set in scores["label_set"].values:
         found["histogram"] = _histogram(scores, label_set)

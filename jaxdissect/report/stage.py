@@ -3,7 +3,7 @@
 import dataclasses
 import datetime as dt
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from jaxdissect.report.overview import overview
 from jaxdissect.report.page import Page, render
 from jaxdissect.report.paper import draw_paper_figures
 from jaxdissect.report.payload import Frame, clips_payload, frame, run_payload, wanted_clips
+from jaxdissect.report.payload_checks import NO_CHECKS, checks_payload
 from jaxdissect.report.payload_results import ablation_payload, sharing_payload, summary_payload
 from jaxdissect.report.snippets import Snippets, make_snippets
 from jaxdissect.report.source import ACTIVATION, SOUND, find_source
@@ -94,7 +95,7 @@ def run_report(options: ReportOptions) -> ReportResult:
     run = Run(options.run)
     with under_way("Reading the run"):
         contents = read_contents(run.path)
-        other = None if options.with_ is None else read_contents(options.with_)
+        other = None if options.with_ is None else read_contents(options.with_, "--with")
     axes = frame(contents)
     missing, warnings = list(contents.missing), list[str]()
     figures: tuple[Path, ...] = ()
@@ -106,7 +107,7 @@ def run_report(options: ReportOptions) -> ReportResult:
             except InputError as error:
                 missing.append(Missing("figures for papers", plain_error(error, run), command("report", run)))
         with under_way("Collecting what the page shows"):
-            payload = _payload(contents, axes, other, run)
+            payload = _payload(contents, axes, other, run, missing)
         snippets = _snippets(options, run, contents, axes, payload, missing, warnings)
         payload["clips"] = clips_payload(contents, axes, wanted_clips(contents, axes), snippets)
         payload["beside"] = options.full
@@ -122,17 +123,33 @@ def run_report(options: ReportOptions) -> ReportResult:
     )  # fmt: skip
 
 
-def _payload(contents: Contents, axes: Frame, other: Contents | None, run: Run) -> dict[str, Any]:
+def _payload(
+    contents: Contents, axes: Frame, other: Contents | None, run: Run, missing: list[Missing]
+) -> dict[str, Any]:
+    def part(what: str, stage: str, make: Callable[[], Any], nothing: Any) -> Any:
+        """What files of one stage show, or nothing and a line that says why: each can be read, but they do not fit."""
+        try:
+            return make()
+        except Exception as error:  # values that no stage writes may break this in any way
+            missing.append(
+                Missing(what, f"its files do not fit together: {plain_error(error, run)}", command(stage, run))
+            )
+            return nothing
+
     payload = run_payload(contents, axes)
     payload["title"] = contents.name
-    payload["sharing"] = sharing_payload(contents, axes)
-    payload["ablation"] = ablation_payload(contents, axes)
+    payload["sharing"] = part("sharing", "share", lambda: sharing_payload(contents, axes), [])
+    payload["ablation"] = part("ablation", "ablate", lambda: ablation_payload(contents, axes), None)
+    payload["checks"] = part(
+        "what supports the selection", "neurons", lambda: checks_payload(contents, axes), NO_CHECKS
+    )
     payload["own"] = summary_payload(contents, axes)
     payload["other"] = None if other is None else summary_payload(other, frame(other))
     payload["commands"] = {
         "neurons": f"{command('neurons', run)} --preset lape",
         "share": command("share", run),
         "ablate": command("ablate", run),
+        "probe": command("probe", run),
         "compare": f"{command('report', run)} --with OTHER_RUN",
     }
     return payload
@@ -178,7 +195,7 @@ def _snippets(
             f"{options.max_mb:g} MB: `{command('report', run)} --full` writes a folder with all of them."
         )
     if made.unreadable:
-        warnings.append(f"{len(made.unreadable):,} top clips cannot be read now and are not heard here.")
+        warnings.append(f"Top clips that cannot be read now and are not heard here: {len(made.unreadable):,}.")
     return made
 
 

@@ -211,6 +211,7 @@ function viewAblation(chosen) {
     return [
       'Ablation',
       needs('Nothing was ablated, or it cannot be read. Run `jaxdissect probe`, then', DATA.commands.ablate),
+      SETS.map((name, set) => causalView(set)),
     ];
   const entry = DATA.ablation.sets.find(({set}) => set === chosen) || DATA.ablation.sets[0];
   const rows = ablationRows(entry);
@@ -239,6 +240,7 @@ function viewAblation(chosen) {
     ),
     specificity(entry),
     doses(entry),
+    causalView(entry.set),
     own.length > 0 &&
       el(
         'details',

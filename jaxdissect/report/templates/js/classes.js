@@ -18,6 +18,7 @@ function topNeurons(own) {
 }
 
 function viewClasses() {
+  const {probe} = DATA.checks;
   const columns = [
     {title: 'Class', value: ({c}) => classes.name[c], cell: ({c}) => link(classHref(c), classes.name[c])},
     SETS.length > 1 && {title: 'Label set', value: ({c}) => SETS[classes.set[c]], cell: ({c}) => SETS[classes.set[c]]},
@@ -46,6 +47,13 @@ function viewClasses() {
       number: true,
       value: (row) => row.significant,
       cell: (row) => number(row.significant),
+    },
+    probe && {
+      title: 'Probe',
+      hint: 'score of a linear probe on the test clips of the class',
+      number: true,
+      value: ({c}) => probe.score[c],
+      cell: ({c}) => percent(probe.score[c]),
     },
     {
       title: 'Top neurons (layer · number)',
@@ -178,25 +186,25 @@ function relatives(c) {
   return [
     el('h2', {}, 'Shares neurons with'),
     bars(
-      shared.map(({other, jaccard, count}) => ({
+      shared.map(({other, jaccard}) => ({
         name: classes.name[other],
         value: jaccard,
-        own: true,
+        own: isParticularPair(c, other),
         href: pairHref(c, other),
-        count,
       })),
       {label: 'Jaccard coefficient of the neuron sets', format: (value) => fixed(value), most: 1},
     ),
     el(
       'p',
       {class: 'small'},
-      'Jaccard coefficient: shared neurons / neurons of either class. What chance would share stands in the section Sharing.',
+      'Jaccard coefficient: shared neurons / neurons of either class. Blue: more than the sizes of the two classes and the breadth of the neurons explain (q ≤ 0.05); grey: not, or not tested.',
     ),
   ];
 }
 
 function viewClass(c) {
   const set = classes.set[c];
+  const {probe} = DATA.checks;
   return [
     classes.name[c],
     el('p', {class: 'crumbs'}, link('#classes', 'Classes'), ` / ${SETS[set]}`),
@@ -204,6 +212,12 @@ function viewClass(c) {
       ['Class-specific neurons', number(sizeOf(c)), 'that answer to few classes, and often to this one'],
       classes.clips && ['Clips', number(classes.clips[c]), 'counted'],
       classes.tokens && ['Tokens', number(classes.tokens[c]), 'counted'],
+      probe &&
+        finite(probe.score[c]) !== null && [
+          'Linear probe',
+          percent(probe.score[c]),
+          `${probe.metric[SETS[set]]} on ${many(probe.clips[c], 'test clip')}`,
+        ],
     ]),
     sizeOf(c)
       ? [el('h2', {}, 'Neurons'), classNeurons(c)]

@@ -18,6 +18,11 @@ function compareFacts(run, second) {
             `${number(coverage.covered)} of ${number(coverage.classes)} classes`,
           ],
           [`${name}: neurons per class`, fixed(coverage.mean_neurons_per_class, 1), 'mean'],
+          run.sets[name].probe && [
+            `${name}: linear probe`,
+            percent(run.sets[name].probe.test, 1),
+            `${run.sets[name].probe.metric} on ${many(run.sets[name].probe.clips, 'test clip')}`,
+          ],
         ]),
     ]),
   );

@@ -61,13 +61,30 @@ function say(text) {
   document.getElementById('status').textContent = text;
 }
 
-// A choice among label sets, where there are several.
-function setChooser(chosen, sets, change) {
-  if (sets.length < 2) return null;
+// A choice among names, where there are several; change is given the place of the one that is chosen.
+function chooser(title, names, chosen, change) {
+  if (names.length < 2) return null;
   const select = el(
     'select',
-    {onchange: () => change(Number(select.value))},
-    sets.map((set) => el('option', {value: set, selected: set === chosen}, SETS[set])),
+    {
+      onchange: () => {
+        change(Number(select.value));
+        const anew = document.querySelector('#view select');
+        if (anew) anew.focus();
+      },
+    },
+    names.map((name, place) => el('option', {value: place, selected: place === chosen}, short(name, 60))),
   );
-  return el('label', {}, 'Label set ', select);
+  return el('label', {}, `${title} `, select);
 }
+
+const setChooser = (chosen, sets, change) =>
+  chooser(
+    'Label set',
+    sets.map((set) => SETS[set]),
+    sets.indexOf(chosen),
+    (place) => change(sets[place]),
+  );
+
+// What the page knows of a label set by a kind of evidence.
+const checkOf = (kind, set) => DATA.checks[kind].find((entry) => entry.set === set);

@@ -25,7 +25,8 @@ function heatmap(options) {
     const below = columns.length <= LABELLED ? widest(columns) : 4;
     const room = Math.max(240, (box.clientWidth || 900) - 20) - left;
     const least = columns.length <= LABELLED ? 13 : 2;
-    const wide = Math.max(least, Math.min(options.most || 30, Math.floor(room / columns.length)));
+    const tall = options.square === false ? Infinity : Math.floor((0.85 * window.innerHeight - below - 24) / rows.length);
+    const wide = Math.max(least, Math.min(options.most || 30, Math.floor(room / columns.length), tall));
     const high =
       options.square === false
         ? Math.max(rows.length <= LABELLED ? 19 : 2, Math.min(26, wide))

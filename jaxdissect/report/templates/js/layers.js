@@ -71,6 +71,7 @@ function viewLayers(set = 0) {
           }),
         ]
       : el('p', {}, 'No class of this label set has neurons.'),
+    layersTable(set),
   ];
 }
 

@@ -61,7 +61,9 @@ function viewNeurons() {
       placeholder: 'Search by class or number',
       sort: [neurons.aape ? 1 : 0, false],
       search: ({n, own}) => `${neuronName(n)} ${own.map((p) => classes.name[pairs.class[p]]).join(' ')}`,
+      shown: 50,
     }),
+    SETS.map((name, set) => [nullView(set), agreementView(set)]),
   ];
 }
 

@@ -1,39 +1,71 @@
 // Which classes share neurons.
 const pairHref = (a, b) => `#pair/${classHref(a).slice(7)}/${classHref(b).slice(7)}`;
 
-function sharedWords(entry, a, b) {
-  const size = entry.order.length,
-    i = entry.order.indexOf(a),
-    j = entry.order.indexOf(b);
-  if (i < 0 || j < 0) return {};
-  const get = (name) => (entry[name] ? finite(unpack(entry[name])[i * size + j]) : null);
-  return {
-    shared: get('shared'),
-    jaccard: get('jaccard'),
-    expected: get('expected_shared'),
-    q: get('q_value'),
-    expectedBreadth: get('expected_by_breadth'),
-    qBreadth: get('q_by_breadth'),
-  };
+// A block holds what every class of its rows shares with every class of its columns; the columns may be of another run.
+const isWithin = (block) => block.columns[0] >= 0 && classes.set[block.columns[0]] === block.set;
+const blockName = (block) => {
+  const own = SETS[block.set];
+  if (block.run) return `${own} x ${block.label_set} of ${block.run}`;
+  return isWithin(block) ? own : `${own} x ${SETS[classes.set[block.columns[0]]]}`;
+};
+const inBlock = (block, name, i, j) =>
+  block[name] ? finite(unpack(block[name])[i * block.columns.length + j]) : null;
+
+// What two classes of this run share: block, row and column.
+function findPair(a, b) {
+  for (const [one, other] of [
+    [a, b],
+    [b, a],
+  ]) {
+    const block = DATA.sharing.find(
+      ({set, run, columns}) => !run && classes.set[one] === set && classes.set[other] === classes.set[columns[0]],
+    );
+    if (block && block.rows.includes(one) && block.columns.includes(other))
+      return [block, block.rows.indexOf(one), block.columns.indexOf(other)];
+  }
+  return null;
 }
 
-function viewSharing(chosen) {
+// Every two classes once.
+function cellsOf(block) {
+  const within = isWithin(block);
+  return block.rows.flatMap((a, i) =>
+    block.columns.map((b, j) => ({a, b, i, j})).filter(({j}) => !within || j > i),
+  );
+}
+
+function sharingFacts(block, cells) {
+  const below = (name) => cells.filter(({i, j}) => inBlock(block, name, i, j) <= 0.05 && inBlock(block, name, i, j) !== null).length;
+  return facts([
+    ['Pairs of classes', number(cells.length), 'that both have neurons'],
+    [
+      'Share at all',
+      number(below('q_value')),
+      'more neurons than chance (q ≤ 0.05); neurons that are specific to many classes make nearly any two share',
+    ],
+    block.q_by_breadth && [
+      'Share in particular',
+      number(below('q_by_breadth')),
+      'more than their sizes and the breadth of the neurons explain (q ≤ 0.05): the ones to report',
+    ],
+  ]);
+}
+
+function viewSharing(chosen = 0) {
   if (!DATA.sharing.length)
     return [
       'Sharing',
       needs('Which classes share neurons has not been computed, or cannot be read. Run', DATA.commands.share),
     ];
-  const entry = DATA.sharing.find(({set}) => set === chosen) || DATA.sharing[0];
-  const {order} = entry;
-  const names = order.map((c) => classes.name[c]);
-  const jaccard = unpack(entry.jaccard);
-  const breadth = entry.q_by_breadth ? unpack(entry.q_by_breadth) : null;
-  const size = order.length;
-  const off = [...jaccard].filter((value, place) => Math.floor(place / size) !== place % size);
-  const most = Math.max(0.01, ...off.reduce((best, value) => (value > best[0] ? [value] : best), [0]));
-  const open = (r, c) => {
-    location.hash = r === c ? classHref(order[r]) : pairHref(order[r], order[c]);
+  const block = DATA.sharing[chosen];
+  const within = isWithin(block);
+  const cells = cellsOf(block);
+  const most = cells.reduce((best, {i, j}) => Math.max(best, inBlock(block, 'jaccard', i, j) || 0), 0.01);
+  const open = (i, j) => {
+    const [a, b] = [block.rows[i], block.columns[j]];
+    location.hash = a === b || b < 0 ? classHref(a) : pairHref(a, b);
   };
+  const left = block.run ? 0 : classesOfSet(block.set).filter((c) => !sizeOf(c)).length;
   return [
     'Sharing',
     el(
@@ -44,62 +76,70 @@ function viewSharing(chosen) {
     el(
       'p',
       {class: 'small'},
-      breadth
-        ? 'Dots mark pairs that share more than the sizes of the classes and the breadth of the neurons explain (q ≤ 0.05). '
-        : '',
-      'Click a cell for the shared neurons.',
-      entry.without ? ` ${many(entry.without, 'class', 'classes')} without neurons left out.` : '',
+      block.q_by_breadth ? 'Dots mark pairs that share in particular. ' : '',
+      block.run
+        ? `Columns: classes of ${block.run}, in the order of their namesakes. Click a cell for the class of its row.`
+        : 'Click a cell for the shared neurons.',
+      left ? ` ${many(left, 'class', 'classes')} of ${SETS[block.set]} without neurons left out.` : '',
     ),
+    block.foreign &&
+      needs(
+        'The other run is of another encoder: neurons of two trainings do not correspond by their numbers, unless one began from the other.',
+      ),
     el(
       'div',
       {class: 'tools'},
-      setChooser(
-        entry.set,
-        DATA.sharing.map(({set}) => set),
-        (set) => show(() => viewSharing(set)),
-      ),
+      chooser('Compared', DATA.sharing.map(blockName), chosen, (place) => show(() => viewSharing(place))),
       colourKey(sequential, '0', fixed(most), 'Jaccard'),
     ),
     heatmap({
-      rows: names,
-      columns: names,
-      label: 'Shared neurons of classes',
+      rows: block.rows.map((c) => classes.name[c]),
+      columns: block.names,
+      label: `Shared neurons of classes, ${blockName(block)}`,
       most: 32,
-      value: (r, c) => (r === c ? null : jaccard[r * size + c] || null),
+      value: (i, j) => (within && i === j ? null : inBlock(block, 'jaccard', i, j) || null),
       colour: (value) => sequential(value / most),
-      marked: breadth && ((r, c) => breadth[r * size + c] <= 0.05),
-      tell: (r, c) =>
-        r === c ? `${names[r]}: ${many(sizeOf(order[r]), 'neuron')}` : pairSentence(entry, order[r], order[c]),
+      marked: block.q_by_breadth && ((i, j) => isParticular(block, i, j)),
+      tell: (i, j) =>
+        within && i === j
+          ? `${classes.name[block.rows[i]]}: ${many(sizeOf(block.rows[i]), 'neuron')}`
+          : pairSentence(block, i, j),
       open,
     }),
+    sharingFacts(block, cells),
     el('h2', {}, 'Pairs'),
-    pairTable(entry),
+    pairTable(block, cells),
   ];
 }
 
-function pairSentence(entry, a, b) {
-  const {shared, jaccard, expectedBreadth, qBreadth} = sharedWords(entry, a, b);
-  const more =
-    qBreadth === null || qBreadth === undefined
-      ? ''
-      : `; ${fixed(expectedBreadth, 1)} expected by sizes and breadth, ${level('q', qBreadth)}`;
-  return `${classes.name[a]} and ${classes.name[b]}: ${number(shared)} shared, Jaccard ${fixed(jaccard)}${more}`;
+function isParticular(block, i, j) {
+  const q = inBlock(block, 'q_by_breadth', i, j);
+  return q !== null && q <= 0.05;
 }
 
-function pairTable(entry) {
-  const {order} = entry,
-    size = order.length,
-    shared = unpack(entry.shared),
-    rows = [];
-  for (let i = 0; i < size; i += 1)
-    for (let j = i + 1; j < size; j += 1)
-      if (shared[i * size + j]) rows.push({a: order[i], b: order[j], at: i * size + j});
-  const get = (name) => (row) => (entry[name] ? finite(unpack(entry[name])[row.at]) : null);
+function isParticularPair(a, b) {
+  const found = findPair(a, b);
+  return Boolean(found) && isParticular(...found);
+}
+
+function pairSentence(block, i, j) {
+  const more = block.q_by_breadth
+    ? `; ${fixed(inBlock(block, 'expected_by_breadth', i, j), 1)} expected by sizes and breadth, ${level('q', inBlock(block, 'q_by_breadth', i, j))}`
+    : '';
+  return `${classes.name[block.rows[i]]} and ${block.names[j]}: ${number(inBlock(block, 'shared', i, j))} shared, Jaccard ${fixed(inBlock(block, 'jaccard', i, j))}${more}`;
+}
+
+function pairTable(block, cells) {
+  const rows = cells.filter(({i, j}) => inBlock(block, 'shared', i, j));
+  const get = (name) => ({i, j}) => inBlock(block, name, i, j);
   const columns = [
     {
       title: 'Classes',
       value: ({a}) => classes.name[a],
-      cell: ({a, b}) => link(pairHref(a, b), `${short(classes.name[a])} and ${short(classes.name[b])}`),
+      cell: ({a, b, j}) =>
+        b < 0
+          ? [link(classHref(a), short(classes.name[a])), ` and ${short(block.names[j])}`]
+          : link(pairHref(a, b), `${short(classes.name[a])} and ${short(block.names[j])}`),
     },
     {
       title: 'Shared',
@@ -123,14 +163,14 @@ function pairTable(entry) {
       value: get('q_value'),
       cell: (row) => chance(get('q_value')(row)),
     },
-    entry.q_by_breadth && {
+    block.q_by_breadth && {
       title: 'Expected by breadth',
       number: true,
       hint: 'if every neuron kept how many classes it has',
       value: get('expected_by_breadth'),
       cell: (row) => fixed(get('expected_by_breadth')(row), 1),
     },
-    entry.q_by_breadth && {
+    block.q_by_breadth && {
       title: 'q by breadth',
       number: true,
       hint: 'that these two in particular share',
@@ -142,7 +182,7 @@ function pairTable(entry) {
   return dataTable(columns, rows, {
     caption: 'Pairs of classes that share neurons',
     placeholder: 'Search classes',
-    search: ({a, b}) => `${classes.name[a]} ${classes.name[b]}`,
+    search: ({a, j}) => `${classes.name[a]} ${block.names[j]}`,
     shown: 25,
     sort: byBreadth > 0 ? [byBreadth, false] : [2, true],
   });
@@ -150,9 +190,13 @@ function pairTable(entry) {
 
 function viewPair(a, b) {
   const both = sharedNeurons(a, b);
-  const entry = DATA.sharing.find(({set}) => set === classes.set[a]);
-  const {expected, q, expectedBreadth, qBreadth} = entry ? sharedWords(entry, a, b) : {};
-  const known = (value) => value !== null && value !== undefined;
+  const found = findPair(a, b);
+  const [expected, q, expectedBreadth, qBreadth] = [
+    'expected_shared',
+    'q_value',
+    'expected_by_breadth',
+    'q_by_breadth',
+  ].map((name) => (found ? inBlock(found[0], name, found[1], found[2]) : null));
   const columns = [
     {
       title: 'Neuron (layer · number)',
@@ -180,14 +224,14 @@ function viewPair(a, b) {
     },
   ].filter((column, place) => neurons.profile || place === 0 || place === 3);
   return [
-    `${classes.name[a]} and ${classes.name[b]}`,
+    `${className(a)} and ${className(b)}`,
     el('p', {class: 'crumbs'}, link('#sharing', 'Sharing')),
     chips([a, b]),
     facts([
       ['Shared neurons', number(both.length), `of ${number(sizeOf(a))} and ${number(sizeOf(b))}`],
       ['Jaccard', fixed(both.length / Math.max(1, sizeOf(a) + sizeOf(b) - both.length)), 'shared / neurons of either'],
-      known(expected) && ['Expected by chance', fixed(expected, 1), `${level('q', q)}, that the two share at all`],
-      known(expectedBreadth) && [
+      expected !== null && ['Expected by chance', fixed(expected, 1), `${level('q', q)}, that the two share at all`],
+      expectedBreadth !== null && [
         'Expected by breadth',
         fixed(expectedBreadth, 1),
         `${level('q', qBreadth)}, that these two in particular share`,
