@@ -31,7 +31,8 @@ class BenchOptions:
 
     Attributes:
       encoder: encoder directory, the name of a shipped encoder, or package.module:factory.
-      task: whose first 200 clips to decode, beside synthesised ones: known task, tfds:NAME, or a CSV in EVAR's format.
+      task: whose first 200 clips to decode, beside synthesised ones: known task (esc50, ...), tfds:NAME, or a CSV in
+        EVAR's format.
       data: data folder of the task, as it is or prepared.
       seconds: length of a clip, s; of the task to decode only where it brings none.
       batch_sizes: clips per device and step; each is measured.

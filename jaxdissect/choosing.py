@@ -33,13 +33,13 @@ class NeuronsOptions:
       keep: fraction of all neurons to keep. Default: the task's, 0.01, and 0.02 for esc50 and gise51.
       drop_weakest: fraction of neurons of the weakest activation rate that preset aape drops.
       bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
-      selector: score by which neurons are chosen. Others than aape give every class the share --keep of all neurons
+      selector: score by which neurons are chosen. Others than aape give every class the fraction --keep of all neurons
         with the highest score; auroc and average_precision need --keep-clips.
       permutations: of the labels, for p-values; with --keep-clips only. 0: nor are intervals and stability found.
       resamples: of the recordings, for intervals.
       splits: into random halves, for the stability.
       seed: of all of these draws.
-      save_minutes: between two states of the permutations on the disk, from which a run that was killed goes on.
+      save_minutes: minutes between two states on the disk, from which permutations that were killed go on.
     """
 
     run: Path

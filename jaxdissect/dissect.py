@@ -48,7 +48,7 @@ class ActivationsOptions(DistributedOptions):
 
     Attributes:
       encoder: encoder directory, the name of a shipped encoder, or package.module:factory.
-      task: known task (esc50, cremad, ..., notes, notes2) or a CSV in EVAR's format.
+      task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
       run: run directory to write.
       data: data folder; file names are relative to it. Default for a CSV: its own folder.
       label: label sets to count, joined by commas. Default: the task's first; of a CSV the column `label`.
@@ -62,7 +62,8 @@ class ActivationsOptions(DistributedOptions):
         its loudest patch.
       threshold: a neuron is active where its activation is above this.
       keep_clips: also write every clip's counts, clip_counts.npy.
-      max_bad_clips: share of unreadable clips above which the run fails, after everything else was counted and saved.
+      max_bad_clips: share of unreadable clips above which the command fails, after everything else was counted and
+        saved.
       save_minutes: minutes between two states on the disk, from which a run that was killed goes on.
     """
 

@@ -33,11 +33,11 @@ class ProbeOptions:
     Attributes:
       run: run directory; encoder, task and their options are those of its stage `activations`, if that was run.
       encoder: encoder directory, the name of a shipped encoder, or package.module:factory.
-      task: known task or a CSV in EVAR's format.
-      data: data folder; file names are relative to it.
+      task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
+      data: data folder; file names are relative to it. Default for a CSV: its own folder.
       label: label sets, joined by commas. Default: the task's first; of a CSV the column `label`.
       test_fold: the fold held out as the test split. Default: 5.
-      unit_seconds: length to which clips are cropped or padded, s.
+      unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
       multi_label: in a CSV's column `label`, commas separate several labels.
       head: trained: a new one; encoder: the encoder's own task head, whose outputs must be the task's classes in order.
       folds: hold out the test fold, or every fold in turn.

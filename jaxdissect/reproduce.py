@@ -40,9 +40,9 @@ class ReproduceOptions:
     """Print the paper's published figures beside what is found with this encoder and data set.
 
     Attributes:
-      encoder: directory of the converted checkpoint, m2d_vit_base-80x608p16x16-221006-mr7 in the paper.
+      encoder: encoder directory, of m2d_vit_base-80x608p16x16-221006-mr7 in the paper.
       task: one of the tasks with published figures.
-      data: its data folder, as EVAR lays it out (cremad.csv, gtzan.csv; ESC-50's own layout).
+      data: data folder of the task, as EVAR lays it out (cremad.csv, gtzan.csv; ESC-50's own layout).
       run: run directory to write.
       controls: random neuron sets that the published ablation is also compared with.
       seeds: probes, whose scores are averaged.

@@ -47,9 +47,9 @@ class PrepareOptions:
     """Decode a task's clips once: 16-bit PCM in shards, which then take the place of the data folder.
 
     Attributes:
-      task: known task, tfds:NAME, or a CSV in EVAR's format.
+      task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
       out: folder to make; afterwards the --data of every other command. A preparation that was interrupted goes on.
-      data: data folder. Default for a CSV: its own folder.
+      data: data folder; file names are relative to it. Default for a CSV: its own folder.
       sample_rate: Hz, that of the encoders to come: 16000 or, for M2D's 32 kHz models, 32000.
       unit_seconds: length to which clips are cropped, s. A known task brings its own.
       label: features of a TFDS set that its new table lists, joined by commas; other tables are copied whole.

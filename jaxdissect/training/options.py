@@ -44,19 +44,19 @@ class TrainOptions:
 
     Attributes:
       objective: m2d and msm_mae look at no labels; supervised learns one label set.
-      task: known task (esc50, cremad, ..., notes) or a CSV in EVAR's format.
+      task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
       out: encoder directory to make. Until it is complete, the training's state is kept in OUT.training, and the same
         command goes on from there.
       data: data folder; file names are relative to it. Default for a CSV: its own folder.
       label: label set to learn. Default: the task's first; of a CSV the column `label`.
-      test_fold: with folds, the fold that is left out.
+      test_fold: the fold held out as the test split; it is not trained on.
       unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
       multi_label: in a CSV's column `label`, commas separate several labels.
       size: of the ViT: tiny, small, base or large. Default: base.
       input: mel bands x frames, p, patch bands x frames, as in M2D's names; a third part p32k means 32 kHz. Default:
         80x608p16x16.
-      start_from: encoder directory, or a shipped encoder's name, to start from instead of random weights; its sizes and
-        its front end are kept.
+      start_from: encoder directory, or the name of a shipped encoder, to start from instead of random weights; its
+        sizes and its front end are kept.
       epochs: passes over the clips, one random crop of each a pass.
       batch_size: crops per device and step.
       part_size: crops of which gradients are taken at once, and within which mixup and --standardise batch stay; a
@@ -77,7 +77,7 @@ class TrainOptions:
       licence: of the weights, recorded in encoder.json. Default: that of the encoder to start from, or unknown.
       max_bad_clips: share of unreadable clips above which training is refused.
       log_steps: steps between two points of the curve.
-      save_minutes: minutes between two checkpoints.
+      save_minutes: minutes between two states on the disk, from which a training that was killed goes on.
       seed: of all that is drawn.
     """
 
