@@ -97,7 +97,9 @@ def _check(rng, run, label_set, pairs):
     """What permuted labels and other selectors show, and published figures."""
     axes = ("label_set", "permutation")
     arrays = {"pairs": (axes, rng.integers(0, pairs // 2 + 1, (1, 30)))}
-    write_netcdf(xr.Dataset(arrays, {"label_set": np.array([label_set], object)}), run.file("permutations.nc"))
+    attributes = record_attributes(run.stages()["activations"])
+    permuted = xr.Dataset(arrays, {"label_set": np.array([label_set], object)}, attributes)
+    write_netcdf(permuted, run.file("permutations.nc"))
     rows = [(label_set, "aape", "probability", -0.81, 0.1), (label_set, "aape", "d_prime", 0.03, 0.2),
             (label_set, "probability", "d_prime", 0.12, 0.3)]  # fmt: skip
     columns = ["label_set", "selector_a", "selector_b", "rank_correlation", "jaccard"]
