@@ -157,7 +157,7 @@ function causalView(set) {
       hint: 'of the estimate with silencing one by one',
       number: true,
       value: (row) => row.rank_correlation,
-      cell: (row) => fixed(row.rank_correlation),
+      cell: (row) => fixed(row.rank_correlation, 3),
     },
     {title: 'Neurons', number: true, hint: 'silenced', value: (row) => row.neurons, cell: (row) => number(row.neurons)},
     {title: 'Clips', number: true, value: (row) => row.clips, cell: (row) => number(row.clips)},

@@ -60,7 +60,7 @@ function viewSharing(chosen = 0) {
   const block = DATA.sharing[chosen];
   const within = isWithin(block);
   const cells = cellsOf(block);
-  const most = cells.reduce((best, {i, j}) => Math.max(best, inBlock(block, 'jaccard', i, j) || 0), 0.01);
+  const most = cells.reduce((best, {i, j}) => Math.max(best, inBlock(block, 'jaccard', i, j) || 0), 0.1);
   const open = (i, j) => {
     const [a, b] = [block.rows[i], block.columns[j]];
     location.hash = a === b || b < 0 ? classHref(a) : pairHref(a, b);
