@@ -310,7 +310,8 @@ def test_json_of_what_was_done_before_it_was_stopped(dissected, tmp_path, answer
 
 
 def test_json_tells_what_was_warned_of_on_the_way(tmp_path, answer, monkeypatch):
-    make_run(tmp_path / "run", ["a", "b"], ablated=False, shared=False)
+    run = make_run(tmp_path / "run", ["a", "b"], ablated=False, shared=False)
+    (run / "permutations.nc").unlink()
     original = cli.COMMANDS["share"].__call__
 
     def warned(command):
@@ -318,7 +319,7 @@ def test_json_tells_what_was_warned_of_on_the_way(tmp_path, answer, monkeypatch)
         return original(command)
 
     monkeypatch.setattr(cli.COMMANDS["share"], "__call__", warned)
-    code, found, told = answer("share", "--run", tmp_path / "run")
+    code, found, told = answer("share", "--run", run)
     assert code == 0
     assert found["warnings"] == ["the state was not saved"]
     assert "jaxdissect: the state was not saved\n" in told
