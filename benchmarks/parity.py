@@ -60,12 +60,14 @@ def flax_tracer(encoder: M2D) -> Callable[[np.ndarray], Trace]:
     def trace(inputs: np.ndarray) -> Trace:
         output, captured = jax.device_get(run(encoder.variables["params"], inputs))
         layers = [captured["intermediates"][f"blocks_{layer}"]["mlp"] for layer in range(encoder.config.depth)]
-        return Trace(_join(output), *([_join(layer[name]["__call__"]) for layer in layers] for name in ("fc1", "act")))
+        return Trace(
+            join_calls(output), *([join_calls(layer[name]["__call__"]) for layer in layers] for name in ("fc1", "act"))
+        )
 
     return trace
 
 
-def _join(calls: Sequence[np.ndarray]) -> np.ndarray:
+def join_calls(calls: Sequence[np.ndarray]) -> np.ndarray:
     """(clip, chunk, token, feature) of every call -> (clip, token, feature)."""
     return np.concatenate([part.reshape(len(part), -1, part.shape[-1]) for part in calls], axis=1)
 

@@ -6,7 +6,6 @@ Random weights, the same in both: `python -m benchmarks.throughput --out benchma
 import dataclasses
 import json
 import math
-import os
 import tempfile
 import time
 from collections import deque
@@ -23,7 +22,7 @@ import tyro
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils import mkldnn
 
-from benchmarks.common import build_encoder, machine, table, versions
+from benchmarks.common import Devices, build_encoder, machine, table, versions
 from benchmarks.torch_vit import Counts, NeuronCounter, load_torch_vit, random_checkpoint
 from jaxdissect import statistics
 from jaxdissect.activations import read_neurons, stack_layers
@@ -55,28 +54,6 @@ class Options:
     compile: bool = False  # measure torch.compile, too
     memory_depths: tuple[int, ...] = (4, 12, 24)  # where to compare the memory of counting with the encoder's
     seed: int = 0  # of weights and clips
-
-
-@dataclasses.dataclass(frozen=True)
-class Devices:
-    """Where both frameworks run: on the first device that JAX sees, if PyTorch can use it, too."""
-
-    jax: jax.Device
-    torch: torch.device
-
-    @staticmethod
-    def choose() -> "Devices":
-        """The default device of JAX; float32 products stay float32."""
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")  # leaves half of a GPU to PyTorch
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        first = jax.local_devices()[0]
-        return Devices(first, torch.device("cuda" if first.platform == "gpu" and torch.cuda.is_available() else "cpu"))
-
-    def wait(self, *results: Any) -> None:
-        """Block until results of either framework are there."""
-        if self.torch.type == "cuda":
-            torch.cuda.synchronize()
-        jax.block_until_ready([leaf for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)])
 
 
 class JaxSide:
