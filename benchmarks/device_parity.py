@@ -1,10 +1,11 @@
-"""Whether this machine's accelerator computes what its processor computes: neurons, counts, and the neurons chosen.
+"""Whether this machine's accelerator computes the neurons that its processor computes, one by one.
 
-`python -m benchmarks.device_parity --data FSDD --table FSDD/fsdd.csv --out benchmarks/results/parity-NAME.json`
+`python -m benchmarks.device_parity --data ESC-50 --out benchmarks/results/parity-NAME.json`
 
-The same weights and the same clips on both. Reference for the encoder is PyTorch in float64 on the processor, so that
-both are held to the truth and not only to each other. A control computes the linear layers at the accelerator's
-default precision, which is what float32 must not mean: it shows what this comparison would find.
+The same weights and the same clips on both. The reference is PyTorch in float64 on the processor, so that both are held
+to the truth and not only to each other. A control computes the linear layers at the accelerator's default precision,
+which is what float32 must not mean: it shows what this comparison would find. Whole counts are compared by
+`benchmarks.compare_runs`.
 """
 
 import dataclasses
@@ -24,12 +25,10 @@ import tyro
 from benchmarks.common import build_encoder, table, write_record
 from benchmarks.comparison import Comparison, Error, Layer, Trace
 from benchmarks.parity import join_calls, torch_tracer
-from benchmarks.precision import RULES, choose, jaccard
 from benchmarks.torch_training import load_params
 from benchmarks.torch_vit import TorchViT, random_checkpoint
-from jaxdissect import CountOptions, load_encoder, load_task
-from jaxdissect.collect import Counted, count_clips
-from jaxdissect.encoder.base import Encoder, module_input
+from jaxdissect import load_encoder, load_task
+from jaxdissect.encoder.base import module_input
 from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import vit_config
 from jaxdissect.tasks.loader import batches
@@ -47,12 +46,11 @@ class Options:
     out: Path | None = None  # the JSON file to write
     label: str | None = None  # label sets, where the table has several
     unit_seconds: float | None = None  # for a CSV
-    split: str = "all"  # clips that are counted
-    encoder: str = "m2d_tiny"  # whose counts are compared
-    size: str = "base"  # of the encoder of random weights whose neurons are compared
-    clips: int = 16  # whose neurons are compared one by one, evenly spaced
-    batch_size: int = 8  # of that comparison
-    count_batch_sizes: tuple[int, ...] = (16, 1, 64)  # the first one on both
+    split: str = "all"
+    encoder: str = "m2d_tiny"
+    size: str = "base"  # of an encoder of random weights, the second one
+    clips: int = 16  # evenly spaced
+    batch_size: int = 8
 
 
 def jax_tracer(encoder: M2D, device: jax.Device, lowered: bool = False) -> Callable[[np.ndarray], Trace]:
@@ -144,61 +142,6 @@ def _told(found: Comparison) -> dict[str, Any]:
     }
 
 
-def compare_counts(encoders: Mapping[str, Encoder], task: Task, options: Options) -> dict[str, Any]:
-    """Counts of a whole task: device against processor, by batch size, and in bfloat16."""
-    first, *others = options.count_batch_sizes
-
-    def counted(dtype: str, size: int, device: jax.Device) -> Counted:
-        return count_clips(encoders[dtype], task, CountOptions(batch_size=size), devices=[device])
-
-    host, device = jax.local_devices(backend="cpu")[0], jax.local_devices()[0]
-    on_host, on_device = (counted("float32", first, where) for where in (host, device))
-    low = {where.platform: counted("bfloat16", first, where) for where in (host, device)}
-    found = {
-        "device against processor": _compare(on_device, on_host, task),
-        "the same again": _compare(counted("float32", first, device), on_device, task),
-    }
-    found |= {
-        f"batch {size} against {first}": _compare(counted("float32", size, device), on_device, task) for size in others
-    }
-    found["bfloat16 against float32"] = _compare(low[device.platform], on_device, task)
-    found["bfloat16, device against processor"] = _compare(low[device.platform], low[host.platform], task)
-    return found
-
-
-def _compare(one: Counted, other: Counted, task: Task) -> dict[str, Any]:
-    """Active tokens per class and neuron, and the neurons chosen by each rule for each label set."""
-    difference = np.abs(one.totals.active_tokens - other.totals.active_tokens)
-    first, chosen = 0, {}
-    for labels in task.label_sets:
-        rows = slice(first, first + len(labels.classes))
-        first += len(labels.classes)
-        for name, rule in RULES.items():
-            ours, theirs = (choose(counted, rule, rows) for counted in (one, other))
-            chosen[f"{labels.name}, {name}"] = {
-                "kept_jaccard": jaccard(ours.kept, theirs.kept),
-                "kept": int(theirs.kept.sum()),
-                "pairs_jaccard": jaccard(ours.specific, theirs.specific),
-                "pairs": int(theirs.specific.sum()),
-            }
-    return {
-        "counts": difference.size,
-        "differing": int((difference > 0).sum()),
-        "largest_difference": int(difference.max()),
-        "active_tokens": int(other.totals.active_tokens[-1].sum()),
-        "active_tokens_differing_at_least": int(difference[-1].sum()),
-        "tokens_equal": bool(np.array_equal(one.totals.tokens, other.totals.tokens)),
-        "float_sums_largest_relative": _error_of_sums(one, other),
-        "chosen": chosen,
-    }
-
-
-def _error_of_sums(one: Counted, other: Counted) -> float:
-    error = Error()
-    error.add(one.totals.sum_squares, other.totals.sum_squares)
-    return error.of_largest
-
-
 def weights_agree(size: str) -> dict[str, float]:
     """Seeded random weights, drawn on device and processor: share of the numbers that differ, and how far."""
     drawn = []
@@ -226,23 +169,8 @@ def report(found: dict[str, Any]) -> str:
         for reference, key in (("float64", "against_float64"), ("processor", "against_processor"))
         for side, one in parts[key].items()
     ]  # fmt: skip
-    counts = [
-        [
-            name, f"{one['counts']:,}", f"{one['differing']:,}", one["largest_difference"],
-            f"{one['active_tokens_differing_at_least']:,} of {one['active_tokens']:,}",
-            *(f"{least(one, sets):.3f}" for sets in ("kept_jaccard", "pairs_jaccard")),
-        ]
-        for name, one in found["counts"].items()
-    ]  # fmt: skip
     log_mel = [f"{name}: log-mel {parts['log_mel']['of_largest']:.1e}" for name, parts in found["neurons"].items()]
-    count_head = ["", "counts (class, neuron)", "differing", "largest difference", "active tokens that differ",
-                  "least Jaccard of kept neurons", "of (class, neuron) pairs"]  # fmt: skip
-    return "\n\n".join([*log_mel, table(head, rows), table(count_head, counts)])
-
-
-def least(one: dict[str, Any], sets: str) -> float:
-    """The lowest Jaccard coefficient over label sets and rules; two empty sets are the same."""
-    return float(np.nan_to_num([chosen[sets] for chosen in one["chosen"].values()], nan=1.0).min())
+    return "\n\n".join([*log_mel, table(head, rows)])
 
 
 @torch.inference_mode()
@@ -252,17 +180,12 @@ def main(options: Options) -> None:
         options.table, options.data, options.label.split(",") if options.label else (), options.unit_seconds
     )
     task = task if options.split == "all" else task.only(options.split)
-    trained: dict[str, Any] = {dtype: load_encoder(options.encoder, dtype) for dtype in ("float32", "bfloat16")}
+    trained: Any = load_encoder(options.encoder)
     with tempfile.TemporaryDirectory() as folder:
         config = vit_config(options.size)
         random = build_encoder(random_checkpoint(Path(folder) / "checkpoint.pth", config), config)
-    encoders = {f"ViT of random weights, {options.size}": random, options.encoder: trained["float32"]}
-    found = {
-        "clips": len(task),
-        "neurons": compare_neurons(encoders, task, options),
-        "counts": compare_counts(trained, task, options),
-        "random_weights": weights_agree(options.size),
-    }
+    encoders = {options.encoder: trained, f"ViT of random weights, {options.size}": random}
+    found = {"neurons": compare_neurons(encoders, task, options), "random_weights": weights_agree("tiny")}
     print(report(found))
     if options.out is not None:
         told = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("data", "out")}
