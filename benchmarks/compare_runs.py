@@ -41,6 +41,10 @@ def compare(run: Path, reference: Path) -> dict[str, Any]:
     with xr.open_dataset(run / "scores.nc") as ours, xr.open_dataset(reference / "scores.nc") as theirs:
         kept, both = int(theirs.kept.sum()), int((ours.kept.to_numpy() & theirs.kept.to_numpy()).sum())
         kept_here = int(ours.kept.sum())
+    with xr.open_dataset(run / "top_clips.nc") as ours, xr.open_dataset(reference / "top_clips.nc") as theirs:
+        same = ours["clip"].to_numpy() == theirs["clip"].to_numpy()
+        highest = theirs.max_activation.to_numpy()
+        error = np.abs(ours.max_activation.to_numpy() - highest).max(where=same, initial=0.0) / np.nanmax(highest)
     one, other = (set(pd.read_csv(folder / "neurons.csv")[PAIR].itertuples(index=False)) for folder in (run, reference))
     return {
         "counts": difference.size,
@@ -49,6 +53,8 @@ def compare(run: Path, reference: Path) -> dict[str, Any]:
         "active_tokens": active,
         "active_tokens_differing_at_least": int(total.sum()),
         "sums_of_squares_largest_relative": sums,
+        "top_clips_that_differ": float(1 - same.mean()),
+        "highest_activations_largest_relative": float(error),
         "kept": [kept_here, kept, both],
         "class_neuron_pairs": [len(one), len(other), len(one & other)],
         "made_with": made_with(run),
@@ -60,18 +66,21 @@ def made_with(run: Path) -> dict[str, Any]:
     record = Run(run).require("activations")
     versions = {name: record["versions"][name] for name in ("jax", "jaxlib", "flax", "numpy")}
     options = {name: value for name, value in record["options"].items() if name not in ("data", "task")}
-    return {"device": record["device"], "options": options, "versions": versions}
+    told = {name: record[name] for name in ("device", "task", "encoder", "batch_size")}
+    return {**told, "options": options, "versions": versions}
 
 
 def main(options: Options) -> None:
     """Compare, print and write down."""
     found = {run.name: compare(run, options.reference) for run in options.runs}
     head = ["run", "counts (class, neuron)", "differing", "largest difference", "active tokens that differ",
-            "kept neurons: here, there, both", "pairs of class and neuron"]  # fmt: skip
+            "highest activations, of the largest", "kept neurons: here, there, both",
+            "pairs of class and neuron"]  # fmt: skip
     rows = [
         [
             name, f"{one['counts']:,}", f"{one['differing']:,}", one["largest_difference"],
             f"{one['active_tokens_differing_at_least']:,} of {one['active_tokens']:,}",
+            f"{one['highest_activations_largest_relative']:.1e}",
             *(", ".join(map(str, one[what])) for what in ("kept", "class_neuron_pairs")),
         ]
         for name, one in found.items()

@@ -108,7 +108,7 @@ def _neurons(encoder: M2D, task: Task, size: int) -> dict[str, Any]:
     front_end = jax.jit(partial(module_input, encoder))
     for batch in batches(task, encoder.sample_rate, size):
         inputs, ours = (
-            np.asarray(front_end(*jax.device_put((dict(encoder.variables), batch.pcm), where)))
+            np.asarray(front_end(*jax.device_put((dict(encoder.variables), batch.pcm[: len(batch.statuses)]), where)))
             for where in (host, device)
         )
         spectra.add(ours, inputs)

@@ -29,6 +29,7 @@ from jaxdissect.files import whole_file
 
 TINY = {"width": 64, "depth": 2, "heads": 4, "mlp": 256}
 CLIP_SECONDS = 5  # of ESC-50
+OTHER_SECTION = "## On a GPU\n"  # what runs on other machines found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,8 +307,14 @@ def main(options: Options) -> None:
         chain = compare_chain(checkpoint, config, (pcm[part] for part in _batches(options)), 16000)
         text = page(config, encoder, chain, compare_shapes(folder, options), options)
     with whole_file(options.out) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text + elsewhere(options.out))
     print(text)
+
+
+def elsewhere(page: Path) -> str:
+    """The section of a page that this program does not write."""
+    _, mark, rest = (page.read_text() if page.exists() else "").partition(OTHER_SECTION)
+    return f"\n{mark}{rest}" if mark else ""
 
 
 if __name__ == "__main__":

@@ -197,51 +197,22 @@ def _two_sum(high: Array, low: Array, value: Array) -> tuple[Array, Array]:
 
 
 def _insert_clips(top: TopClips, reading: Reading, valid: Bool[Array, " clip"], clip: Int[Array, " clip"]) -> TopClips:
-    """The best of a list and a batch, rank by rank, each over all neurons and clips at once; clips one by one are slow.
+    def insert(top: TopClips, row: tuple[TopClips, Array]) -> tuple[TopClips, None]:
+        new, valid = row
+        ours, theirs = new.active_tokens * top.tokens, top.active_tokens * new.tokens
+        above = (ours > theirs) | ((ours == theirs) & (new.maximum > top.maximum))
+        above &= valid & (new.active_tokens > 0)
+        here = above & ~jnp.concatenate([jnp.zeros_like(above[:1]), above[:-1]])
 
-    A rank takes the largest share, of those the highest maximum, of those the smallest number.
-    """
+        def place(kept: Array, value: Array) -> Array:
+            shifted = jnp.concatenate([kept[:1], kept[:-1]])
+            return jnp.where(here, value, jnp.where(above, shifted, kept))
 
-    def joined(kept: Array, new: Array) -> Array:
-        new = new[:, None, None] if new.ndim == 1 else new
-        return jnp.concatenate([kept, jnp.broadcast_to(new, (len(new), *kept.shape[1:])).astype(kept.dtype)])
+        return jax.tree.map(place, top, new), None
 
-    active = jnp.where(valid[:, None, None], reading.active_tokens, 0)
-    rows = TopClips(
-        clip=joined(top.clip, clip),
-        active_tokens=joined(top.active_tokens, active),
-        tokens=joined(top.tokens, reading.tokens),
-        maximum=joined(top.maximum, reading.maximum),
-    )
-    most = jnp.iinfo(jnp.int32).max
-
-    def best(share: Array, _: None) -> tuple[Array, TopClips]:
-        highest = share.max(axis=0, keepdims=True)
-        here = (share == highest) & (share > 0)
-        maximum = jnp.where(here, rows.maximum, -jnp.inf).max(axis=0, keepdims=True)
-        here &= rows.maximum == maximum
-        number = jnp.where(here, rows.clip, most).min(axis=0, keepdims=True)
-        here &= rows.clip == number
-        found = highest > 0
-        chosen = TopClips(
-            clip=jnp.where(found, number, -1)[0],
-            active_tokens=jnp.where(here, rows.active_tokens, 0).max(axis=0),
-            tokens=jnp.where(here, rows.tokens, 1).max(axis=0),
-            maximum=jnp.where(found, maximum, 0.0)[0],
-        )
-        return jnp.where(here, jnp.zeros_like(share), share), chosen
-
-    return jax.lax.scan(best, _exact_share(rows.active_tokens, rows.tokens), length=len(top.clip))[1]
-
-
-def _exact_share(active: Int[Array, "*any"], tokens: Int[Array, "*any"]) -> Array:
-    """`floor(active / tokens x 2^31)` as uint32: in the order of the fractions, and equal only where they are.
-
-    Two fractions of at most `MOST_TOKENS_PER_CLIP` tokens that differ, do so by more than 2^-31.
-    """
-    active, tokens = active.astype(jnp.uint32), jnp.maximum(tokens, 1).astype(jnp.uint32)
-    high, rest = (active << 15) // tokens, (active << 15) % tokens
-    return (high << 16) | ((rest << 16) // tokens)
+    per_clip = TopClips(clip[:, None, None], reading.active_tokens, reading.tokens[:, None, None], reading.maximum)
+    rows = jax.tree.map(lambda leaf: leaf[:, None], per_clip)  # (clip, rank, layer, neuron)
+    return jax.lax.scan(insert, top, (rows, valid))[0]
 
 
 def _on_device(top: TopClips, device: int) -> TopClips:
