@@ -25,7 +25,7 @@ import torch
 import tyro
 from torch.utils import mkldnn
 
-from benchmarks.common import build_encoder, table, write_record
+from benchmarks.common import Devices, build_encoder, table, write_record
 from benchmarks.torch_vit import TorchViT, load_torch_vit, random_checkpoint
 from jaxdissect.ablation.causal_map import _gradient
 from jaxdissect.ablation.engine import Edit, LayerByLayer, plan
@@ -54,7 +54,8 @@ class Options:
     peer_edits: int = 8  # that PyTorch runs of each
     changed: int = 22  # neurons of an edit, as in the published ablation
     rounds: int = 7
-    batch_sizes: tuple[int, ...] = (1, 2, 4)  # clips a batch; this project runs 8 or 16 rows, clips x edits, at once
+    batch_sizes: tuple[int, ...] = (1, 2, 4)  # clips a batch
+    rows: tuple[int, ...] = (8, 16)  # clips x edits that this project runs at once
     seed: int = 0
 
 
@@ -118,11 +119,12 @@ class JaxSide:
 class TorchSide:
     """The same encoder in PyTorch; a hook on every touched layer multiplies the chosen columns by the gain."""
 
-    def __init__(self, given: Work, model: TorchViT, config: Any) -> None:
-        self.work, self.model, self.config = given, model, config
+    def __init__(self, given: Work, model: TorchViT, config: Any, device: torch.device) -> None:
+        self.work, self.model, self.config, self.device = given, model.to(device), config, device
         inputs = jax.jit(given.encoder.front_end)(given.encoder.variables, given.pcm)
-        self.inputs = torch.from_numpy(np.array(inputs)).mT[:, None].contiguous()
-        self.head = [torch.from_numpy(np.asarray(part[0])) for part in (given.head.kernel, given.head.bias)]
+        self.inputs = torch.from_numpy(np.array(inputs)).mT[:, None].contiguous().to(device)
+        self.head = [torch.from_numpy(np.asarray(part[0])).to(device) for part in (given.head.kernel, given.head.bias)]
+        self.members = torch.from_numpy(given.members).to(device)
 
     def margins(self, edits: Sequence[Edit], size: int) -> np.ndarray:
         """(edit, clip), one edit after another."""
@@ -130,13 +132,13 @@ class TorchSide:
         for edit in edits:
             hooks = [
                 self.model.blocks[layer].mlp.act.register_forward_hook(
-                    self._hook(torch.from_numpy(edit.neuron[edit.layer == layer]), edit.gain)
+                    self._hook(torch.from_numpy(edit.neuron[edit.layer == layer]).to(self.device), edit.gain)
                 )
                 for layer in np.unique(edit.layer)
             ]
             with torch.inference_mode():
                 parts = [self._margins(start, size) for start in range(0, len(self.inputs), size)]
-            found.append(torch.cat(parts).numpy())
+            found.append(torch.cat(parts).cpu().numpy())
             for hook in hooks:
                 hook.remove()
         return np.stack(found)
@@ -157,7 +159,7 @@ class TorchSide:
         ]
         embeddings = torch.cat(frames, dim=1).mean(dim=1) * (1 + EPSILON) ** -0.5
         scores = embeddings @ self.head[0] + self.head[1]
-        members = torch.from_numpy(self.work.members[start : start + size])
+        members = self.members[start : start + size]
         others = scores.masked_fill(members, -torch.inf).amax(dim=1)
         return scores[members] - others
 
@@ -169,21 +171,22 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(options: Options, size: str) -> dict[str, Any]:
+def measure(options: Options, size: str, devices: Devices) -> dict[str, Any]:
     """Everything about one encoder size."""
     config = vit_config(size) if size != "tiny" else vit_config("tiny", frames=208)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = random_checkpoint(Path(folder) / "checkpoint.pth", config, options.seed)
         encoder = build_encoder(checkpoint, config)
-        models = {PEER: load_torch_vit(checkpoint, config), ONEDNN: load_torch_vit(checkpoint, config)}
-        models[ONEDNN] = mkldnn.to_mkldnn(models[ONEDNN])
+        models = {PEER: load_torch_vit(checkpoint, config)}
+        if devices.torch.type == "cpu":
+            models[ONEDNN] = mkldnn.to_mkldnn(load_torch_vit(checkpoint, config))
     given = work(options, encoder)
     ours = JaxSide(given)
-    peers = {name: TorchSide(given, model, config) for name, model in models.items()}
+    peers = {name: TorchSide(given, model, config, devices.torch) for name, model in models.items()}
     agreement = compare(given, ours, peers)
     ways: dict[str, dict[str, Callable[[list[Edit]], object]]] = {name: {} for name in (OURS, *peers)}
     for batch in options.batch_sizes:
-        for rows in (8, 16):
+        for rows in options.rows:
             at_once = max(1, rows // batch)
             ways[OURS][f"{batch} clips x {at_once} edits"] = partial(ours.margins, size=batch, at_once=at_once)
         for name, peer in peers.items():
@@ -321,13 +324,16 @@ def report(size: str, found: dict[str, Any]) -> str:
 
 def main(options: Options) -> None:
     """Measure, write the JSON, print the tables."""
-    runs = {size: measure(options, size) for size in options.sizes}
+    devices = Devices.choose()
+    runs = {size: measure(options, size, devices) for size in options.sizes}
     content: dict[str, Any] = {"options": dataclasses.asdict(options) | {"out": options.out.name, "data": "ESC-50"}}
-    content |= {"runs": runs, "memory": memory()}
+    on_cpu = devices.jax.platform == "cpu"  # where the memory of the process is the device's
+    content |= {"runs": runs, "memory": memory() if on_cpu else []}
     write_record(options.out, ("jax", "jaxlib", "flax", "torch", "numpy"), **content)
     print("\n\n".join(report(size, found) for size, found in runs.items()))
     rows = [list(one.values()) for one in content["memory"]]
-    print("\n" + table(["edits", "at once", "peak memory of the process, MB"], rows))
+    if rows:
+        print("\n" + table(["edits", "at once", "peak memory of the process, MB"], rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the encoder of a random checkpoint, the machine, tables."""
+"""What the benchmarks share: devices, the encoder of a random checkpoint, the machine, tables."""
 
 import dataclasses
 import json
@@ -29,6 +29,28 @@ def build_encoder(checkpoint: Path, config: ViTConfig, dtype: str = "float32", s
     if encoder.config != config:
         raise SystemExit(f"The conversion found {encoder.config}, the checkpoint was written for {config}.")
     return dataclasses.replace(encoder, dtype=jnp.dtype(dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Where both frameworks run: on the first device that JAX sees, if PyTorch can use it, too."""
+
+    jax: jax.Device
+    torch: torch.device
+
+    @staticmethod
+    def choose() -> "Devices":
+        """The default device of JAX; float32 products stay float32."""
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")  # leaves half of a GPU to PyTorch
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        first = jax.local_devices()[0]
+        return Devices(first, torch.device("cuda" if first.platform == "gpu" and torch.cuda.is_available() else "cpu"))
+
+    def wait(self, *results: Any) -> None:
+        """Block until results of either framework are there."""
+        if self.torch.type == "cuda":
+            torch.cuda.synchronize()
+        jax.block_until_ready([leaf for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -29,6 +29,7 @@ from jaxdissect.files import whole_file
 
 TINY = {"width": 64, "depth": 2, "heads": 4, "mlp": 256}
 CLIP_SECONDS = 5  # of ESC-50
+OTHER_SECTION = "## On a GPU\n"  # what runs on other machines found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +61,14 @@ def flax_tracer(encoder: M2D) -> Callable[[np.ndarray], Trace]:
     def trace(inputs: np.ndarray) -> Trace:
         output, captured = jax.device_get(run(encoder.variables["params"], inputs))
         layers = [captured["intermediates"][f"blocks_{layer}"]["mlp"] for layer in range(encoder.config.depth)]
-        return Trace(_join(output), *([_join(layer[name]["__call__"]) for layer in layers] for name in ("fc1", "act")))
+        return Trace(
+            join_calls(output), *([join_calls(layer[name]["__call__"]) for layer in layers] for name in ("fc1", "act"))
+        )
 
     return trace
 
 
-def _join(calls: Sequence[np.ndarray]) -> np.ndarray:
+def join_calls(calls: Sequence[np.ndarray]) -> np.ndarray:
     """(clip, chunk, token, feature) of every call -> (clip, token, feature)."""
     return np.concatenate([part.reshape(len(part), -1, part.shape[-1]) for part in calls], axis=1)
 
@@ -304,8 +307,14 @@ def main(options: Options) -> None:
         chain = compare_chain(checkpoint, config, (pcm[part] for part in _batches(options)), 16000)
         text = page(config, encoder, chain, compare_shapes(folder, options), options)
     with whole_file(options.out) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text + elsewhere(options.out))
     print(text)
+
+
+def elsewhere(page: Path) -> str:
+    """The section of a page that this program does not write."""
+    _, mark, rest = (page.read_text() if page.exists() else "").partition(OTHER_SECTION)
+    return f"\n{mark}{rest}" if mark else ""
 
 
 if __name__ == "__main__":

@@ -97,9 +97,9 @@ def exact_counts(encoder: Encoder, task: Task, batch_size: int, progress: Callab
     return counted
 
 
-def choose(counted: Counted, rule: SelectionRule) -> Selection:
-    """Neurons of the only label set."""
-    return select(counted.totals.active_tokens[:-1], counted.totals.tokens[:-1], rule)
+def choose(counted: Counted, rule: SelectionRule, classes: slice = slice(-1)) -> Selection:
+    """Neurons of the label set of these classes; by default of the only one."""
+    return select(counted.totals.active_tokens[classes], counted.totals.tokens[classes], rule)
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:

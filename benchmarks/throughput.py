@@ -6,7 +6,6 @@ Random weights, the same in both: `python -m benchmarks.throughput --out benchma
 import dataclasses
 import json
 import math
-import os
 import tempfile
 import time
 from collections import deque
@@ -23,7 +22,7 @@ import tyro
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils import mkldnn
 
-from benchmarks.common import build_encoder, machine, table, versions
+from benchmarks.common import Devices, build_encoder, machine, table, versions
 from benchmarks.torch_vit import Counts, NeuronCounter, load_torch_vit, random_checkpoint
 from jaxdissect import statistics
 from jaxdissect.activations import read_neurons, stack_layers
@@ -54,29 +53,8 @@ class Options:
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)  # of the computation
     compile: bool = False  # measure torch.compile, too
     memory_depths: tuple[int, ...] = (4, 12, 24)  # where to compare the memory of counting with the encoder's
+    products_by: tuple[Literal["jax", "torch"], ...] = ("jax", "torch")  # whose products make the ceiling
     seed: int = 0  # of weights and clips
-
-
-@dataclasses.dataclass(frozen=True)
-class Devices:
-    """Where both frameworks run: on the first device that JAX sees, if PyTorch can use it, too."""
-
-    jax: jax.Device
-    torch: torch.device
-
-    @staticmethod
-    def choose() -> "Devices":
-        """The default device of JAX; float32 products stay float32."""
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")  # leaves half of a GPU to PyTorch
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        first = jax.local_devices()[0]
-        return Devices(first, torch.device("cuda" if first.platform == "gpu" and torch.cuda.is_available() else "cpu"))
-
-    def wait(self, *results: Any) -> None:
-        """Block until results of either framework are there."""
-        if self.torch.type == "cuda":
-            torch.cuda.synchronize()
-        jax.block_until_ready([leaf for leaf in jax.tree.leaves(results) if isinstance(leaf, jax.Array)])
 
 
 class JaxSide:
@@ -142,13 +120,14 @@ class TorchSide:
         return {name: partial(lambda call: self.devices.wait(call(batch)), call) for name, call in self.calls.items()}
 
 
-def compare_counts(ours: JaxSide, peer: TorchSide, inputs: np.ndarray, limit: float) -> dict[str, float]:
-    """How far the counts of the two timed programs agree on clips that are each in a class of their own."""
-    clips = ours.put(inputs, np.zeros((len(inputs), 1), np.float32))
+def compare_counts(ours: JaxSide, peer: TorchSide, data: Data, limit: float) -> dict[str, float]:
+    """How far the counts of the two timed programs agree, class by class; of 50 clips, each has a class of its own."""
+    inputs, clips = data[0], ours.put(*data)
     totals = statistics.flush(ours.steps["input"](per_device(ours.init, ours.mesh), ours.encoder.variables, clips)[0])
     theirs = peer.calls[PEER](peer.put(inputs))[1].active_tokens.cpu().numpy()
-    difference = np.abs(totals.active_tokens[: len(inputs)] - theirs)
     pairs = int(totals.tokens[-1]) * math.prod(theirs.shape[1:])
+    theirs = np.stack([theirs[first::CLASSES].sum(axis=0, dtype=np.float64) for first in range(CLASSES)])
+    difference = np.abs(totals.active_tokens[:CLASSES] - theirs)
     found = {"neuron_token_pairs": pairs, "differing_at_least": int(difference.sum())}
     if not found["differing_at_least"] <= limit * pairs:
         raise SystemExit(f"The two sides do not compute the same, at most {limit} may differ: {found}")
@@ -185,21 +164,26 @@ def products(encoder: M2D, samples: int, clips: int) -> dict[str, Product]:
     return found
 
 
-def product_times(left: tuple[int, ...], right: tuple[int, ...], dtype: str, devices: Devices) -> dict[str, float]:
+def product_times(
+    left: tuple[int, ...], right: tuple[int, ...], dtype: str, devices: Devices, by: tuple[str, ...]
+) -> dict[str, float]:
     """Seconds of one product in both frameworks; PyTorch keeps the right side of a linear layer transposed."""
     a, b = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in (left, right))
     x, y = (jax.device_put(jnp.asarray(side, dtype), devices.jax) for side in (a, b))
     u, v = (torch.from_numpy(side).to(devices.torch, getattr(torch, dtype)) for side in (a, b))
     v = v if v.ndim > 2 else v.T.contiguous().T
     product = jax.jit(partial(jnp.matmul, precision="highest"))
-    return {"jax": best_time(lambda: product(x, y), devices), "torch": best_time(lambda: torch.matmul(u, v), devices)}
+    calls = {"jax": lambda: product(x, y), "torch": lambda: torch.matmul(u, v)}
+    return {name: best_time(calls[name], devices) for name in by}
 
 
-def ceiling(encoder: M2D, samples: int, clips: int, dtype: str, devices: Devices) -> dict[str, Any]:
+def ceiling(
+    encoder: M2D, samples: int, clips: int, dtype: str, devices: Devices, by: tuple[str, ...]
+) -> dict[str, Any]:
     """Clips a second if the model were its products alone, each (or fused attention) by the faster framework."""
     rows: dict[str, dict[str, Any]] = {}
     for name, (times, left, right) in products(encoder, samples, clips).items():
-        seconds = product_times(left, right, dtype, devices)
+        seconds = product_times(left, right, dtype, devices, by)
         rows[name] = {"product": (times, left, right), "seconds": seconds, "best": min(seconds.values())}
     for scores, mix in [(row, rows[name.replace("scores", "mix")]) for name, row in rows.items() if "scores" in name]:
         part = torch.randn(scores["product"][1], device=devices.torch, dtype=getattr(torch, dtype))
@@ -239,9 +223,11 @@ def measure(options: Options, config: ViTConfig, checkpoint: Path, dtype: str, d
     encoder = dataclasses.replace(encoder, variables=replicate(dict(encoder.variables), local_mesh([devices.jax])))
     samples, least = round(options.seconds * encoder.sample_rate), min(*options.batch_sizes, CLASSES)
     pcm = np.random.default_rng(options.seed).normal(0, 0.1, (max(options.batch_sizes), samples)).astype(np.float32)
-    data = (np.concatenate([encoder.front_end(encoder.variables, clip[None]) for clip in pcm]), pcm)
+    front_end = jax.jit(encoder.front_end)
+    data = (np.concatenate([front_end(encoder.variables, clip[None]) for clip in pcm]), pcm)
     ours, peer = JaxSide(encoder, devices), TorchSide(checkpoint, config, dtype, devices, options.compile)
-    agreement = compare_counts(ours, peer, data[0][:least], MOST_DIFFERING[dtype])
+    smallest = min(options.batch_sizes)
+    agreement = compare_counts(ours, peer, (data[0][:smallest], data[1][:smallest]), MOST_DIFFERING[dtype])
     batches = {size: ours.variants(data, size) | peer.variants(data, size) for size in options.batch_sizes}
     search = {name: {size: speed(run[name], size) for size, run in batches.items()} for name in (COUNTING, *peer.calls)}
     worked = {name: [size for size, rate in found.items() if isinstance(rate, float)] for name, found in search.items()}
@@ -250,7 +236,7 @@ def measure(options: Options, config: ViTConfig, checkpoint: Path, dtype: str, d
     rounds = [{name: seconds_of(batches[size][name]) for name, size in best.items()} for _ in range(1 + options.pairs)]
     rates = {name: size / np.array([one[name] for one in rounds[1:]]) for name, size in best.items()}
     ratios = {name: rates[COUNTING] / rate for name, rate in rates.items()}
-    limits = {size: ceiling(encoder, samples, size, dtype, devices) for size in set(best.values())}
+    limits = {size: ceiling(encoder, samples, size, dtype, devices, options.products_by) for size in set(best.values())}
     square = (2048, 2048) if devices.jax.platform == "cpu" else (8192, 8192)
     return {
         "agreement": agreement,
@@ -258,7 +244,10 @@ def measure(options: Options, config: ViTConfig, checkpoint: Path, dtype: str, d
         "batch": best,
         "seconds": rounds[1:],  # the first round warms up
         "ceiling": limits,
-        "square_product": {"shape": square, "seconds": product_times(square, square, dtype, devices)},
+        "square_product": {
+            "shape": square,
+            "seconds": product_times(square, square, dtype, devices, options.products_by),
+        },
         "clips_per_second": {name: float(np.median(rate)) for name, rate in rates.items()},
         "of_the_ceiling": {name: np.median(rates[name]) / limits[best[name]]["clips_per_second"] for name in best},
         "times_as_fast": {name: [np.median(ratio), ratio.min(), ratio.max()] for name, ratio in ratios.items()},
@@ -280,7 +269,7 @@ def report(dtype: str, found: dict[str, Any]) -> str:
 
 
 def main(options: Options) -> None:
-    """Measure, write the JSON, print the tables."""
+    """Measure, write the JSON and print the tables, after each precision what is there."""
     devices = Devices.choose()
     config = vit_config(options.size, **({"depth": options.depth} if options.depth else {}))
     result = {
@@ -292,10 +281,12 @@ def main(options: Options) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = random_checkpoint(Path(folder) / "checkpoint.pth", config, options.seed)
-        runs = {dtype: measure(options, config, checkpoint, dtype, devices) for dtype in options.dtypes}
-    with whole_file(options.out) as temporary:
-        temporary.write_text(json.dumps({**result, "runs": runs}, indent=1) + "\n")
-    print("\n\n".join(report(dtype, found) for dtype, found in runs.items()))
+        runs: dict[str, Any] = {}
+        for dtype in options.dtypes:
+            runs[dtype] = measure(options, config, checkpoint, dtype, devices)
+            with whole_file(options.out) as temporary:
+                temporary.write_text(json.dumps({**result, "runs": runs}, indent=1) + "\n")
+            print(report(dtype, runs[dtype]) + "\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 import tyro
 
 from benchmarks import torch_training
-from benchmarks.common import table, write_record
+from benchmarks.common import Devices, table, write_record
 from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import ViTConfig, vit_config
 from jaxdissect.sharding import local_mesh, replicate, shard_clips
@@ -54,9 +54,9 @@ def objective(name: str, encoder: M2D) -> Objective:
     return MSMMAE(encoder) if name == "msm_mae" else MaskedModelingDuo(encoder)
 
 
-def jax_step(chosen: Objective, pcm: np.ndarray, members: np.ndarray, part: int) -> Step:
+def jax_step(chosen: Objective, pcm: np.ndarray, members: np.ndarray, part: int, devices: Devices) -> Step:
     """One update, from 16-bit PCM on the host."""
-    schedule, mesh = Schedule(1000), local_mesh()
+    schedule, mesh = Schedule(1000), local_mesh([devices.jax])
     state = replicate(init_state(chosen, schedule, 0), mesh)
     step = train_step(chosen, schedule, 0, mesh)
     batch = pcm.reshape(-1, part, pcm.shape[-1]), members.reshape(-1, part, CLASSES)
@@ -69,7 +69,9 @@ def jax_step(chosen: Objective, pcm: np.ndarray, members: np.ndarray, part: int)
     return run
 
 
-def torch_step(name: str, config: ViTConfig, params: Any, batch: torch_training.Batch, part: int) -> Step:
+def torch_step(
+    name: str, config: ViTConfig, params: Any, batch: torch_training.Batch, part: int, devices: Devices
+) -> Step:
     """One update in PyTorch eager, gradients summed over parts."""
     decoder = decoder_config(config, 96, 4)
     module: Any
@@ -78,6 +80,8 @@ def torch_step(name: str, config: ViTConfig, params: Any, batch: torch_training.
     else:
         module = torch_training.M2D(config, decoder) if name == "m2d" else torch_training.MSMMAE(config, decoder, False)
     torch_training.load_params(module, params)
+    module.to(devices.torch)
+    batch = torch_training.Batch(*(tensor.to(devices.torch) for tensor in batch))
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, foreach=True)
     size = len(batch.labels)
@@ -91,11 +95,12 @@ def torch_step(name: str, config: ViTConfig, params: Any, batch: torch_training.
         optimizer.step()
         if name == "m2d":
             module.move_target(0.996)
+        devices.wait()
 
     return run
 
 
-def measure(options: Options, name: str) -> dict[str, Any]:
+def measure(options: Options, name: str, devices: Devices) -> dict[str, Any]:
     """Interleaved rounds of every side and part size; clips per second of every round."""
     encoder = untrained_m2d(vit_config(options.size, frames=options.frames))
     config, chosen = encoder.config, objective(name, encoder)
@@ -112,8 +117,10 @@ def measure(options: Options, name: str) -> dict[str, Any]:
     )
     params = jax.device_get(chosen.init(jax.random.key(0)))
     members = np.eye(CLASSES, dtype=bool)[classes]
-    sides = {f"jax, parts of {part}": jax_step(chosen, pcm, members, part) for part in options.parts}
-    sides |= {f"torch, parts of {part}": torch_step(name, config, params, batch, part) for part in options.parts}
+    sides = {f"jax, parts of {part}": jax_step(chosen, pcm, members, part, devices) for part in options.parts}
+    sides |= {
+        f"torch, parts of {part}": torch_step(name, config, params, batch, part, devices) for part in options.parts
+    }
     for step in sides.values():
         step()
     rates: dict[str, list[float]] = {side: [] for side in sides}
@@ -132,7 +139,8 @@ def measure(options: Options, name: str) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     """Measure, print and write."""
-    found = {name: measure(options, name) for name in options.objectives}
+    devices = Devices.choose()
+    found = {name: measure(options, name, devices) for name in options.objectives}
     rows = []
     for name, one in found.items():
         ours, theirs = (statistics.median(one["clips_per_second"][one["best"][kind]]) for kind in ("jax", "torch"))
