@@ -190,8 +190,8 @@ def test_quiet_tells_what_went_wrong(dissected, tmp_path, capsys):
     assert printed == ""
     assert told.splitlines() == [
         "jaxdissect: Not counted: 0.wav: empty file",
-        "jaxdissect: more than 1.0% of the clips could not be read; everything else was counted and saved. "
-        "See clips.csv.",
+        "jaxdissect: more than 1.0% of the clips could not be read (--max-bad-clips 0.01); everything else was counted "
+        "and saved. See clips.csv.",
     ]
 
 

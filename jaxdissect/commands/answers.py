@@ -67,7 +67,8 @@ def bad_clips(result: Judged, rest: str) -> str | None:
     """Why a command fails whose results are there; `rest` tells what is saved and where to look."""
     if not result.too_many_bad:
         return None
-    return f"more than {result.max_bad_clips:.1%} of the clips could not be read; {rest}"
+    share = result.max_bad_clips
+    return f"more than {share:.1%} of the clips could not be read (--max-bad-clips {share}); {rest}"
 
 
 def there(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
