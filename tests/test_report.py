@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 
 import matplotlib.image
@@ -61,6 +62,17 @@ def test_a_whole_run_lacks_only_its_sound(run):
     assert len(data["pairs"]["class"]) == len(table)
     assert done.neurons == len(table[["layer", "neuron"]].drop_duplicates()) == len(data["neurons"]["layer"])
     assert json.loads((run / "run.json").read_text())["stages"]["report"]["status"] == "done"
+
+
+def test_commands_can_be_given_as_the_terminal_tells_them(tmp_path):
+    """The page names a run directory without the folders above it, which are nobody's business."""
+    run = make_run(tmp_path / "my run", ["a", "b", "c"], shared=False)
+    done = report(run)
+    (told,) = (shlex.split(entry.command) for entry in done.missing if entry.command.startswith("jaxdissect share"))
+    assert told == ["jaxdissect", "share", "--run", str(run)]
+    page = done.path.read_text()
+    assert "jaxdissect share --run &#39;my run&#39;" in page
+    assert str(tmp_path) not in page
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,5 +1,6 @@
 """What a run directory holds, for a report: whatever is there, and a list of what is not, and why."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,8 +182,16 @@ def read_contents(folder: Path, option: str = "--run") -> Contents:
 
 def command(stage: str, run: Run) -> str:
     """The command that runs a stage; a folder that was named in full goes by its own name."""
-    shown = run.path.name if run.path.is_absolute() else run.path
-    return f"jaxdissect {stage} --run {shown}"
+    return f"jaxdissect {stage} {_run_option(run.path.name if run.path.is_absolute() else run.path)}"
+
+
+def as_given(text: str, run: Run) -> str:
+    """What a page says, for a terminal: commands name the run directory as it was given."""
+    return text.replace(_run_option(run.path.name), _run_option(run.path)) if run.path.is_absolute() else text
+
+
+def _run_option(path: Path | str) -> str:
+    return f"--run {shlex.quote(str(path))}"
 
 
 def _stages(run: Run, missing: list[Missing], warnings: list[str]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import jaxdissect
 from jaxdissect.errors import InputError
 from jaxdissect.files import replaced_folder, whole_file
 from jaxdissect.progress import under_way
-from jaxdissect.report.contents import Contents, Missing, command, plain_error, read_contents
+from jaxdissect.report.contents import Contents, Missing, as_given, command, plain_error, read_contents
 from jaxdissect.report.numbers import to_json
 from jaxdissect.report.overview import overview
 from jaxdissect.report.page import Page, render
@@ -118,8 +118,9 @@ def run_report(options: ReportOptions) -> ReportResult:
     size = sum(file.stat().st_size for file in (path.parent.rglob("*") if options.full else [path]) if file.is_file())
     return ReportResult(
         path, size, len(axes.neurons), 0 if snippets is None else len(snippets.clips),
-        0 if snippets is None else snippets.left_out, tuple(missing), (*page.overview.warnings,), figures,
-        time.perf_counter() - started,
+        0 if snippets is None else snippets.left_out,
+        tuple(dataclasses.replace(entry, command=as_given(entry.command, run)) for entry in missing),
+        tuple(as_given(sentence, run) for sentence in page.overview.warnings), figures, time.perf_counter() - started,
     )  # fmt: skip
 
 
