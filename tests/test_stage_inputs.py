@@ -24,7 +24,7 @@ def test_encoder_task_and_options_are_those_of_the_counts(jaxdissect, tones):
     before = Path.cwd()
     os.chdir("/")
     try:
-        code, _, error = jaxdissect("probe", inputs=False, run="moved")
+        code, _, error = jaxdissect("probe", "--quiet", inputs=False, run="moved")
     finally:
         os.chdir(before)
     assert (code, error) == (0, "")
@@ -44,7 +44,7 @@ def test_what_is_given_goes_before_what_the_run_has(jaxdissect, tones):
     jaxdissect("activations")
     shutil.copytree(tones.path, tones.path.parent / "elsewhere")
     shutil.rmtree(tones.path)
-    code, _, error = jaxdissect("probe", "--task", str(tones.path.parent / "elsewhere" / "tones.csv"), inputs=False)
+    code, _, error = jaxdissect("probe", "--quiet", "--task", str(tones.path.parent / "elsewhere" / "tones.csv"), inputs=False)
     assert (code, error) == (0, "")
 
 

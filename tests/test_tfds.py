@@ -644,7 +644,7 @@ def test_the_commands_take_a_set_of_tfds(crema_d, tmp_path, capsys):
     (tmp_path / "files" / "crema_d.csv").write_text("\n".join(rows) + "\n")
     known_task, prepared = ["--task", "tfds:crema_d", "--data", str(crema_d)], tmp_path / "prepared"
     assert main(["prepare", *known_task, "--out", str(prepared), "--label", "label,speaker_id"]) == 0
-    printed = capsys.readouterr().out.partition("The other commands read it by: ")[2]
+    printed = capsys.readouterr().out.partition("The other commands read it by: ")[2].splitlines()[0]
     assert (prepared / "crema_d.csv").read_text().splitlines()[0] == "file_name,split,label,speaker_id"
     sources = {
         "tfds": known_task,
