@@ -298,6 +298,13 @@ def test_json_of_a_mistake(answer, tmp_path, monkeypatch):
         assert told == f"jaxdissect: {found['error']}\n"
 
 
+def test_json_is_json_whatever_the_stream_can_encode(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["neurons", "--run", "Bär 🦜 \udcff", "--json"]) == 2
+    assert strict(stream.buffer.getvalue().decode("ascii"))["run"] == "Bär 🦜 \udcff"
+
+
 def test_json_of_what_was_done_before_it_was_stopped(dissected, tmp_path, answer, monkeypatch):
     def stop(options):
         raise KeyboardInterrupt
