@@ -64,6 +64,14 @@ def test_a_whole_run_lacks_only_its_sound(run):
     assert json.loads((run / "run.json").read_text())["stages"]["report"]["status"] == "done"
 
 
+def test_clips_are_counted_once_however_many_label_sets_they_have(dissected, tmp_path):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    read = int((pd.read_csv(run / "clips.csv")["status"] != "unreadable").sum())
+    for _ in range(2):
+        assert re.search(r"<dt>Clips counted</dt><dd><b>(\d+)</b>", report(run).path.read_text())[1] == str(read)
+        (run / "clips.csv").unlink(missing_ok=True)
+
+
 def test_commands_can_be_given_as_the_terminal_tells_them(tmp_path):
     """The page names a run directory without the folders above it, which are nobody's business."""
     run = make_run(tmp_path / "my run", ["a", "b", "c"], shared=False)

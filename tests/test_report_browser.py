@@ -449,6 +449,23 @@ def test_few_classes_and_many(page, tmp_path, classes):
         assert "Specific to" in text(page)
 
 
+def test_a_neuron_whose_clips_are_all_left_out_says_no_more_than_that(page, dissected, tmp_path):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    path = run_report(ReportOptions(run=run, figures=False, max_mb=0.225)).path
+    page.open(path)
+    data = data_of(page)
+    assert 0 in data["clips"]["grids"]["highest"]
+    page.go(neuron_hash(data, data["clips"]["grids"]["highest"].index(0)))
+    assert "more top clip" in text(page)
+    assert text(page, ".tools") == ""
+
+
+def test_names_that_objects_of_a_browser_have_are_places_like_others(page, hostile):
+    for place in ("#constructor", "#toString", "#__proto__"):
+        page.open(hostile, place)
+        assert text(page, "#view h1") == "Not here"
+
+
 def test_a_folder_with_files_beside_plays_too(page, notes, tmp_path):
     run = shutil.copytree(notes.parent, tmp_path / "run")
     path = run_report(ReportOptions(run=run, full=True, figures=False)).path
