@@ -316,22 +316,32 @@ def test_every_neuron_hears_its_best_clips_first():
 
 
 def test_dose_and_response_are_of_the_own_class():
+    """By whatever name its set goes: in quotes or with its label set, where these are needed."""
     table = pd.DataFrame(
-        {
-            "intervention": ["cat x 0", "cat x 0", "cat x 2", "dog"], "gain": [0.0, 0.0, 2.0, 0.0],
-            "class": ["cat", "dog", "cat", "dog"], "margin_change": [-1.0, 5.0, 1.0, 3.0],
-            **dict.fromkeys(["ci_low", "ci_high", "control_mean", "control_sd"], 0.0),
-        }
-    )  # fmt: skip
-    found = dose_table(table)
+        [
+            ("cat x 0", 0.0, "cat", -1.0), ("cat x 0", 0.0, "big dog", 5.0), ("cat x 2", 2.0, "cat", 1.0),
+            ("cat", 0.0, "big dog", 3.0),
+            ('"big dog" x 0', 0.0, "big dog", -2.0), ('"big dog" x 2', 2.0, "big dog", 4.0),
+            ("event:rain x 0", 0.0, "rain", -3.0), ("event:rain x 1", 1.0, "rain", 0.0),
+            ("place:rain x 0", 0.0, "rain", 7.0), ("place:rain x 2", 2.0, "rain", 7.0),
+            ("cat | event:rain x 0", 0.0, "rain", 8.0), ("cat | event:rain x 2", 2.0, "rain", 8.0),
+        ],
+        columns=["intervention", "gain", "class", "margin_change"],
+    ).assign(label_set="event", **dict.fromkeys(["ci_low", "ci_high", "control_mean", "control_sd"], 0.0))  # fmt: skip
+    classes = (("event", "cat"), ("event", "big dog"), ("event", "rain"), ("place", "rain"))
+    found = dose_table(table, classes)
     assert found[["silenced", "gain", "margin_change"]].to_numpy().tolist() == [
+        ['"big dog"', 0.0, -2.0], ['"big dog"', 1.0, 0.0], ['"big dog"', 2.0, 4.0],
         ["cat", 0.0, -1.0], ["cat", 1.0, 0.0], ["cat", 2.0, 1.0],
+        ["event:rain", 0.0, -3.0], ["event:rain", 1.0, 0.0],
     ]  # fmt: skip
 
 
 def test_figures_lie_beside_with_their_data(run):
     done = run_report(ReportOptions(run=run))
-    assert {path.stem for path in done.figures} == {"layers-event", "neurons-per-class-event", "specificity-event"}
+    assert {path.stem for path in done.figures} == {
+        "layers-event", "neurons-per-class-event", "specificity-event", "dose-response-event",
+    }  # fmt: skip
     for path in done.figures:
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in path.read_text()
@@ -436,6 +446,24 @@ def test_data_that_moved_is_asked_for(dissected, tmp_path):
     assert told.command.endswith("--data DIR")
     assert done.clips == 0
     assert report(run, data=moved).clips > 5
+
+
+@pytest.mark.parametrize("again", ["--sample-rate 8000", "--unit-seconds 0.05", "damaged"])
+def test_clips_that_cannot_be_read_any_more_are_missed(dissected, tmp_path, again):
+    """Prepared data may be made anew otherwise, or be damaged, after they were counted."""
+    run, prepared = shutil.copytree(dissected / "run", tmp_path / "run"), tmp_path / "prepared"
+    options = shlex.split("" if again == "damaged" else again)
+    given = ["--task", str(dissected / "data" / "t.csv"), "--out", str(prepared)]
+    unit = [] if "--unit-seconds" in options else ["--unit-seconds", "0.1"]
+    assert main(["prepare", *given, *unit, *options]) == 0
+    if again == "damaged":
+        (shard,) = prepared.glob("shard-*.json")
+        shard.write_text(shard.read_text().replace("ok", "OK", 1))
+    done = report(run, data=prepared)
+    told = next(entry for entry in done.missing if entry.what.startswith("sound"))
+    assert told.command.endswith("--data DIR")
+    assert str(tmp_path) not in done.path.read_text()
+    assert done.clips == 0
 
 
 def test_another_encoder_is_not_shown(dissected, tmp_path):
