@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+from functools import partial
 
 import matplotlib.image
 import numpy as np
@@ -18,10 +19,13 @@ from made_runs import HOSTILE, make_run
 from jaxdissect import InputError
 from jaxdissect.cli import main
 from jaxdissect.comparing import ShareOptions, run_share
+from jaxdissect.neuron_set_files import published_sets, read_neuron_set
+from jaxdissect.neuron_sets import parse_neuron_set
 from jaxdissect.report.contents import read_contents
 from jaxdissect.report.media import FORMATS, audio_format, encode_audio, encode_png
 from jaxdissect.report.numbers import packed, short, to_json
 from jaxdissect.report.paper import dose_table
+from jaxdissect.report.payload_results import classes_of
 from jaxdissect.report.snippets import clips_wanted
 from jaxdissect.report.stage import ReportOptions, run_report
 from jaxdissect.results import read_netcdf, write_netcdf
@@ -337,6 +341,22 @@ def test_dose_and_response_are_of_the_own_class():
     ]  # fmt: skip
 
 
+def test_a_set_of_a_file_is_meant_for_the_classes_that_it_was_read_for(tmp_path):
+    """The page knows it by its name alone; here the files are there, and read."""
+    classes = (("emotion", "ANG"), ("emotion", "HAP"), ("emotion", "0"), ("place", "ANG"))
+    specific = {key: [(0, 1)] for key in classes}
+    (tmp_path / "other.csv").write_text("class,layer,neuron\nANG,0,1\nHAP,1,2\n")
+    (tmp_path / "set.yaml").write_text("int_neurons: [[0, 1]]\nint_gain: 0.5\n")
+    names = [f"@{name}" for name in published_sets()]
+    expressions = [*names, f"@{tmp_path}/other.csv:HAP", f"@{tmp_path}/other.csv:ANG - HAP", f"@{tmp_path}/set.yaml",
+                   "emotion:ANG & HAP"]  # fmt: skip
+    found = [parse_neuron_set(one, specific, partial(read_neuron_set, classes=classes)).classes for one in expressions]
+    assert [classes_of(one, classes) for one in expressions] == found
+    assert any(found[: len(names)])
+    assert found[-4:] == [(classes[1],), (classes[0], classes[3]), (), classes[:2]]
+    assert classes_of("@masks.pth:0", classes) == classes_of("no such class", classes) == ()
+
+
 def test_figures_lie_beside_with_their_data(run):
     done = run_report(ReportOptions(run=run))
     assert {path.stem for path in done.figures} == {
@@ -485,6 +505,17 @@ def test_commands_are_told_as_a_shell_takes_them(dissected):
     assert "--preset lape --keep 0.3" in second
     assert "--learning-rate 0.03" in third
     assert "--seeds 2" in third
+
+
+def test_commands_have_every_digit_of_a_number(run):
+    stages = json.loads((run / "run.json").read_text())
+    stages["stages"]["activations"]["inputs"]["unit_seconds"] = 2.0
+    stages["stages"]["neurons"]["options"] |= {"keep": 1 / 3, "bar": 1e-7}
+    (run / "run.json").write_text(json.dumps(stages))
+    told = report(run).path.read_text()
+    assert "--unit-seconds 2 " in told
+    assert "--keep 0.3333333333333333 " in told
+    assert "--bar 1e-07 " in told
 
 
 def test_a_budget_must_be_positive(run):

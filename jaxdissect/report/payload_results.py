@@ -10,6 +10,7 @@ import scipy.cluster.hierarchy
 import xarray as xr
 
 from jaxdissect.errors import InputError
+from jaxdissect.neuron_set_files import published_sets
 from jaxdissect.neuron_sets import ClassName, NeuronSet, neuron_set, parse_neuron_set
 from jaxdissect.report.contents import Contents
 from jaxdissect.report.numbers import packed, short
@@ -151,11 +152,15 @@ def ablation_payload(contents: Contents, axes: Frame) -> dict[str, Any] | None:
 def classes_of(expression: str, classes: Sequence[ClassName]) -> tuple[ClassName, ...]:
     """The classes that a neuron set is meant for, by the expression that it was found by; none if that names others."""
 
-    def no_file(_path: str, _class: str | None) -> NeuronSet:
-        return neuron_set("file", [(0, 0)])
+    def of_file(source: str, part: str | None) -> NeuronSet:
+        """A file may be gone, but its name tells the classes, as it did when it was read."""
+        meant = published_sets().get(source, {}).get("classes", [])
+        if part is not None and source.lower().endswith(".csv"):
+            meant = [part]
+        return neuron_set(source, [(0, 0)], [known for known in classes if known[1] in meant])
 
     try:
-        return parse_neuron_set(expression, dict.fromkeys(classes, ()), no_file).classes
+        return parse_neuron_set(expression, dict.fromkeys(classes, ()), of_file).classes
     except InputError:
         return ()
 
