@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def _answer(arguments: Sequence[str]) -> int:
     try:
         command = _parsed(arguments)
         answer.folder, answer.options = _folder(command), command
-        with listening(command.quiet) as warned:
+        with listening(command.quiet) as warned, _stdout_free(command.json):
             code = answer.take(command())
     except SystemExit as stop:  # help was printed
         return int(stop.code or 0)
@@ -69,6 +70,11 @@ def _answer(arguments: Sequence[str]) -> int:
     if answer.options.json and _speaks(command):
         print(answer.to_json(code, error, warned))
     return code
+
+
+def _stdout_free(json: bool) -> contextlib.AbstractContextManager[Any]:
+    """With --json only the object goes to stdout: what somebody else's encoder prints goes to stderr."""
+    return contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext()
 
 
 def _parsed(arguments: Sequence[str]) -> Any:

@@ -72,6 +72,7 @@ def _counts(rng, names, label_set, layers, width):
             "total_active_tokens": (axes[1:], active.sum(axis=0)),
             "tokens": ("class", np.full(len(names), tokens)),
             "clips": ("class", np.full(len(names), 2)),
+            "total_clips": ((), 2 * len(names) - 1),
             "total_tokens": ((), tokens * len(names)),
         },
         {

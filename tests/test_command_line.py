@@ -298,6 +298,13 @@ def test_json_of_a_mistake(answer, tmp_path, monkeypatch):
         assert told == f"jaxdissect: {found['error']}\n"
 
 
+def test_json_is_json_whatever_the_stream_can_encode(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["neurons", "--run", "Bär 🦜 \udcff", "--json"]) == 2
+    assert strict(stream.buffer.getvalue().decode("ascii"))["run"] == "Bär 🦜 \udcff"
+
+
 def test_json_of_what_was_done_before_it_was_stopped(dissected, tmp_path, answer, monkeypatch):
     def stop(options):
         raise KeyboardInterrupt
@@ -323,6 +330,21 @@ def test_json_tells_what_was_warned_of_on_the_way(tmp_path, answer, monkeypatch)
     assert code == 0
     assert found["warnings"] == ["the state was not saved"]
     assert "jaxdissect: the state was not saved\n" in told
+
+
+def test_json_stands_alone_whatever_an_encoder_prints(dissected, tmp_path, answer, monkeypatch):
+    (tmp_path / "loud.py").write_text(
+        "from jaxdissect import load_encoder\n"
+        "def factory(dtype):\n"
+        "    print('Loading ...')\n"
+        f"    return load_encoder({str(dissected / 'encoder')!r})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = dissecting(dissected, tmp_path)
+    arguments[arguments.index("--encoder") + 1] = "loud:factory"
+    code, found, told = answer(*arguments)
+    assert (code, found["error"]) == (0, None)
+    assert "Loading ...\n" in told
 
 
 def test_values_that_json_does_not_know():
@@ -397,12 +419,19 @@ def test_colours_on_a_terminal_only():
     assert (code, "\x1b" in mistake, mistake.count("\n")) == (2, False, 1)
 
 
+def wait_for(sign, seconds):
+    """Until there is one, or so long."""
+    end = time.monotonic() + seconds
+    while not sign() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def test_a_bar_shows_although_its_first_item_takes_long(monkeypatch):
     monkeypatch.setattr(progress, "SOON", 0.05)
     for quiet, shown in ((False, True), (True, False)):
         monkeypatch.setattr(sys, "stderr", told := io.StringIO())
         with progress.listening(quiet), progress.progress_bar(what="Counting", total=3) as bar:
-            time.sleep(0.5)
+            wait_for(lambda told=told: told.getvalue(), 30 if shown else 0.3)
             assert ("Counting:   0%" in told.getvalue()) == shown
             bar.update(3)
         assert told.getvalue().endswith("\n") == shown
@@ -413,12 +442,13 @@ def test_a_bar_shows_although_its_first_item_takes_long(monkeypatch):
     assert told.getvalue() == ""
 
 
-def test_what_takes_long_at_no_known_rate_is_told(monkeypatch, capsys):
+def test_what_takes_long_at_no_known_rate_is_told(monkeypatch):
     for soon, quiet, told in ((0.05, False, "Drawing ...\n"), (0.05, True, ""), (60.0, False, "")):
         monkeypatch.setattr(progress, "SOON", soon)
+        monkeypatch.setattr(sys, "stderr", found := io.StringIO())
         with progress.listening(quiet), progress.under_way("Drawing"):
-            time.sleep(0.4)
-        assert capsys.readouterr().err == told
+            wait_for(lambda found=found: found.getvalue().endswith("\n"), 30 if told else 0.3)
+        assert found.getvalue() == told
 
 
 def test_every_command_answers_in_the_same_ways():

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+from functools import partial
 
 import matplotlib.image
 import numpy as np
@@ -18,10 +19,13 @@ from made_runs import HOSTILE, make_run
 from jaxdissect import InputError
 from jaxdissect.cli import main
 from jaxdissect.comparing import ShareOptions, run_share
+from jaxdissect.neuron_set_files import published_sets, read_neuron_set
+from jaxdissect.neuron_sets import parse_neuron_set
 from jaxdissect.report.contents import read_contents
 from jaxdissect.report.media import FORMATS, audio_format, encode_audio, encode_png
 from jaxdissect.report.numbers import packed, short, to_json
 from jaxdissect.report.paper import dose_table
+from jaxdissect.report.payload_results import classes_of
 from jaxdissect.report.snippets import clips_wanted
 from jaxdissect.report.stage import ReportOptions, run_report
 from jaxdissect.results import read_netcdf, write_netcdf
@@ -62,6 +66,14 @@ def test_a_whole_run_lacks_only_its_sound(run):
     assert len(data["pairs"]["class"]) == len(table)
     assert done.neurons == len(table[["layer", "neuron"]].drop_duplicates()) == len(data["neurons"]["layer"])
     assert json.loads((run / "run.json").read_text())["stages"]["report"]["status"] == "done"
+
+
+def test_clips_are_counted_once_however_many_label_sets_they_have(dissected, tmp_path):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    read = int((pd.read_csv(run / "clips.csv")["status"] != "unreadable").sum())
+    for _ in range(2):
+        assert re.search(r"<dt>Clips counted</dt><dd><b>(\d+)</b>", report(run).path.read_text())[1] == str(read)
+        (run / "clips.csv").unlink(missing_ok=True)
 
 
 def test_commands_can_be_given_as_the_terminal_tells_them(tmp_path):
@@ -308,22 +320,48 @@ def test_every_neuron_hears_its_best_clips_first():
 
 
 def test_dose_and_response_are_of_the_own_class():
+    """By whatever name its set goes: in quotes or with its label set, where these are needed."""
     table = pd.DataFrame(
-        {
-            "intervention": ["cat x 0", "cat x 0", "cat x 2", "dog"], "gain": [0.0, 0.0, 2.0, 0.0],
-            "class": ["cat", "dog", "cat", "dog"], "margin_change": [-1.0, 5.0, 1.0, 3.0],
-            **dict.fromkeys(["ci_low", "ci_high", "control_mean", "control_sd"], 0.0),
-        }
-    )  # fmt: skip
-    found = dose_table(table)
+        [
+            ("cat x 0", 0.0, "cat", -1.0), ("cat x 0", 0.0, "big dog", 5.0), ("cat x 2", 2.0, "cat", 1.0),
+            ("cat", 0.0, "big dog", 3.0),
+            ('"big dog" x 0', 0.0, "big dog", -2.0), ('"big dog" x 2', 2.0, "big dog", 4.0),
+            ("event:rain x 0", 0.0, "rain", -3.0), ("event:rain x 1", 1.0, "rain", 0.0),
+            ("place:rain x 0", 0.0, "rain", 7.0), ("place:rain x 2", 2.0, "rain", 7.0),
+            ("cat | event:rain x 0", 0.0, "rain", 8.0), ("cat | event:rain x 2", 2.0, "rain", 8.0),
+        ],
+        columns=["intervention", "gain", "class", "margin_change"],
+    ).assign(label_set="event", **dict.fromkeys(["ci_low", "ci_high", "control_mean", "control_sd"], 0.0))  # fmt: skip
+    classes = (("event", "cat"), ("event", "big dog"), ("event", "rain"), ("place", "rain"))
+    found = dose_table(table, classes)
     assert found[["silenced", "gain", "margin_change"]].to_numpy().tolist() == [
+        ['"big dog"', 0.0, -2.0], ['"big dog"', 1.0, 0.0], ['"big dog"', 2.0, 4.0],
         ["cat", 0.0, -1.0], ["cat", 1.0, 0.0], ["cat", 2.0, 1.0],
+        ["event:rain", 0.0, -3.0], ["event:rain", 1.0, 0.0],
     ]  # fmt: skip
+
+
+def test_a_set_of_a_file_is_meant_for_the_classes_that_it_was_read_for(tmp_path):
+    """The page knows it by its name alone; here the files are there, and read."""
+    classes = (("emotion", "ANG"), ("emotion", "HAP"), ("emotion", "0"), ("place", "ANG"))
+    specific = {key: [(0, 1)] for key in classes}
+    (tmp_path / "other.csv").write_text("class,layer,neuron\nANG,0,1\nHAP,1,2\n")
+    (tmp_path / "set.yaml").write_text("int_neurons: [[0, 1]]\nint_gain: 0.5\n")
+    names = [f"@{name}" for name in published_sets()]
+    expressions = [*names, f"@{tmp_path}/other.csv:HAP", f"@{tmp_path}/other.csv:ANG - HAP", f"@{tmp_path}/set.yaml",
+                   "emotion:ANG & HAP"]  # fmt: skip
+    found = [parse_neuron_set(one, specific, partial(read_neuron_set, classes=classes)).classes for one in expressions]
+    assert [classes_of(one, classes) for one in expressions] == found
+    assert any(found[: len(names)])
+    assert found[-4:] == [(classes[1],), (classes[0], classes[3]), (), classes[:2]]
+    assert classes_of("@masks.pth:0", classes) == classes_of("no such class", classes) == ()
 
 
 def test_figures_lie_beside_with_their_data(run):
     done = run_report(ReportOptions(run=run))
-    assert {path.stem for path in done.figures} == {"layers-event", "neurons-per-class-event", "specificity-event"}
+    assert {path.stem for path in done.figures} == {
+        "layers-event", "neurons-per-class-event", "specificity-event", "dose-response-event",
+    }  # fmt: skip
     for path in done.figures:
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in path.read_text()
@@ -430,6 +468,24 @@ def test_data_that_moved_is_asked_for(dissected, tmp_path):
     assert report(run, data=moved).clips > 5
 
 
+@pytest.mark.parametrize("again", ["--sample-rate 8000", "--unit-seconds 0.05", "damaged"])
+def test_clips_that_cannot_be_read_any_more_are_missed(dissected, tmp_path, again):
+    """Prepared data may be made anew otherwise, or be damaged, after they were counted."""
+    run, prepared = shutil.copytree(dissected / "run", tmp_path / "run"), tmp_path / "prepared"
+    options = shlex.split("" if again == "damaged" else again)
+    given = ["--task", str(dissected / "data" / "t.csv"), "--out", str(prepared)]
+    unit = [] if "--unit-seconds" in options else ["--unit-seconds", "0.1"]
+    assert main(["prepare", *given, *unit, *options]) == 0
+    if again == "damaged":
+        (shard,) = prepared.glob("shard-*.json")
+        shard.write_text(shard.read_text().replace("ok", "OK", 1))
+    done = report(run, data=prepared)
+    told = next(entry for entry in done.missing if entry.what.startswith("sound"))
+    assert told.command.endswith("--data DIR")
+    assert str(tmp_path) not in done.path.read_text()
+    assert done.clips == 0
+
+
 def test_another_encoder_is_not_shown(dissected, tmp_path):
     run = shutil.copytree(dissected / "run", tmp_path / "run")
     done = report(run, encoder="m2d_tiny")
@@ -449,6 +505,17 @@ def test_commands_are_told_as_a_shell_takes_them(dissected):
     assert "--preset lape --keep 0.3" in second
     assert "--learning-rate 0.03" in third
     assert "--seeds 2" in third
+
+
+def test_commands_have_every_digit_of_a_number(run):
+    stages = json.loads((run / "run.json").read_text())
+    stages["stages"]["activations"]["inputs"]["unit_seconds"] = 2.0
+    stages["stages"]["neurons"]["options"] |= {"keep": 1 / 3, "bar": 1e-7}
+    (run / "run.json").write_text(json.dumps(stages))
+    told = report(run).path.read_text()
+    assert "--unit-seconds 2 " in told
+    assert "--keep 0.3333333333333333 " in told
+    assert "--bar 1e-07 " in told
 
 
 def test_a_budget_must_be_positive(run):

@@ -96,7 +96,7 @@ class Answer:
         return [file for outcome in self.outcomes for file in outcome.files]
 
     def to_json(self, code: int, error: str | None, warned: Iterable[str]) -> str:
-        """The object that `--json` prints, as strict JSON.
+        """The object that `--json` prints, as strict JSON in ASCII: a stream's encoding cannot spoil it.
 
         Args:
           code: the exit code.
@@ -113,7 +113,7 @@ class Answer:
             "error": error or " ".join(self.failures) or None,
             "exit_code": code,
         }
-        return json.dumps(plain(answer), allow_nan=False, ensure_ascii=False)
+        return json.dumps(plain(answer), allow_nan=False)
 
 
 def written(files: Iterable[Path]) -> str:

@@ -70,4 +70,4 @@ def _words(field: dataclasses.Field, value: Any) -> list[str]:
 
 
 def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0")  # every digit of a number, so that the command does the same again

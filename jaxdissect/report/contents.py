@@ -97,7 +97,9 @@ class File:
 
 
 NETCDF = {
-    "activations": File("activations", ("active_tokens", "tokens", "clips", "total_tokens", "total_active_tokens")),
+    "activations": File(
+        "activations", ("active_tokens", "tokens", "clips", "total_clips", "total_tokens", "total_active_tokens")
+    ),
     "top_clips": File("activations", ("clip", "active_share", "max_activation")),
     "scores": File(
         "neurons", ("rate", "aape", "aape_normalised", "kept", "probability_bar", "aape_cutoff"),

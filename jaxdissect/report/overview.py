@@ -105,14 +105,12 @@ def _facts(contents: Contents, axes: Frame) -> tuple[Fact, ...]:
             Fact("Neurons", f"{axes.layers * axes.width:,}", f"{axes.layers} layers of {axes.width:,}, read after GELU")
         )
     if counts is not None:
-        clips = contents.tables.get("clips")
-        total = int(counts["clips"].values.sum()) if clips is None else int((clips["status"] != "unreadable").sum())
         unit = record.get("unit_seconds")
         length = f"of {unit:g} s, cropped or padded" if isinstance(unit, (int, float)) else ""
         tokens = int(counts["total_tokens"])
         never = int((counts["total_active_tokens"].values == 0).sum())
         found += [
-            Fact("Clips counted", f"{total:,}", length),
+            Fact("Clips counted", f"{int(counts['total_clips']):,}", length),
             Fact("Tokens", f"{tokens:,}", TOKENS.get(str(options.get("tokens")), "")),
             Fact("Never fire", f"{never:,}", "neurons that no token of any clip activates"),
         ]

@@ -1,7 +1,7 @@
 """Figures for papers of one run, as PNG and SVG with the data behind each as CSV; needs matplotlib."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from jaxdissect.figures import STYLE, figure_maker, file_name, save_figure, short_name
+from jaxdissect.neuron_sets import ClassName
 from jaxdissect.report.contents import Contents
 from jaxdissect.report.payload import Frame
+from jaxdissect.report.payload_results import classes_of
 from jaxdissect.results import write_csv
 
 CELL, LEAST, MOST = 0.16, 2.0, 24.0  # inches
@@ -52,7 +54,7 @@ def _figures(contents: Contents, axes: Frame, matplotlib: Any) -> Iterator[tuple
             matrix = specificity_table(own)
             if matrix.size:
                 yield f"specificity-{label_set}", _specificity(matrix, matplotlib), matrix.reset_index(names="silenced")
-        doses = dose_table(own)
+        doses = dose_table(own, axes.classes)
         if len(doses):
             yield f"dose-response-{label_set}", _doses(doses, matplotlib), doses
 
@@ -79,10 +81,12 @@ def specificity_table(ablation: pd.DataFrame) -> pd.DataFrame:
     return matrix.reindex(index=rows, columns=columns).rename(index=dict(zip(rows, _bases(rows, lowest), strict=True)))
 
 
-def dose_table(ablation: pd.DataFrame) -> pd.DataFrame:
-    """Margin change of the own class of every set that has several gains; a gain of 1 changes nothing."""
+def dose_table(ablation: pd.DataFrame, classes: Sequence[ClassName]) -> pd.DataFrame:
+    """Margin change of the own class of every set that has one and several gains; a gain of 1 changes nothing."""
     own = ablation.assign(silenced=_bases(ablation["intervention"].tolist(), ablation))
-    own = own[own["silenced"] == own["class"]]
+    meant = {name: classes_of(name, classes) for name in own["silenced"].unique()}
+    keys = zip(own["silenced"], own["label_set"], own["class"], strict=True)
+    own = own[[meant[name] == (tuple(key),) for name, *key in keys]]
     own = own[own.groupby("silenced")["gain"].transform("nunique") > 1]
     alone = pd.DataFrame({"silenced": own["silenced"].unique(), "gain": 1.0, "margin_change": 0.0})
     alone = alone[~alone["silenced"].isin(own[own["gain"] == 1]["silenced"])]

@@ -1,6 +1,6 @@
 """What the page shows of sharing, of ablation, and of two runs side by side, as JSON values."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import scipy.cluster.hierarchy
 import xarray as xr
 
 from jaxdissect.errors import InputError
-from jaxdissect.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
+from jaxdissect.neuron_set_files import published_sets
+from jaxdissect.neuron_sets import ClassName, NeuronSet, neuron_set, parse_neuron_set
 from jaxdissect.report.contents import Contents
 from jaxdissect.report.numbers import packed, short
 from jaxdissect.report.payload import Frame
@@ -114,7 +115,6 @@ def ablation_payload(contents: Contents, axes: Frame) -> dict[str, Any] | None:
     if table is None or not len(table):
         return None
     names = MATRICES if len(table) <= MANY else MATRICES[:4]
-    specific = _specific(contents, axes)
     found: dict[str, Any] = {"sets": [], "suite": []}
     for number, label_set in enumerate(axes.label_sets):
         own = table[table["label_set"] == label_set]
@@ -132,7 +132,7 @@ def ablation_payload(contents: Contents, axes: Frame) -> dict[str, Any] | None:
             "classes": classes,
             "clips": short(before["clips"].astype(int).to_numpy()),
             "before": short(before["accuracy_before"].to_numpy()),
-            "interventions": [_intervention(str(name), entry, specific, axes) for name, entry in first.iterrows()],
+            "interventions": [_intervention(str(name), entry, axes) for name, entry in first.iterrows()],
         }
         for name in names:
             matrix = np.full((len(interventions), len(classes)), np.nan, np.float32)
@@ -149,30 +149,29 @@ def ablation_payload(contents: Contents, axes: Frame) -> dict[str, Any] | None:
     return found
 
 
-def _specific(contents: Contents, axes: Frame) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {key: [] for key in axes.classes}
-    table = contents.neurons
-    if table is not None:
-        for label_set, name, layer, neuron in table[["label_set", "class", "layer", "neuron"]].itertuples(index=False):
-            found.setdefault((label_set, name), []).append((int(layer), int(neuron)))
-    return found
+def classes_of(expression: str, classes: Sequence[ClassName]) -> tuple[ClassName, ...]:
+    """The classes that a neuron set is meant for, by the expression that it was found by; none if that names others."""
+
+    def of_file(source: str, part: str | None) -> NeuronSet:
+        """A file may be gone, but its name tells the classes, as it did when it was read."""
+        meant = published_sets().get(source, {}).get("classes", [])
+        if part is not None and source.lower().endswith(".csv"):
+            meant = [part]
+        return neuron_set(source, [(0, 0)], [known for known in classes if known[1] in meant])
+
+    try:
+        return parse_neuron_set(expression, dict.fromkeys(classes, ()), of_file).classes
+    except InputError:
+        return ()
 
 
-def _intervention(
-    name: str, entry: pd.Series, specific: Mapping[tuple[str, str], list[tuple[int, int]]], axes: Frame
-) -> dict[str, Any]:
+def _intervention(name: str, entry: pd.Series, axes: Frame) -> dict[str, Any]:
     """What is known of an intervention by its row and its name, whose end tells the gain where there are several."""
     gain = float(entry["gain"])
     ending = f" x {np.format_float_positional(gain, trim='-')}"
     base = name.removesuffix(ending)
 
-    def no_file(_path: str, _class: str | None) -> NeuronSet:
-        return neuron_set("file", [(0, 0)])
-
-    try:
-        classes = parse_neuron_set(base, specific, no_file).classes
-    except InputError:
-        classes = ()
+    classes = classes_of(base, axes.classes)
     own = axes.class_numbers(*zip(*classes, strict=True)) if classes else []
     return {
         "name": name, "base": base, "gain": short(gain), "mode": entry["mode"], "neurons": int(entry["neurons"]),

@@ -48,11 +48,11 @@ def find_source(options: Any, run: Run, contents: Contents) -> Source:
     try:
         inputs = stage_inputs(options, run, "activations")
     except InputError as error:
-        return Source(None, None, (Missing(SOUND, _told(error, options), f"{report} --data DIR"),))
+        return Source(None, None, (Missing(SOUND, told(error, options), f"{report} --data DIR"),))
     try:
         task = _counted_task(load_recorded_task(inputs), record, clips)
     except InputError as error:
-        return Source(None, None, (Missing(SOUND, _told(error, options), f"{report} --data DIR"),))
+        return Source(None, None, (Missing(SOUND, told(error, options), f"{report} --data DIR"),))
     encoder = None
     try:
         encoder = load_encoder(inputs["encoder"], inputs["dtype"])
@@ -60,7 +60,7 @@ def find_source(options: Any, run: Run, contents: Contents) -> Source:
             raise InputError("the encoder found is another than the one that was counted")
     except InputError as error:
         encoder = None
-        missing.append(Missing(ACTIVATION, _told(error, options), f"{report} --encoder DIR"))
+        missing.append(Missing(ACTIVATION, told(error, options), f"{report} --encoder DIR"))
     return Source(task, encoder, tuple(missing))
 
 
@@ -76,7 +76,7 @@ def _counted_task(task: Task, record: Any, clips: pd.DataFrame) -> Task:
     return counted
 
 
-def _told(error: InputError, options: Any) -> str:
+def told(error: InputError, options: Any) -> str:
     """What an error says, without paths that were given for this report alone."""
     text = str(error)
     for name, value in (("DIR", options.data), ("ENCODER", options.encoder)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxdissect
+from jaxdissect.encoder.base import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.files import replaced_folder, whole_file
 from jaxdissect.progress import under_way
@@ -19,9 +20,10 @@ from jaxdissect.report.paper import draw_paper_figures
 from jaxdissect.report.payload import Frame, clips_payload, frame, run_payload, wanted_clips
 from jaxdissect.report.payload_checks import NO_CHECKS, checks_payload
 from jaxdissect.report.payload_results import ablation_payload, sharing_payload, summary_payload
-from jaxdissect.report.snippets import Snippets, make_snippets
-from jaxdissect.report.source import ACTIVATION, SOUND, find_source
+from jaxdissect.report.snippets import Snippets, Wanted, make_snippets
+from jaxdissect.report.source import ACTIVATION, SOUND, find_source, told
 from jaxdissect.run import Run
+from jaxdissect.tasks.table import Task
 
 MEGABYTE = 1e6
 SHELL = 200_000  # bytes: script, style and what else stands in the page, at most
@@ -181,15 +183,9 @@ def _snippets(
         )
         return None
     room -= sum(len(name) + 60 for name in source.task.file_names[: len(wanted.clips)])
-    encoder = source.encoder
-    try:
-        made = make_snippets(source.task, encoder, wanted, room)
-    except InputError as error:
-        if encoder is None:
-            missing.append(Missing(SOUND, str(error), f"{command('report', run)} --data DIR"))
-            return None
-        missing.append(Missing(ACTIVATION, str(error)))
-        made = make_snippets(source.task, None, wanted, room, encoder.sample_rate)
+    made = _made(options, source.task, source.encoder, wanted, room, command("report", run), missing)
+    if made is None:
+        return None
     if made.left_out:
         warnings.append(
             f"{made.left_out:,} of {len(wanted.clips):,} top clips are left out to keep the page below "
@@ -197,6 +193,32 @@ def _snippets(
         )
     if made.unreadable:
         warnings.append(f"Top clips that cannot be read now and are not heard here: {len(made.unreadable):,}.")
+    return made
+
+
+def _made(
+    options: ReportOptions,
+    task: Task,
+    encoder: Encoder | None,
+    wanted: Wanted,
+    room: float,
+    again: str,
+    missing: list[Missing],
+) -> Snippets | None:
+    """With activations, else without, else nothing and a line that says why."""
+    rate = 16000 if encoder is None else encoder.sample_rate
+    if encoder is not None:
+        try:
+            return make_snippets(task, encoder, wanted, room)
+        except InputError as error:
+            activation = Missing(ACTIVATION, told(error, options))
+    try:
+        made = make_snippets(task, None, wanted, room, rate)
+    except InputError as error:
+        missing.append(Missing(SOUND, told(error, options), f"{again} --data DIR"))
+        return None
+    if encoder is not None:
+        missing.append(activation)
     return made
 
 

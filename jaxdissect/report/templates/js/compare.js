@@ -10,7 +10,7 @@ function compareFacts(run, second) {
       ['Encoder', run.encoder, `${run.layers} layers of ${number(run.width)} neurons`],
       ['Task', run.task, `tokens: ${run.tokens}, preset ${run.preset}`],
       ...Object.entries(run.sets)
-        .filter(([name, set]) => set.coverage && DATA.own.sets[name])
+        .filter(([name, set]) => set.coverage && Object.hasOwn(DATA.own.sets, name))
         .flatMap(([name, {coverage}]) => [
           [
             `${name}: coverage`,
@@ -112,7 +112,7 @@ function viewCompare() {
   if (!DATA.other)
     return ['Compare', needs('This report is of one run. To set another beside it, run', DATA.commands.compare)];
   const [a, b] = [DATA.own, DATA.other];
-  const common = Object.keys(a.sets).filter((name) => b.sets[name]);
+  const common = Object.keys(a.sets).filter((name) => Object.hasOwn(b.sets, name));
   return [
     'Compare',
     el(

@@ -150,7 +150,7 @@ function neuronClips(n) {
     shown.filter(({clip}) => hasAudio(clip)).map(({clip, rank}) => topCard(n, clip, rank)),
   );
   const silent = shown.filter(({clip}) => !hasAudio(clip));
-  const highest = clips.grids && clips.grids.highest[n];
+  const highest = (clips.grids && clips.grids.highest[n]) || null; // 0: none of its clips is here
   const toggle =
     highest &&
     el(

@@ -48,7 +48,7 @@ function pageOf(parts) {
   ) {
     return ['sharing', () => viewPair(findClass(...rest.slice(0, 2)), findClass(...rest.slice(2)))];
   }
-  if (SECTIONS[kind]) return [kind, SECTIONS[kind]];
+  if (Object.hasOwn(SECTIONS, kind)) return [kind, SECTIONS[kind]];
   if (kind === 'overview' || !kind) return ['overview', null];
   return [
     'overview',
