@@ -44,7 +44,9 @@ def test_what_is_given_goes_before_what_the_run_has(jaxdissect, tones):
     jaxdissect("activations")
     shutil.copytree(tones.path, tones.path.parent / "elsewhere")
     shutil.rmtree(tones.path)
-    code, _, error = jaxdissect("probe", "--quiet", "--task", str(tones.path.parent / "elsewhere" / "tones.csv"), inputs=False)
+    code, _, error = jaxdissect(
+        "probe", "--quiet", "--task", str(tones.path.parent / "elsewhere" / "tones.csv"), inputs=False
+    )
     assert (code, error) == (0, "")
 
 
