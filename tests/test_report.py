@@ -428,6 +428,19 @@ def test_sound_is_there_and_the_page_keeps_its_size(dissected, tmp_path, capsys)
     assert any("--full" in sentence for sentence in done.warnings)
 
 
+def test_the_size_counts_all_that_clips_bring(dissected, tmp_path, monkeypatch):
+    """With no more room for the rest of the page than it takes."""
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    page = report(run).path.read_text()
+    media = sum(len(line) + 1 for line in page.splitlines() if 'type="text/plain"' in line)
+    shell = len(page.encode()) - media - len(re.search(r'id="data">(.*?)</script>', page)[1])
+    monkeypatch.setattr("jaxdissect.report.stage.SHELL", shell + 500)  # and a sentence on what is left out
+    for limit in np.linspace(0.16, len(page) / 1e6, 5):
+        done = report(run, max_mb=limit)
+        assert done.size <= limit * 1e6, (done.clips, done.left_out)
+        assert done.clips
+
+
 def test_dissect_ends_with_the_report(dissected, tmp_path, capsys):
     run = shutil.copytree(dissected / "run", tmp_path / "run")
     stages = json.loads((run / "run.json").read_text())["stages"]
