@@ -369,6 +369,29 @@ def test_figures_lie_beside_with_their_data(run):
     assert table.to_numpy().sum() == len(pd.read_csv(run / "neurons.csv"))
 
 
+def test_without_counts_classes_without_neurons_are_not_forgotten(tmp_path):
+    run = make_run(tmp_path / "run", NAMES, keep=0.02)
+    table, ablation = (pd.read_csv(run / f"{name}.csv") for name in ("neurons", "ablation"))
+    assert set(table["class"]) < set(NAMES)
+    assert "coverage 50%" in drawn(run)
+    (run / "activations.nc").unlink()
+    assert "coverage" not in drawn(run), "of how many classes is not known"
+    data = data_of(run / "report.html")
+    (one,) = data["ablation"]["sets"]
+    assert [data["classes"]["name"][c] for c in one["classes"]] == list(NAMES)
+    change = unpacked(one["margin_change"])
+    for row, column in np.ndindex(change.shape):
+        name, of = one["interventions"][row]["name"], NAMES[column]
+        (told,) = ablation[(ablation["intervention"] == name) & (ablation["class"] == of)]["margin_change"]
+        assert change[row, column] == pytest.approx(told)
+
+
+def drawn(run):
+    """The text of the figure of class sizes."""
+    run_report(ReportOptions(run=run))
+    return (run / "figures" / "neurons-per-class-event.svg").read_text()
+
+
 def test_without_matplotlib_the_report_still_comes(run, monkeypatch):
     import sys
 
