@@ -155,6 +155,8 @@ def test_the_version(capsys):
         ("convert", "CHECKPOINT and OUT must be given, as in"),
         ("verify a b", "b belongs to no option"),
         ("share --run r --with a b --with c", "--with was given twice: give it once"),
+        ("ablate --run r --neurons a --neurons b", "--neurons was given twice: give it once"),
+        ("ablate --run r --gain 0 --gain=2", "--gain was given twice: give it once"),
     ],
 )
 def test_mistakes_are_told_in_one_paragraph(line, found, capsys, monkeypatch, tmp_path):

@@ -369,6 +369,29 @@ def test_figures_lie_beside_with_their_data(run):
     assert table.to_numpy().sum() == len(pd.read_csv(run / "neurons.csv"))
 
 
+def test_without_counts_classes_without_neurons_are_not_forgotten(tmp_path):
+    run = make_run(tmp_path / "run", NAMES, keep=0.02)
+    table, ablation = (pd.read_csv(run / f"{name}.csv") for name in ("neurons", "ablation"))
+    assert set(table["class"]) < set(NAMES)
+    assert "coverage 50%" in drawn(run)
+    (run / "activations.nc").unlink()
+    assert "coverage" not in drawn(run), "of how many classes is not known"
+    data = data_of(run / "report.html")
+    (one,) = data["ablation"]["sets"]
+    assert [data["classes"]["name"][c] for c in one["classes"]] == list(NAMES)
+    change = unpacked(one["margin_change"])
+    for row, column in np.ndindex(change.shape):
+        name, of = one["interventions"][row]["name"], NAMES[column]
+        (told,) = ablation[(ablation["intervention"] == name) & (ablation["class"] == of)]["margin_change"]
+        assert change[row, column] == pytest.approx(told)
+
+
+def drawn(run):
+    """The text of the figure of class sizes."""
+    run_report(ReportOptions(run=run))
+    return (run / "figures" / "neurons-per-class-event.svg").read_text()
+
+
 def test_without_matplotlib_the_report_still_comes(run, monkeypatch):
     import sys
 
@@ -426,6 +449,19 @@ def test_sound_is_there_and_the_page_keeps_its_size(dissected, tmp_path, capsys)
     assert done.left_out > 0
     assert 0 < done.clips < heard
     assert any("--full" in sentence for sentence in done.warnings)
+
+
+def test_the_size_counts_all_that_clips_bring(dissected, tmp_path, monkeypatch):
+    """With no more room for the rest of the page than it takes."""
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    page = report(run).path.read_text()
+    media = sum(len(line) + 1 for line in page.splitlines() if 'type="text/plain"' in line)
+    shell = len(page.encode()) - media - len(re.search(r'id="data">(.*?)</script>', page)[1])
+    monkeypatch.setattr("jaxdissect.report.stage.SHELL", shell + 500)  # and a sentence on what is left out
+    for limit in np.linspace(0.16, len(page) / 1e6, 5):
+        done = report(run, max_mb=limit)
+        assert done.size <= limit * 1e6, (done.clips, done.left_out)
+        assert done.clips
 
 
 def test_dissect_ends_with_the_report(dissected, tmp_path, capsys):

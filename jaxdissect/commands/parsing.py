@@ -42,8 +42,8 @@ def parse(command: type, name: str, arguments: Sequence[str]) -> Any:
         for flag in given:
             if flag not in known:
                 raise InputError(f"{name} has no option {flag}{nearest(flag, [*known])} {more}")
-        for flag in ("--with",):  # of an option given twice the last counts; here that would lose runs to compare with
-            if given.count(flag) > 1:
+        for flag in given:  # of an option given twice the last counts; of a list that would lose what was asked for
+            if given.count(flag) > 1 and "tuple[" in str(known[flag].type):
                 raise InputError(f"{flag} was given twice: give it once, its values one after another.")
         missing = [flag for flag, field in known.items() if _required(field) and flag not in given]
         if missing:

@@ -45,7 +45,8 @@ def _figures(contents: Contents, axes: Frame, matplotlib: Any) -> Iterator[tuple
             yield f"layers-{label_set}", _layers(table, matplotlib), table.reset_index(names="class")
             size = table.sum(axis=1).sort_values(ascending=False, kind="stable")
             frame = pd.DataFrame({"class": size.index, "neurons": size.to_numpy()})
-            yield f"neurons-per-class-{label_set}", _sizes(frame, matplotlib), frame
+            figure = _sizes(frame, matplotlib, every_class=contents.counts is not None)
+            yield f"neurons-per-class-{label_set}", figure, frame
         ablation = contents.tables.get("ablation")
         if ablation is None:
             continue
@@ -107,12 +108,14 @@ def _layers(table: pd.DataFrame, matplotlib: Any) -> Any:
     return figure
 
 
-def _sizes(frame: pd.DataFrame, matplotlib: Any) -> Any:
+def _sizes(frame: pd.DataFrame, matplotlib: Any, every_class: bool) -> Any:
+    """Bars, and the coverage where the frame has every class, not only those that other tables happen to name."""
     figure, axes = _blank(matplotlib, len(frame), 20, frame["class"])
     axes.barh(range(len(frame)), frame["neurons"], color="0.35")
     axes.set_yticks(range(len(frame)), map(short_name, frame["class"]))
-    covered = (frame["neurons"] > 0).mean()
-    axes.set(xlabel="class-specific neurons", ylim=(len(frame) - 0.4, -0.6), title=f"coverage {covered:.0%}")
+    axes.set(xlabel="class-specific neurons", ylim=(len(frame) - 0.4, -0.6))
+    if every_class:
+        axes.set_title(f"coverage {(frame['neurons'] > 0).mean():.0%}")
     return figure
 
 

@@ -46,7 +46,7 @@ class Frame:
 
 
 def frame(contents: Contents) -> Frame:
-    """The axes of a run, from what was counted, or else from the table of neurons."""
+    """The axes of a run, from what was counted, or else from the tables of neurons and of the ablation."""
     counts, table = contents.counts, contents.neurons
     pairs = np.zeros((0, 2), np.int64)
     if table is not None and len(table):
@@ -55,7 +55,8 @@ def frame(contents: Contents) -> Frame:
         keys = list(zip(counts["label_set"].values.tolist(), counts["class"].values.tolist(), strict=True))
         shape = counts.sizes["layer"], counts.sizes["neuron"]
     else:
-        rows = [] if table is None else list(zip(table["label_set"], table["class"], strict=True))
+        named = [contents.tables[name] for name in ("neurons", "ablation") if name in contents.tables]
+        rows = [key for one in named for key in zip(one["label_set"], one["class"], strict=True)]
         keys, shape = list(dict.fromkeys(rows)), tuple(pairs.max(axis=0, initial=-1) + 1)
     classes = tuple((str(label_set), str(name)) for label_set, name in keys)
     return Frame(tuple(dict.fromkeys(name for name, _ in classes)), classes, pairs, int(shape[0]), int(shape[1]))

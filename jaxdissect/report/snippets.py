@@ -21,6 +21,7 @@ from jaxdissect.tasks.table import Task
 TOGETHER = 16  # clips that run through the encoder at once
 LEVELS = 255  # of an activation
 BASE64 = 4 / 3
+CLIP, GRID, NEURON = 150, 16, 8  # bytes in a page beside sound, picture and activation: elements, places, scales
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +150,7 @@ def make_snippets(
     clips: dict[int, Snippet] = {}
     unreadable: dict[int, str] = {}
     raw: dict[tuple[int, int], np.ndarray] = {}
-    used, full = 0.0, False
+    used, full = 0.0 if read is None else float(NEURON * len(wanted.neurons)), False
     bar = progress_bar(what="Clips to see and hear", total=len(wanted.clips))
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:  # encoding sound leaves the interpreter free
         for first in range(0, len(wanted.clips), TOGETHER):
@@ -159,7 +160,8 @@ def make_snippets(
             batch = [(clip, one) for clip, one in found if clip not in unreadable]
             encoded = pool.map(lambda item: _snippet(item[1], rate, form, picture), batch)
             for (clip, _), made in zip(batch, list(encoded), strict=True):
-                used += BASE64 * (len(made.audio) + len(made.picture) + cells * len(wanted.of_clip[clip]))
+                grids = 0 if read is None else len(wanted.of_clip[clip])
+                used += BASE64 * (len(made.audio) + len(made.picture) + cells * grids) + CLIP + GRID * grids
                 full = used > budget
                 if full:
                     break
@@ -169,8 +171,8 @@ def make_snippets(
             if full:
                 break
     left_out = len(wanted.clips) - len(clips) - len(unreadable)
-    grids = None if read is None else _grids(raw, read, rate, len(wanted.neurons))
-    return Snippets(form, clips, front_end, task.unit_seconds, grids, unreadable, left_out)
+    activations = None if read is None else _grids(raw, read, rate, len(wanted.neurons))
+    return Snippets(form, clips, front_end, task.unit_seconds, activations, unreadable, left_out)
 
 
 def _snippet(recording: Recording, rate: int, form: AudioFormat, picture: Pictures) -> Snippet:

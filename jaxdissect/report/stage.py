@@ -163,7 +163,7 @@ def _snippets(
     run: Run,
     contents: Contents,
     axes: Frame,
-    payload: Mapping[str, Any],
+    payload: dict[str, Any],
     missing: list[Missing],
     warnings: list[str],
 ) -> Snippets | None:
@@ -175,14 +175,14 @@ def _snippets(
     missing += source.missing
     if source.task is None:
         return None
-    room = float("inf") if options.full else options.max_mb * MEGABYTE - len(to_json(payload)) - SHELL
+    told_of_clips = payload | {"clips": clips_payload(contents, axes, wanted, None)}
+    room = float("inf") if options.full else options.max_mb * MEGABYTE - len(to_json(told_of_clips)) - SHELL
     if room <= 0:
         warnings.append(
             f"What the neurons need alone is more than {options.max_mb:g} MB, so that there is no sound: choose fewer "
             f"neurons, a larger --max-mb, or --full."
         )
         return None
-    room -= sum(len(name) + 60 for name in source.task.file_names[: len(wanted.clips)])
     made = _made(options, source.task, source.encoder, wanted, room, command("report", run), missing)
     if made is None:
         return None
