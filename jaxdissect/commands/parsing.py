@@ -20,6 +20,7 @@ UNITS = {
     "unit_seconds": "s", "seconds": "s", "save_minutes": "min", "sample_rate": "Hz", "max_mb": "MB",
 }  # fmt: skip
 ONE_WAY = [field.name for field in dataclasses.fields(OutputOptions)]  # options without a --no-
+GIVEN_ONCE = ("--with", "--neurons", "--gain")  # lists: of an option given twice the last counts, which would lose some
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
 
 
@@ -42,8 +43,8 @@ def parse(command: type, name: str, arguments: Sequence[str]) -> Any:
         for flag in given:
             if flag not in known:
                 raise InputError(f"{name} has no option {flag}{nearest(flag, [*known])} {more}")
-        for flag in given:  # of an option given twice the last counts; of a list that would lose what was asked for
-            if given.count(flag) > 1 and "tuple[" in str(known[flag].type):
+        for flag in GIVEN_ONCE:
+            if given.count(flag) > 1:
                 raise InputError(f"{flag} was given twice: give it once, its values one after another.")
         missing = [flag for flag, field in known.items() if _required(field) and flag not in given]
         if missing:
