@@ -239,6 +239,15 @@ def test_results_of_neurons_that_were_replaced_are_told(dissected, tmp_path, ans
     assert not any("ablation.csv" in text for text in warnings), "nothing was ablated"
 
 
+def test_where_no_class_has_a_neuron_the_summary_says_what_helps(dissected, tmp_path, capsys):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    assert main(["neurons", "--run", str(run), "--preset", "aape", "--bar", "1.0"]) == 0  # which nothing exceeds
+    assert "No class of label, place has a neuron" in (told := capsys.readouterr().out)
+    assert "Take --preset lape" in told
+    assert main(["neurons", "--run", str(run), "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]) == 0
+    assert "No class of" not in capsys.readouterr().out
+
+
 def test_json_with_clips_that_cannot_be_read(dissected, tmp_path, answer):
     arguments = dissecting(dissected, tmp_path)
     (tmp_path / "data" / "0.wav").write_bytes(b"")

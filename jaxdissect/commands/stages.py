@@ -66,7 +66,7 @@ class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
     With --ablate, `probe` and `ablate` too, and with --report, `share` and `report`.
 
     Examples:
-      jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --run runs/esc50 --keep-clips
+      jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --preset lape --keep-clips --run runs/esc50
       jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad --ablate --report
 
     Attributes:
