@@ -241,8 +241,9 @@ def sharing_summary(done: Sharing) -> str:
             continue
         share, particular = found["q_value"] <= LEVEL, found["q_by_breadth"] <= LEVEL
         lines.append(
-            f"{what}: {len(found):,} pairs of classes with neurons share {found['shared'].mean():,.1f} on average; "
-            f"{int(share.sum()):,} more than chance ({found['null'].iloc[0]}: {found['expected_shared'].mean():,.1f}), "
+            f"{what}: {len(found):,} pairs of classes with neurons share {found['shared'].mean():,.1f} neurons on "
+            f"average; {int(share.sum()):,} of the pairs share more than chance ({found['null'].iloc[0]}: "
+            f"{found['expected_shared'].mean():,.1f}), "
             f"{int(particular.sum()):,} more than their sizes and the breadth of the neurons explain "
             f"(q <= {LEVEL}){':' if particular.any() else '.'}"
         )
