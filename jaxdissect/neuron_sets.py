@@ -150,10 +150,11 @@ class _Parser:
         label_set, name = names if len(names) > 1 else (None, names[0])
         found = [key for key in self.specific if key[1] == name and label_set in (None, key[0])]
         if not found:
-            sets = ", ".join(dict.fromkeys(label_set for label_set, _ in self.specific))
+            names_of_sets = list(dict.fromkeys(label_set for label_set, _ in self.specific))
+            sets = f"set {names_of_sets[0]} has" if len(names_of_sets) == 1 else f"sets {', '.join(names_of_sets)} have"
             known = [name for _, name in self.specific]
             shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-            self.refuse(f"there is no class {':'.join(names)!r}; the label sets {sets} have {shown}")
+            self.refuse(f"there is no class {':'.join(names)!r}; the label {sets} {shown}")
         if len(found) > 1:
             ways = " or ".join(f"{label_set}:{name}" for label_set, name in found)
             self.refuse(f"the class {name!r} is ambiguous: write {ways}")

@@ -173,9 +173,21 @@ def neurons_summary(neurons: Neurons) -> str:
     known = "pairs_significant" in neurons.coverage
     if known:
         lines += [_certainty(row) for _, row in neurons.coverage.iterrows()]
-    lines += neurons_warnings(neurons)
+    lines += [*_bare(neurons), *neurons_warnings(neurons)]
     lines.append(CAUTION if not known else COMPARE)
     return "\n".join(lines)
+
+
+def _bare(neurons: Neurons) -> list[str]:
+    """What helps where preset aape leaves every class of a label set without a neuron."""
+    rule, coverage = neurons.scores.attrs, neurons.coverage
+    bare = coverage["label_set"][(coverage["covered"] == 0) & (coverage["kept_neurons"] > 0)]
+    if not len(bare) or (rule["preset"], rule["selector"]) != ("aape", "aape"):
+        return []
+    return [
+        f"No class of {', '.join(bare)} has a neuron: those of lowest AAPE fire too seldom to exceed --bar "
+        f"{rule['bar']}. Take --preset lape, which asks for the bar first, or a larger --keep."
+    ]
 
 
 def neurons_warnings(neurons: Neurons) -> list[str]:
@@ -229,8 +241,9 @@ def sharing_summary(done: Sharing) -> str:
             continue
         share, particular = found["q_value"] <= LEVEL, found["q_by_breadth"] <= LEVEL
         lines.append(
-            f"{what}: {len(found):,} pairs of classes with neurons share {found['shared'].mean():,.1f} on average; "
-            f"{int(share.sum()):,} more than chance ({found['null'].iloc[0]}: {found['expected_shared'].mean():,.1f}), "
+            f"{what}: {len(found):,} pairs of classes with neurons share {found['shared'].mean():,.1f} neurons on "
+            f"average; {int(share.sum()):,} of the pairs share more than chance ({found['null'].iloc[0]}: "
+            f"{found['expected_shared'].mean():,.1f}), "
             f"{int(particular.sum()):,} more than their sizes and the breadth of the neurons explain "
             f"(q <= {LEVEL}){':' if particular.any() else '.'}"
         )

@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -226,6 +227,27 @@ def test_json_holds_what_the_files_hold(dissected, tmp_path, answer):
 
 def dissecting_again(run):
     return ["neurons", "--run", run, "--keep", "0.3"]
+
+
+def test_results_of_neurons_that_were_replaced_are_told(dissected, tmp_path, answer):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    rule = ["--preset", "lape", "--keep", "0.3", "--bar", "0.5"]  # as before
+    assert answer("share", "--run", run)[0] == 0
+    assert answer("neurons", "--run", run, *rule)[1]["warnings"] == []
+    before = pd.read_csv(run / "neurons.csv")
+    warnings = answer("neurons", "--run", run, "--preset", "lape", "--keep", "0.1", "--bar", "0.5")[1]["warnings"]
+    assert len(pd.read_csv(run / "neurons.csv")) < len(before)
+    assert [text for text in warnings if "sharing.csv still tell of those: run `jaxdissect share` again" in text]
+    assert not any("ablation.csv" in text for text in warnings), "nothing was ablated"
+
+
+def test_where_no_class_has_a_neuron_the_summary_says_what_helps(dissected, tmp_path, capsys):
+    run = shutil.copytree(dissected / "run", tmp_path / "run")
+    assert main(["neurons", "--run", str(run), "--preset", "aape", "--bar", "1.0"]) == 0  # which nothing exceeds
+    assert "No class of label, place has a neuron" in (told := capsys.readouterr().out)
+    assert "Take --preset lape" in told
+    assert main(["neurons", "--run", str(run), "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]) == 0
+    assert "No class of" not in capsys.readouterr().out
 
 
 def test_json_with_clips_that_cannot_be_read(dissected, tmp_path, answer):

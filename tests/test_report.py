@@ -1,6 +1,7 @@
 """The report without a browser: what is missing is told, nothing is markup, the size holds, and numbers are right."""
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -421,11 +422,23 @@ def test_no_path_of_the_machine_is_told(run, tmp_path):
     assert "/nowhere" in page, "what run.json tells is told"
 
 
-def test_an_ablation_of_other_neurons_is_told(run):
-    stages = json.loads((run / "run.json").read_text())
-    stages["stages"]["ablate"]["fingerprints"]["neurons"] = "7" * 64
+@pytest.mark.parametrize(
+    ("made_of", "file", "told"),
+    [
+        ("neurons", "neurons.csv", "Neurons were chosen anew since the ablation"),
+        ("probe", "probe/probe.json", "The probe was trained anew since the ablation"),
+    ],
+)
+def test_an_ablation_of_other_neurons_or_by_another_probe_is_told(run, made_of, file, told):
+    (run / "probe").mkdir(exist_ok=True)
+    with (run / file).open("a"):  # it is there
+        stages = json.loads((run / "run.json").read_text())
+    stages["stages"]["ablate"]["fingerprints"][made_of] = hashlib.sha256((run / file).read_bytes()).hexdigest()
     (run / "run.json").write_text(json.dumps(stages))
-    assert any("chosen anew since the ablation" in sentence for sentence in report(run).warnings)
+    assert not any("since the ablation" in sentence for sentence in report(run).warnings)
+    with (run / file).open("a") as other:
+        other.write("\n")
+    assert any(sentence.startswith(told) for sentence in report(run).warnings)
 
 
 def test_sound_is_there_and_the_page_keeps_its_size(dissected, tmp_path, capsys):

@@ -24,6 +24,7 @@ from jaxdissect.report.summary import report_summary, report_warnings
 from jaxdissect.reproduce import Reproduction
 from jaxdissect.reproduction_summary import reproduction_summary
 from jaxdissect.results import Neurons
+from jaxdissect.run import Run
 from jaxdissect.summary import (
     activations_summary,
     activations_warnings,
@@ -101,12 +102,23 @@ def counts_results(done: ActivationsResult) -> dict[str, Any]:
     }
 
 
-def chosen(run: Path, neurons: Neurons) -> Outcome:
-    """Of the stage `neurons`."""
+def chosen(run: Path, neurons: Neurons, beside: Sequence[str] = ()) -> Outcome:
+    """Of the stage `neurons`, with what else to warn of."""
     return Outcome(
-        "neurons", neurons_summary(neurons), neurons_results(neurons), there(run, CHOSEN),
-        tuple(neurons_warnings(neurons)),
+        "neurons", "\n".join([neurons_summary(neurons), *beside]), neurons_results(neurons), there(run, CHOSEN),
+        (*neurons_warnings(neurons), *beside),
     )  # fmt: skip
+
+
+def outdated(run: Path) -> list[str]:
+    """Which results of a run are of neurons that have just been replaced."""
+    made = {"share": "sharing.csv", "ablate": "ablation.csv", "report": "report.html"}
+    there_still = [stage for stage in Run(run).stages() if stage in made and (run / made[stage]).exists()]
+    if not there_still:
+        return []
+    files = ", ".join(made[stage] for stage in made if stage in there_still)
+    commands = ", ".join(f"`jaxdissect {stage}`" for stage in made if stage in there_still)
+    return [f"These are other neurons than were chosen here before; {files} still tell of those: run {commands} again."]
 
 
 def neurons_results(neurons: Neurons) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import tyro
 
 from jaxdissect.ablation.stage import AblateOptions, check_ahead, run_ablate, run_ablate_part
@@ -15,6 +16,7 @@ from jaxdissect.commands.answers import (
     counted,
     demonstrated,
     judged_part,
+    outdated,
     probed,
     reported,
     reproduced,
@@ -34,6 +36,8 @@ from jaxdissect.reproduce import ReproduceOptions, run_reproduce
 from jaxdissect.run import Run
 from jaxdissect.selectors import FROM_CLIPS
 from jaxdissect.stage_inputs import load_inputs, stage_inputs
+
+PAIR = ("label_set", "class", "layer", "neuron")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
     With --ablate, `probe` and `ablate` too, and with --report, `share` and `report`.
 
     Examples:
-      jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --run runs/esc50 --keep-clips
+      jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --preset lape --keep-clips --run runs/esc50
       jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad --ablate --report
 
     Attributes:
@@ -92,7 +96,7 @@ class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
         yield counted(self.run, result)
         if result.activations.bad_clips == len(result.activations.clips):
             return
-        yield chosen(self.run, run_neurons(self))
+        yield _choose(self)
         if ablation is not None:
             probing = ProbeOptions(run=self.run, batch_size=self.batch_size, max_bad_clips=self.max_bad_clips)
             yield dataclasses.replace(probed(self.run, run_probe(probing)), failure=None)  # of the clips counted above
@@ -136,7 +140,23 @@ class NeuronsCommand(OutputOptions, NeuronsOptions):
     """
 
     def __call__(self) -> Iterator[Outcome]:
-        yield chosen(self.run, run_neurons(self))
+        yield _choose(self)
+
+
+def _choose(options: NeuronsOptions) -> Outcome:
+    """Choose, and tell which results are of the neurons that were chosen before."""
+    before = _listed(options.run)
+    neurons = run_neurons(options)
+    replaced = before is not None and before != _listed(options.run)
+    return chosen(options.run, neurons, outdated(options.run) if replaced else ())
+
+
+def _listed(run: Path) -> set[tuple[str, ...]] | None:
+    """The pairs of class and neuron in `neurons.csv`; None where there is no such file, or a damaged one."""
+    try:
+        return set(pd.read_csv(run / "neurons.csv", dtype=str)[list(PAIR)].itertuples(index=False, name=None))
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -318,7 +318,7 @@ def _pairs(sharing: xr.Dataset, side: str) -> list[tuple[str, str]]:
 def _stale(
     run: Run, stages: Mapping[str, Any], data: Mapping[str, xr.Dataset], tables: Mapping[str, pd.DataFrame]
 ) -> Iterable[str]:
-    """What was made of other neurons than those that `neurons.csv` lists now."""
+    """What was made of other neurons, or judged by another probe, than those that are there now."""
     table = tables.get("neurons")
     if table is None:
         return
@@ -331,11 +331,17 @@ def _stale(
         found = reproduction[reproduction["figure"] == "neurons per class"]["found"].tolist()
         if found != coverage["mean_neurons_per_class"].tolist()[:1]:
             yield "reproduction.csv is of other neurons than those chosen now: run `jaxdissect reproduce` again."
-    silenced = stages.get("ablate", {}).get("fingerprints", {}).get("neurons")
+    made_of = stages.get("ablate", {}).get("fingerprints", {})
+    silenced, judge, probe = made_of.get("neurons"), made_of.get("probe"), run.file("probe") / "probe.json"
     if "ablation" in tables and silenced is not None and silenced != sha256_file(run.file("neurons.csv")):
         yield (
             f"Neurons were chosen anew since the ablation, which may have silenced others than are listed now: run "
             f"`{command('ablate', run)}` again."
+        )
+    if "ablation" in tables and judge is not None and probe.is_file() and judge != sha256_file(probe):
+        yield (
+            f"The probe was trained anew since the ablation, which another one judged: run `{command('ablate', run)}` "
+            f"again."
         )
 
 
