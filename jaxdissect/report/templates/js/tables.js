@@ -74,7 +74,7 @@ function dataTable(columns, rows, options = {}) {
     if (!found.length) body.append(el('tr', {}, el('td', {colspan: columns.length}, 'Nothing matches.')));
     count.textContent =
       found.length === rows.length
-        ? `${number(rows.length)} rows`
+        ? many(rows.length, 'row')
         : `${number(found.length)} of ${number(rows.length)} rows`;
     more.textContent = `Show all ${number(found.length)}`;
     more.hidden = found.length <= state.shown;
