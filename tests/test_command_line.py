@@ -25,6 +25,7 @@ from jaxdissect.cli import main
 from jaxdissect.commands.outcome import OutputOptions, plain
 from jaxdissect.commands.overview import COMMANDS, FIRST
 from jaxdissect.commands.parsing import examples, first_sentence, parse
+from jaxdissect.commands.stages import _listed
 from jaxdissect.errors import InputError
 from jaxdissect.results import read_netcdf
 
@@ -239,6 +240,8 @@ def test_results_of_neurons_that_were_replaced_are_told(dissected, tmp_path, ans
     assert len(pd.read_csv(run / "neurons.csv")) < len(before)
     assert [text for text in warnings if "sharing.csv still tell of those: run `jaxdissect share` again" in text]
     assert not any("ablation.csv" in text for text in warnings), "nothing was ablated"
+    (tmp_path / "neurons.csv").write_text("label_set,class,layer,neuron,score\ncountry,NA,0,1,\n")
+    assert _listed(tmp_path) == _listed(tmp_path) == {("country", "NA", "0", "1")}
 
 
 def test_where_no_class_has_a_neuron_the_summary_says_what_helps(dissected, tmp_path, capsys):

@@ -154,7 +154,8 @@ def _choose(options: NeuronsOptions) -> Outcome:
 def _listed(run: Path) -> set[tuple[str, ...]] | None:
     """The pairs of class and neuron in `neurons.csv`; None where there is no such file, or a damaged one."""
     try:
-        return set(pd.read_csv(run / "neurons.csv", dtype=str)[list(PAIR)].itertuples(index=False, name=None))
+        table = pd.read_csv(run / "neurons.csv", dtype=str, keep_default_na=False)  # a class may be called NA
+        return set(table[list(PAIR)].itertuples(index=False, name=None))
     except (OSError, ValueError, KeyError):
         return None
 
