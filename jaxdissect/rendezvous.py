@@ -42,7 +42,7 @@ def _gather(port: int, processes: int, end: float) -> None:
         here: dict[int, socket.socket] = {}
         answer = b"it was stopped."
         try:
-            while len(here) < processes - 1:
+            while len(_still(here)) < processes - 1:
                 if time.monotonic() > end:
                     missing = sorted(set(range(1, processes)) - set(here))
                     raise InputError(
@@ -59,6 +59,13 @@ def _gather(port: int, processes: int, end: float) -> None:
             for other in here.values():
                 with contextlib.suppress(OSError):  # it has gone again, which JAX will find
                     other.sendall(answer)
+
+
+def _still(here: dict[int, socket.socket]) -> dict[int, socket.socket]:
+    """Those that are here, without who has gone again: whoever takes its place has to come first."""
+    for number in [number for number, other in here.items() if _has_gone(other)]:
+        del here[number]
+    return here
 
 
 def _receive(other: socket.socket, processes: int, here: dict[int, socket.socket]) -> None:

@@ -206,6 +206,19 @@ def test_a_process_that_was_stopped_and_started_again_is_let_in():
         assert waits.result() is None
 
 
+def test_one_that_has_gone_again_is_waited_for():
+    """The others are not let go without it, in whichever order it and they come."""
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(meet, "127.0.0.1", port, 3, 0, 3)
+        with pytest.raises(InputError, match="does not answer"):
+            meet("127.0.0.1", port, 3, 1, -1)
+        other = pool.submit(meet, "127.0.0.1", port, 3, 2, 3)
+        for one in (waits, other):
+            with pytest.raises(InputError, match="number 1 did not come"):
+                one.result()
+
+
 def test_all_that_come_go_on_whatever_the_order():
     port = free_port()
     with ThreadPoolExecutor() as pool:
