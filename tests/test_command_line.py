@@ -159,6 +159,8 @@ def test_the_version(capsys):
         ("share --run r --with a b --with c", "--with was given twice: give it once"),
         ("ablate --run r --neurons a --neurons b", "--neurons was given twice: give it once"),
         ("ablate --run r --gain 0 --gain=2", "--gain was given twice: give it once"),
+        ("share --run r --with", "--with stands without a value"),
+        ("ablate --neurons --run r", "--neurons stands without a value"),
     ],
 )
 def test_mistakes_are_told_in_one_paragraph(line, found, capsys, monkeypatch, tmp_path):

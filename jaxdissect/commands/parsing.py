@@ -46,6 +46,8 @@ def parse(command: type, name: str, arguments: Sequence[str]) -> Any:
         for flag in GIVEN_ONCE:
             if given.count(flag) > 1:
                 raise InputError(f"{flag} was given twice: give it once, its values one after another.")
+            if flag in arguments and [*arguments, "--"][arguments.index(flag) + 1].startswith("--"):
+                raise InputError(f"{flag} stands without a value: give one or several behind it, or leave it out.")
         missing = [flag for flag, field in known.items() if _required(field) and flag not in given]
         if missing:
             raise InputError(f"{name} needs {' and '.join(missing)}, as in `{examples(command)[0]}`. {more}")
