@@ -45,7 +45,7 @@ def compare(run: Path, reference: Path) -> dict[str, Any]:
         same = ours["clip"].to_numpy() == theirs["clip"].to_numpy()
         highest = theirs.max_activation.to_numpy()
         error = np.abs(ours.max_activation.to_numpy() - highest).max(where=same, initial=0.0) / np.nanmax(highest)
-    one, other = (set(pd.read_csv(folder / "neurons.csv")[PAIR].itertuples(index=False)) for folder in (run, reference))
+    one, other = (_pairs(folder) for folder in (run, reference))
     return {
         "counts": difference.size,
         "differing": int((difference > 0).sum()),
@@ -61,6 +61,11 @@ def compare(run: Path, reference: Path) -> dict[str, Any]:
     }
 
 
+def _pairs(run: Path) -> set[tuple[str, ...]]:
+    table = pd.read_csv(run / "neurons.csv", dtype=str, keep_default_na=False)  # a class may be called NA
+    return set(table[PAIR].itertuples(index=False, name=None))
+
+
 def made_with(run: Path) -> dict[str, Any]:
     """Where and how a run was counted."""
     record = Run(run).require("activations")
@@ -72,6 +77,8 @@ def made_with(run: Path) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     """Compare, print and write down."""
+    if len({run.name for run in options.runs}) < len(options.runs):
+        raise SystemExit("--runs: results go by the names of the folders, of which two are the same.")
     found = {run.name: compare(run, options.reference) for run in options.runs}
     head = ["run", "counts (class, neuron)", "differing", "largest difference", "active tokens that differ",
             "highest activations, of the largest", "kept neurons: here, there, both",
