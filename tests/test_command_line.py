@@ -159,6 +159,7 @@ def test_the_version(capsys):
         ("share --run r --with a b --with c", "--with was given twice: give it once"),
         ("ablate --run r --neurons a --neurons b", "--neurons was given twice: give it once"),
         ("ablate --run r --gain 0 --gain=2", "--gain was given twice: give it once"),
+        ("report --run r --max-mb 0", "jaxdissect: report: --max-mb must be a positive number of megabytes, got 0.0."),
         ("share --run r --with", "--with stands without a value"),
         ("ablate --neurons --run r", "--neurons stands without a value"),
     ],

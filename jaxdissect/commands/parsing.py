@@ -143,6 +143,8 @@ def _mistake(told: str, arguments: Sequence[str], example: str) -> str:
     if found := re.search(r"invalid choice '(.*?)' for argument '(--[\w-]+)'. Expected one of \((.*?)\)", text):
         choices = re.findall(r"'(.*?)'", found[3])
         return f"{found[2]} must be {' or '.join(choices)}, got {found[1]}{nearest(found[1], choices)}"
+    if found := re.search(r"Error parsing \w+Command: (.*?)(?: For full helptext.*)?$", text):  # the options' own check
+        return found[1]
     if found := re.search(r"Error parsing (--[\w-]+):", text):
         kinds = re.search(r"Argument helptext: --[\w-]+ ([\[{]*)((?:(?:INT|FLOAT|PATH|STR) ?)+)", text)
         return f"{found[1]} must be {_kinds(kinds)}, got {_value(found[1], arguments)}."
