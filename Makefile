@@ -9,6 +9,7 @@ run: .venv/run.stamp
 	$(BIN)/jaxdissect demo
 
 test: .venv/test.stamp
+	$(BIN)/python tests/install_browser.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -12,7 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+FOLDER = Path(sys.prefix) / "browser"  # of this environment
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "headless_shell")
+HOW_TO_INSTALL = (
+    "Install npm, or a Chromium (`apt-get install chromium`), or name one in the environment variable CHROMIUM; then "
+    "run `make test` again."
+)
 LAUNCH = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -28,19 +33,20 @@ SWITCHES = (
 
 
 def find_chromium():
-    """Path of the browser: what CHROMIUM names, or the first that is installed.
-
-    Raises:
-      RuntimeError: there is none.
-    """
+    """Path of the browser: what CHROMIUM names, the one that `make test` has installed, or the system's; else None."""
     named = os.environ.get("CHROMIUM")
-    found = next(filter(None, map(shutil.which, (named,) if named else NAMES)), None)
-    if found is None:
-        raise RuntimeError(
-            f"The tests of the report need Chromium, found {named or 'none of ' + ', '.join(NAMES)}: install it "
-            "(apt-get install chromium), or name it in the environment variable CHROMIUM."
-        )
-    return found
+    return next(filter(None, map(shutil.which, (named,) if named else (str(FOLDER / "chromium"), *NAMES))), None)
+
+
+def browser_is_required():
+    """Whether tests in the browser must not be left out: continuous integration sets CI."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def its_environment():
+    """Variables for the browser, which finds the libraries that came with it."""
+    libraries = [str(FOLDER / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+    return os.environ | {"LD_LIBRARY_PATH": ":".join(filter(None, libraries))}
 
 
 class BrowserError(AssertionError):
@@ -56,13 +62,16 @@ class Browser:
     """
 
     def __init__(self, profile):
+        found = find_chromium()
+        if found is None:
+            raise RuntimeError(f"The tests of the report need Chromium. {HOW_TO_INSTALL}")
         ends = [os.pipe(), os.pipe()]
         theirs = [fcntl.fcntl(ends[0][0], fcntl.F_DUPFD, 20), fcntl.fcntl(ends[1][1], fcntl.F_DUPFD, 20)]
-        command = [sys.executable, "-c", LAUNCH, *map(str, theirs), find_chromium(), *SWITCHES]
+        command = [sys.executable, "-c", LAUNCH, *map(str, theirs), found, *SWITCHES]
         self._log = (Path(profile) / "chromium.log").open("wb")
         self._process = subprocess.Popen(
             [*command, f"--user-data-dir={profile}", "about:blank"], pass_fds=theirs, stdout=self._log,
-            stderr=self._log, stdin=subprocess.DEVNULL,
+            stderr=self._log, stdin=subprocess.DEVNULL, env=its_environment(),
         )  # fmt: skip
         for end in (*theirs, ends[0][0], ends[1][1]):
             os.close(end)

@@ -20,6 +20,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import soundfile  # noqa: E402
+from browser import HOW_TO_INSTALL, browser_is_required, find_chromium  # noqa: E402
 
 pytest_plugins = ["tones", "noises"]  # fixtures of the tests of the stage `probe`, and of ablation
 
@@ -30,6 +31,26 @@ gc.set_threshold(100_000, 50, 50)  # tracing makes millions of objects, which ar
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+NO_BROWSER = "no Chromium on this machine"
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what needs a browser where there is none; in CI these tests fail instead."""
+    if find_chromium() is None and not browser_is_required():
+        for item in items:
+            if "browser" in item.fixturenames:
+                item.add_marker(pytest.mark.skip(reason=NO_BROWSER))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line what was left out for want of a browser, and how to bring it."""
+    left_out = sum(NO_BROWSER in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    if left_out:
+        terminalreporter.line(
+            f"{left_out} tests of the report in a browser were left out: {NO_BROWSER}. {HOW_TO_INSTALL}"
+        )
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from browser import Browser
+from browser import Browser, browser_is_required
 from made_runs import HOSTILE, make_run
 
 from jaxdissect.cli import main
@@ -481,9 +481,13 @@ def test_a_folder_with_files_beside_plays_too(page, notes, tmp_path):
     page.wait("player.currentTime > 0.1")
 
 
-def test_without_chromium_the_tests_fail_in_words(monkeypatch):
-    from browser import find_chromium
-
+def test_browser_that_is_not_there_is_said_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("CHROMIUM", "no-such-browser")
     with pytest.raises(RuntimeError, match=r"need Chromium.*apt-get install chromium"):
-        find_chromium()
+        Browser(tmp_path)
+
+
+@pytest.mark.parametrize(("ci", "required"), [("", False), ("false", False), ("true", True), ("1", True)])
+def test_browser_is_required_in_continuous_integration(monkeypatch, ci, required):
+    monkeypatch.setenv("CI", ci)
+    assert browser_is_required() == required
