@@ -46,10 +46,13 @@ def convert_by(ending: str) -> str:
     return f"ffmpeg -i NAME.{ending} NAME.wav"
 
 
+LFS = FileKind("a Git LFS pointer, not the file", "fetch it: git lfs pull")
+MIDI = FileKind("MIDI, which holds notes and no sound", "render it: fluidsynth -F NAME.wav SOUNDFONT NAME.mid")
+WRITE = "write its array as sound: soundfile.write('NAME.wav', array, rate)"
 PICTURE = "name the audio file in the table"
 ISO_BRANDS = {b"M4A ": "m4a", b"M4B ": "m4b", b"qt  ": "mov", b"3gp4": "3gp", b"3gp5": "3gp"}
 SIGNATURES: tuple[tuple[int, bytes, FileKind], ...] = (
-    (0, b"version https://git-lfs.github.com/spec/", FileKind("a Git LFS pointer, not the file", "fetch it: git lfs pull")),
+    (0, b"version https://git-lfs.github.com/spec/", LFS),
     (0, b"0&\xb2u\x8ef\xcf\x11", _sound("WMA or another ASF file", "wma")),
     (0, b"\x1aE\xdf\xa3", _sound("Matroska or WebM", "webm")),
     (0, b"#!AMR", _sound("AMR speech", "amr")),
@@ -78,7 +81,7 @@ SIGNATURES: tuple[tuple[int, bytes, FileKind], ...] = (
     (28, b"fishead\0", _sound("Ogg with several streams", "ogv")),
     (0, b"fLaC", FileKind("FLAC with a damaged header", FETCH)),
     (0, b"OggS", _sound("Ogg with a codec that is not read, or damaged", "ogg")),
-    (0, b"MThd", FileKind("MIDI, which holds notes and no sound", "render it: fluidsynth -F NAME.wav SOUNDFONT NAME.mid")),
+    (0, b"MThd", MIDI),
     (0, b"PK\x03\x04", _archive("a zip archive", "unzip")),
     (0, b"PK\x05\x06", _archive("an empty zip archive", "unzip")),
     (0, b"\x1f\x8b", _archive("compressed by gzip", "gunzip")),
@@ -93,14 +96,14 @@ SIGNATURES: tuple[tuple[int, bytes, FileKind], ...] = (
     (0, b"\xff\xd8\xff", FileKind("a JPEG picture", PICTURE)),
     (0, b"GIF8", FileKind("a GIF picture", PICTURE)),
     (8, b"WEBP", FileKind("a WebP picture", PICTURE)),
-    (0, b"\x93NUMPY", FileKind("a NumPy array", "write it as sound: soundfile.write('NAME.wav', array, rate)")),
-    (0, b"\x89HDF\r\n", FileKind("an HDF5 file", "write its arrays as sound: soundfile.write('NAME.wav', array, rate)")),
+    (0, b"\x93NUMPY", FileKind("a NumPy array", WRITE)),
+    (0, b"\x89HDF\r\n", FileKind("an HDF5 file", WRITE)),
     (0, b"PAR1", FileKind("a Parquet table", "write the sound in it to files, one for each clip")),
     (0, b"SQLite format 3\0", FileKind("an SQLite database", "write the sound in it to files, one for each clip")),
     (0, b"RIFF", FileKind("a RIFF file without sound, or cut in its header", FETCH)),
-)  # fmt: skip
+)
 ANNEX = FileKind("a git-annex pointer, not the file", "fetch it: git annex get")
-PICKLED = FileKind("a pickled Python object, which is never loaded here", "write its array as sound: soundfile.write('NAME.wav', array, rate)")
+PICKLED = FileKind("a pickled Python object, which is never loaded here", WRITE)
 TORCH = FileKind("an archive that torch.save wrote, which is never loaded here", PICKLED.remedy)
 PAGE = FileKind("an HTML page, so the download failed", FETCH)
 ANSWER = FileKind("JSON, perhaps a server's error message", FETCH)

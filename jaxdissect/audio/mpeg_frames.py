@@ -10,6 +10,7 @@ Source: ISO/IEC 11172-3 and 13818-3, section 2.4 (frame headers); the Xing and L
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import BinaryIO
 
 from jaxdissect.audio.byte_windows import content_size, read_at
@@ -28,7 +29,7 @@ JUNK = 2**16  # bytes that may stand before or between frames; libsndfile gives 
 FREE_FRAME = 2**13  # bytes; no frame of a free bitrate is longer
 TAG_HEADER = 10  # bytes, of ID3v2
 TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")  # that stand behind the last frame
-DELAYS = 2**14  # samples that an encoder's delay and padding may take, and that frames overlap
+DELAYS = 3 * 2**12  # samples that an encoder's delay and padding may take, and that frames overlap
 # The bits of a header that stay the same in one stream: sync, version, layer, sampling rate.
 SAME = 0xFFFE0C00
 
@@ -119,11 +120,12 @@ class MpegStream:
         return self.frames * self.header.samples
 
 
+@lru_cache(maxsize=4096)  # one stream has a few different ones, a thousand times
 def read_header(content: bytes) -> FrameHeader | None:
     """The header of a frame; None: these bytes are none.
 
     Args:
-      content: at least four bytes.
+      content: four bytes.
     """
     word = int.from_bytes(content[:HEADER], "big")
     version, layer = word >> 19 & 3, 4 - (word >> 17 & 3)
@@ -161,21 +163,26 @@ def walk_frames(content: BinaryIO, needed: Callable[[int], int]) -> MpegStream |
     tag = _length_tag(read_at(content, start, first.size + free), first, start)
     sound = position = start + (first.size + free if tag is not None else 0)
     frames, rest = 0, Rest.MORE
-    samples = needed(first.rate) + DELAYS
-    while frames * first.samples < samples:
-        header = _header_at(content, position)
-        if header is None or not header.like(first):
-            resumed, rest = _resume(content, position, size, first)
-            if rest is not Rest.MORE:
-                break
-            position = resumed
-        elif position + _frame_size(header, free) > size:
+    longest = -(-(needed(first.rate) + DELAYS) // first.samples)
+    frames, rest = 0, Rest.MORE
+    sizes: dict[bytes, int] = {}  # by header: a stream has few different ones
+    while frames < longest:
+        head = read_at(content, position, HEADER)
+        length = sizes.get(head)
+        if length is None:
+            header = read_header(head)
+            if header is None or not header.like(first):
+                position, rest = _resume(content, position, size, first)
+                if rest is not Rest.MORE:
+                    break
+                continue
+            length = sizes[head] = _frame_size(header, free)
+        if position + length > size:
             rest = Rest.CUT
             break
-        else:
-            frames += 1
-            position += _frame_size(header, free)
-    return MpegStream(first, start, sound, tag, frames, min(position, size), rest)
+        frames += 1
+        position += length
+    return MpegStream(first, start, sound, tag, frames, position, rest)
 
 
 def skip_tags(content: BinaryIO, position: int) -> int:
@@ -222,17 +229,23 @@ def _sync_offsets(block: bytes, offset: int = 0) -> Iterator[int]:
 
 def _next_frame(content: BinaryIO, position: int, size: int) -> int | None:
     """The offset of the next frame, which another one of its stream or the end of the file must follow."""
+    if _is_frame(content, position, size):  # as nearly always: no need to search
+        return position
     block = read_at(content, position, JUNK)
-    for offset in _sync_offsets(block):
-        header = read_header(block[offset : offset + HEADER])
-        if header is None:
-            continue
-        behind = position + offset + _frame_size(header, _free_size(content, position + offset, header))
-        following = read_at(content, behind, TAG_HEADER)
-        other = read_header(following)
-        if behind == size or following.startswith(TAGS) or (other is not None and other.like(header)):
-            return position + offset
-    return None
+    return next(
+        (position + offset for offset in _sync_offsets(block) if _is_frame(content, position + offset, size)), None
+    )
+
+
+def _is_frame(content: BinaryIO, offset: int, size: int) -> bool:
+    """Whether a frame begins at an offset, and another one, a tag or the end of the file follows it."""
+    header = _header_at(content, offset)
+    if header is None:
+        return False
+    behind = offset + _frame_size(header, _free_size(content, offset, header))
+    following = read_at(content, behind, TAG_HEADER)
+    other = read_header(following[:HEADER])
+    return behind == size or following.startswith(TAGS) or (other is not None and other.like(header))
 
 
 def _resume(content: BinaryIO, position: int, size: int, first: FrameHeader) -> tuple[int, Rest]:

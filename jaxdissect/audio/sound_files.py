@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from jaxdissect.audio.byte_windows import Window, content_size, open_content
 from jaxdissect.audio.file_kinds import convert_by, describe_kind, refusal
-from jaxdissect.audio.flac_stream import FlacHeader, header_begins, read_flac_header, samples_md5
+from jaxdissect.audio.flac_stream import FlacHeader, header_begins, may_go_on, read_flac_header, samples_md5
 from jaxdissect.audio.mpeg_frames import MpegStream, Rest, skip_tags, walk_frames
 from jaxdissect.audio.ogg_pages import Link, endless_ogg, ogg_ends, ogg_links, without_end
 from jaxdissect.audio.pcm_headers import (
@@ -133,7 +133,7 @@ def _read_mpeg(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) ->
     """Frames of an MPEG audio stream, counted by the headers of its own frames."""
     stream = walk_frames(content, needed)
     begins = skip_tags(content, 0)
-    # In bytes of other kinds something that looks like two frames may be found, which the name .mp3 makes libsndfile do.
+    # Bytes of other kinds may hold what looks like two frames, and libsndfile looks for them where the name is .mp3.
     if stream is None or (stream.start > begins and describe_kind(content) is not None):
         raise UnreadableError(refusal(content))
     plain = file if stream.start == begins else None
@@ -193,11 +193,16 @@ def _refuse_cut_mpeg(stream: MpegStream, size: int) -> None:
 
 
 def _read_flac(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) -> Frames:
-    """Frames of a FLAC file, up to what the header promises and then as far as there are more."""
+    """Frames of a FLAC file: as the header has it if that is right, else as far as there are any."""
     header, wanted, promised = read_flac_header(content), needed(file.samplerate), file.frames
-    if header is None:  # FLAC in another container
-        return _exactly(file, min(promised, wanted))
     known = promised < UNKNOWN
+    if header is None or wanted <= promised or not may_go_on(content, header, promised):
+        with contextlib.suppress(soundfile.LibsndfileError):
+            pcm = file.next_frames(min(wanted, promised))
+            if len(pcm) == min(wanted, promised):
+                return pcm
+    if header is None:
+        raise UnreadableError(refusal(content))
     with _Sound(Window(content, header.start, header.end, header.unknown_length)) as sound:
         pcm, error = sound.all_frames(min(promised, wanted))
         if known and len(pcm) == promised and error is None:
@@ -241,37 +246,44 @@ def _read_ogg(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) -> 
         if len(pcm) == wanted:
             return pcm
     parts: list[Frames] = []
-    for link in ogg_links(content):
-        parts.append(_read_ogg_link(content, link, file, wanted - sum(map(len, parts))))
+    for number, link in enumerate(ogg_links(content)):
+        promised = file.frames if number == 0 else _ogg_length(content, link)
+        parts.append(_read_ogg_link(content, link, file, promised, wanted - sum(map(len, parts))))
         if sum(map(len, parts)) >= wanted:
             break
     return np.concatenate(parts)
 
 
-def _read_ogg_link(content: BinaryIO, link: Link, first: _Sound, wanted: int) -> Frames:
+def _ogg_length(content: BinaryIO, link: Link) -> int:
+    """Frames of a stream by the position of its last page; 0 where that is impossible."""
+    try:
+        with _Sound(Window(content, link.pages[0].offset, link.end)) as stream:
+            return stream.frames
+    except soundfile.LibsndfileError:
+        return 0
+
+
+def _read_ogg_link(content: BinaryIO, link: Link, first: _Sound, promised: int, wanted: int) -> Frames:
     """Frames of one of the streams that follow one another.
+
+    The position of the last page trims some samples from the end, fewer than a packet has; else it is wrong.
 
     Args:
       content: the file.
       link: the stream.
       first: libsndfile's view of the first one.
+      promised: frames by the position of the last page.
       wanted: how many frames.
     """
     if not link.complete:
         raise UnreadableError("damaged: an Ogg page is missing or altered")
-    start = link.pages[0].offset
-    try:
-        with _Sound(Window(content, start, link.end)) as stream:
-            promised = stream.frames
-    except soundfile.LibsndfileError:  # its last position is impossible
-        promised = 0
-    with _Sound(Window(content, start, link.end, without_end(content, link.pages[-1]))) as stream:
+    with _Sound(Window(content, link.pages[0].offset, link.end, without_end(content, link.pages[-1]))) as stream:
         if (stream.samplerate, stream.channels) != (first.samplerate, first.channels):
             raise UnreadableError(
                 f"its streams differ in rate or channels: {first.samplerate} Hz, {first.channels}; {stream.samplerate} "
                 f"Hz, {stream.channels}; convert it: {convert_by('ogg')}"
             )
-        pcm, _ = stream.all_frames(wanted + TRIMMED)
+        pcm = stream.next_frames(wanted + TRIMMED)
     trimmed = len(pcm) - promised
     return pcm[: min(wanted, promised if 0 <= trimmed <= TRIMMED else len(pcm))]
 
