@@ -14,3 +14,7 @@ class TrainingError(RuntimeError):
 
 class LostProcessError(RuntimeError):
     """Another process of the job has failed or died; the message says which."""
+
+
+class UnreadableError(Exception):
+    """A recording that cannot be counted; the message says why, and becomes the clip's reason."""

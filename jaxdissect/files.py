@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from jaxdissect.errors import InputError
 
@@ -99,6 +99,18 @@ def replaced_folder(path: Path) -> Iterator[Path]:
             raise cannot_write(path, error) from error
         raise
     shutil.rmtree(before, ignore_errors=True)
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name that a table or a record gives means a file inside its folder, on any system.
+
+    Links are not looked at: they are made by whom the folder belongs to, names may come from anywhere.
+
+    Args:
+      name: of the file, relative to the folder.
+    """
+    paths = (PurePosixPath(name), PureWindowsPath(name))
+    return bool(name) and not any(path.drive or path.root or ".." in path.parts for path in paths)
 
 
 def require_new(path: Path) -> None:

@@ -13,7 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "jaxdissect"
 # In the order in which the data flows; a module imports only what stands before it.
 ORDER = [
     "errors", "files", "arrays", "state_file", "progress", "interrupts", "sharding", "timings", "matrix_products",
-    "rendezvous", "processes", "pulse", "audio.log_mel", "audio.decode", "tasks.table", "tasks.tfds_records",
+    "rendezvous", "processes", "pulse", "audio.log_mel", "audio.byte_windows", "audio.mpeg_frames", "audio.ogg_pages",
+    "audio.flac_stream", "audio.pcm_headers", "audio.file_kinds", "audio.sound_files", "audio.file_names",
+    "audio.decode", "tasks.table", "tasks.tfds_records",
     "tasks.tfds_audio", "tasks.tfds", "tasks.synthesis", "tasks.known", "tasks.prepared", "tasks.loader",
     "tasks.preparing", "encoder.base", "encoder.vit", "encoder.m2d", "encoder.shipped", "encoder.checkpoint",
     "encoder.convert", "activations", "grid", "interventions", "tokens", "statistics", "clip_log", "collect",

@@ -4,14 +4,14 @@ import csv
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, require_regular
+from jaxdissect.files import json_fingerprint, require_regular, stays_inside
 
 SPLITS = ("train", "valid", "test")
 CLIP_COLUMNS = ("clip", "file_name", "split", "fold", "status", "reason", "samples")  # of clips.csv, before the labels
@@ -310,12 +310,7 @@ def clip_splits(
 
 
 def _check_file_name(file_name: str, line: int, task: str) -> None:
-    paths = (PurePosixPath(file_name), PureWindowsPath(file_name))
-    if (
-        not file_name
-        or "\0" in file_name
-        or any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
-    ):
+    if not stays_inside(file_name) or "\0" in file_name:
         raise InputError(
             f"Task {task!r}, line {line}: a file name must be a path inside the data folder, found {file_name!r}."
         )

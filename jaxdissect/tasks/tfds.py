@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdissect.audio.decode import Recording, UnreadableError, make_recording, unreadable
-from jaxdissect.errors import InputError
+from jaxdissect.audio.decode import Recording, make_recording, unreadable
+from jaxdissect.errors import InputError, UnreadableError
 from jaxdissect.files import first_line, require_regular
 from jaxdissect.tasks.table import CONTROL, LabelSet, Task, label_set, make_task
 from jaxdissect.tasks.tfds_audio import decode, find_audio

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxdissect.audio.decode import UnreadableError, decode_file, frames_needed
-from jaxdissect.errors import InputError
+from jaxdissect.audio.decode import decode_file, frames_needed
+from jaxdissect.errors import InputError, UnreadableError
 from jaxdissect.tasks.tfds_records import FEATURES, DataSet
 
 RATES = {  # Hz, where features.json does not tell

@@ -14,8 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from jaxdissect.audio.decode import UnreadableError
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, UnreadableError
 from jaxdissect.files import allow_open_files, first_line, refused_by_system, require_regular
 
 SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}  # by TFDS's names
