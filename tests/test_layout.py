@@ -29,9 +29,9 @@ ORDER = [
     "bench_decode", "bench_device", "bench", "report.contents", "report.commands", "report.numbers",
     "report.media", "report.snippets", "report.source", "report.payload", "report.payload_checks",
     "report.payload_results", "report.overview", "report.page", "report.paper", "report.stage", "demo", "summary",
-    "ablation.summary", "reproduction_summary", "bench_summary", "report.summary", "commands.outcome", "commands.unheard",
-    "commands.answers", "commands.stages", "commands.tools", "commands.parsing", "commands.overview", "start", "cli",
-    "__main__",
+    "ablation.summary", "reproduction_summary", "bench_summary", "report.summary", "commands.outcome",
+    "commands.unheard", "commands.answers", "commands.stages", "commands.tools", "commands.parsing",
+    "commands.overview", "start", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",
