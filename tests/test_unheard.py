@@ -7,7 +7,7 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 from jaxdissect.cli import main
-from jaxdissect.commands import unheard
+from jaxdissect.commands import stages, unheard
 from jaxdissect.commands.outcome import OutputOptions
 from jaxdissect.commands.overview import COMMANDS
 from jaxdissect.commands.parsing import GIVEN_ONCE, parse
@@ -228,3 +228,15 @@ def test_lists_are_given_once():
         if get_origin(one) is tuple and Ellipsis in get_args(one)
     }
     assert lists == set(GIVEN_ONCE)
+
+
+def test_dissect_hands_seed_and_save_minutes_to_the_stages_that_draw(monkeypatch):
+    for name, value in {"load_inputs": (None, None), "stage_inputs": {}, "check_ahead": "layer"}.items():
+        monkeypatch.setattr(stages, name, lambda *given, value=value: value)
+    command = parsed("dissect", "--ablate --controls 9 --seed 3 --save-minutes 2")
+    ablation, choosing = command._ablation(), command._choosing()
+    assert (ablation.seed, ablation.save_minutes, ablation.controls) == (3, 2.0, 9)
+    assert (choosing.seed, choosing.save_minutes) == (None, None)  # where no clips are kept, nothing is drawn
+    choosing = parsed("dissect", "--keep-clips --seed 3 --save-minutes 2")._choosing()
+    assert (choosing.seed, choosing.save_minutes) == (3, 2.0)
+    assert parsed("dissect", "--ablate")._ablation().seed == 0

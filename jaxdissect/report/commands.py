@@ -46,6 +46,8 @@ def _command(contents: Contents, stage: str) -> list[str]:
     if stage == "neurons" and "scores" in contents.data:
         attrs, default = contents.data["scores"].attrs, vars(CertaintyOptions())
         found |= {name: attrs[name] for name in DRAWS if attrs.get(name, default[name]) != default[name]}
+    if stage == "ablate" and not found["controls"]:
+        found["match"] = None  # what there is none of is not matched
     words = ["jaxdissect", stage]
     for field in _fields(options):
         words += _words(field, found.get(field.name))
