@@ -22,6 +22,8 @@ from jaxdissect.selection import SelectionRule
 from jaxdissect.selectors import FROM_CLIPS
 from jaxdissect.state_file import remove_states
 
+CAN_BE_NONE = ("permutations", "resamples", "splits")  # 0 asks for none, which is answered without clip counts, too
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NeuronsOptions:
@@ -36,10 +38,11 @@ class NeuronsOptions:
       selector: score by which neurons are chosen. Others than aape give every class the fraction --keep of all neurons
         with the highest score; auroc and average_precision need --keep-clips.
       permutations: of the labels, for p-values; with --keep-clips only. 0: nor are intervals and stability found.
-      resamples: of the recordings, for intervals.
-      splits: into random halves, for the stability.
-      seed: of all of these draws.
-      save_minutes: minutes between two states on the disk, from which permutations that were killed go on.
+        Default: 1000.
+      resamples: of the recordings, for intervals. Default: 200.
+      splits: into random halves, for the stability. Default: 50.
+      seed: of all of these draws. Default: 0.
+      save_minutes: minutes between two states on the disk, from which permutations that were killed go on. Default: 10.
     """
 
     run: Path
@@ -48,11 +51,11 @@ class NeuronsOptions:
     drop_weakest: float = 0.05
     bar: float = 0.95
     selector: Literal["aape", "probability", "class_selectivity", "d_prime", "auroc", "average_precision"] = "aape"
-    permutations: int = 1000
-    resamples: int = 200
-    splits: int = 50
-    seed: int = 0
-    save_minutes: float = 10.0
+    permutations: int | None = None
+    resamples: int | None = None
+    splits: int | None = None
+    seed: int | None = None
+    save_minutes: float | None = None
 
     def rule(self, task_keep: float) -> SelectionRule:
         """The checked rule; `task_keep` serves where `keep` is not given."""
@@ -62,7 +65,13 @@ class NeuronsOptions:
     @property
     def certainty(self) -> CertaintyOptions:
         """The checked numbers of draws."""
-        return CertaintyOptions(self.permutations, self.resamples, self.splits, self.seed, self.save_minutes)
+        return CertaintyOptions(**self.drawing)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Those of the options of the draws that were given."""
+        names = [field.name for field in dataclasses.fields(CertaintyOptions)]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def run_neurons(options: NeuronsOptions) -> Neurons:
@@ -81,8 +90,8 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         require_same_run(run, counts.attrs, counted)
         by_aape = select_neurons(counts, rule)
     clips = read_clips(run, counts, needed=certainty.permutations > 0 or options.selector in FROM_CLIPS)
-    if clips is None and options.selector in FROM_CLIPS:
-        raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
+    if clips is None:
+        _require_no_clips(options)
     score = class_scores(counts, *((clips.counts, clips.tokens, clips.members) if clips else ()))
     neurons = by_aape if options.selector == "aape" else select_neurons(counts, rule, score[options.selector])
     null, states = None, run.file("state") / "neurons"
@@ -118,6 +127,18 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         run.finish("neurons", record)
     remove_states(states)
     return neurons
+
+
+def _require_no_clips(options: NeuronsOptions) -> None:
+    """Refuse what only every clip's counts can answer, which were not kept."""
+    if options.selector in FROM_CLIPS:
+        raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
+    asked = [name for name, value in options.drawing.items() if value or name not in CAN_BE_NONE]
+    if asked:
+        raise InputError(
+            f"--{asked[0].replace('_', '-')} {options.drawing[asked[0]]} needs every clip's counts, which this run has "
+            f"not kept: leave it out, or count again with --keep-clips into another --run."
+        )
 
 
 def layer_table(neurons: Neurons) -> pd.DataFrame:

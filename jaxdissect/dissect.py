@@ -29,17 +29,17 @@ from jaxdissect.results import (
 )
 from jaxdissect.run import (
     Run,
-    absolute,
     computed_by,
     peak_memory,
     record_attributes,
     require_same_run,
     save_or_rescue,
 )
+from jaxdissect.stage_inputs import DEFAULTS, recorded_inputs
 from jaxdissect.state_file import remove_states
-from jaxdissect.tasks.known import load_task, task_in_full
+from jaxdissect.tasks.known import label_names, load_task
 from jaxdissect.tasks.loader import data_fingerprint
-from jaxdissect.tasks.table import Task
+from jaxdissect.tasks.table import TEST_FOLD, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,10 @@ class ActivationsOptions(DistributedOptions):
       data: data folder; file names are relative to it. Default for a CSV: its own folder.
       label: label sets to count, joined by commas. Default: the task's first; of a CSV the column `label`.
       split: train, valid, test or all. With folds, train is every fold but the test fold.
-      test_fold: the fold held out as the test split.
+      test_fold: of a table with folds, the one held out as the test split. Default: 5.
       unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
-      multi_label: in a CSV's column `label`, commas separate several labels.
+      multi_label: commas separate several labels in every label set that is counted. Default: as a known task says,
+        else they do not.
       batch_size: clips per device and step.
       dtype: of the computation, float32 (float32 products) or bfloat16.
       tokens: all; patches, without the class token; or sounding, only patches inside the recording and within 60 dB of
@@ -73,9 +74,9 @@ class ActivationsOptions(DistributedOptions):
     data: Path | None = None
     label: str | None = None
     split: Literal["train", "valid", "test", "all"] = "train"
-    test_fold: int = 5
+    test_fold: int | None = None
     unit_seconds: float | None = None
-    multi_label: bool = False
+    multi_label: bool | None = None
     batch_size: int = 16
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokens: Literal["all", "patches", "sounding"] = "all"
@@ -175,13 +176,18 @@ def read_activations(run: Run) -> Activations:
     return Activations(counts, top, clips, labels)
 
 
+def _held_out(options: ActivationsOptions) -> int:
+    """The fold that is the test split, of a table with folds."""
+    return TEST_FOLD if options.test_fold is None else options.test_fold
+
+
 def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[str, Any]:
     """What `run.json` says of the stage `activations` before it has run."""
     return {
         "options": {
             "label": [labels.name for labels in task.label_sets],
             "split": options.split,
-            "test_fold": None if None in task.folds else options.test_fold,
+            "test_fold": None if None in task.folds else _held_out(options),
             "dtype": options.dtype,
             "tokens": options.tokens,
             "threshold": options.threshold,
@@ -196,16 +202,7 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[s
         "encoder": encoder.name,
         "unit_seconds": task.unit_seconds,
         "keep": task.keep,
-        "inputs": {  # where the later stages look first
-            "encoder": absolute(options.encoder),
-            "task": task_in_full(options.task),
-            "data": absolute(options.data),
-            "label": options.label,
-            "test_fold": options.test_fold,
-            "unit_seconds": options.unit_seconds,
-            "multi_label": options.multi_label,
-            "dtype": options.dtype,
-        },
+        "inputs": recorded_inputs({name: getattr(options, name) for name in DEFAULTS}),  # where later stages look first
     }
 
 
@@ -224,6 +221,8 @@ def _reuse(run: Run, record: dict[str, Any], task: Task, max_bad_clips: float) -
         return None
     if reused.too_many_bad:
         return None
+    if here().first:
+        _remember_inputs(run, reused.record.get("inputs", {}), record["inputs"])
     labels = reused.activations.clip_labels
     if labels["source"].values.tolist() != list(task.sources):
         labels["source"].values[:] = task.sources
@@ -232,6 +231,14 @@ def _reuse(run: Run, record: dict[str, Any], task: Task, max_bad_clips: float) -
                 _forget_selection(run)
                 write_netcdf(labels, run.file("clip_labels.nc"))
     return reused
+
+
+def _remember_inputs(run: Run, before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Let later stages find what is given now: the same counts may come of data that moved, or be judged otherwise."""
+    renewed = {**before, **{name: value for name, value in given.items() if value is not None}}
+    if renewed != before:
+        with run.locked():
+            run.amend("activations", {"inputs": renewed})
 
 
 def _forget_selection(run: Run) -> None:
@@ -248,14 +255,13 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
         raise InputError(f"--save-minutes must be positive, got {options.save_minutes}.")
     with under_way(f"Loading {options.encoder}"):
         encoder = load_encoder(options.encoder, options.dtype)
-    labels = [name.strip() for name in (options.label or "").split(",") if name.strip()]
     task = load_task(
         options.task,
         options.data,
-        labels,
+        label_names(options.label),
         options.unit_seconds,
         options.multi_label,
-        options.test_fold,
+        "default" if options.test_fold is None else options.test_fold,
         lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
     )
     chosen = task.only(options.split)

@@ -36,9 +36,11 @@ class ProbeOptions:
       task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
       data: data folder; file names are relative to it. Default for a CSV: its own folder.
       label: label sets, joined by commas. Default: the task's first; of a CSV the column `label`.
-      test_fold: the fold held out as the test split. Default: 5.
+      test_fold: of a table with folds, the one held out as the test split; with --folds all, the one that `ablate`
+        judges on. Default: the run's, or 5.
       unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
-      multi_label: in a CSV's column `label`, commas separate several labels.
+      multi_label: commas separate several labels in every label set. Default: as the run or a known task says, else
+        they do not.
       head: trained: a new one; encoder: the encoder's own task head, whose outputs must be the task's classes in order.
       folds: hold out the test fold, or every fold in turn.
       seeds: probes per fold, each with its own initial weights, order and validation clips.
@@ -58,7 +60,7 @@ class ProbeOptions:
     label: str | None = None
     test_fold: int | None = None
     unit_seconds: float | None = None
-    multi_label: bool = False
+    multi_label: bool | None = None
     head: Literal["trained", "encoder"] = "trained"
     folds: Literal["test", "all"] = "test"
     seeds: int = 3

@@ -79,10 +79,17 @@ def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def warn(text: str) -> None:
-    """What a result should not be read without, or what went wrong without ending the command, on stderr."""
+def warn(text: str, once: bool = False) -> None:
+    """What a result should not be read without, or what went wrong without ending the command, on stderr.
+
+    Args:
+      text: a sentence or two.
+      once: not again within one command, whose stages may all come to say it.
+    """
     heard = _warned.get()
     if heard is not None:
+        if once and text in heard:
+            return
         heard.append(text)
     print(f"jaxdissect: {text}", file=sys.stderr, flush=True)
 

@@ -134,6 +134,11 @@ class Run:
         """Record a stage as done, after all its files are written."""
         self._write({**self.stages(), stage: {**record, "versions": versions(), "device": device()}})
 
+    def amend(self, stage: str, parts: Mapping[str, Any]) -> None:
+        """Replace parts of the record of a stage that is done; what it was computed by stays."""
+        stages = self.stages()
+        self._write({**stages, stage: {**stages[stage], **parts}})
+
     def _write(self, stages: Mapping[str, Any]) -> None:
         with whole_file(self.file("run.json")) as temporary:
             temporary.write_text(json.dumps({"stages": stages}, indent=2) + "\n")

@@ -399,3 +399,11 @@ def test_a_disk_that_fills_up_loses_nothing(ablate, monkeypatch):
     code, _, error = ablate("--neurons", "a", "--controls", "2")
     assert code == 2
     assert "Nothing is lost: what was ablated is kept in" in error
+
+
+def test_ablate_without_controls_measures_no_activity_to_match(ablate, monkeypatch):
+    def fail(*given, **more):
+        raise AssertionError
+
+    monkeypatch.setattr("jaxdissect.ablation.stage.measure_activity", fail)
+    assert ablate("--neurons", "a", "--controls", "0", "--no-causal-map")[0] == 0

@@ -2,13 +2,16 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from made_runs import make_run
 
 from jaxdissect import InputError, ViTConfig, certainty, load_task, permutation, save_encoder, untrained_m2d
+from jaxdissect.certainty import CertaintyOptions
 from jaxdissect.certainty_files import pairs_needed, read_clips
 from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.cli import main
@@ -146,10 +149,35 @@ def test_other_selectors_give_every_class_its_best(done, tmp_path, selector):
 
 def test_without_the_clips_counts_there_is_no_p_value(folder, tmp_path):
     count(folder, tmp_path / "run")
-    run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1))
-    assert "p_value" not in pd.read_csv(tmp_path / "run" / "neurons.csv")
+    for nothing in ({}, {"permutations": 0, "resamples": 0, "splits": 0}):
+        run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **nothing))
+        assert "p_value" not in pd.read_csv(tmp_path / "run" / "neurons.csv")
     with pytest.raises(InputError, match="--selector auroc needs every clip's counts: count again with --keep-clips"):
         run_neurons(NeuronsOptions(run=tmp_path / "run", selector="auroc"))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"permutations": 1000}, "--permutations 1000 needs every clip's counts"),
+        ({"resamples": 200}, "--resamples 200 needs"),
+        ({"splits": 1}, "--splits 1 needs"),
+        ({"seed": 0}, "--seed 0 needs"),
+        ({"save_minutes": 10.0}, r"--save-minutes 10\.0 needs .* count again with --keep-clips into another --run"),
+    ],
+)
+def test_neurons_options_of_draws_are_refused_without_the_clips_counts(tmp_path, given, told):
+    run = make_run(tmp_path / "run", ["a", "b"], ablated=False, shared=False)
+    options = NeuronsOptions(run=run, preset="lape", **given)
+    before = (run / "run.json").read_bytes()
+    with pytest.raises(InputError, match=told):
+        run_neurons(options)
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_neurons_options_left_out_are_the_defaults_of_the_draws():
+    assert NeuronsOptions(run=Path("r")).certainty == CertaintyOptions()
+    assert NeuronsOptions(run=Path("r"), splits=7, seed=0).certainty == CertaintyOptions(splits=7)
 
 
 def damage(run, how):

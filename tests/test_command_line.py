@@ -100,7 +100,8 @@ def test_help_shows_examples_and_defaults_with_units(name, capsys):
     assert not re.search(r"\{None|default: None", printed)
     assert "\x1b" not in printed
     told = " ".join(line.strip("│| ") for line in printed.splitlines())
-    assert ("(default: 10 min)" in told) == ("--save-minutes" in told and name != "train")
+    assert ("(default: 10 min)" in told) == ("--save-minutes" in told and name not in ("train", "neurons"))
+    assert ("which permutations that were killed go on. Default: 10." in told) == (name == "neurons")
     for option in ("--quiet", "--json"):
         assert re.search(rf"^[│| ]*{option}  ", printed, re.MULTILINE)
     rows = re.split(r"(?m)^[│|]? {0,2}(?=--)", printed.partition("-h, --help")[2])

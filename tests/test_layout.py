@@ -32,8 +32,8 @@ ORDER = [
     "report.media", "report.snippets", "report.source", "report.payload", "report.payload_checks",
     "report.payload_results", "report.overview", "report.page", "report.paper", "report.stage", "demo", "summary",
     "ablation.summary", "reproduction_summary", "bench_summary", "report.summary", "commands.outcome",
-    "commands.answers", "commands.stages", "commands.tools", "commands.parsing", "commands.overview", "start", "cli",
-    "__main__",
+    "commands.unheard", "commands.answers", "commands.stages", "commands.tools", "commands.parsing",
+    "commands.overview", "start", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = [
     "grain", "h5netcdf", "h5py", "librosa", "pandas", "platformdirs", "soundfile", "soxr", "torch", "tqdm",

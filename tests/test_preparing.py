@@ -59,6 +59,12 @@ def task_in(folder, **changes):
     return load_task(str(folder / "noises.csv"), **({"unit_seconds": SECONDS} | changes))
 
 
+@pytest.mark.parametrize("label", ["label", "", "label,place"])
+def test_prepare_refuses_a_label_where_tables_are_copied(options, label):
+    with pytest.raises(InputError, match=r"--label .*: the table of --task .*noises\.csv is copied with all of its"):
+        run_prepare(options(label=label))
+
+
 def test_shards_hold_what_the_files_held(table, options):
     """PCM of 16 bits at the wanted rate is kept to the bit, and so are statuses, members and fingerprints."""
     result = run_prepare(options())

@@ -19,6 +19,8 @@ from made_runs import HOSTILE, make_run
 
 from jaxdissect import InputError
 from jaxdissect.cli import main
+from jaxdissect.commands.overview import COMMANDS
+from jaxdissect.commands.parsing import parse
 from jaxdissect.comparing import ShareOptions, run_share
 from jaxdissect.neuron_set_files import published_sets, read_neuron_set
 from jaxdissect.neuron_sets import parse_neuron_set
@@ -554,6 +556,38 @@ def test_commands_are_told_as_a_shell_takes_them(dissected):
     assert "--preset lape --keep 0.3" in second
     assert "--learning-rate 0.03" in third
     assert "--seeds 2" in third
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"commas": "separate labels"}, "--multi-label "),
+        ({"commas": "belong to labels"}, "--no-multi-label "),
+        ({"commas": None, "test_fold": None}, ""),
+        ({"multi_label": False, "test_fold": 5}, ""),  # as records had it before, whether given or not
+        ({"multi_label": True, "test_fold": 3}, "--test-fold 3 --multi-label "),
+    ],
+)
+def test_commands_give_what_was_given(run, inputs, words):
+    from jaxdissect.report.commands import commands
+
+    stages = json.loads((run / "run.json").read_text())
+    stages["stages"]["activations"]["inputs"] |= inputs
+    stages["stages"]["ablate"]["options"] |= {"controls": 0, "match": "layer"}
+    (run / "run.json").write_text(json.dumps(stages))
+    told = commands(read_contents(run))
+    first = "jaxdissect activations --encoder m2d_tiny --task /nowhere/no.csv --data /nowhere --label event "
+    assert told[0] == f"{first}{words}--run {run.name}"
+    assert told[-1] == f"jaxdissect ablate --controls 0 --run {run.name}"
+    for line in told[0], told[-1]:
+        _, name, *options = shlex.split(line)
+        parse(COMMANDS[name], name, options)
+
+
+def test_report_says_that_nothing_is_heard_of_the_data(tmp_path):
+    run = make_run(tmp_path / "run", ["a", "b"], ablated=False, shared=False, keep=0.0)
+    done = report(run, data=tmp_path)
+    assert [text for text in done.warnings if "--data had no effect: no class has a neuron" in text]
 
 
 def test_commands_have_every_digit_of_a_number(run):

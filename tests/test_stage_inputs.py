@@ -12,6 +12,9 @@ from tones import (
     strict_json,
 )
 
+from jaxdissect.probing import ProbeOptions
+from jaxdissect.run import Run
+from jaxdissect.stage_inputs import DEFAULTS, given_before, recorded_inputs, stage_inputs
 from jaxdissect.tasks.known import task_in_full
 
 
@@ -136,7 +139,9 @@ def test_another_tasks_options_are_not_inherited(jaxdissect, tones):
     assert (inputs["label"], inputs["data"]) == (None, None)
 
 
-@pytest.mark.parametrize(("name", "value"), [("label", 5), ("unit_seconds", "long"), ("multi_label", "yes")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("label", 5), ("unit_seconds", "long"), ("multi_label", "yes"), ("commas", True)]
+)
 def test_inputs_of_other_types_are_a_damaged_record(jaxdissect, name, value):
     jaxdissect("probe")
     file = jaxdissect.path / "run.json"
@@ -146,3 +151,66 @@ def test_inputs_of_other_types_are_a_damaged_record(jaxdissect, name, value):
     code, _, error = jaxdissect("probe", inputs=False)
     assert code == 2
     assert f"cannot be read: a stage's {name} is {value!r}" in error
+
+
+def recorded(folder, **given):
+    """A run directory whose counts were made with some inputs."""
+    run = Run(folder / "run")
+    run.path.mkdir()
+    inputs = recorded_inputs(DEFAULTS | {"encoder": "m2d_tiny", "task": "fsd50k"} | given)
+    json.dumps(inputs)
+    run.finish("activations", {"options": {}, "fingerprints": {}, "inputs": inputs})
+    return run
+
+
+@pytest.mark.parametrize("before", [None, True, False])
+@pytest.mark.parametrize("given", [None, True, False])
+def test_stage_inputs_take_multi_label_as_given_else_as_recorded(tmp_path, before, given):
+    run = recorded(tmp_path, multi_label=before)
+    inputs = stage_inputs(ProbeOptions(run=run.path, multi_label=given), run, "probe")
+    assert inputs["multi_label"] is (before if given is None else given)
+
+
+@pytest.mark.parametrize(("before", "given", "expected"), [
+    ("default", None, "default"), (3, None, 3), ("default", 3, 3), (3, 5, 5), (0, None, 0), (3, 0, 0),
+])  # fmt: skip
+def test_stage_inputs_take_the_test_fold_as_given_else_as_recorded(tmp_path, before, given, expected):
+    run = recorded(tmp_path, test_fold=before)
+    assert stage_inputs(ProbeOptions(run=run.path, test_fold=given), run, "probe")["test_fold"] == expected
+
+
+@pytest.mark.parametrize(("multi_label", "test_fold", "expected"), [
+    (False, 5, {}), (True, 5, {"multi_label": True}), (False, 4, {"test_fold": 4}),
+])  # fmt: skip
+def test_given_before_reads_records_that_held_defaults_too(multi_label, test_fold, expected):
+    """What records had before --no-multi-label was heard: false and 5 also where nothing was given."""
+    assert given_before({"multi_label": multi_label, "test_fold": test_fold, "label": None}) == expected
+
+
+def test_no_multi_label_against_a_recorded_true_is_another_task(jaxdissect, tones):
+    table = tones.write("several.csv", label=lambda clip: ("a", "b", "a,b")[clip % 3])
+    assert jaxdissect("activations", "--task", str(table), "--multi-label")[0] == 0
+    code, _, error = jaxdissect("probe", "--no-multi-label", inputs=False)
+    assert code == 2
+    assert "holds counts of another task: choose another --run, or give the options that it was made with" in error
+    assert jaxdissect("probe", inputs=False)[0] == 0
+    described = strict_json(jaxdissect.path / "probe" / "probe.json")["label_sets"]["label"]
+    assert (described["multi_label"], described["classes"]) == (True, ["a", "b"])
+
+
+def test_multi_label_given_with_counts_that_are_there_is_heard_by_later_stages(jaxdissect):
+    """Without a comma in the table the counts are the same, and only the judgement differs."""
+
+    def judged_as(*given):
+        assert jaxdissect("activations", *given)[0] == 0
+        assert jaxdissect("probe", inputs=False)[0] == 0
+        return strict_json(jaxdissect.path / "probe" / "probe.json")["label_sets"]["label"]["multi_label"]
+
+    assert judged_as() is False
+    counted = (jaxdissect.path / "activations.nc").stat().st_mtime_ns
+    assert judged_as("--multi-label") is True
+    before = (jaxdissect.path / "run.json").read_bytes()
+    assert jaxdissect("activations")[0] == 0  # which says nothing, so that it stays
+    assert (jaxdissect.path / "run.json").read_bytes() == before
+    assert judged_as("--no-multi-label") is False
+    assert (jaxdissect.path / "activations.nc").stat().st_mtime_ns == counted

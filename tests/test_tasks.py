@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxdissect import InputError, load_task
-from jaxdissect.tasks.known import KNOWN_TASKS
+from jaxdissect.progress import listening
+from jaxdissect.tasks.known import KNOWN_TASKS, label_names
 
 TABLE = """file_name,label,digit,split
 a.wav,dog,10,train
@@ -63,18 +64,112 @@ def test_a_table_with_folds(data_folder):
         load_task(str(path), unit_seconds=1, test_fold=6)
 
 
-def test_commas_separate_labels_only_on_demand_and_only_in_label(data_folder):
+def test_load_task_separates_labels_at_commas_on_demand_in_every_column(data_folder):
     path = data_folder.table(
-        "multi.csv", 'file_name,label,place,split\na.wav,"dog, cat,dog","Rome, Italy",train\nb.wav,,Bonn,train\n'
+        "multi.csv", 'file_name,label,place,split\na.wav,"dog, cat,dog","Rome,Paris",train\nb.wav,,Bonn,train\n'
     )
-    single = load_task(str(path), label=["label", "place"], unit_seconds=1)
-    assert single.classes == (("label", "dog, cat,dog"), ("place", "Bonn"), ("place", "Rome, Italy"))
+    cells = (("label", "dog, cat,dog"), ("place", "Bonn"), ("place", "Rome,Paris"))
+    for given in ({}, {"multi_label": None}, {"multi_label": False}):
+        assert load_task(str(path), label=["label", "place"], unit_seconds=1, **given).classes == cells
     multi = load_task(str(path), label=["label", "place"], unit_seconds=1, multi_label=True)
     assert members_by_name(multi) == {
-        "a.wav": {("label", "cat"), ("label", "dog"), ("place", "Rome, Italy")},
+        "a.wav": {("label", "cat"), ("label", "dog"), ("place", "Rome"), ("place", "Paris")},
         "b.wav": {("place", "Bonn")},
     }
-    assert multi.labels_per_clip == 3
+    assert multi.labels_per_clip == 4
+    assert [labels.multi_label for labels in multi.label_sets] == [True, True]
+
+
+def test_load_task_judges_single_labels_as_multi_label_on_demand(data_folder):
+    """The same table with the same fingerprint: how a label set is judged is no part of it."""
+    path = data_folder.table("animals.csv", TABLE)
+    one, other = (load_task(str(path), unit_seconds=1, multi_label=several) for several in (None, True))
+    assert one.classes == other.classes
+    assert one.fingerprint() == other.fingerprint()
+    assert [task.label_sets[0].multi_label for task in (one, other)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "told"),
+    [
+        (('"Guitar,Music"', '"Music,Piano"', "Piano", ""), None, "2 of 3 labels hold commas"),
+        (('"Guitar,Music"', '"Music,Piano"', "Piano", "Piano"), None, ""),  # no more than half
+        (('"Guitar,Music"', '"Music,Piano"', "Piano", ""), False, ""),
+        (('"Guitar,Music"', '"Music,Piano"', "Piano", ""), True, ""),
+    ],
+)
+def test_load_task_says_that_multi_label_may_have_been_forgotten(data_folder, rows, given, told):
+    lines = [f"{clip}.wav,{tags},train" for clip, tags in enumerate(rows)]
+    path = data_folder.table("t.csv", "\n".join(["file_name,tags,split", *lines, ""]))
+    with listening(quiet=True) as warned:
+        for _ in range(2):  # the stages of one command, of which the first says it
+            load_task(str(path), label="tags", unit_seconds=1, multi_label=given)
+    assert len(warned) == bool(told)
+    assert all(told in text and "'tags'" in text and "Give --multi-label" in text for text in warned)
+
+
+def test_load_task_wants_label_sets_for_multi_label(data_folder):
+    path = data_folder.table("animals.csv", TABLE)
+    for given in (True, False):
+        with pytest.raises(InputError, match="--multi-label: no label set is read here"):
+            load_task(str(path), label=None, unit_seconds=1, multi_label=given)
+
+
+def test_load_task_hears_multi_label_of_known_tasks(data_folder, esc50):
+    rows = 'file_name,label,place,split\na.wav,"Bark,Dog","in,out",train\nb.wav,Dog,out,test\n'
+    data_folder.table("fsd50k.csv", rows)
+
+    def classes(multi_label):
+        return load_task("fsd50k", data_folder.path, label=["event", "place"], multi_label=multi_label).classes
+
+    assert classes(None) == (("event", "Bark"), ("event", "Dog"), ("place", "in,out"), ("place", "out"))
+    assert classes(True) == (("event", "Bark"), ("event", "Dog"), ("place", "in"), ("place", "out"))
+    assert classes(False) == (("event", "Bark,Dog"), ("event", "Dog"), ("place", "in,out"), ("place", "out"))
+    for multi_label in (None, False, True):
+        task = load_task("esc50", esc50.path, label=["event", "group"], multi_label=multi_label)
+        assert [labels.multi_label for labels in task.label_sets] == [bool(multi_label)] * 2
+        assert task.fingerprint() == load_task("esc50", esc50.path, label=["event", "group"]).fingerprint()
+
+
+def test_load_task_refuses_a_test_fold_where_there_are_none(data_folder):
+    path = data_folder.table("animals.csv", TABLE)
+    both = data_folder.table("both.csv", TABLE.replace("split", "split,fold").replace("n\n", "n,1\n")
+                             .replace("valid\n", "valid,2\n").replace("test\n", "test,3\n"))  # fmt: skip
+    for table in (path, both):
+        for fold in (3, 5):
+            with pytest.raises(InputError, match=rf"--test-fold {fold}: the column 'split' of .*{table.name}.* leave"):
+                load_task(str(table), unit_seconds=1, test_fold=fold)
+        assert (
+            load_task(str(table), unit_seconds=1).splits == load_task(str(table), unit_seconds=1, test_fold=None).splits
+        )
+    with pytest.raises(InputError, match=r"--test-fold 5: a data set of TFDS has splits and no folds: leave it out"):
+        load_task("tfds:crema_d", data_folder.path, test_fold=5)
+    data_folder.table("notes.csv", TABLE.replace("label", "octave"))
+    with pytest.raises(InputError, match="--test-fold 5: the column 'split' of"):
+        load_task("notes", data_folder.path, label="octave", test_fold=5)
+
+
+def test_load_task_holds_out_fold_5_unless_it_is_told_otherwise(data_folder):
+    rows = "".join(f"{fold}.wav,x,{fold}\n" for fold in (0, 4, 5))
+    path = data_folder.table("folds.csv", "file_name,label,fold\n" + rows)
+
+    def splits(**given):
+        return load_task(str(path), unit_seconds=1, **given).splits
+
+    assert splits() == splits(test_fold="default") == splits(test_fold=5) == ("train", "train", "test")
+    assert splits(test_fold=0) == ("test", "train", "train")
+    assert splits(test_fold=None) == ("train",) * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [(None, ()), ("a", ("a",)), ("a, b,", ("a", "b")), ("", InputError), (" ,", InputError)]
+)
+def test_label_names_are_joined_by_commas(text, names):
+    if names is InputError:
+        with pytest.raises(InputError, match="--label must name a label set, got"):
+            label_names(text)
+    else:
+        assert label_names(text) == names
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from limits import few_open_files
 from tensorflow_datasets.core.features import audio_feature
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
-from jaxdissect import InputError
+from jaxdissect import InputError, load_task
 from jaxdissect.audio.decode import read_clip
 from jaxdissect.cli import main
 from jaxdissect.results import read_netcdf
@@ -218,6 +218,22 @@ def test_several_label_sets_and_another_unit_length(crema_d):
     assert task.unit_seconds == 1.5
     assert [labels.name for labels in task.label_sets] == ["speaker_id", "label"]
     assert labels(task, "speaker_id") == [["100"]] * 7 + [["200"]] * 3 + [["300"]] * 3
+
+
+def test_load_tfds_task_separates_labels_at_commas_on_demand(without_tensorflow, tmp_path):
+    features = tensorflow_datasets.features
+    builder = own("own", audio=audio_feature.Audio(sample_rate=8000), tags=features.Text(), kind=np.int32)
+    prepare(
+        tmp_path, builder, {"train": [{"audio": pcm(0, 9), "tags": tags, "kind": 3} for tags in ("a, b", "b,c,", "")]}
+    )
+
+    def found(multi_label):
+        task = load_task("tfds:own", tmp_path, label=["tags", "kind"], unit_seconds=1, multi_label=multi_label)
+        assert [one.multi_label for one in task.label_sets] == [bool(multi_label)] * 2
+        return labels(task, "tags")
+
+    assert found(True) == [["a", "b"], ["b", "c"], []]
+    assert found(None) == found(False) == [["a, b"], ["b,c,"], []]
 
 
 def test_no_label_sets_and_no_reading_of_records(crema_d):

@@ -44,7 +44,7 @@ class AblateOptions:
       gain: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. Default: what a .yaml asks
         for, else 0.
       mode: gain; or mean, which replaces activations by the neuron's mean over the tokens that were counted.
-      controls: random neuron sets that each set is compared with.
+      controls: random neuron sets that each set is compared with; 0: none. Of --match shift there is one.
       match: controls matched by activity (layer, activation rate and size of what neurons write), by layer, or the
         published shift of every index by one.
       causal_map: also estimate, for every single neuron, what silencing it does to each class's margin.
@@ -59,7 +59,7 @@ class AblateOptions:
       max_bad_clips: share of unreadable test clips above which the command fails, after the others were judged.
       save_minutes: minutes between two states on the disk, from which an ablation that was killed goes on.
       part: I/N: judge the I-th of N shares of the interventions, as one of N independent jobs on any hosts; the same
-        command without it then puts all together.
+        command without it then puts all together, and heeds --causal-map, --map-sample, --evar and --max-bad-clips.
     """
 
     run: Path
@@ -275,7 +275,7 @@ def _suite(options: AblateOptions, plan: _Plan) -> tuple[Activity | None, SuiteF
     data = data_fingerprint(plan.subject.task) or "files"
     measured_on = {"the encoder": plan.subject.fingerprints["encoder"], "the table": plan.subject.fingerprints["task"]}
     activity = None
-    if options.match == "activity":
+    if options.match == "activity" and options.controls:
         activity = common_activity(
             folder, {**measured_on, "--dtype": plan.subject.dtype, "the prepared data": data},
             lambda: _measured(options, plan.subject),

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from jaxdissect.commands.outcome import OutputOptions
+from jaxdissect.commands.unheard import require_heard
 from jaxdissect.errors import InputError
 from jaxdissect.processes import DistributedOptions
 
@@ -20,7 +21,9 @@ UNITS = {
     "unit_seconds": "s", "seconds": "s", "save_minutes": "min", "sample_rate": "Hz", "max_mb": "MB",
 }  # fmt: skip
 ONE_WAY = [field.name for field in dataclasses.fields(OutputOptions)]  # options without a --no-
-GIVEN_ONCE = ("--with", "--neurons", "--gain")  # lists: of an option given twice the last counts, which would lose some
+GIVEN_ONCE = (  # lists: of an option given twice the last counts, which would lose some
+    "--with", "--neurons", "--suite", "--gain", "--batch-sizes", "--dtypes",
+)  # fmt: skip
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
 
 
@@ -33,7 +36,7 @@ def parse(command: type, name: str, arguments: Sequence[str]) -> Any:
       arguments: that follow the name.
 
     Raises:
-      InputError: there is no such option, one is missing, or a value breaks a rule.
+      InputError: there is no such option, one is missing or would have no effect, or a value breaks a rule.
       SystemExit: help was asked for, and printed.
     """
     known, more = _flags(command), f"`jaxdissect {name} --help` shows its options."
@@ -54,7 +57,7 @@ def parse(command: type, name: str, arguments: Sequence[str]) -> Any:
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(
+            parsed: Any = tyro.cli(
                 with_units(command),
                 prog=f"jaxdissect {name}",
                 args=list(arguments),
@@ -66,6 +69,8 @@ def parse(command: type, name: str, arguments: Sequence[str]) -> Any:
             mistake = _mistake(told.getvalue(), arguments, examples(command)[0])
             raise InputError(f"{name}: {mistake} {more}") from None
         raise
+    require_heard(name, parsed, {known[flag].name for flag in given})
+    return parsed
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
@@ -126,7 +131,7 @@ def _flags(command: type) -> dict[str, dataclasses.Field]:
             continue
         flag = field.name.strip("_").replace("_", "-")
         found[f"--{flag}"] = field
-        if isinstance(field.default, bool) and field.name not in ONE_WAY:
+        if (isinstance(field.default, bool) or hints[field.name] == bool | None) and field.name not in ONE_WAY:
             found[f"--no-{flag}"] = field
     return found
 

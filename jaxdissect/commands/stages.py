@@ -22,7 +22,7 @@ from jaxdissect.commands.answers import (
     reproduced,
     shared,
 )
-from jaxdissect.commands.outcome import Outcome, OutputOptions
+from jaxdissect.commands.outcome import Outcome, OutputOptions, without_output
 from jaxdissect.comparing import ShareOptions, run_share
 from jaxdissect.demo import DemoOptions, demo_report, run_demo
 from jaxdissect.dissect import ActivationsOptions, run_activations
@@ -63,7 +63,8 @@ class DemoCommand(OutputOptions, DemoOptions):
 class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
     """Count, then choose: `activations` and `neurons` in one go.
 
-    With --ablate, `probe` and `ablate` too, and with --report, `share` and `report`.
+    With --ablate, `probe` and `ablate` too, and with --report, `share` and `report`. --seed and --save-minutes are of
+    all stages that draw or keep states.
 
     Examples:
       jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --preset lape --keep-clips --run runs/esc50
@@ -79,6 +80,7 @@ class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
     ablate: bool = False
     controls: int = 200
     report: bool = False
+    save_minutes: float = 10.0
 
     def __call__(self) -> Iterator[Outcome]:
         self.rule(task_keep=0.01)  # a mistake is told before the long count, not after
@@ -96,7 +98,7 @@ class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
         yield counted(self.run, result)
         if result.activations.bad_clips == len(result.activations.clips):
             return
-        yield _choose(self)
+        yield _choose(self._choosing())
         if ablation is not None:
             probing = ProbeOptions(run=self.run, batch_size=self.batch_size, max_bad_clips=self.max_bad_clips)
             yield dataclasses.replace(probed(self.run, run_probe(probing)), failure=None)  # of the clips counted above
@@ -105,11 +107,21 @@ class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
             yield shared(self.run, run_share(ShareOptions(run=self.run)), ())
             yield reported(run_report(ReportOptions(run=self.run)))
 
+    def _choosing(self) -> NeuronsOptions:
+        """The options of the choice, without those that are of the other stages where nothing is drawn for it."""
+        options = without_output(NeuronsOptions, self)
+        return options if self.keep_clips else dataclasses.replace(options, seed=None, save_minutes=None)
+
     def _ablation(self) -> AblateOptions:
         """The checked options of the ablation, before the long count."""
         encoder, task = load_inputs(stage_inputs(self, Run(self.run), "activations"))
         options = AblateOptions(
-            run=self.run, controls=self.controls, match=check_ahead(encoder, task), max_bad_clips=self.max_bad_clips
+            run=self.run,
+            controls=self.controls,
+            match=check_ahead(encoder, task),
+            max_bad_clips=self.max_bad_clips,
+            seed=0 if self.seed is None else self.seed,
+            save_minutes=self.save_minutes,
         )
         _ = options.ablation
         return options

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxdissect.ablation.stage import AblateOptions
+from jaxdissect.certainty import CertaintyOptions
 from jaxdissect.choosing import NeuronsOptions
 from jaxdissect.comparing import ShareOptions
 from jaxdissect.dissect import ActivationsOptions
 from jaxdissect.probing import ProbeOptions
 from jaxdissect.report.contents import Contents
+from jaxdissect.stage_inputs import OF_TASK, given_before
 
 OPTIONS = {
     "activations": ActivationsOptions, "neurons": NeuronsOptions, "share": ShareOptions, "probe": ProbeOptions,
@@ -39,11 +41,13 @@ def _command(contents: Contents, stage: str) -> list[str]:
     if stage == "activations":
         inputs = record.get("inputs")
         if isinstance(inputs, dict):
-            found |= {name: value for name, value in inputs.items() if name in found}
+            found |= dict.fromkeys(OF_TASK) | given_before(inputs)
         found |= {name: record.get(name) for name in ("encoder", "task") if found.get(name) is None}
     if stage == "neurons" and "scores" in contents.data:
-        attrs = contents.data["scores"].attrs
-        found |= {name: attrs[name] for name in DRAWS if name in attrs}
+        attrs, default = contents.data["scores"].attrs, vars(CertaintyOptions())
+        found |= {name: attrs[name] for name in DRAWS if attrs.get(name, default[name]) != default[name]}
+    if stage == "ablate" and not found["controls"]:
+        found["match"] = None  # what there is none of is not matched
     words = ["jaxdissect", stage]
     for field in _fields(options):
         words += _words(field, found.get(field.name))
@@ -61,7 +65,7 @@ def _words(field: dataclasses.Field, value: Any) -> list[str]:
         value = ",".join(map(str, value))
     if value is None or value == field.default or (isinstance(value, list) and tuple(value) == field.default):
         return []
-    if isinstance(field.default, bool):
+    if isinstance(value, bool):
         return [flag] if value else [f"--no-{flag[2:]}"]
     if isinstance(value, Mapping):
         return []

@@ -170,6 +170,9 @@ def _snippets(
     """Sound, pictures and activations, as far as encoder and clips are at hand and the page has room."""
     wanted = wanted_clips(contents, axes)
     if not wanted.clips:
+        for flag, value in (("--data", options.data), ("--encoder", options.encoder)):
+            if value is not None:
+                warnings.append(f"{flag} had no effect: no class has a neuron whose clips could be heard.")
         return None
     source = find_source(options, run, contents)
     missing += source.missing

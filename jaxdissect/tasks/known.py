@@ -9,10 +9,12 @@ from platformdirs import user_cache_path
 
 from jaxdissect.errors import InputError
 from jaxdissect.files import sha256_file
-from jaxdissect.progress import under_way
+from jaxdissect.progress import under_way, warn
 from jaxdissect.tasks.table import (
+    Fold,
     LabelSet,
     Task,
+    cell_labels,
     clip_splits,
     column_labels,
     evar_task,
@@ -112,8 +114,8 @@ def load_task(
     data: str | Path | None = None,
     label: str | Sequence[str] | None = (),
     unit_seconds: float | None = None,
-    multi_label: bool = False,
-    test_fold: int | None = 5,
+    multi_label: bool | None = None,
+    test_fold: Fold = "default",
     progress: Callable = iter,
 ) -> Task:
     """Load a known task by name, a data set that TFDS has prepared, or any task from a CSV in EVAR's format.
@@ -125,21 +127,54 @@ def load_task(
       label: label sets to count: columns of the table or label sets derived from them; default: the task's first;
         None: none, as for training that looks at no labels.
       unit_seconds: length of a clip, s; a known task brings its own.
-      multi_label: commas in a CSV's column `label` separate several labels.
-      test_fold: of a table with folds, the one held out as the test split; None: none.
+      multi_label: commas separate several labels in every label set named by `label`, which is then judged as
+        multi-label; False: they do not, in a known task neither; None: as the known task says, else they do not.
+      test_fold: of a table with folds, the one held out as the test split; "default": fold 5; None: none.
       progress: wraps the iteration over clips that are synthesised, or read for their labels.
 
     Raises:
-      InputError: the task is unknown, or its table breaks a rule of `read_table` or `make_task`.
+      InputError: the task is unknown, its table breaks a rule of `read_table` or `make_task`, a fold is named where
+        there are none, or `multi_label` is given and no label set is to be read.
     """
     if label is not None:
         label = (label,) if isinstance(label, str) else tuple(label)
+    elif multi_label is not None:
+        raise InputError("--multi-label: no label set is read here, whose commas it would tell of: leave it out.")
+    loaded = _load(task, data, label, unit_seconds, multi_label, test_fold, progress)
+    if multi_label is None:
+        _warn_of_commas(loaded)
+    return loaded
+
+
+def label_names(text: str | None) -> tuple[str, ...]:
+    """The label sets that an option names, joined by commas; none where it is not given.
+
+    Raises:
+      InputError: it is given and names none.
+    """
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise InputError(f"--label must name a label set, got {text!r}: leave it out for the task's first.")
+    return names
+
+
+def _load(
+    task: str,
+    data: str | Path | None,
+    label: tuple[str, ...] | None,
+    unit_seconds: float | None,
+    multi_label: bool | None,
+    test_fold: Fold,
+    progress: Callable,
+) -> Task:
     if task.startswith(PREFIX):
         if data is None:
             raise InputError(f"--task {task} needs --data: TFDS's data_dir, the folder that holds the data set.")
-        return load_tfds_task(task, Path(data), label, unit_seconds, progress)
+        if isinstance(test_fold, int):
+            raise InputError(f"--test-fold {test_fold}: a data set of TFDS has splits and no folds: leave it out.")
+        return load_tfds_task(task, Path(data), label, unit_seconds, bool(multi_label), progress)
     if task in SYNTHETIC_TASKS:
-        return _synthetic(task, data, label, unit_seconds, progress)
+        return _synthetic(task, data, label, unit_seconds, multi_label, test_fold, progress)
     if task in KNOWN_TASKS:
         if data is None:
             raise InputError(
@@ -148,7 +183,9 @@ def load_task(
             )
         first = (KNOWN_TASKS[task].label,)
         with under_way(f"Reading the table of {task}"):
-            return _known(task, KNOWN_TASKS[task], Path(data), _chosen(label, first), unit_seconds, test_fold)
+            return _known(
+                task, KNOWN_TASKS[task], Path(data), _chosen(label, first), unit_seconds, multi_label, test_fold
+            )
     path = Path(task)
     if path.suffix.lower() != ".csv":
         raise InputError(
@@ -187,8 +224,30 @@ def _chosen(label: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[st
     return () if label is None else label or default
 
 
+def _warn_of_commas(task: Task) -> None:
+    """Say what may have been forgotten where most labels of a label set hold commas and each is one class."""
+    for labels in task.label_sets:
+        if labels.multi_label:
+            continue
+        own = [labels.classes[index] for members in labels.members for index in members]
+        several = [name for name in own if "," in name]
+        if 2 * len(several) > len(own):
+            warn(
+                f"Label set {labels.name!r}: {len(several):,} of {len(own):,} labels hold commas, and each counts as "
+                f"one class, as {several[0]!r} does. Give --multi-label if commas separate labels, else "
+                f"--no-multi-label.",
+                once=True,
+            )
+
+
 def _known(
-    name: str, known: KnownTask, data: Path, label: Sequence[str], unit_seconds: float | None, test_fold: int | None
+    name: str,
+    known: KnownTask,
+    data: Path,
+    label: Sequence[str],
+    unit_seconds: float | None,
+    multi_label: bool | None,
+    test_fold: Fold,
 ) -> Task:
     seconds = known.unit_seconds if unit_seconds is None else unit_seconds
     if seconds is None:
@@ -204,19 +263,21 @@ def _known(
             "label": columns["category"],
         }
     splits, folds = clip_splits(columns, path, test_fold)
-    labels = [_known_labels(known, columns, column, path) for column in label]
+    labels = [_known_labels(known, columns, column, path, multi_label) for column in label]
     recordings = columns.get("src_file")
     return make_task(name, data, seconds, columns["file_name"], splits, folds, labels, known.keep, recordings)
 
 
-def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path) -> LabelSet:
+def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path, multi_label: bool | None) -> LabelSet:
+    several = bool(multi_label)
     if name == known.label:
-        labels = column_labels(columns, "label", path, known.multi_label)
+        labels = column_labels(columns, "label", path, known.multi_label if multi_label is None else several)
         return dataclasses.replace(labels, name=name)
     if name in known.derived:
-        return label_set(name, [[value] if value else [] for value in known.derived[name](columns, path.parent)])
+        derived = known.derived[name](columns, path.parent)
+        return label_set(name, [cell_labels(value, several) for value in derived], several)
     if name in columns:
-        return column_labels(columns, name, path)
+        return column_labels(columns, name, path, several)
     raise InputError(
         f"--label {name}: {path} has no such label set; there are {known.label}, "
         f"{''.join(f'{derived}, ' for derived in known.derived)}and its columns {', '.join(columns)}."
@@ -224,7 +285,13 @@ def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path) -> 
 
 
 def _synthetic(
-    name: str, data: str | Path | None, label: tuple[str, ...] | None, unit_seconds: float | None, progress: Callable
+    name: str,
+    data: str | Path | None,
+    label: tuple[str, ...] | None,
+    unit_seconds: float | None,
+    multi_label: bool | None,
+    test_fold: Fold,
+    progress: Callable,
 ) -> Task:
     from jaxdissect.tasks import synthesis
     from jaxdissect.tasks.synthesis import SECONDS, write_notes
@@ -240,4 +307,5 @@ def _synthetic(
             if not table.is_file():  # else another process was faster
                 raise
     labels = _chosen(label, ("octave", "pitch_class", "instrument"))
-    return evar_task(name, table, folder, SECONDS if unit_seconds is None else unit_seconds, labels)
+    seconds = SECONDS if unit_seconds is None else unit_seconds
+    return evar_task(name, table, folder, seconds, labels, multi_label, test_fold)

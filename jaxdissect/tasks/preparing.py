@@ -22,7 +22,7 @@ from jaxdissect.files import (
     whole_file,
 )
 from jaxdissect.progress import progress_bar, under_way
-from jaxdissect.tasks.known import load_task, table_files
+from jaxdissect.tasks.known import label_names, load_task, table_files
 from jaxdissect.tasks.loader import recordings, unit_samples
 from jaxdissect.tasks.prepared import (
     FORMAT,
@@ -52,7 +52,7 @@ class PrepareOptions:
       data: data folder; file names are relative to it. Default for a CSV: its own folder.
       sample_rate: Hz, that of the encoders to come: 16000 or, for M2D's 32 kHz models, 32000.
       unit_seconds: length to which clips are cropped, s. A known task brings its own.
-      label: features of a TFDS set that its new table lists, joined by commas; other tables are copied whole.
+      label: tfds:NAME: features that its new table lists, joined by commas; other tables are copied whole.
       shard_clips: clips in a shard.
       part: I/N: of N processes that share the work this is the I-th; run the command without it at the end.
       max_bad_clips: share of unreadable clips above which the command fails, after everything else was prepared.
@@ -160,12 +160,20 @@ def verify(folder: Path) -> list[str]:
 
 
 def _task(options: PrepareOptions) -> Task:
-    labels = [name.strip() for name in (options.label or "").split(",") if name.strip()]
     from_tfds = options.task.startswith(PREFIX)
+    if options.label is not None and not from_tfds:
+        raise InputError(
+            f"--label {options.label}: the table of --task {options.task} is copied with all of its columns: leave "
+            f"--label out, and give it to the commands that count."
+        )
     return load_task(
-        options.task, options.data, labels if from_tfds else None, options.unit_seconds, test_fold=None,
+        options.task,
+        options.data,
+        label_names(options.label) if from_tfds else None,
+        options.unit_seconds,
+        test_fold=None,
         progress=lambda clips: progress_bar(clips, what=f"Reading {options.task}"),
-    )  # fmt: skip
+    )
 
 
 def _plan(options: PrepareOptions, task: Task) -> dict[str, range]:

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -18,6 +18,8 @@ CLIP_COLUMNS = ("clip", "file_name", "split", "fold", "status", "reason", "sampl
 WHOLE_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 LONGEST_SECONDS = 3600.0
+TEST_FOLD = 5  # the fold that is held out where none is named
+Fold = int | Literal["default"] | None  # a fold that somebody names; fold 5 of tables with folds; none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,8 +205,8 @@ def evar_task(
     data: Path,
     unit_seconds: float,
     label: Sequence[str] = ("label",),
-    multi_label: bool = False,
-    test_fold: int | None = 5,
+    multi_label: bool | None = None,
+    test_fold: Fold = "default",
 ) -> Task:
     """A task from a CSV in EVAR's format: `file_name`, label columns, and `split` or `fold`.
 
@@ -214,11 +216,14 @@ def evar_task(
       data: folder that file names are relative to.
       unit_seconds: length of a clip, s.
       label: columns to count, each a label set.
-      multi_label: commas in the column `label` separate several labels.
+      multi_label: commas in these columns separate several labels; None: they do not.
       test_fold: with a column `fold`, the fold that is the test split (None: none is); all others are training.
+
+    Raises:
+      InputError: the table breaks a rule of `read_table` or `make_task`, or a fold is named that it does not have.
     """
     columns = read_table(path, ["file_name"])
-    labels = [column_labels(columns, column, path, multi_label and column == "label") for column in label]
+    labels = [column_labels(columns, column, path, bool(multi_label)) for column in label]
     splits, folds = clip_splits(columns, path, test_fold)
     return make_task(
         name, data, unit_seconds, columns["file_name"], splits, folds, labels, recordings=columns.get("src_file")
@@ -282,18 +287,27 @@ def column_labels(columns: Mapping[str, list[str]], column: str, path: Path, mul
         raise InputError(
             f"{path}: there is no label column {column!r}; the table has {', '.join(columns)}: name them with --label."
         )
-    values = columns[column]
-    if multi_label:
-        parts = [[part.strip() for part in value.split(",") if part.strip()] for value in values]
-        return label_set(column, parts, multi_label)
-    return label_set(column, [[value] if value else [] for value in values])
+    return label_set(column, [cell_labels(cell, multi_label) for cell in columns[column]], multi_label)
 
 
-def clip_splits(
-    columns: Mapping[str, list[str]], path: Path, test_fold: int | None
-) -> tuple[list[str], list[int | None]]:
-    """Split and fold of every clip, from the column `split` or `fold`."""
+def cell_labels(cell: str, multi_label: bool) -> list[str]:
+    """The labels in one cell of a table: the whole cell, or with `multi_label` its parts between commas."""
+    parts = cell.split(",") if multi_label else [cell]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def clip_splits(columns: Mapping[str, list[str]], path: Path, test_fold: Fold) -> tuple[list[str], list[int | None]]:
+    """Split and fold of every clip, from the column `split` or `fold`.
+
+    Raises:
+      InputError: both columns are missing, a cell is neither split nor fold, or a fold is named that the table lacks.
+    """
     if "split" in columns:
+        if isinstance(test_fold, int):
+            raise InputError(
+                f"--test-fold {test_fold}: the column 'split' of {path} says which clips are the test split, so no "
+                f"fold is held out: leave --test-fold out, or take a table with the column 'fold' alone."
+            )
         for line, split in enumerate(columns["split"], start=2):
             if split not in SPLITS:
                 raise InputError(f"{path}, line {line}: split must be one of {', '.join(SPLITS)}, found {split!r}.")
@@ -304,9 +318,10 @@ def clip_splits(
         if not WHOLE_NUMBER.fullmatch(fold):
             raise InputError(f"{path}, line {line}: fold must be a whole number, found {fold!r}.")
     folds = [int(fold) for fold in columns["fold"]]
-    if test_fold is not None and test_fold not in folds:
-        raise InputError(f"--test-fold {test_fold}: {path} has the folds {sorted(set(folds))}.")
-    return ["test" if fold == test_fold else "train" for fold in folds], list(folds)
+    held_out = TEST_FOLD if test_fold == "default" else test_fold
+    if held_out is not None and held_out not in folds:
+        raise InputError(f"--test-fold {held_out}: {path} has the folds {sorted(set(folds))}: give one of them.")
+    return ["test" if fold == held_out else "train" for fold in folds], list(folds)
 
 
 def _check_file_name(file_name: str, line: int, task: str) -> None:

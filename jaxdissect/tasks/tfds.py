@@ -8,7 +8,7 @@ from typing import Any
 from jaxdissect.audio.decode import Recording, make_recording, unreadable
 from jaxdissect.errors import InputError, UnreadableError
 from jaxdissect.files import first_line, require_regular
-from jaxdissect.tasks.table import CONTROL, LabelSet, Task, label_set, make_task
+from jaxdissect.tasks.table import CONTROL, LabelSet, Task, cell_labels, label_set, make_task
 from jaxdissect.tasks.tfds_audio import decode, find_audio
 from jaxdissect.tasks.tfds_records import (
     AGAIN,
@@ -34,6 +34,7 @@ def load_tfds_task(
     data: Path,
     label: Sequence[str] | None = (),
     unit_seconds: float | None = None,
+    multi_label: bool = False,
     progress: Callable = iter,
 ) -> Task:
     """A task from a data set that TFDS has prepared; splits other than training, validation and test are left out.
@@ -44,6 +45,7 @@ def load_tfds_task(
       label: features to count, each a label set: class labels, texts, whole numbers, truth values; default: "label" or
         else "instrument/family"; None: none, and no record is read.
       unit_seconds: length of a clip, s; default: that of `UNIT_SECONDS`.
+      multi_label: commas in these features separate several labels.
       progress: wraps the iteration over records, which are read for their labels.
 
     Raises:
@@ -61,7 +63,7 @@ def load_tfds_task(
     records = Records(data_set)
     clips = [(split, index) for split, ends in records.ends.items() for index in range(ends[-1])]
     file_names = [f"{split}/{index:08d}" for split, index in clips]
-    labels = _label_sets(data_set, records, chosen, progress(file_names)) if chosen else []
+    labels = _label_sets(data_set, records, chosen, progress(file_names), multi_label) if chosen else []
     splits = [SPLITS[split] for split, _ in clips]
     return make_task(name, folder, seconds, file_names, splits, [None] * len(clips), labels)
 
@@ -134,7 +136,7 @@ def _is_label(feature: Any) -> bool:
 
 
 def _label_sets(
-    data_set: DataSet, records: Records, chosen: Sequence[str], file_names: Iterable[str]
+    data_set: DataSet, records: Records, chosen: Sequence[str], file_names: Iterable[str], multi_label: bool
 ) -> list[LabelSet]:
     names = {name: _class_names(*data_set.features[name]) for name in chosen}
     rows: dict[str, list[list[str]]] = {name: [] for name in names}
@@ -154,7 +156,9 @@ def _label_sets(
                 f"--label {name}: a label must not hold control characters, found {odd[:80]!r} in {data_set.folder}: "
                 f"choose another."
             )
-    return [label_set(name, rows[name]) for name in chosen]
+    for labels in rows.values():
+        labels[:] = [[part for text in row for part in cell_labels(text, multi_label)] for row in labels]
+    return [label_set(name, rows[name], multi_label) for name in chosen]
 
 
 def _class_names(feature: Any, path: Path) -> Sequence[str | int] | None:

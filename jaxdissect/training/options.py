@@ -12,8 +12,9 @@ from jaxdissect.encoder.convert import sizes_from_name
 from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import vit_config
 from jaxdissect.errors import InputError
+from jaxdissect.tasks.known import label_names
 from jaxdissect.tasks.loader import unit_samples
-from jaxdissect.tasks.table import LabelSet, Task
+from jaxdissect.tasks.table import TEST_FOLD, LabelSet, Task
 from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.msm_mae import MSMMAE
 from jaxdissect.training.objective import Objective
@@ -49,9 +50,9 @@ class TrainOptions:
         command goes on from there.
       data: data folder; file names are relative to it. Default for a CSV: its own folder.
       label: label set to learn. Default: the task's first; of a CSV the column `label`.
-      test_fold: the fold held out as the test split; it is not trained on.
+      test_fold: of a table with folds, the one held out as the test split; it is not trained on. Default: 5.
       unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
-      multi_label: in a CSV's column `label`, commas separate several labels.
+      multi_label: supervised: commas separate several labels. Default: as a known task says, else they do not.
       size: of the ViT: tiny, small, base or large. Default: base.
       input: mel bands x frames, p, patch bands x frames, as in M2D's names; a third part p32k means 32 kHz. Default:
         80x608p16x16.
@@ -86,9 +87,9 @@ class TrainOptions:
     out: Path
     data: Path | None = None
     label: str | None = None
-    test_fold: int = 5
+    test_fold: int | None = None
     unit_seconds: float | None = None
-    multi_label: bool = False
+    multi_label: bool | None = None
     size: Literal["tiny", "small", "base", "large"] | None = None
     input: str | None = None
     start_from: Path | None = None
@@ -104,7 +105,7 @@ class TrainOptions:
     decoder_depth: int | None = None
     ema: tuple[float, float] | None = None
     standardise: Literal["token", "batch"] | None = None
-    standardise_patches: bool = False
+    standardise_patches: bool | None = None
     mixup: float | None = None
     storage: Literal["float32", "float16"] = "float32"
     licence: str | None = None
@@ -140,6 +141,14 @@ class TrainOptions:
             raise InputError(f"--seed must be below 2**32, got {self.seed}.")
         if self.objective == "m2d" and self.parts[1] < 2:
             raise InputError("--objective m2d compares the clips of a part: --part-size must be 2 at least, got 1.")
+        for name in ("label", "multi_label"):
+            if self.objective != "supervised" and getattr(self, name) is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')}: --objective {self.objective} looks at no labels: leave it out."
+                )
+        names = label_names(self.label)
+        if len(names) > 1:
+            raise InputError(f"--label: a training learns one label set, got {', '.join(names)}: name one.")
         fields = {field.name for field in dataclasses.fields(OBJECTIVES[self.objective])}
         foreign = [name for name in self.specific if name not in fields]
         if foreign:
@@ -148,10 +157,15 @@ class TrainOptions:
             )
 
     @property
+    def held_out(self) -> int:
+        """The fold that is not trained on, of a table with folds."""
+        return TEST_FOLD if self.test_fold is None else self.test_fold
+
+    @property
     def specific(self) -> dict[str, Any]:
         """Options given that belong to some of the objectives."""
         found = {name: getattr(self, name) for name in SPECIFIC}
-        return {name: value for name, value in found.items() if value is not None and value is not False}
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def parts(self) -> tuple[int, int]:

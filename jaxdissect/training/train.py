@@ -17,7 +17,7 @@ from jaxdissect.files import cannot_write, json_fingerprint, locked, require_new
 from jaxdissect.progress import progress_bar, under_way, warn
 from jaxdissect.run import device, versions
 from jaxdissect.sharding import local_mesh
-from jaxdissect.tasks.known import load_task
+from jaxdissect.tasks.known import label_names, load_task
 from jaxdissect.tasks.table import LabelSet, Task
 from jaxdissect.training import state_folder
 from jaxdissect.training.checkpoints import Checkpoints
@@ -105,18 +105,13 @@ def _require_place(options: TrainOptions) -> None:
 
 def _task(options: TrainOptions) -> Task:
     """The training split, with one label set or, for self-supervision, none; clips without a label learn none."""
-    label = None
-    if options.objective == "supervised":
-        label = (options.label,) if options.label else ()
-    elif options.label:
-        raise InputError(f"--label: --objective {options.objective} looks at no labels.")
     task = load_task(
         options.task,
         options.data,
-        label,
+        label_names(options.label) if options.objective == "supervised" else None,
         options.unit_seconds,
         options.multi_label,
-        options.test_fold,
+        "default" if options.test_fold is None else options.test_fold,
         lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
     )
     if "train" not in task.splits:
@@ -150,7 +145,8 @@ def _described(options: TrainOptions, task: Task, objective: Objective, feed: Fe
     encoder = objective.encoder
     given = {name: value for name, value in dataclasses.asdict(options).items() if name not in (*LATER, *SPECIFIC)}
     given |= {name: getattr(objective, name) for name in SPECIFIC if getattr(objective, name, None) is not None}
-    given |= {"start_from": encoder.source.get("start"), "part_size": feed.part_size}
+    given |= {"start_from": encoder.source.get("start"), "part_size": feed.part_size, "test_fold": options.held_out}
+    given["multi_label"] = any(labels.multi_label for labels in task.label_sets)
     del given["size"], given["input"]
     return {
         "options": json.loads(json.dumps(given | {"dtype": jnp.dtype(encoder.dtype).name})),
@@ -313,7 +309,7 @@ def _trained(options: TrainOptions, objective: Objective, labels: LabelSet | Non
         variables["head"] = {**scale, **params["head"]}
     source = {"file": f"none: trained by jaxdissect, --objective {options.objective}", **encoder.source}
     if labels is not None:
-        source["head"] = {"label_set": labels.name, "classes": list(labels.classes), "test_fold": options.test_fold}
+        source["head"] = {"label_set": labels.name, "classes": list(labels.classes), "test_fold": options.held_out}
     return dataclasses.replace(encoder, variables=variables, dtype=jnp.float32, source=source)
 
 
