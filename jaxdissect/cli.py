@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxdissect.commands.parsing import heed_no_color, nearest, parse
 from jaxdissect.errors import InputError, LostProcessError, TrainingError
 from jaxdissect.processes import here
 from jaxdissect.progress import listening
-from jaxdissect.start import prepare_process
+from jaxdissect.start import missing_platform, prepare_process
 
 USER_ERROR, LOST_PROCESS, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141  # 75: "try again" in sysexits.h
 
@@ -52,10 +52,12 @@ def _answer(arguments: Sequence[str]) -> int:
     try:
         command = _parsed(arguments)
         answer.folder, answer.options = _folder(command), command
-        with listening(command.quiet) as warned, _stdout_free(command.json):
+        with listening(command.quiet) as warned, _stdout_free(command.json), _platforms(command):
             code = answer.take(command())
-    except SystemExit as stop:  # help was printed
-        return int(stop.code or 0)
+    except SystemExit as stop:
+        if command is None:  # help was printed
+            return int(stop.code or 0)
+        code, error = _exit_code(stop), f"the code that --encoder names ended the program (sys.exit({stop.code!r}))."
     except InputError as mistake:
         code, error = USER_ERROR, str(mistake)
     except TrainingError as failure:
@@ -70,6 +72,35 @@ def _answer(arguments: Sequence[str]) -> int:
     if answer.options.json and _speaks(command):
         print(answer.to_json(code, error, warned))
     return code
+
+
+@contextlib.contextmanager
+def _platforms(command: Any) -> Iterator[None]:
+    """Tell a platform that the environment asks for and that is not here, before JAX fails on it in some way.
+
+    Processes of one job must meet before JAX may look for devices, so there it is told behind what has failed.
+
+    Raises:
+      InputError: there is no such platform.
+    """
+    if not getattr(command, "distributed", False):
+        _require_platform(None)
+    try:
+        yield
+    except Exception as error:
+        _require_platform(error)
+        raise
+
+
+def _require_platform(cause: Exception | None) -> None:
+    missing = missing_platform(os.environ)
+    if missing is not None:
+        raise InputError(missing) from cause
+
+
+def _exit_code(stop: SystemExit) -> int:
+    """The code that the user's program asked for, but never 0: nothing was done."""
+    return stop.code if isinstance(stop.code, int) and stop.code else USER_ERROR
 
 
 def _stdout_free(json: bool) -> contextlib.AbstractContextManager[Any]:
@@ -106,4 +137,7 @@ def _speaks(command: Any) -> bool:
     """Whether this is the process that answers for all of its job."""
     if not getattr(command, "distributed", False):
         return True
-    return not command.process and here().first
+    try:
+        return not command.process and here().first
+    except (RuntimeError, AssertionError):  # JAX has no devices
+        return not command.process
