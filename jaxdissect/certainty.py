@@ -68,6 +68,7 @@ class Certainty:
       resampled: of the recordings.
       drawn: how much was.
       units: recordings, or clips of recordings of several classes, whose labels were exchanged.
+      fixed: share of the clips whose labels no exchange could change.
     """
 
     tested: Tested
@@ -76,6 +77,7 @@ class Certainty:
     resampled: Resampled
     drawn: CertaintyOptions
     units: int
+    fixed: float
 
 
 def assess(
@@ -118,7 +120,8 @@ def assess(
     tested = test.tested(null)
     q_value = benjamini_hochberg(tested.p_value.ravel()).reshape(tested.p_value.shape)
     resampled = _resample(counts, rule, options, progress)
-    return Certainty(tested, q_value, null, resampled, options, len(counts.units.stratum))
+    fixed = float(counts.units.fixed.sum() / max(1, (counts.units.unit >= 0).sum()))
+    return Certainty(tested, q_value, null, resampled, options, len(counts.units.stratum), fixed)
 
 
 def _resample(

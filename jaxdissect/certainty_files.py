@@ -213,6 +213,7 @@ def _coverage(neurons: Neurons, name: str, one: Certainty) -> dict[str, Any]:
         "all_pairs_significant": int(passed.sum()),
         "split_half_jaccard": stability.jaccard if stability else np.nan,
         "units": one.units,
+        "fixed_clips": one.fixed,
         "pairs_needed": pairs_needed(one.tested),
         "classes_untested": int((~tested.any(axis=(1, 2))).sum()),
     }

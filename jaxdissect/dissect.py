@@ -2,11 +2,13 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import xarray as xr
 
 from jaxdissect.choosing import forget_neurons
 from jaxdissect.clip_store import publish_clip_store
@@ -40,6 +42,8 @@ from jaxdissect.state_file import remove_states
 from jaxdissect.tasks.known import label_names, load_task
 from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import TEST_FOLD, Task
+
+OF_TABLE = ("sample_rate", "splits", "recordings")  # of a record, on which no count depends
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,6 +205,9 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[s
         "task": task.name,
         "encoder": encoder.name,
         "unit_seconds": task.unit_seconds,
+        "sample_rate": encoder.sample_rate,
+        "splits": dict(Counter(task.splits)),
+        "recordings": {"from": task.recordings_from, "sha256": json_fingerprint(task.sources)},
         "keep": task.keep,
         "inputs": recorded_inputs({name: getattr(options, name) for name in DEFAULTS}),  # where later stages look first
     }
@@ -223,14 +230,34 @@ def _reuse(run: Run, record: dict[str, Any], task: Task, max_bad_clips: float) -
         return None
     if here().first:
         _remember_inputs(run, reused.record.get("inputs", {}), record["inputs"])
-    labels = reused.activations.clip_labels
-    if labels["source"].values.tolist() != list(task.sources):
-        labels["source"].values[:] = task.sources
-        if here().first:
-            with run.locked():
-                _forget_selection(run)
-                write_netcdf(labels, run.file("clip_labels.nc"))
-    return reused
+        _renew(run, record, reused.activations.clip_labels, task)
+    reused.activations.clip_labels["source"].values[:] = task.sources
+    return dataclasses.replace(reused, record={**reused.record, **{name: record[name] for name in OF_TABLE}})
+
+
+def _renew(run: Run, record: Mapping[str, Any], labels: xr.Dataset, task: Task) -> None:
+    """Bring up to date what the counts do not depend on, and strike what was made of clips grouped otherwise.
+
+    Args:
+      run: the run directory.
+      record: of this count.
+      labels: of the clips that were counted.
+      task: these clips.
+    """
+    before = run.require("activations")
+    was, now = before.get("recordings", record["recordings"]), record["recordings"]
+    regrouped = labels["source"].values.tolist() != list(task.sources) or was["sha256"] != now["sha256"]
+    if not regrouped and all(before.get(name) == record[name] for name in OF_TABLE):
+        return
+    with run.locked():
+        if regrouped:
+            _forget_selection(run)
+            for stage in ("share", "ablate"):
+                run.reopen(stage)
+            renewed = labels.copy(deep=True)
+            renewed["source"].values[:] = task.sources
+            write_netcdf(renewed, run.file("clip_labels.nc"))
+        run.amend("activations", {name: record[name] for name in OF_TABLE})
 
 
 def _remember_inputs(run: Run, before: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -49,6 +49,17 @@ class Units:
         found[order] = self.members[drawn]
         return found
 
+    @property
+    def fixed(self) -> Bool[np.ndarray, " clip"]:
+        """Clips whose labels no exchange changes: their stratum has no unit of other classes."""
+        if not len(self.stratum):
+            return np.zeros(len(self.unit), bool)
+        order = np.argsort(self.stratum, kind="stable")
+        starts = np.searchsorted(self.stratum[order], np.arange(self.stratum.max() + 1))
+        members = self.members[order]
+        alike = (np.logical_or.reduceat(members, starts) == np.logical_and.reduceat(members, starts)).all(axis=1)
+        return (self.unit >= 0) & alike[self.stratum][self.unit]
+
     def drawn(self, rng: np.random.Generator) -> Int[np.ndarray, " unit"]:
         """How often every unit is in a bootstrap sample: as many recordings as there are, with replacement."""
         order, first, size = self._groups()

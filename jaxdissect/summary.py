@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdissect.cautions import counting_cautions, has_p_values, selection_cautions
 from jaxdissect.certainty import LEVEL
 from jaxdissect.comparing import Sharing
 from jaxdissect.demo import DemoResult
@@ -54,10 +55,11 @@ def activations_summary(done: ActivationsResult) -> str:
 
 
 def activations_warnings(done: ActivationsResult) -> list[str]:
-    """What could not be read."""
+    """What could not be read; padding that makes up most of the clips; no split beside."""
     clips = done.activations.clips
     bad = clips[clips["status"] == "unreadable"]
-    return listed("Not counted", zip(bad["file_name"], bad["reason"], strict=True), len(bad), "clips.csv")
+    lines = listed("Not counted", zip(bad["file_name"], bad["reason"], strict=True), len(bad), "clips.csv")
+    return [*lines, *counting_cautions(done.record, clips)]
 
 
 def listed(what: str, reasons: Iterable[tuple[object, object]], total: int, file: str) -> list[str]:
@@ -143,8 +145,8 @@ def probe_warnings(result: ProbeResult) -> list[str]:
     return listed("Left out", result.unusable.items(), len(result.unusable), "probe.json")
 
 
-def neurons_summary(neurons: Neurons) -> str:
-    """Coverage, neurons per class and the busiest layers of every label set."""
+def neurons_summary(neurons: Neurons, beside: Sequence[str] = ()) -> str:
+    """Coverage, neurons per class and the busiest layers of every label set; warnings, with further ones `beside`."""
     lines = [
         table(
             ["label set", "classes", "coverage", "kept neurons", "neurons/class", "classes/neuron", "busiest layers"],
@@ -170,36 +172,15 @@ def neurons_summary(neurons: Neurons) -> str:
             most = ", ".join(f"{label} {count}" for label, count in found.head(5).items())
             least = ", ".join(f"{label} {count}" for label, count in found.tail(2).items())
             lines.append(f"{name}: most {most}" + (f"; fewest {least}" if len(found) > 5 else ""))
-    known = "pairs_significant" in neurons.coverage
+    known = has_p_values(neurons.coverage)
     if known:
         lines += [_certainty(row) for _, row in neurons.coverage.iterrows()]
-    lines += [*_bare(neurons), *neurons_warnings(neurons)]
-    lines.append(CAUTION if not known else COMPARE)
-    return "\n".join(lines)
-
-
-def _bare(neurons: Neurons) -> list[str]:
-    """What helps where preset aape leaves every class of a label set without a neuron."""
-    rule, coverage = neurons.scores.attrs, neurons.coverage
-    bare = coverage["label_set"][(coverage["covered"] == 0) & (coverage["kept_neurons"] > 0)]
-    if not len(bare) or (rule["preset"], rule["selector"]) != ("aape", "aape"):
-        return []
-    return [
-        f"No class of {', '.join(bare)} has a neuron: those of lowest AAPE fire too seldom to exceed --bar "
-        f"{rule['bar']}. Take --preset lape, which asks for the bar first, or a larger --keep."
-    ]
+    return "\n".join([*lines, *neurons_warnings(neurons), *beside, CAUTION if not known else COMPARE])
 
 
 def neurons_warnings(neurons: Neurons) -> list[str]:
-    """Label sets without a kept neuron, and classes that were left out."""
-    lines = []
-    if not neurons.coverage["kept_neurons"].all():
-        lines.append(
-            f"No neuron was kept where --keep {neurons.scores.attrs['keep']} rounds to none, or none qualifies."
-        )
-    if neurons.scores.attrs["skipped_classes"]:
-        lines.append(f"Left out, without a counted token: {neurons.scores.attrs['skipped_classes']}.")
-    return lines
+    """Label sets and classes without neurons; classes that were left out or could not be tested."""
+    return selection_cautions(neurons.coverage, neurons.scores.attrs)
 
 
 def _certainty(row: Any) -> str:
@@ -222,16 +203,13 @@ def _certainty(row: Any) -> str:
             f"with so few permutations {needed} pairs must be beyond all of them before any has q <= {LEVEL}: draw "
             f"more (--permutations)"
         )
-    if row["classes_untested"]:
-        parts.append(
-            f"not tested: {row['classes_untested']} of {row['classes']} classes, of fewer than two recordings or "
-            f"without recordings of other classes to exchange labels with"
-        )
+    if row["fixed_clips"] > 0:
+        parts.append(f"the labels of {row['fixed_clips']:.1%} of the clips could not be exchanged")
     return "; ".join(parts) + "."
 
 
-def sharing_summary(done: Sharing) -> str:
-    """Which classes share most, and how much chance shares, of every two label sets."""
+def sharing_summary(done: Sharing, warnings: Sequence[str]) -> str:
+    """Which classes share most, and how much chance shares, of every two label sets; then the warnings."""
     lines = []
     for names, rows in done.table.groupby(["label_set_a", "run_b", "label_set_b"], sort=False):
         found = rows[(rows["size_a"] > 0) & (rows["size_b"] > 0)]
@@ -252,7 +230,7 @@ def sharing_summary(done: Sharing) -> str:
             f"{row['expected_by_breadth']:.1f} expected, Jaccard {row['jaccard']:.2f}"
             for _, row in found[particular].sort_values("p_by_breadth", kind="stable").head(BUSIEST).iterrows()
         ]
-    return "\n".join([*lines, *sharing_warnings(done)])
+    return "\n".join([*lines, *warnings])
 
 
 def sharing_warnings(done: Sharing) -> list[str]:

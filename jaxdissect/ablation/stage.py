@@ -20,6 +20,7 @@ from jaxdissect.ablation.parts import SuiteFiles, common_activity
 from jaxdissect.ablation.results import Ablation, check_judging, require_clips, suite_tables
 from jaxdissect.ablation.subject import Subject, chosen_sets, neuron_means, read_subject
 from jaxdissect.ablation.suites import AblationOptions, Intervention, balance, check_sets, make_interventions
+from jaxdissect.cautions import independence_cautions
 from jaxdissect.encoder.base import Encoder, LayeredEncoder
 from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint, locked, parse_part, require_folder, sha256_file
@@ -103,6 +104,7 @@ class AblateResult:
       clips: of the test split.
       max_bad_clips: share of unusable ones that is allowed.
       same_clips: the neurons were chosen on clips that they are judged on.
+      cautions: what intervals should not be read without.
     """
 
     ablation: Ablation
@@ -115,6 +117,7 @@ class AblateResult:
     clips: int
     max_bad_clips: float
     same_clips: bool
+    cautions: tuple[str, ...] = ()
 
     @property
     def too_many_bad(self) -> bool:
@@ -188,6 +191,7 @@ def run_ablate(options: AblateOptions) -> AblateResult:
             len(subject.task),
             options.max_bad_clips,
             run.stages().get("activations", {}).get("options", {}).get("split") in ("all", "test"),
+            tuple(independence_cautions(subject.task.recordings_from)),
         )
         record["unusable_clips"] = result.unusable
         record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
@@ -381,5 +385,6 @@ def _record(options: AblateOptions, ablation: AblationOptions, run: Run, subject
         | {
             "probe": sha256_file(run.file("probe") / "probe.json"),
             "neurons": sha256_file(neurons) if neurons.is_file() else None,
+            "recordings": json_fingerprint(subject.task.sources),  # what intervals resample
         },
     }

@@ -48,7 +48,7 @@ def ablation_summary(result: AblateResult) -> str:
 
 def ablation_warnings(result: AblateResult) -> list[str]:
     """What makes p-values too small, and what took no part."""
-    lines = []
+    lines = [*result.cautions]
     if result.overlap > MUCH_OVERLAP:
         lines.append(
             f"Caution: controls share {result.overlap:.0%} of their neurons with each other and none with their "

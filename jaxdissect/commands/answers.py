@@ -12,9 +12,16 @@ from jaxdissect.ablation.stage import AblateResult, PartResult
 from jaxdissect.ablation.summary import ablation_summary, ablation_warnings, part_summary
 from jaxdissect.bench import BenchOptions, BenchResult
 from jaxdissect.bench_summary import bench_summary
+from jaxdissect.cautions import (
+    counting_cautions,
+    has_p_values,
+    independence_cautions,
+    read_basis,
+    recording_cautions,
+)
 from jaxdissect.certainty import LEVEL
 from jaxdissect.commands.outcome import Outcome
-from jaxdissect.comparing import Sharing
+from jaxdissect.comparing import LABELS, Sharing
 from jaxdissect.demo import DemoResult
 from jaxdissect.dissect import ActivationsResult
 from jaxdissect.encoder.m2d import M2D
@@ -102,11 +109,23 @@ def counts_results(done: ActivationsResult) -> dict[str, Any]:
     }
 
 
-def chosen(run: Path, neurons: Neurons, beside: Sequence[str] = ()) -> Outcome:
-    """Of the stage `neurons`, with what else to warn of."""
+def chosen(run: Path, neurons: Neurons, beside: Sequence[str] = (), alone: bool = False) -> Outcome:
+    """Of the stage `neurons`.
+
+    Args:
+      run: the run directory.
+      neurons: that were chosen.
+      beside: what else to warn of.
+      alone: the stage `activations`, which warns of what it counted, has not answered before it.
+    """
+    basis = read_basis(Run(run))
+    further = counting_cautions(basis.record, basis.clips) if alone else []
+    if has_p_values(neurons.coverage):
+        further += recording_cautions(basis, int(neurons.coverage["classes"].max()))
+    further += beside
     return Outcome(
-        "neurons", "\n".join([neurons_summary(neurons), *beside]), neurons_results(neurons), there(run, CHOSEN),
-        (*neurons_warnings(neurons), *beside),
+        "neurons", neurons_summary(neurons, further), neurons_results(neurons), there(run, CHOSEN),
+        (*neurons_warnings(neurons), *further),
     )  # fmt: skip
 
 
@@ -151,9 +170,12 @@ def shared(run: Path, done: Sharing, figures: Sequence[Path]) -> Outcome:
                 "pairs_above_breadth": int((found["q_by_breadth"] <= LEVEL).sum()),
             }
         )
+    warnings = sharing_warnings(done)
+    if (done.table["null"] == LABELS).any():  # its p-values are of permuted clips
+        warnings += independence_cautions(read_basis(Run(run)).recordings_from)
     return Outcome(
-        "share", sharing_summary(done), {"q_level": LEVEL, "label_set_pairs": rows},
-        (*there(run, ("sharing.csv", "sharing.nc")), *figures), tuple(sharing_warnings(done)),
+        "share", sharing_summary(done, warnings), {"q_level": LEVEL, "label_set_pairs": rows},
+        (*there(run, ("sharing.csv", "sharing.nc")), *figures), tuple(warnings),
     )  # fmt: skip
 
 
@@ -238,9 +260,10 @@ def reproduced(run: Path, done: Reproduction) -> Outcome:
         warnings += ablation_warnings(done.ablation)
         failures.append(bad_clips(done.ablation, "the others were judged and saved. See run.json."))
         names += ABLATED
+    summary = "\n".join([reproduction_summary(done), *warnings])
     return Outcome(
-        "reproduce", reproduction_summary(done), {"figures": done.figures}, there(run, ["reproduction.csv", *names]),
-        tuple(warnings), " ".join(filter(None, failures)) or None,
+        "reproduce", summary, {"figures": done.figures}, there(run, ["reproduction.csv", *names]), tuple(warnings),
+        " ".join(filter(None, failures)) or None,
     )  # fmt: skip
 
 
@@ -260,7 +283,13 @@ def demonstrated(results: Sequence[DemoResult]) -> Outcome:
         }
         for one in results
     ]
-    return Outcome("demo", demo_summary(results), {"encoders": encoders}, tuple(one.run for one in results))
+    warnings = [
+        f"{one.run.name}: {sentence}"
+        for one in results
+        for sentence in (*activations_warnings(one.counted), *neurons_warnings(one.neurons["lape"]))
+    ]
+    summary = "\n".join([demo_summary(results), *warnings])
+    return Outcome("demo", summary, {"encoders": encoders}, tuple(one.run for one in results), tuple(warnings))
 
 
 def prepared(out: Path, done: PrepareResult) -> Outcome:

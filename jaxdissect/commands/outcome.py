@@ -72,7 +72,7 @@ class Answer:
 
     def take(self, outcomes: Iterable[Outcome]) -> int:
         """Print each outcome as soon as it is there, and where the files are; returns the exit code."""
-        for outcome in outcomes:
+        for outcome in map(self._told_once, outcomes):
             self.outcomes.append(outcome)
             if not (self.options.quiet or self.options.json):
                 print(outcome.summary, flush=True)
@@ -85,6 +85,14 @@ class Answer:
         for failure in failures:
             print(f"jaxdissect: {failure}", file=sys.stderr)
         return FAILED if failures else 0
+
+    def _told_once(self, outcome: Outcome) -> Outcome:
+        """An outcome without the warnings of those before it, in its summary too, where each has a line of its own."""
+        before = {sentence for one in self.outcomes for sentence in one.warnings}
+        warnings = tuple(sentence for sentence in outcome.warnings if sentence not in before)
+        repeated = before.intersection(outcome.warnings)
+        summary = "\n".join(line for line in outcome.summary.split("\n") if line not in repeated)
+        return dataclasses.replace(outcome, warnings=warnings, summary=summary)
 
     @property
     def failures(self) -> list[str]:

@@ -98,7 +98,7 @@ class DissectCommand(OutputOptions, ActivationsOptions, NeuronsOptions):
         yield counted(self.run, result)
         if result.activations.bad_clips == len(result.activations.clips):
             return
-        yield _choose(self._choosing())
+        yield _choose(self._choosing(), alone=False)
         if ablation is not None:
             probing = ProbeOptions(run=self.run, batch_size=self.batch_size, max_bad_clips=self.max_bad_clips)
             yield dataclasses.replace(probed(self.run, run_probe(probing)), failure=None)  # of the clips counted above
@@ -152,15 +152,15 @@ class NeuronsCommand(OutputOptions, NeuronsOptions):
     """
 
     def __call__(self) -> Iterator[Outcome]:
-        yield _choose(self)
+        yield _choose(self, alone=True)
 
 
-def _choose(options: NeuronsOptions) -> Outcome:
+def _choose(options: NeuronsOptions, alone: bool) -> Outcome:
     """Choose, and tell which results are of the neurons that were chosen before."""
     before = _listed(options.run)
     neurons = run_neurons(options)
     replaced = before is not None and before != _listed(options.run)
-    return chosen(options.run, neurons, outdated(options.run) if replaced else ())
+    return chosen(options.run, neurons, outdated(options.run) if replaced else (), alone)
 
 
 def _listed(run: Path) -> set[tuple[str, ...]] | None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from jaxdissect.arrays import read_arrays, write_arrays
 from jaxdissect.audio.log_mel import LogMel
 from jaxdissect.encoder.base import Encoder
+from jaxdissect.encoder.foreign import load_foreign
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.shipped import shipped_encoder, shipped_encoders
 from jaxdissect.encoder.vit import ViT, ViTConfig
@@ -22,7 +22,6 @@ from jaxdissect.errors import InputError
 from jaxdissect.files import new_folder, require_regular
 
 FORMAT = 1
-PROTOCOL = ("name", "sample_rate", "module", "variables", "neurons", "front_end", "embed", "token_layout", "settings")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 STORAGES = {"float32": jnp.float32, "float16": jnp.float16}
 
@@ -85,7 +84,7 @@ def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
         raise InputError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     folder = Path(path)
     if not folder.exists() and ":" in str(path):
-        return _from_factory(str(path), dtype)
+        return load_foreign(str(path), DTYPES[dtype])
     if not folder.exists():
         folder = shipped_encoder(str(path)) or folder
     description = _read_description(folder)
@@ -175,19 +174,3 @@ def _cast_params(variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
         return jax.ShapeDtypeStruct(leaf.shape, dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
 
     return {**variables, "params": jax.tree.map(cast, variables["params"])}
-
-
-def _from_factory(path: str, dtype: str) -> Encoder:
-    module, _, name = path.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except Exception as error:  # importing somebody else's module can raise anything
-        raise InputError(f"{path}: neither a directory nor an importable package.module:factory ({error}).") from error
-    try:
-        encoder = factory(dtype=DTYPES[dtype])
-    except Exception as error:  # whatever the factory of somebody else raises
-        raise InputError(f"{path}: calling it with dtype=... failed, {type(error).__name__}: {error}") from error
-    if not isinstance(encoder, Encoder):
-        missing = [name for name in PROTOCOL if not hasattr(encoder, name)]
-        raise InputError(f"{path} must return a jaxdissect Encoder; it lacks {', '.join(missing)}.")
-    return encoder

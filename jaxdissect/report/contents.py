@@ -110,6 +110,7 @@ NETCDF = {
         ("expected_by_breadth", "q_by_breadth"),
     ),
     "permutations": File("neurons", ("pairs",), always=False),
+    "clip_labels": File("activations", ("source",), always=False),
 }  # fmt: skip
 KEYS = ("label_set", "class")
 CHANGES = ("clips", "change_clips", "margin_change", "ci_low", "ci_high", "control_mean", "control_sd", "p_value")
@@ -123,7 +124,8 @@ TABLES = {
     ),
     "coverage": File(
         "neurons", ("classes", "covered", "coverage", "kept_neurons", "mean_neurons_per_class"),
-        ("coverage_low", "coverage_high", "pairs", "pairs_by_chance", "pairs_significant", "split_half_jaccard"),
+        ("coverage_low", "coverage_high", "pairs", "pairs_by_chance", "pairs_significant", "split_half_jaccard",
+         "classes_untested", "fixed_clips"),
         ("label_set",),
     ),
     "layers": File("neurons", ("layer", "kept", "neurons", "pairs"), ("pairs_significant",), ("label_set",)),

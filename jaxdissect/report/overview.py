@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from jaxdissect.cautions import Basis, counting_cautions, has_p_values, recording_cautions, selection_cautions
 from jaxdissect.certainty import LEVEL
 from jaxdissect.report.commands import commands
 from jaxdissect.report.contents import Contents, Missing
@@ -222,18 +223,26 @@ def _plain(value: float) -> str:
 
 
 def _cautions(contents: Contents) -> list[str]:
+    record: Mapping[str, Any] = contents.stages.get("activations", {})
+    table, scores, labels = (
+        contents.tables.get("coverage"),
+        contents.data.get("scores"),
+        contents.data.get("clip_labels"),
+    )
     found = []
-    table = contents.tables.get("coverage")
     if table is not None and "pairs_by_chance" not in table:
         found.append(
             "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
             "Count with --keep-clips for p- and q-values, and compare with an untrained encoder."
         )
-    scores = contents.data.get("scores")
-    skipped = str(scores.attrs.get("skipped_classes", "")) if scores is not None else ""
-    if skipped:
-        found.append(f"Classes without a counted clip are left out: {skipped}.")
-    if contents.stages.get("activations", {}).get("options", {}).get("tokens") == "all":
+    if table is not None and scores is not None:
+        found += selection_cautions(table, scores.attrs)
+    found += counting_cautions(record, contents.tables.get("clips"))
+    if "ablation" in contents.tables or (table is not None and has_p_values(table)):
+        sources = None if labels is None else labels["source"].values.tolist()
+        classes = 0 if table is None else int(table["classes"].max())
+        found += recording_cautions(Basis(record, contents.tables.get("clips"), sources), classes)
+    if record.get("options", {}).get("tokens") == "all":
         found.append(
             "Every token was counted, those of silence and padding too: neurons that answer to duration or silence may "
             "look class-specific. Hold it against a run with --tokens sounding."

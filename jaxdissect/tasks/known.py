@@ -10,6 +10,21 @@ from platformdirs import user_cache_path
 from jaxdissect.errors import InputError
 from jaxdissect.files import sha256_file
 from jaxdissect.progress import under_way, warn
+from jaxdissect.tasks.recordings import (
+    BY_COLUMN,
+    BY_NAME,
+    Rule,
+    cremad_actor,
+    esc50_source,
+    named_recordings,
+    nsynth_instrument,
+    speech_commands_speaker,
+    surge_patch,
+    synthesised_note,
+    urbansound_source,
+    voxceleb_video,
+    voxforge_session,
+)
 from jaxdissect.tasks.table import (
     Fold,
     LabelSet,
@@ -73,6 +88,7 @@ class KnownTask:
       derived: further label sets, each with its rule.
       table: the task's table, relative to the data folder; None: `NAME.csv`.
       beside: further files that derived label sets need.
+      recording: the recording of a clip by its published file name, where the table has no column `src_file`.
     """
 
     unit_seconds: float | None
@@ -82,29 +98,33 @@ class KnownTask:
     derived: Mapping[str, Derive] = field(default_factory=dict)
     table: str | None = None
     beside: tuple[str, ...] = ()
+    recording: Rule | None = None
 
 
 KNOWN_TASKS: Mapping[str, KnownTask] = {
-    "esc50": KnownTask(5.0, "event", keep=0.02, derived={"group": _esc50_group}, table="meta/esc50.csv"),
+    "esc50": KnownTask(
+        5.0, "event", keep=0.02, derived={"group": _esc50_group}, table="meta/esc50.csv", recording=esc50_source
+    ),
     "gise51": KnownTask(None, "event", multi_label=True, keep=0.02),
-    "us8k": KnownTask(4.0, "event"),
+    "us8k": KnownTask(4.0, "event", recording=urbansound_source),
     "fsd50k": KnownTask(7.6358, "event", multi_label=True),
     "as20k": KnownTask(10.0, "event", multi_label=True),
     "as": KnownTask(10.0, "event", multi_label=True),
     "gtzan": KnownTask(30.0, "genre"),
-    "nsynth": KnownTask(4.0, "instrument_family"),
-    "nspitch": KnownTask(4.0, "pitch", derived={"octave": _octave}),
-    "surge": KnownTask(4.0, "pitch", derived={"octave": _octave}),
-    "cremad": KnownTask(2.5, "emotion"),
-    "cremad_gender": KnownTask(2.5, "gender"),
-    "spcv2": KnownTask(1.0, "keyword"),
+    "nsynth": KnownTask(4.0, "instrument_family", recording=nsynth_instrument),
+    "nspitch": KnownTask(4.0, "pitch", derived={"octave": _octave}, recording=nsynth_instrument),
+    "surge": KnownTask(4.0, "pitch", derived={"octave": _octave}, recording=surge_patch),
+    "cremad": KnownTask(2.5, "emotion", recording=cremad_actor),
+    "cremad_gender": KnownTask(2.5, "gender", recording=cremad_actor),
+    "spcv2": KnownTask(1.0, "keyword", recording=speech_commands_speaker),
     "vc1": KnownTask(
         8.2,
         "speaker",
         derived={"gender": _voxceleb("Gender"), "country": _voxceleb("Nationality")},
         beside=(VOXCELEB_META,),
+        recording=voxceleb_video,
     ),
-    "voxforge": KnownTask(5.8, "language"),
+    "voxforge": KnownTask(5.8, "language", recording=voxforge_session),
 }
 SYNTHETIC_TASKS = ("notes", "notes2")
 
@@ -264,8 +284,10 @@ def _known(
         }
     splits, folds = clip_splits(columns, path, test_fold)
     labels = [_known_labels(known, columns, column, path, multi_label) for column in label]
-    recordings = columns.get("src_file")
-    return make_task(name, data, seconds, columns["file_name"], splits, folds, labels, known.keep, recordings)
+    recordings, told_by = columns.get(BY_COLUMN), BY_COLUMN
+    if recordings is None and known.recording is not None:
+        recordings, told_by = named_recordings(columns["file_name"], known.recording), BY_NAME
+    return make_task(name, data, seconds, columns["file_name"], splits, folds, labels, known.keep, recordings, told_by)
 
 
 def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path, multi_label: bool | None) -> LabelSet:
@@ -308,4 +330,9 @@ def _synthetic(
                 raise
     labels = _chosen(label, ("octave", "pitch_class", "instrument"))
     seconds = SECONDS if unit_seconds is None else unit_seconds
-    return evar_task(name, table, folder, seconds, labels, multi_label, test_fold)
+    task = evar_task(name, table, folder, seconds, labels, multi_label, test_fold)
+    notes = named_recordings(task.file_names, synthesised_note)
+    if task.recordings is not None or not any(notes):
+        return task
+    sources = tuple(note or file_name for note, file_name in zip(notes, task.file_names, strict=True))
+    return dataclasses.replace(task, recordings=sources, recordings_from=BY_NAME)

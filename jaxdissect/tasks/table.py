@@ -12,6 +12,7 @@ from jaxtyping import Bool
 
 from jaxdissect.errors import InputError
 from jaxdissect.files import json_fingerprint, require_regular, stays_inside
+from jaxdissect.tasks.recordings import BY_COLUMN
 
 SPLITS = ("train", "valid", "test")
 CLIP_COLUMNS = ("clip", "file_name", "split", "fold", "status", "reason", "samples")  # of clips.csv, before the labels
@@ -62,8 +63,9 @@ class Task:
       file_names, splits, folds: one entry per clip; a fold is None where the table has splits instead.
       label_sets: the label sets to count.
       keep: fraction of all neurons that selection keeps.
-      recordings: the recording that each clip was cut from, where the table tells (column `src_file`); clips of one are
-        not independent.
+      recordings: the recording that each clip was cut from, where the table tells; clips of one are not independent.
+      recordings_from: column of the table that tells: "src_file", or "file_name" by the naming of a known task; empty
+        where `recordings` is None.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Task:
     label_sets: tuple[LabelSet, ...]
     keep: float = 0.01
     recordings: tuple[str, ...] | None = None
+    recordings_from: str = ""
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -145,7 +148,7 @@ class Task:
     def fingerprint(self) -> str:
         """SHA-256 of the table: unit length, file names, splits, folds and label sets; not of where the data lies."""
         content: dict[str, Any] = dataclasses.asdict(self)
-        del content["data"], content["keep"], content["recordings"]
+        del content["data"], content["keep"], content["recordings"], content["recordings_from"]
         for labels in content["label_sets"]:
             del labels["multi_label"]  # how a label set is judged, not what it is
         return json_fingerprint(content)
@@ -226,7 +229,7 @@ def evar_task(
     labels = [column_labels(columns, column, path, bool(multi_label)) for column in label]
     splits, folds = clip_splits(columns, path, test_fold)
     return make_task(
-        name, data, unit_seconds, columns["file_name"], splits, folds, labels, recordings=columns.get("src_file")
+        name, data, unit_seconds, columns["file_name"], splits, folds, labels, recordings=columns.get(BY_COLUMN)
     )
 
 
@@ -240,8 +243,9 @@ def make_task(
     label_sets: Sequence[LabelSet],
     keep: float = 0.01,
     recordings: Sequence[str] | None = None,
+    recordings_from: str = BY_COLUMN,
 ) -> Task:
-    """A checked `Task`; a clip without a recording is one by itself.
+    """A checked `Task`; a clip without a recording is one by itself, and recordings of which no clip has one are none.
 
     Raises:
       InputError: no data folder, a file name that leaves it or stands twice, a unit length that is not positive,
@@ -273,11 +277,12 @@ def make_task(
             )
         if not labels.classes:
             raise InputError(f"Task {name!r}: the label set {labels.name!r} holds no label: choose another --label.")
-    if recordings is not None:
-        recordings = tuple(own or file_name for own, file_name in zip(recordings, file_names, strict=True))
+    sources = None
+    if recordings is not None and any(recordings):
+        sources = tuple(source or file_name for source, file_name in zip(recordings, file_names, strict=True))
     return Task(
         name, data, float(unit_seconds), tuple(file_names), tuple(splits), tuple(folds), tuple(label_sets), keep,
-        recordings,
+        sources, recordings_from if sources else "",
     )  # fmt: skip
 
 
