@@ -181,41 +181,50 @@ def noise_run(folder, recordings=None):
     return folder
 
 
-def neurons_of(folder, capsys):
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    """The stage `neurons` on noise, by what tells of recordings: folder, results of the label set, warnings, stderr."""
+    found = {}
     options = ["--preset", "lape", "--bar", "0.5", "--permutations", "200", "--resamples", "4", "--splits", "2"]
-    assert main(["neurons", "--run", str(folder), *options, "--json"]) == 0
-    printed = capsys.readouterr()
-    answer = json.loads(printed.out)
-    told = [line.removeprefix("jaxdissect: ") for line in printed.err.splitlines() if line.startswith("jaxdissect: ")]
-    assert told == answer["warnings"]  # each once, on stderr too
-    return answer["results"]["neurons"]["label_sets"][0], answer["warnings"]
+    for recordings in (None, "src_file"):
+        folder = noise_run(tmp_path_factory.mktemp("noise") / "run", recordings)
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+            assert main(["neurons", "--run", str(folder), *options, "--json"]) == 0
+        answer = json.loads(out.getvalue())
+        row = answer["results"]["neurons"]["label_sets"][0]
+        found[recordings] = folder, row, answer["warnings"], err.getvalue().splitlines()
+    return found
 
 
-def test_neurons_find_effects_in_noise_only_where_clips_are_taken_as_independent(tmp_path, capsys):
+def test_neurons_find_effects_in_noise_only_where_clips_are_taken_as_independent(chosen):
     """Recordings differ, classes do not: the warning is what a program has to go by."""
-    found, warnings = neurons_of(noise_run(tmp_path / "alone"), capsys)
-    assert found["all_pairs_significant"] > 20  # of 240
+    _, row, warnings, _ = chosen[None]
+    assert row["all_pairs_significant"] > 20  # of 240
     assert INDEPENDENT in warnings
     assert any("180 clips have 20 beginnings" in sentence for sentence in warnings)
-    found, warnings = neurons_of(noise_run(tmp_path / "together", "src_file"), capsys)
-    assert found["all_pairs_significant"] == 0
+    _, row, warnings, _ = chosen["src_file"]
+    assert row["all_pairs_significant"] == 0
     assert not any("independent" in sentence or "beginnings" in sentence for sentence in warnings)
 
 
-def test_report_and_json_warn_of_the_same(tmp_path, capsys):
-    folder = noise_run(tmp_path / "run")
-    _, warnings = neurons_of(folder, capsys)
+def test_warnings_of_neurons_are_told_once_on_stderr_too(chosen):
+    for _, _, warnings, told in chosen.values():
+        assert [line for line in told if line.startswith("jaxdissect: ")] == [
+            f"jaxdissect: {text}" for text in warnings
+        ]
+
+
+def test_report_and_json_warn_of_the_same(chosen, tmp_path, capsys):
+    folder, _, warnings, _ = chosen[None]
     assert any("40% of the unit length of 1 s" in sentence for sentence in warnings)
-    in_report = _cautions(read_contents(folder))
-    assert set(warnings) <= set(in_report)
-    assert main(["neurons", "--run", str(folder), "--permutations", "0", "--json"]) == 0
+    assert set(warnings) <= set(_cautions(read_contents(folder)))
+    copied = shutil.copytree(folder, tmp_path / "run")
+    assert main(["neurons", "--run", str(copied), "--permutations", "0", "--json"]) == 0
     assert not any("independent" in text for text in json.loads(capsys.readouterr().out)["warnings"])
 
 
-def test_share_by_permuted_labels_warns_where_clips_are_taken_as_independent(tmp_path, capsys):
-    for name, recordings in (("alone", None), ("together", "src_file")):
-        folder = noise_run(tmp_path / name, recordings)
-        neurons_of(folder, capsys)
+def test_share_by_permuted_labels_warns_where_clips_are_taken_as_independent(chosen, capsys):
+    for recordings, (folder, *_) in chosen.items():
         assert main(["share", "--run", str(folder), "--json"]) == 0
         assert (INDEPENDENT in json.loads(capsys.readouterr().out)["warnings"]) == (recordings is None)
 

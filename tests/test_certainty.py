@@ -331,7 +331,7 @@ def test_one_recording_a_class_is_not_tested(folder, tmp_path, capsys):
     )  # fmt: skip
     run_activations(options)
     assert main(["neurons", "--run", str(tmp_path / "run"), "--preset", "lape", "--keep", "0.1"]) == 0
-    assert "not tested: 3 of 3 classes, of fewer than two recordings or without" in capsys.readouterr().out
+    assert "label: 3 of 3 classes were not tested: they have fewer than two recordings" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "run" / "neurons.csv")
     assert len(table)
     assert table["p_value"].isna().all()

@@ -29,6 +29,7 @@ from jaxdissect.commands.stages import _listed
 from jaxdissect.errors import InputError
 from jaxdissect.results import read_netcdf
 
+RULE = ("--keep", "0.3", "--preset", "lape", "--bar", "0.5")  # by which every class has a neuron
 KEYS = ["command", "run", "results", "files", "warnings", "error", "exit_code"]
 
 
@@ -73,7 +74,7 @@ def dissecting(dissected, tmp_path):
         name = row.partition(",")[0]
         (tmp_path / "data" / name).write_bytes((table.parent / name).read_bytes())
     (tmp_path / "data" / "t.csv").write_text("\n".join(rows) + "\n")
-    options = ["--encoder", str(dissected / "encoder"), "--task", str(tmp_path / "data" / "t.csv"), "--keep", "0.3"]
+    options = ["--encoder", str(dissected / "encoder"), "--task", str(tmp_path / "data" / "t.csv"), *RULE]
     return ["dissect", *options, "--unit-seconds", "0.1", "--batch-size", "1", "--run", str(tmp_path / "new")]
 
 
@@ -231,7 +232,7 @@ def test_json_holds_what_the_files_hold(dissected, tmp_path, answer):
 
 
 def dissecting_again(run):
-    return ["neurons", "--run", run, "--keep", "0.3"]
+    return ["neurons", "--run", run, *RULE]
 
 
 def test_results_of_neurons_that_were_replaced_are_told(dissected, tmp_path, answer):
