@@ -172,7 +172,8 @@ def _read(
     if masks is not None and [mask.shape for mask in masks] != [call.shape[:-1] for call in calls]:
         raise InputError(
             f"The masks must have the shapes of the outputs of {path!r} without their last axis, "
-            f"{[call.shape[:-1] for call in calls]}, got {[mask.shape for mask in masks]}."
+            f"{[call.shape[:-1] for call in calls]}, got {[mask.shape for mask in masks]}. "
+            f"An encoder's masks come from its token_layout."
         )
     readings = [
         _reduce(call, mask, threshold) for call, mask in zip(calls, masks or itertools.repeat(None), strict=False)

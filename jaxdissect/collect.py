@@ -238,10 +238,11 @@ def counting_step(
 
 
 def neuron_shape(encoder: Encoder, task: Task) -> tuple[int, int]:
-    """(layers, neurons per layer) of an encoder, without running it."""
+    """(layers, neurons per layer) of an encoder, without running it; its token layout must fit its neurons."""
     pcm = jax.ShapeDtypeStruct((1, unit_samples(task, encoder.sample_rate)), jnp.float32)
     samples = jax.ShapeDtypeStruct((1,), jnp.int32)
-    reading = jax.eval_shape(_reader(encoder, task, CountOptions()), encoder.variables, pcm, samples)
+    masked = CountOptions(tokens="patches")  # so that the layout is compared, though all tokens may be counted
+    reading = jax.eval_shape(_reader(encoder, task, masked), encoder.variables, pcm, samples)
     _, layers, neurons = reading.sum.shape
     return layers, neurons
 

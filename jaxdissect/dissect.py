@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -231,8 +232,16 @@ def _reuse(run: Run, record: dict[str, Any], task: Task, max_bad_clips: float) -
     if here().first:
         _remember_inputs(run, reused.record.get("inputs", {}), record["inputs"])
         _renew(run, record, reused.activations.clip_labels, task)
-    reused.activations.clip_labels["source"].values[:] = task.sources
-    return dataclasses.replace(reused, record={**reused.record, **{name: record[name] for name in OF_TABLE}})
+    return dataclasses.replace(
+        reused,
+        activations=dataclasses.replace(reused.activations, clip_labels=_grouped(reused.activations.clip_labels, task)),
+        record={**reused.record, **{name: record[name] for name in OF_TABLE}},
+    )
+
+
+def _grouped(labels: xr.Dataset, task: Task) -> xr.Dataset:
+    """The labels of clips with their recordings as the table has them now, which may be longer texts than before."""
+    return labels.assign(source=("clip", np.array(task.sources, object), labels["source"].attrs))
 
 
 def _renew(run: Run, record: Mapping[str, Any], labels: xr.Dataset, task: Task) -> None:
@@ -254,9 +263,7 @@ def _renew(run: Run, record: Mapping[str, Any], labels: xr.Dataset, task: Task) 
             _forget_selection(run)
             for stage in ("share", "ablate"):
                 run.reopen(stage)
-            renewed = labels.copy(deep=True)
-            renewed["source"].values[:] = task.sources
-            write_netcdf(renewed, run.file("clip_labels.nc"))
+            write_netcdf(_grouped(labels, task), run.file("clip_labels.nc"))
         run.amend("activations", {name: record[name] for name in OF_TABLE})
 
 

@@ -1,6 +1,9 @@
 """What a result should not be read without: the same sentences for a terminal, for programs and in the report."""
 
+import contextlib
+import io
 import json
+import shutil
 
 import made_runs
 import numpy as np
@@ -19,11 +22,13 @@ from jaxdissect.cautions import (
 )
 from jaxdissect.cli import main
 from jaxdissect.commands.outcome import Answer, Outcome, OutputOptions
+from jaxdissect.dissect import _renew
 from jaxdissect.files import json_fingerprint
 from jaxdissect.report.contents import read_contents
 from jaxdissect.report.overview import _cautions
-from jaxdissect.results import write_csv, write_netcdf
+from jaxdissect.results import read_netcdf, write_csv, write_netcdf
 from jaxdissect.run import Run, record_attributes
+from jaxdissect.tasks.table import label_set, make_task
 
 TRAIN = {"options": {"split": "train", "tokens": "all"}, "splits": {"train": 8, "test": 2}, "unit_seconds": 2.0}
 AAPE = {"preset": "aape", "selector": "aape", "keep": 0.01, "bar": 0.95, "skipped_classes": ""}
@@ -235,6 +240,31 @@ def test_read_basis_of_a_damaged_run_leaves_out_what_cannot_be_read(tmp_path):
     (folder / "clip_labels.nc").write_bytes(b"no netCDF")
     basis = read_basis(Run(folder))
     assert (basis.clips, basis.sources, basis.record["task"]) == (None, None, "noise")
+
+
+def renewed(folder, sources):
+    """What a repeated count makes of a run whose table groups clips by `sources`; returns the stages that are left."""
+    run = Run(folder)
+    record = run.stages()["activations"]
+    for stage in ("neurons", "share", "ablate", "probe"):
+        run.finish(stage, {"options": {}, "fingerprints": made_runs.PRINTS})
+    names = pd.read_csv(folder / "clips.csv")["file_name"].tolist()
+    labels = [label_set("label", [["w"]] * len(names))]
+    splits, folds = ["train"] * len(names), [None] * len(names)
+    task = make_task("noise", folder, 1.0, names, splits, folds, labels, recordings=sources)
+    now = {**record, "recordings": {"from": task.recordings_from, "sha256": json_fingerprint(task.sources)}}
+    _renew(run, now, read_netcdf(run.file("clip_labels.nc")), task)
+    assert run.stages()["activations"] == now
+    assert read_netcdf(run.file("clip_labels.nc"))["source"].values.tolist() == list(task.sources)
+    return set(run.stages())
+
+
+def test_renew_strikes_what_was_made_of_clips_grouped_otherwise(tmp_path):
+    folder = noise_run(tmp_path / "run")
+    by_nine = [str(clip // 9) for clip in range(180)]
+    assert renewed(folder, by_nine) == {"activations", "probe"}
+    assert renewed(folder, by_nine) == {"activations", "probe", "neurons", "share", "ablate"}
+    assert renewed(folder, None) == {"activations", "probe"}
 
 
 def test_answer_tells_a_warning_once(capsys):

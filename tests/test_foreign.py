@@ -51,6 +51,11 @@ class Wrong(IntegerEncoder):
     def token_layout(self, samples): return [samples]
     def settings(self): return {"dtype": jnp.float32}
 
+class Layout(IntegerEncoder):
+    def token_layout(self, samples):
+        (own,) = IntegerEncoder.token_layout(self, samples)
+        return (type(own)(own.is_patch[1:], own.start[1:], own.stop[1:]),)
+
 class Branching(IntegerEncoder):
     @property
     def module(self): return Branches()
@@ -68,6 +73,7 @@ class FewArguments(IntegerEncoder):
 
 def broken(dtype): return Broken()
 def wrong(dtype): return Wrong()
+def layout(dtype): return Layout()
 def branching(dtype): return Branching()
 def lost_property(dtype): return Property()
 def rate(dtype): return Rate()
@@ -204,6 +210,16 @@ def test_a_factory_that_ends_the_program_passes_and_is_answered(mine, tmp_path, 
     answer = json.loads(capsys.readouterr().out)
     assert answer["exit_code"] == 7
     assert "sys.exit(7)" in answer["error"]
+
+
+def test_token_layout_that_does_not_fit_the_neurons_is_told_before_counting(mine, data_folder, capsys):
+    """With --tokens all nothing is masked, and the report would lay activations out wrongly."""
+    data_folder.write("a.wav", np.ones(1600))
+    table = data_folder.table("t.csv", "file_name,label,split\na.wav,x,train\n")
+    options = ["--encoder", "mine:layout", "--task", str(table), "--unit-seconds", "0.1"]
+    assert main(["activations", *options, "--run", str(data_folder.path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert "[(1, 5)], got [(1, 4)]. An encoder's masks come from its token_layout." in told
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
