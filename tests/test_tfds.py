@@ -629,6 +629,13 @@ def test_files_outside_the_folder_are_not_opened(copied, template):
         tfds_reader(copied, 16000, 40000)
 
 
+def test_tfds_files_may_be_links_as_in_the_cache_of_a_model_hub(copied, tmp_path):
+    for path in list(copied.glob("*.array_record*")):
+        blob = path.rename(tmp_path / f"blob-{path.name}")
+        path.symlink_to(blob)
+    assert tfds_reader(copied, 16000, 40000)("train/00000000").clip.status != "unreadable"
+
+
 def test_bad_labels(copied):
     data = copied.parent.parent
     (copied / "label.labels.txt").write_text("NEU\nHAP\n")
