@@ -359,7 +359,7 @@ def test_audio_files_that_are_kept_as_they_are(without_tensorflow, tmp_path):
     np.testing.assert_array_equal(read("test/00000000").pcm, (stereo / np.float32(32768)).mean(1, dtype=np.float32))
     cut = read("test/00000001").clip
     assert (cut.status, cut.reason) == ("unreadable", "truncated: its header promises 4000 bytes, 856 are there")
-    assert read("test/00000002").clip.reason == "cannot be decoded: Format not recognised."
+    assert read("test/00000002").clip.reason.startswith("cannot be decoded: it is text")
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "AIFF", "MP3", "AU", "W64", "RF64"])

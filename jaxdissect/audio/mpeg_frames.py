@@ -240,7 +240,7 @@ def _next_frame(content: Content, position: int, size: int) -> int | None:
 def _is_frame(content: Content, offset: int, size: int, row: int) -> bool:
     """Whether a frame begins at an offset, and others, a tag or the end of the file follow it."""
     header = _header_at(content, offset)
-    free = 0 if header is None else _free_size(content, offset, header)
+    free = 0 if header is None or row > 1 else _free_size(content, offset, header)  # a free bitrate is rare
     for number in range(row):
         if header is None or (header.free and not free):
             return False
@@ -248,7 +248,7 @@ def _is_frame(content: Content, offset: int, size: int, row: int) -> bool:
         following = read_at(content, offset, TAG_HEADER)
         if (offset == size or following.startswith(TAGS)) and number + 1 >= min(row, 2):
             return True
-        if offset > size and number > 1:  # the last one is cut
+        if offset > size and number + 1 >= ROW // 2:  # the last one is cut
             return True
         other = read_header(following[:HEADER])
         header = other if other is not None and other.like(header) else None
