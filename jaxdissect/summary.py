@@ -1,6 +1,5 @@
 """Results in words, for a terminal."""
 
-import itertools
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -63,8 +62,15 @@ def activations_warnings(done: ActivationsResult) -> list[str]:
 
 
 def listed(what: str, reasons: Iterable[tuple[object, object]], total: int, file: str) -> list[str]:
-    """Files that took no part, each with the reason; of many the first, and where the others stand."""
-    lines = [f"{what}: {name}: {reason}" for name, reason in itertools.islice(reasons, LISTED)]
+    """Files that took no part, each with the reason; of many the first, and where the others stand.
+
+    One line, where all of many have the same reason.
+    """
+    entries = list(reasons)
+    if len(entries) == total > LISTED and len({reason for _, reason in entries}) == 1:
+        (name, reason) = entries[0]
+        return [f"{what}: {total} files, all for the same reason: {reason}; the first is {name}, see {file}."]
+    lines = [f"{what}: {name}: {reason}" for name, reason in entries[:LISTED]]
     return [*lines, *([f"... and {total - LISTED} more, see {file}."] if total > LISTED else [])]
 
 

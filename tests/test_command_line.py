@@ -198,7 +198,7 @@ def test_quiet_tells_what_went_wrong(dissected, tmp_path, capsys):
     printed, told = capsys.readouterr()
     assert printed == ""
     assert told.splitlines() == [
-        "jaxdissect: Not counted: 0.wav: empty file",
+        "jaxdissect: Not counted: 0.wav: empty file: fetch or copy it again",
         "jaxdissect: more than 1.0% of the clips could not be read (--max-bad-clips 0.01); everything else was counted "
         "and saved. See clips.csv.",
     ]
@@ -263,7 +263,7 @@ def test_json_with_clips_that_cannot_be_read(dissected, tmp_path, answer):
     (tmp_path / "data" / "0.wav").write_bytes(b"")
     code, found, told = answer(*arguments)
     assert code == 1
-    assert found["warnings"] == ["Not counted: 0.wav: empty file"]
+    assert found["warnings"] == ["Not counted: 0.wav: empty file: fetch or copy it again"]
     assert found["error"].startswith("more than 1.0% of the clips could not be read")
     assert f"jaxdissect: {found['error']}" in told
     assert found["results"]["activations"]["clips_by_status"] == {"ok": 5, "unreadable": 1}

@@ -128,14 +128,23 @@ def test_samples_that_are_not_finite(data_folder, value):
     assert not recording.pcm.any()
 
 
-def test_a_link_out_of_the_data_folder_is_not_followed(data_folder, tmp_path):
+def test_read_clip_follows_links_and_refuses_names_that_leave_the_data_folder(data_folder, tmp_path):
     data_folder.write("inside.wav", tone(1))
-    soundfile.write(tmp_path / "outside.wav", tone(1), RATE)
-    (data_folder.path / "out.wav").symlink_to(tmp_path / "outside.wav")
-    (data_folder.path / "in.wav").symlink_to(data_folder.path / "inside.wav")
-    assert read(data_folder, "out.wav").reason == "lies outside the data folder"
-    assert read(data_folder, "../outside.wav").reason == "lies outside the data folder"
-    assert read(data_folder, "in.wav").status == "ok"
+    (tmp_path / "disk").mkdir()
+    soundfile.write(tmp_path / "disk/outside.wav", tone(1), RATE)
+    (data_folder.path / "out.wav").symlink_to(tmp_path / "disk/outside.wav")
+    (data_folder.path / "folder").symlink_to(tmp_path / "disk")
+    for name in ("out.wav", "folder/outside.wav", "./inside.wav"):
+        assert read(data_folder, name).status == "ok"
+    for name in (
+        "../disk/outside.wav",
+        str(tmp_path / "disk/outside.wav"),
+        "folder/../inside.wav",
+        "..\\disk\\outside.wav",
+        "C:outside.wav",
+        "",
+    ):
+        assert read(data_folder, name).reason == "lies outside the data folder"
 
 
 def test_what_the_system_refuses_is_a_status_too(data_folder):

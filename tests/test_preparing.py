@@ -346,28 +346,32 @@ def test_a_shard_that_vanishes(options):
         read("sub/4.wav")
 
 
-def test_links_stay_in_the_folder(options, tmp_path):
+def test_prepared_files_may_be_links_as_in_the_cache_of_a_model_hub(options, tmp_path):
     run_prepare(options())
     out, name = options().out, "shard-00001-of-00004"
     (tmp_path / "link").symlink_to(out)
     assert len(list(batches(task_in(tmp_path / "link"), 16000, 4))) == 4
     for path in (out / f"{name}.array_record", out / f"{name}.json", out / "prepared.json"):
-        path.rename(path.with_suffix(".moved"))
-        path.symlink_to(path.with_suffix(".moved").name)
-        next(batches(task_in(out), 16000, 4))
-        path.unlink()
-        outside = path.with_suffix(".moved").rename(tmp_path / path.name)
-        path.symlink_to(outside)
-        with pytest.raises(InputError, match=rf"{path.name} must lie in the prepared folder itself, and leaves it"):
-            next(batches(task_in(out), 16000, 4))
-        if path.name != "prepared.json":
-            assert [sentence.split(" ")[0] for sentence in verify(out)] == [str(path)]
-        outside.rename(path)
-    loop = shard_file(out, name)
-    loop.unlink()
-    loop.symlink_to(loop.name)
+        blob = path.rename(tmp_path / path.name)
+        path.symlink_to(Path("..") / blob.name)
+        assert len(list(batches(task_in(out), 16000, 4))) == 4
+        assert verify(out) == []
+    shard = shard_file(out, name)
+    shard.unlink()
+    shard.symlink_to(shard.name)
     with pytest.raises(InputError, match="Copy it again"):
         next(batches(task_in(out), 16000, 4))
+
+
+@pytest.mark.parametrize("name", ["../shard-00001-of-00004", "/etc/shard", "sub\\..\\..\\shard"])
+def test_prepared_names_that_leave_the_folder_are_refused(options, name):
+    run_prepare(options())
+    with pytest.raises(InputError, match="must lie in the prepared folder itself, and leaves it"):
+        shard_file(options().out, name)
+    path = options().out / "prepared.json"
+    path.write_text(path.read_text().replace("shard-00001-of-00004", name.replace("\\", "\\\\")))
+    with pytest.raises(InputError, match="must lie in the prepared folder itself, and leaves it"):
+        next(batches(task_in(options().out), 16000, 4))
 
 
 def test_a_count_that_meets_a_damaged_shard_keeps_its_state(options, tmp_path, capsys):

@@ -8,13 +8,13 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
 
+Content = io.BufferedIOBase  # of a file that is open, or of bytes
 NOTHING: Mapping[int, bytes] = MappingProxyType({})
 FAR = 1000  # no MPEG stream has frames so much smaller than its first: 8 to 448 kbit/s
 
 
-def open_content(source: Path | bytes) -> BinaryIO:
+def open_content(source: Path | bytes) -> Content:
     """A file, or what a file holds, for reading.
 
     Args:
@@ -23,7 +23,7 @@ def open_content(source: Path | bytes) -> BinaryIO:
     return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
-def content_size(content: BinaryIO) -> int:
+def content_size(content: Content) -> int:
     """Bytes of an open file.
 
     Args:
@@ -32,7 +32,7 @@ def content_size(content: BinaryIO) -> int:
     return content.seek(0, io.SEEK_END)
 
 
-def read_at(content: BinaryIO, offset: int, size: int) -> bytes:
+def read_at(content: Content, offset: int, size: int) -> bytes:
     """Bytes from one place of an open file; fewer where it ends.
 
     Args:
@@ -52,7 +52,7 @@ class Window:
 
     def __init__(
         self,
-        content: BinaryIO,
+        content: Content,
         start: int = 0,
         end: int | None = None,
         replaced: Mapping[int, bytes] = NOTHING,

@@ -2,9 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from typing import BinaryIO
 
-from jaxdissect.audio.byte_windows import content_size, read_at
+from jaxdissect.audio.byte_windows import Content, content_size, read_at
 from jaxdissect.audio.mpeg_frames import skip_tags
 
 HEAD = 4096  # bytes that are looked at
@@ -51,6 +50,7 @@ MIDI = FileKind("MIDI, which holds notes and no sound", "render it: fluidsynth -
 WRITE = "write its array as sound: soundfile.write('NAME.wav', array, rate)"
 PICTURE = "name the audio file in the table"
 ISO_BRANDS = {b"M4A ": "m4a", b"M4B ": "m4b", b"qt  ": "mov", b"3gp4": "3gp", b"3gp5": "3gp"}
+OGG = _sound("Ogg with a codec that is not read, or damaged", "ogg")
 SIGNATURES: tuple[tuple[int, bytes, FileKind], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", LFS),
     (0, b"0&\xb2u\x8ef\xcf\x11", _sound("WMA or another ASF file", "wma")),
@@ -80,7 +80,7 @@ SIGNATURES: tuple[tuple[int, bytes, FileKind], ...] = (
     (28, b"\x01video", _sound("an Ogg video", "ogv")),
     (28, b"fishead\0", _sound("Ogg with several streams", "ogv")),
     (0, b"fLaC", FileKind("FLAC with a damaged header", FETCH)),
-    (0, b"OggS", _sound("Ogg with a codec that is not read, or damaged", "ogg")),
+    (0, b"OggS", OGG),
     (0, b"MThd", MIDI),
     (0, b"PK\x03\x04", _archive("a zip archive", "unzip")),
     (0, b"PK\x05\x06", _archive("an empty zip archive", "unzip")),
@@ -102,6 +102,8 @@ SIGNATURES: tuple[tuple[int, bytes, FileKind], ...] = (
     (0, b"SQLite format 3\0", FileKind("an SQLite database", "write the sound in it to files, one for each clip")),
     (0, b"RIFF", FileKind("a RIFF file without sound, or cut in its header", FETCH)),
 )
+LINK = FileKind("a link that was copied as text", "copy or check out the data where links can be made")
+LINK_TEXT = re.compile(rb"(?:\.{1,2}/)+[^\n\0]{1,1000}\n?\Z")
 ANNEX = FileKind("a git-annex pointer, not the file", "fetch it: git annex get")
 PICKLED = FileKind("a pickled Python object, which is never loaded here", WRITE)
 TORCH = FileKind("an archive that torch.save wrote, which is never loaded here", PICKLED.remedy)
@@ -114,7 +116,7 @@ MARKUP = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\
 PICKLE = re.compile(rb"\x80[\x02-\x05](?:[\x95c(}\]X\x8a\x8c]|.{0,2}\x8c)", re.DOTALL)
 
 
-def describe_kind(content: BinaryIO) -> FileKind | None:
+def describe_kind(content: Content) -> FileKind | None:
     """What a file is that holds no sound that is read; None: that cannot be told, or it may well be such sound.
 
     Args:
@@ -136,12 +138,14 @@ def describe_kind(content: BinaryIO) -> FileKind | None:
         return _sound("an MPEG video", "mpg")
     if re.match(rb"[\w./]*/annex/objects/", head):
         return ANNEX
+    if LINK_TEXT.match(head):
+        return LINK
     if PICKLE.match(head):
         return PICKLED
     return _describe_text(head)
 
 
-def refusal(content: BinaryIO) -> str:
+def refusal(content: Content) -> str:
     """Why a file cannot be read, and what to do.
 
     Args:
@@ -174,7 +178,7 @@ def _describe_text(head: bytes) -> FileKind | None:
     return XML if plain.lstrip().startswith(b"<") else TEXT
 
 
-def _any_byte(content: BinaryIO) -> bool:
+def _any_byte(content: Content) -> bool:
     """Whether any byte is not zero."""
     size = content_size(content)
     return any(read_at(content, offset, 2**20).strip(b"\0") for offset in range(0, size, 2**20))

@@ -15,6 +15,8 @@ from stat import S_ISREG
 from jaxdissect.errors import UnreadableError
 from jaxdissect.files import stays_inside
 
+SOUND = "wav wave flac mp3 mp2 ogg oga opus aif aiff aifc au snd caf w64 rf64 sph nist m4a mp4 aac wma webm mka amr wv"
+ENDINGS = frozenset(SOUND.split())  # a table may lie beside a clip under the same name
 FOLDERS = 1024  # whose names are remembered
 _listing = threading.Lock()  # threads that decode meet the same missing folder at once
 
@@ -47,7 +49,7 @@ def _why_not_opened(data: Path, file_name: str, error: OSError | ValueError) -> 
     """What is said of a name that the system does not open: no permission, too long, a loop of links, not there."""
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.ELOOP:
-        return f"cannot be opened: {_first_link(data, file_name) or 'it'} is a loop of links: make the link anew"
+        return f"cannot be opened: {_first_link(data, file_name)}, a loop of links: make the link anew"
     if number not in (errno.ENOENT, errno.ENOTDIR):
         return f"cannot be opened: {getattr(error, 'strerror', None) or error}"
     link = _first_link(data, file_name)
@@ -79,7 +81,11 @@ def _near_name(data: Path, file_name: str) -> str:
             return "missing"
         present.append(name)
         folder = folder / name
+        if number < len(parts) - 1 and not folder.is_dir():
+            return f"missing: {'/'.join(present)!r} is a file and no folder, perhaps a link that was copied as text"
     differences = _differences(file_name, parts, present)
+    if not differences:  # it came after it was looked for
+        return "missing"
     return (
         f"missing; {'/'.join(present)!r} is there, which differs in {' and in '.join(differences)}: write that name "
         f"into the table, or rename the file"
@@ -110,7 +116,8 @@ def _names(folder: str, changed: int) -> tuple[Mapping[str, list[str]], Mapping[
     for name in sorted(path.name for path in Path(folder).iterdir()):
         key = _key(name)
         names.setdefault(key, []).append(name)
-        stems.setdefault(_stem(key), []).append(name)
+        if key.rpartition(".")[2] in ENDINGS:
+            stems.setdefault(_stem(key), []).append(name)
     return names, stems
 
 

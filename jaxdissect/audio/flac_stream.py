@@ -9,12 +9,11 @@ Source: RFC 9639, sections 8.2 (STREAMINFO) and 9.1 (frame header).
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int32
 
-from jaxdissect.audio.byte_windows import content_size, read_at
+from jaxdissect.audio.byte_windows import Content, content_size, read_at
 from jaxdissect.audio.mpeg_frames import skip_tags
 
 LENGTH_AT, LENGTH_BYTES = 18, 8  # of the field that ends with the 36 bits of the length, from "fLaC" on
@@ -61,7 +60,7 @@ class FlacHeader:
         return any(self.md5)
 
 
-def read_flac_header(content: BinaryIO) -> FlacHeader | None:
+def read_flac_header(content: Content) -> FlacHeader | None:
     """STREAMINFO, which comes first in a FLAC file; None: it is no FLAC file.
 
     Args:
@@ -80,7 +79,7 @@ def read_flac_header(content: BinaryIO) -> FlacHeader | None:
     return FlacHeader(start, end, block, bits, head[MD5_AT:], {start + LENGTH_AT: unknown})
 
 
-def header_begins(content: BinaryIO, header: FlacHeader) -> list[int]:
+def header_begins(content: Content, header: FlacHeader) -> list[int]:
     """Offsets in the last bytes of a file at which the header of a frame could begin, the file being cut within it.
 
     The decoder says nothing of such a rest; any longer one it calls damaged.
@@ -94,7 +93,7 @@ def header_begins(content: BinaryIO, header: FlacHeader) -> list[int]:
     return [first + at for at in range(len(tail)) if tail[at : at + 2] in SYNC or tail[at:] == SYNC[0][:1]]
 
 
-def may_go_on(content: BinaryIO, header: FlacHeader, samples: int) -> bool:
+def may_go_on(content: Content, header: FlacHeader, samples: int) -> bool:
     """Whether frames behind those with so many samples may be there, by the numbers in the headers of the last ones.
 
     Args:

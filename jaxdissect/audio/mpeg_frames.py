@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import BinaryIO
 
-from jaxdissect.audio.byte_windows import content_size, read_at
+from jaxdissect.audio.byte_windows import Content, content_size, read_at
 
 BITRATES = {  # kbit/s by layer, of MPEG-1 and of MPEG-2 and 2.5; 0: "free", told nowhere
     (1, True): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -26,6 +25,7 @@ BITRATES = {  # kbit/s by layer, of MPEG-1 and of MPEG-2 and 2.5; 0: "free", tol
 RATES = (44100, 48000, 32000)  # Hz, of MPEG-1; MPEG-2 has half, MPEG-2.5 a quarter
 HEADER = 4  # bytes
 JUNK = 2**16  # bytes that may stand before or between frames; libsndfile gives up there too
+ROW = 8  # frames one behind the other, by which one is known among junk: chance makes rows of two
 FREE_FRAME = 2**13  # bytes; no frame of a free bitrate is longer
 TAG_HEADER = 10  # bytes, of ID3v2
 TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")  # that stand behind the last frame
@@ -143,7 +143,7 @@ def read_header(content: bytes) -> FrameHeader | None:
     return FrameHeader(word, mpeg1, layer, hertz, word >> 6 & 3 == 3, size, bitrate == 0)
 
 
-def walk_frames(content: BinaryIO, needed: Callable[[int], int]) -> MpegStream | None:
+def walk_frames(content: Content, needed: Callable[[int], int]) -> MpegStream | None:
     """Count the frames of a stream from the start, as far as they are needed.
 
     Args:
@@ -185,7 +185,7 @@ def walk_frames(content: BinaryIO, needed: Callable[[int], int]) -> MpegStream |
     return MpegStream(first, start, sound, tag, frames, position, rest)
 
 
-def skip_tags(content: BinaryIO, position: int) -> int:
+def skip_tags(content: Content, position: int) -> int:
     """The offset behind all ID3v2 tags that begin at an offset.
 
     Args:
@@ -200,7 +200,7 @@ def skip_tags(content: BinaryIO, position: int) -> int:
     return position
 
 
-def _header_at(content: BinaryIO, offset: int) -> FrameHeader | None:
+def _header_at(content: Content, offset: int) -> FrameHeader | None:
     return read_header(read_at(content, offset, HEADER))
 
 
@@ -208,8 +208,8 @@ def _frame_size(header: FrameHeader, free: int) -> int:
     return header.size + (free if header.free else 0)
 
 
-def _free_size(content: BinaryIO, start: int, first: FrameHeader) -> int:
-    """Bytes of a frame of a free bitrate without padding, by the distance of the first two; 0 where it is told."""
+def _free_size(content: Content, start: int, first: FrameHeader) -> int:
+    """Bytes of a frame of a free bitrate without padding, by the distance of the first two; 0: it is told, or none."""
     if not first.free:
         return 0
     block = read_at(content, start, FREE_FRAME + HEADER)
@@ -217,7 +217,7 @@ def _free_size(content: BinaryIO, start: int, first: FrameHeader) -> int:
         second = read_header(block[offset : offset + HEADER])
         if second is not None and second.free and second.like(first):
             return offset - first.size
-    return len(block) - first.size
+    return 0
 
 
 def _sync_offsets(block: bytes, offset: int = 0) -> Iterator[int]:
@@ -227,28 +227,35 @@ def _sync_offsets(block: bytes, offset: int = 0) -> Iterator[int]:
         offset += 1
 
 
-def _next_frame(content: BinaryIO, position: int, size: int) -> int | None:
-    """The offset of the next frame, which another one of its stream or the end of the file must follow."""
-    if _is_frame(content, position, size):  # as nearly always: no need to search
+def _next_frame(content: Content, position: int, size: int) -> int | None:
+    """The offset of the next frame, at the position or behind junk."""
+    if _is_frame(content, position, size, 1):  # as nearly always: no need to search
         return position
     block = read_at(content, position, JUNK)
     return next(
-        (position + offset for offset in _sync_offsets(block) if _is_frame(content, position + offset, size)), None
+        (position + offset for offset in _sync_offsets(block) if _is_frame(content, position + offset, size, ROW)), None
     )
 
 
-def _is_frame(content: BinaryIO, offset: int, size: int) -> bool:
-    """Whether a frame begins at an offset, and another one, a tag or the end of the file follows it."""
+def _is_frame(content: Content, offset: int, size: int, row: int) -> bool:
+    """Whether a frame begins at an offset, and others, a tag or the end of the file follow it."""
     header = _header_at(content, offset)
-    if header is None:
-        return False
-    behind = offset + _frame_size(header, _free_size(content, offset, header))
-    following = read_at(content, behind, TAG_HEADER)
-    other = read_header(following[:HEADER])
-    return behind == size or following.startswith(TAGS) or (other is not None and other.like(header))
+    free = 0 if header is None or row > 1 else _free_size(content, offset, header)  # a free bitrate is rare
+    for number in range(row):
+        if header is None or (header.free and not free):
+            return False
+        offset += _frame_size(header, free)
+        following = read_at(content, offset, TAG_HEADER)
+        if (offset == size or following.startswith(TAGS)) and number + 1 >= min(row, 2):
+            return True
+        if offset > size and number + 1 >= ROW // 2:  # the last one is cut
+            return True
+        other = read_header(following[:HEADER])
+        header = other if other is not None and other.like(header) else None
+    return header is not None
 
 
-def _resume(content: BinaryIO, position: int, size: int, first: FrameHeader) -> tuple[int, Rest]:
+def _resume(content: Content, position: int, size: int, first: FrameHeader) -> tuple[int, Rest]:
     """What follows where no frame does: the offset of the next frame, or why there is none."""
     head = read_at(content, position, TAG_HEADER)
     if 0 < len(head) < HEADER and head == first.word.to_bytes(HEADER, "big")[: len(head)]:

@@ -7,9 +7,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import BinaryIO
 
-from jaxdissect.audio.byte_windows import content_size, read_at
+from jaxdissect.audio.byte_windows import Content, content_size, read_at
 
 HEADER = 27  # bytes, before the table of the segments' sizes
 LONGEST_PAGE = HEADER + 255 + 255 * 255  # bytes
@@ -62,7 +61,7 @@ class Link:
         return all(page.whole and page.number == number for number, page in enumerate(self.pages))
 
 
-def ogg_ends(content: BinaryIO) -> bool:
+def ogg_ends(content: Content) -> bool:
     """Whether the last page of a file is there to its last byte and says that its stream ends.
 
     Args:
@@ -76,7 +75,7 @@ def ogg_ends(content: BinaryIO) -> bool:
     return len(page) >= _page_size(page)
 
 
-def ogg_links(content: BinaryIO) -> list[Link]:
+def ogg_links(content: Content) -> list[Link]:
     """The streams that follow one another in a file, each with its pages.
 
     Args:
@@ -97,7 +96,7 @@ def ogg_links(content: BinaryIO) -> list[Link]:
     return links
 
 
-def without_end(content: BinaryIO, page: Page) -> dict[int, bytes]:
+def without_end(content: Content, page: Page) -> dict[int, bytes]:
     """What to replace in a last page so that it says of no sound that it is to be trimmed.
 
     Args:
@@ -114,7 +113,7 @@ def without_end(content: BinaryIO, page: Page) -> dict[int, bytes]:
     return {page.offset: bytes(altered[:HEADER])}
 
 
-def endless_ogg(content: BinaryIO) -> dict[int, bytes]:
+def endless_ogg(content: Content) -> dict[int, bytes]:
     """As `without_end`, of the first stream of a file; nothing where no Ogg stream begins.
 
     Args:
@@ -124,7 +123,7 @@ def endless_ogg(content: BinaryIO) -> dict[int, bytes]:
     return without_end(content, links[0].pages[-1]) if links else {}
 
 
-def _pages(content: BinaryIO) -> Iterator[Page]:
+def _pages(content: Content) -> Iterator[Page]:
     """All pages up to the first place where none begins, or the last that is there to its end."""
     offset, size = 0, content_size(content)
     while offset < size:

@@ -7,9 +7,8 @@ there then is counted. Any other promise that is not kept means that the file is
 import re
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
 
-from jaxdissect.audio.byte_windows import content_size, read_at
+from jaxdissect.audio.byte_windows import Content, content_size, read_at
 
 # What libsndfile logs of a chunk that is shorter than it says: of WAV and SVX, of AU, of AIFF, and of a whole W64 file.
 PROMISED = re.compile(r"^ ?(?:data|\s*Data Size|riff|BODY|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -56,7 +55,7 @@ def broken_promise(log: str) -> str | None:
     return "truncated: its header promises more than is there" if OTHERS.search(log) else None
 
 
-def missing_sound(content: BinaryIO, form: str, frames: int) -> str | None:
+def missing_sound(content: Content, form: str, frames: int) -> str | None:
     """What is missing of a file of a format of which libsndfile logs nothing; None: nothing.
 
     Args:
@@ -75,7 +74,7 @@ def missing_sound(content: BinaryIO, form: str, frames: int) -> str | None:
     return None
 
 
-def mended_header(content: BinaryIO) -> dict[int, bytes]:
+def mended_header(content: Content) -> dict[int, bytes]:
     """What to replace in a header that was written before the length was known, where libsndfile would read nothing.
 
     Args:
@@ -114,7 +113,7 @@ def _numbers(pattern: re.Pattern[str], log: str) -> Iterator[tuple[int, int]]:
     return ((int(first), int(second)) for first, second in pattern.findall(log))
 
 
-def _riff_chunks(content: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+def _riff_chunks(content: Content, size: int) -> Iterator[tuple[bytes, int, int]]:
     """Name, offset of what it holds, and length of each chunk, as long as chunks follow one another."""
     position = 12
     while len(head := read_at(content, position, 8)) == 8 and head[:4].isascii() and head[:4].decode().isprintable():
@@ -125,7 +124,7 @@ def _riff_chunks(content: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int
         position += 8 + length + length % 2
 
 
-def _caf_chunks(content: BinaryIO) -> Iterator[tuple[bytes, int, int, int]]:
+def _caf_chunks(content: Content) -> Iterator[tuple[bytes, int, int, int]]:
     """Name, offset of what it holds, length, and bytes up to the end of the file, of each chunk."""
     position, end = 8, content_size(content)
     while len(head := read_at(content, position, 12)) == 12:

@@ -14,14 +14,13 @@ import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from jaxdissect.audio.byte_windows import Window, content_size, open_content
-from jaxdissect.audio.file_kinds import convert_by, describe_kind, refusal
+from jaxdissect.audio.byte_windows import Content, Window, content_size, open_content
+from jaxdissect.audio.file_kinds import OGG, convert_by, describe_kind, refusal
 from jaxdissect.audio.flac_stream import FlacHeader, header_begins, may_go_on, read_flac_header, samples_md5
 from jaxdissect.audio.mpeg_frames import MpegStream, Rest, skip_tags, walk_frames
 from jaxdissect.audio.ogg_pages import Link, endless_ogg, ogg_ends, ogg_links, without_end
@@ -105,7 +104,7 @@ def _read_plain(file: _Sound, needed: Callable[[int], int]) -> Frames:
     return pcm
 
 
-def _read_unsure(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) -> Frames:
+def _read_unsure(content: Content, file: _Sound, needed: Callable[[int], int]) -> Frames:
     """As `_read_plain`, of a file of which libsndfile finds nothing, or would not log that it is cut."""
     missing = missing_sound(content, file.format, file.frames)
     if missing is not None:
@@ -117,19 +116,21 @@ def _read_unsure(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) 
         return _exactly(mended, min(mended.frames, needed(mended.samplerate)))
 
 
-def _read_refused(content: BinaryIO, error: Exception, needed: Callable[[int], int]) -> tuple[Frames, int]:
+def _read_refused(content: Content, error: Exception, needed: Callable[[int], int]) -> tuple[Frames, int]:
     """Frames of a file that libsndfile does not open as it is: its name misleads, or its header, or it is no sound."""
-    stream = walk_frames(content, needed) if describe_kind(content) is None else None
-    if stream is not None:
-        return _decode_mpeg(content, stream, None, needed(stream.header.rate)), stream.header.rate
     replaced = mended_header(content) or endless_ogg(content)
     if replaced or isinstance(error, TypeError):  # soundfile asks what a file called .raw holds, whatever that is
         with contextlib.suppress(*FAILURES), _Sound(Window(content, replaced=replaced)) as file:
             return COMPRESSED.get(file.format, _read_unsure)(content, file, needed), file.samplerate
+    stream = walk_frames(content, needed) if describe_kind(content) is None else None
+    if stream is not None:
+        return _decode_mpeg(content, stream, None, needed(stream.header.rate)), stream.header.rate
+    if describe_kind(content) == OGG:
+        _refuse_cut_ogg(content)
     raise UnreadableError(missing_sound(content, "", 0) or refusal(content)) from error
 
 
-def _read_mpeg(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) -> Frames:
+def _read_mpeg(content: Content, file: _Sound, needed: Callable[[int], int]) -> Frames:
     """Frames of an MPEG audio stream, counted by the headers of its own frames."""
     stream = walk_frames(content, needed)
     begins = skip_tags(content, 0)
@@ -140,7 +141,7 @@ def _read_mpeg(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) ->
     return _decode_mpeg(content, stream, plain, needed(file.samplerate))
 
 
-def _decode_mpeg(content: BinaryIO, stream: MpegStream, file: _Sound | None, wanted: int) -> Frames:
+def _decode_mpeg(content: Content, stream: MpegStream, file: _Sound | None, wanted: int) -> Frames:
     """Frames of a stream that was counted.
 
     Args:
@@ -167,7 +168,7 @@ def _decode_mpeg(content: BinaryIO, stream: MpegStream, file: _Sound | None, wan
             return _exactly(sound, min(sound.frames, longest, wanted))
     except soundfile.LibsndfileError as error:
         raise UnreadableError(
-            f"damaged: {stream.frames} MPEG frames are there, and the decoder does not get from one to the next"
+            f"damaged: the decoder does not get from one to the next of the first {stream.frames} MPEG frames"
         ) from error
 
 
@@ -192,7 +193,7 @@ def _refuse_cut_mpeg(stream: MpegStream, size: int) -> None:
         )
 
 
-def _read_flac(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) -> Frames:
+def _read_flac(content: Content, file: _Sound, needed: Callable[[int], int]) -> Frames:
     """Frames of a FLAC file: as the header has it if that is right, else as far as there are any."""
     header, wanted, promised = read_flac_header(content), needed(file.samplerate), file.frames
     known = promised < UNKNOWN
@@ -218,7 +219,7 @@ def _read_flac(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) ->
     return pcm
 
 
-def _refuse_cut_flac(content: BinaryIO, header: FlacHeader, pcm: Frames, promised: int | None) -> None:
+def _refuse_cut_flac(content: Content, header: FlacHeader, pcm: Frames, promised: int | None) -> None:
     """Refuse a file that ends within a frame, or that has fewer samples than a header that was finished promises."""
     for offset in header_begins(content, header):
         with _Sound(Window(content, header.start, offset, header.unknown_length)) as sound:
@@ -233,13 +234,9 @@ def _refuse_cut_flac(content: BinaryIO, header: FlacHeader, pcm: Frames, promise
         raise UnreadableError(f"truncated: its header promises {promised} frames, {len(pcm)} are there")
 
 
-def _read_ogg(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) -> Frames:
+def _read_ogg(content: Content, file: _Sound, needed: Callable[[int], int]) -> Frames:
     """Frames of the streams of an Ogg file, one after the other."""
-    if not ogg_ends(content):
-        raise UnreadableError(
-            "truncated: the last Ogg page does not end the stream; if nothing is missing, write it anew: "
-            "ffmpeg -i NAME.ogg -c copy NEW.ogg"
-        )
+    _refuse_cut_ogg(content)
     wanted = needed(file.samplerate)
     if wanted <= file.frames:
         pcm, _ = file.all_frames(wanted)
@@ -254,7 +251,16 @@ def _read_ogg(content: BinaryIO, file: _Sound, needed: Callable[[int], int]) -> 
     return np.concatenate(parts)
 
 
-def _ogg_length(content: BinaryIO, link: Link) -> int:
+def _refuse_cut_ogg(content: Content) -> None:
+    """Refuse a file whose last page is not whole, or does not say that its stream ends."""
+    if not ogg_ends(content):
+        raise UnreadableError(
+            "truncated: the last Ogg page does not end the stream; if nothing is missing, write it anew: "
+            "ffmpeg -i NAME.ogg -c copy NEW.ogg"
+        )
+
+
+def _ogg_length(content: Content, link: Link) -> int:
     """Frames of a stream by the position of its last page; 0 where that is impossible."""
     try:
         with _Sound(Window(content, link.pages[0].offset, link.end)) as stream:
@@ -263,7 +269,7 @@ def _ogg_length(content: BinaryIO, link: Link) -> int:
         return 0
 
 
-def _read_ogg_link(content: BinaryIO, link: Link, first: _Sound, promised: int, wanted: int) -> Frames:
+def _read_ogg_link(content: Content, link: Link, first: _Sound, promised: int, wanted: int) -> Frames:
     """Frames of one of the streams that follow one another.
 
     The position of the last page trims some samples from the end, fewer than a packet has; else it is wrong.
