@@ -248,7 +248,7 @@ def test_too_many_bad_clips_fail_the_run_after_all_is_saved(jaxdissect, data_fol
     assert "more than 1.0% of the clips could not be read" in error
     assert names(jaxdissect.path) == ACTIVATION_FILES | NEURON_FILES
     clips = pd.read_csv(jaxdissect.path / "clips.csv").set_index("file_name")
-    assert clips.loc["3.wav", ["status", "reason"]].tolist() == ["unreadable", "empty file"]
+    assert clips.loc["3.wav", ["status", "reason"]].tolist() == ["unreadable", "empty file: fetch or copy it again"]
     assert int(read_netcdf(jaxdissect.path / "activations.nc")["total_clips"]) == 17
     assert json.loads((jaxdissect.path / "run.json").read_text())["stages"]["activations"]["status"] != "done"
     code, printed, _ = jaxdissect("dissect", "--label", "label,pitch", "--max-bad-clips", "0.1")

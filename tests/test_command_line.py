@@ -20,6 +20,7 @@ from made_runs import make_run
 
 import jaxdissect
 from jaxdissect import cli, progress
+from jaxdissect.cautions import INDEPENDENT
 from jaxdissect.choosing import NeuronsOptions
 from jaxdissect.cli import main
 from jaxdissect.commands.outcome import OutputOptions, plain
@@ -198,7 +199,7 @@ def test_quiet_tells_what_went_wrong(dissected, tmp_path, capsys):
     printed, told = capsys.readouterr()
     assert printed == ""
     assert told.splitlines() == [
-        "jaxdissect: Not counted: 0.wav: empty file",
+        "jaxdissect: Not counted: 0.wav: empty file: fetch or copy it again",
         "jaxdissect: more than 1.0% of the clips could not be read (--max-bad-clips 0.01); everything else was counted "
         "and saved. See clips.csv.",
     ]
@@ -263,7 +264,7 @@ def test_json_with_clips_that_cannot_be_read(dissected, tmp_path, answer):
     (tmp_path / "data" / "0.wav").write_bytes(b"")
     code, found, told = answer(*arguments)
     assert code == 1
-    assert found["warnings"] == ["Not counted: 0.wav: empty file"]
+    assert found["warnings"] == ["Not counted: 0.wav: empty file: fetch or copy it again"]
     assert found["error"].startswith("more than 1.0% of the clips could not be read")
     assert f"jaxdissect: {found['error']}" in told
     assert found["results"]["activations"]["clips_by_status"] == {"ok": 5, "unreadable": 1}
@@ -273,7 +274,9 @@ def test_json_with_clips_that_cannot_be_read(dissected, tmp_path, answer):
 def test_json_of_the_later_stages(ablate, answer):
     run = ablate.path
     options = ["--neurons", "label:a", "--controls", "2", "--batch-size", "1", "--at-once", "2", "--map-sample", "2"]
-    found = answer("ablate", "--run", run, *options)[1]["results"]["ablate"]
+    _, found, _ = answer("ablate", "--run", run, *options)
+    assert INDEPENDENT not in found["warnings"]  # the table has the column src_file
+    found = found["results"]["ablate"]
     table = pd.read_csv(run / "ablation.csv")
     own = table[(table["label_set"] == "label") & (table["class"] == "a")]
     (row,) = found["own_classes"]
