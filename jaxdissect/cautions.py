@@ -78,11 +78,11 @@ def _padding(record: Mapping[str, Any], clips: pd.DataFrame) -> list[str]:
     filled = float(counted["samples"].mean()) / unit
     if not filled < MUCH_PADDING:
         return []
-    length = f"of {seconds:g} s " if seconds else ""
+    length = f" of {seconds:g} s" if seconds else ""
     return [
-        f"More than half of the counted time is padding: on average a recording fills {filled:.0%} of the unit length "
-        f"{length}and neurons that answer to silence may look class-specific. Count again with --tokens sounding, or "
-        f"with a shorter --unit-seconds."
+        f"More than half of the counted time is padding: on average a recording fills {filled:.0%} of the unit "
+        f"length{length}. Neurons that answer to silence may then look class-specific: count again with --tokens "
+        f"sounding, or with a shorter --unit-seconds."
     ]
 
 

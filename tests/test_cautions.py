@@ -52,7 +52,7 @@ def test_counting_cautions_of_padding_are_of_the_mean_share(samples, filled):
     assert len(told) == (filled is not None)
     if filled:
         assert told[0].startswith("More than half of the counted time is padding: on average a recording fills ")
-        assert f" fills {filled} of the unit length of 2 s " in told[0]
+        assert f" fills {filled} of the unit length of 2 s. " in told[0]
         assert all(remedy in told[0] for remedy in ("--tokens sounding", "--unit-seconds"))
 
 

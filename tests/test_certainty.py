@@ -345,7 +345,7 @@ def test_numbers_of_draws_are_checked(done):
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        (("--permutations", "-1"), "--permutations must be"),
+        (("--keep-clips", "--permutations", "-1"), "--permutations must be"),
         (("--selector", "auroc"), "auroc needs every clip's counts"),
     ],
 )

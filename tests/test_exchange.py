@@ -195,3 +195,16 @@ def test_every_sample_and_every_half_is_as_likely_as_it_should_be():
     assert len(together) == 6 * 6 * 2
     found = [tuple(row) for row in halves[:, [*three, *four, 7]].tolist()]
     assert frequencies(found, together) > LEAST_LIKELY
+
+
+def test_fixed_clips_are_those_whose_stratum_holds_no_other_class():
+    """Recordings of two clips of two classes can be exchanged; one of three clips, and the only single one, cannot."""
+    labels = [0, 0, 1, 1, 2, 2, 2, 0]
+    units = find_units(np.eye(3, dtype=bool)[labels], list("aabbcccd"), [0] * 8)
+    assert units.fixed.tolist() == [False] * 4 + [True] * 4
+    alike = find_units(np.eye(3, dtype=bool)[[0, 0, 0]], list("abc"), [0] * 3)
+    assert alike.fixed.all()
+    within = find_units(np.eye(3, dtype=bool)[[0, 1, 2]], list("aab"), [0] * 3)  # a recording of two classes
+    assert within.fixed.tolist() == [False, False, True]
+    without = find_units(np.zeros((2, 3), bool), list("ab"), [0] * 2)
+    assert not without.fixed.any()

@@ -18,6 +18,7 @@ from jaxdissect.ablation import judgements, judging, parts, stage
 from jaxdissect.ablation.controls import Activity
 from jaxdissect.ablation.parts import common_activity
 from jaxdissect.cli import main
+from jaxdissect.tasks.table import Task
 
 NAMES = ("ablation.csv", "ablation_controls.csv", "ablation_suite.csv", "ablation_sets.csv")
 OPTIONS = ("--suite", "classes", "pairs", "--controls", "3", "--no-causal-map", "--batch-size", "1", "--at-once", "4")
@@ -174,6 +175,17 @@ def test_other_probes_refuse_the_state(ablate, whole, monkeypatch):
     code, _, error = ablate(*OPTIONS)
     assert code == 2
     assert "differs in the probe" in error
+
+
+def test_clips_grouped_otherwise_refuse_the_state(ablate, whole, monkeypatch):
+    """Intervals resample recordings: judgements of some and intervals of others must not be mixed."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, InputError)
+        assert ablate(*OPTIONS)[0] == 2
+    monkeypatch.setattr(Task, "sources", property(lambda task: ("one recording",) * len(task)))
+    code, _, error = ablate(*OPTIONS)
+    assert code == 2
+    assert "differs in the recordings" in error
 
 
 @pytest.mark.parametrize(

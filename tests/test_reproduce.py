@@ -10,6 +10,7 @@ import torch
 from torch_reference import random_state
 
 from jaxdissect import ViTConfig
+from jaxdissect.cautions import INDEPENDENT
 from jaxdissect.cli import main
 from jaxdissect.neuron_set_files import published_sets
 
@@ -56,6 +57,8 @@ def test_published_figures_stand_beside_those_found(encoder, data, tmp_path, cap
     printed = capsys.readouterr().out
     figures = pd.read_csv(tmp_path / "run" / "reproduction.csv", dtype={"class": str}).fillna({"class": ""})
     assert figures.columns.tolist() == ["figure", "class", "published", "found"]
+    assert printed.count(INDEPENDENT) == 1  # file names are not the published ones
+    assert printed.count("a recording fills 20% of the unit length of 2.5 s.") == 1
     overall = figures[figures["class"] == ""].set_index("figure")
     assert overall["published"].get("coverage") == 1
     neurons = pd.read_csv(tmp_path / "run" / "coverage.csv")["mean_neurons_per_class"][0]

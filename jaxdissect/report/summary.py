@@ -20,4 +20,4 @@ def report_summary(done: ReportResult) -> str:
 
 def report_warnings(done: ReportResult) -> list[str]:
     """What the page should not be read without."""
-    return [f"Warning: {sentence}" for sentence in done.warnings]
+    return list(done.warnings)
