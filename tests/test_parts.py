@@ -151,7 +151,7 @@ def test_parts_that_overlap_are_told(ablate, whole):
         (["--gain", "0.5"], "--gains"),
         (["--batch-size", "2"], "--batch-size (1 there, 2 here)"),
         (["--at-once", "2"], "--at-once (4 there, 2 here)"),
-        (["--suite", "classes"], "the neuron sets"),
+        (["--neurons", "a | b"], "the neuron sets"),
     ],
 )
 def test_another_ablations_state_is_refused(ablate, whole, monkeypatch, changes, found):
