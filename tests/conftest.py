@@ -14,6 +14,8 @@ jaxtyping.install_import_hook("jaxdissect", "typechecker.check")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the commands that tests start share the programs
     PROGRAMS = tempfile.mkdtemp(prefix="jaxdissect-tests-")  # not the user's
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": PROGRAMS, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    # Most of the suite's time was LLVM optimising programs that run once, on a few numbers.
+    os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
     atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
 
 import jax  # noqa: E402
@@ -51,6 +53,14 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.line(
             f"{left_out} tests of the report in a browser were left out: {NO_BROWSER}. {HOW_TO_INSTALL}"
         )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_let_go():
+    """What one file has compiled is of no use to the next, and would grow to gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
