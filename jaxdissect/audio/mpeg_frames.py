@@ -162,7 +162,6 @@ def walk_frames(content: Content, needed: Callable[[int], int]) -> MpegStream | 
     free = _free_size(content, start, first)
     tag = _length_tag(read_at(content, start, first.size + free), first, start)
     sound = position = start + (first.size + free if tag is not None else 0)
-    frames, rest = 0, Rest.MORE
     longest = -(-(needed(first.rate) + DELAYS) // first.samples)
     frames, rest = 0, Rest.MORE
     sizes: dict[bytes, int] = {}  # by header: a stream has few different ones
