@@ -5,6 +5,8 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 
 import jaxtyping
@@ -14,8 +16,13 @@ jaxtyping.install_import_hook("jaxdissect", "typechecker.check")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the commands that tests start share the programs
     PROGRAMS = tempfile.mkdtemp(prefix="jaxdissect-tests-")  # not the user's
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": PROGRAMS, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    # Most of the suite's time was LLVM optimising programs that run once, on a few numbers.
-    os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+    # Most of the suite's time went into making fast programs, which run once on a few numbers. These flags are not
+    # documented: a jaxlib that no longer knows one ends at once, and is then left as it is.
+    FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    QUICK = os.environ | {"XLA_FLAGS": f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"}
+    DEVICES = [sys.executable, "-c", "import jax; jax.devices()"]
+    if not subprocess.run(DEVICES, env=QUICK, capture_output=True, check=False).returncode:
+        os.environ["XLA_FLAGS"] = QUICK["XLA_FLAGS"]
     atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
 
 import jax  # noqa: E402
