@@ -1,5 +1,6 @@
 """A run directory: everything that a run made, and the record of how (`run.json`)."""
 
+import functools
 import importlib.metadata
 import json
 import platform
@@ -211,13 +212,15 @@ def _attribute(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {"python": platform.python_version()} | {name: _installed_version(name) for name in VERSIONED}
+
+
+@functools.cache  # each looks through all that is installed
+def _installed_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def computed_by() -> dict[str, str]:

@@ -1,13 +1,16 @@
 """Strict JAX for every test: eight CPU devices, no silent promotion of types or ranks, shapes checked at run time."""
 
 import atexit
+import ctypes
 import gc
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import jaxtyping
 
@@ -42,6 +45,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+MOST_BYTES = 1.2e9
+LIBC = ctypes.CDLL(None)
 NO_BROWSER = "no Chromium on this machine"
 
 
@@ -62,12 +67,23 @@ def pytest_terminal_summary(terminalreporter):
         )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _programs_are_let_go():
-    """What one file has compiled is of no use to the next, and would grow to gigabytes."""
+@pytest.fixture(autouse=True)
+def _bounded_memory():
+    """Let compiled programs go when they have grown to a gigabyte: few tests need those of earlier ones."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if resident_bytes() > MOST_BYTES:
+        jax.clear_caches()
+        gc.collect()
+        if hasattr(LIBC, "malloc_trim"):  # glibc keeps what is free
+            LIBC.malloc_trim(0)
+
+
+def resident_bytes():
+    """Memory that this process holds; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 @pytest.fixture
