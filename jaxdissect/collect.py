@@ -1,9 +1,10 @@
 """One streaming pass: audio in, class-conditional counts out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from jaxdissect.tokens import TOKENS, token_masks
 
 NOT_FINITE = "the encoder's activations are NaN or infinite"
 PerClip = dict[str, Array]
+_SHAPES: MutableMapping[Encoder, dict[int, tuple[int, int]]] = WeakKeyDictionary()  # a trace may take seconds
 
 
 @dataclass(frozen=True)
@@ -239,10 +241,20 @@ def counting_step(
 
 def neuron_shape(encoder: Encoder, task: Task) -> tuple[int, int]:
     """(layers, neurons per layer) of an encoder, without running it; its token layout must fit its neurons."""
-    pcm = jax.ShapeDtypeStruct((1, unit_samples(task, encoder.sample_rate)), jnp.float32)
-    samples = jax.ShapeDtypeStruct((1,), jnp.int32)
+    samples = unit_samples(task, encoder.sample_rate)
+    try:
+        shapes = _SHAPES.setdefault(encoder, {})
+    except TypeError:  # an encoder that has no hash, or cannot be referred to weakly
+        shapes = {}
+    if samples not in shapes:
+        shapes[samples] = _traced_shape(encoder, task, samples)
+    return shapes[samples]
+
+
+def _traced_shape(encoder: Encoder, task: Task, samples: int) -> tuple[int, int]:
+    pcm, recorded = jax.ShapeDtypeStruct((1, samples), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     masked = CountOptions(tokens="patches")  # so that the layout is compared, though all tokens may be counted
-    reading = jax.eval_shape(_reader(encoder, task, masked), encoder.variables, pcm, samples)
+    reading = jax.eval_shape(_reader(encoder, task, masked), encoder.variables, pcm, recorded)
     _, layers, neurons = reading.sum.shape
     return layers, neurons
 

@@ -67,6 +67,12 @@ def pytest_terminal_summary(terminalreporter):
         )
 
 
+@pytest.fixture
+def fast_programs():
+    """The environment of a command that computes much: it compiles as a user's does."""
+    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+
 @pytest.fixture(autouse=True)
 def _bounded_memory():
     """Let compiled programs go when they have grown to a gigabyte: few tests need those of earlier ones."""

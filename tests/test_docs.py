@@ -1,6 +1,5 @@
 """What the documentation shows works, and names what is there."""
 
-import os
 import re
 import runpy
 import subprocess
@@ -47,11 +46,11 @@ def test_the_code_of_the_embedding_page_runs_from_top_to_bottom(tmp_path, monkey
     assert (found["effect"] != 0).any()
 
 
-def test_tutorial_runs_from_top_to_bottom(tmp_path):
+def test_tutorial_runs_from_top_to_bottom(tmp_path, fast_programs):
     """On a quarter of its notes, which it takes as its own of an earlier run."""
     few_notes(tmp_path / "jaxdissect-tutorial" / "notes")
     program = [sys.executable, "-W", "error", str(ROOT / "docs" / "tutorial.py")]
-    where = {**os.environ, "PYTHONPATH": str(ROOT)}
+    where = fast_programs | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(program, cwd=tmp_path, env=where, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "jaxdissect-tutorial" / "trained" / "report.html").is_file()

@@ -90,8 +90,13 @@ def test_commands_can_be_given_as_the_terminal_tells_them(tmp_path):
     assert str(tmp_path) not in page
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("harm", ["gone", "garbage", "empty", "cut", "folder"])
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        *((name, harm) for name in FILES for harm in ("gone", "garbage")),
+        *((name, harm) for name in ("run.json", "scores.nc", "neurons.csv") for harm in ("empty", "cut", "folder")),
+    ],
+)
 def test_a_file_less_is_a_line_more(run, name, harm):
     path = run / name
     content = path.read_bytes()

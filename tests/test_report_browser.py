@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from browser import Browser, browser_is_required
+from few_notes import few_notes
 from made_runs import HOSTILE, make_run
 
 from jaxdissect.cli import main
@@ -68,7 +69,9 @@ def page(browser):
 def notes(tmp_path_factory):
     """The report of a run of the shipped encoder on synthesised notes, with every stage."""
     folder = tmp_path_factory.mktemp("notes")
-    counting = ["--encoder", "m2d_tiny", "--task", "notes", "--split", "test", "--label", "octave,instrument"]
+    few_notes(folder / "notes", takes=(1, 2))
+    data = ["--task", "notes", "--data", str(folder / "notes")]
+    counting = ["--encoder", "m2d_tiny", *data, "--split", "test", "--label", "octave,instrument"]
     run = ["--run", str(folder / "run")]
     assert main(["dissect", *counting, *CHOOSING, *run]) == 0
     assert main(["share", *run]) == 0

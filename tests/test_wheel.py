@@ -1,7 +1,6 @@
 """The wheel holds what the tree holds, asks for what it imports, and runs where nothing of the tree is."""
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -116,7 +115,7 @@ def test_what_is_imported_is_asked_for(wheel):
 
 
 @pytest.fixture
-def run_installed(wheel, tmp_path):
+def run_installed(wheel, tmp_path, fast_programs):
     """Runs a command of an environment that has the dependencies of this one and, of jaxdissect, only the wheel."""
     venv.create(tmp_path / "venv", symlinks=True)
     programs = tmp_path / "venv" / "bin"
@@ -125,7 +124,7 @@ def run_installed(wheel, tmp_path):
     (packages / "dependencies.pth").write_text("".join(f"{path}\n" for path in sys.path if "site-packages" in path))
     place = tmp_path / "empty"
     place.mkdir()
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    environment = fast_programs | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
 
     def run(program, *options):
         command = [programs / program, *options]

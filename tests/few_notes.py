@@ -1,0 +1,28 @@
+"""Some of the synthesised notes, for walks through many commands that need sound but not much of it."""
+
+import shutil
+
+import pandas as pd
+
+from jaxdissect.tasks.known import load_task
+
+PITCH_CLASSES = ("C", "E", "G#")
+
+
+def few_notes(folder, takes=(1,)):
+    """Put a quarter of the notes into a folder: all instruments and octaves, three pitch classes; returns the table.
+
+    Args:
+      folder: new data folder, in which the commands then find `notes`.
+      takes: of each note.
+    """
+    data = load_task("notes").data
+    table = pd.read_csv(data / "notes.csv")
+    chosen = table["pitch_class"].isin(PITCH_CLASSES) & table["file_name"].str.endswith(
+        tuple(f"_{take}.wav" for take in takes)
+    )
+    for name in table[chosen]["file_name"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / name, folder / name)
+    table[chosen].to_csv(folder / "notes.csv", index=False)
+    return folder / "notes.csv"
