@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+ROUNDING = 1e-6  # of a change of float32 margins, relative to the largest
+
 
 def empirical_p(
     observed: Float[np.ndarray, "*axes"], controls: Float[np.ndarray, "control *axes"]
@@ -23,7 +25,8 @@ def empirical_p(
     finite = np.isfinite(values).all(axis=0)
     values = np.where(finite, values, 0.0)
     distance = np.abs(values - values.mean(axis=0))
-    slack = 1e-12 * np.abs(values).max(axis=0)  # a control with the observation's value counts, whatever rounding does
+    # A control with the observation's value counts, though float32 programs of other sizes round it otherwise.
+    slack = ROUNDING * np.abs(values).max(axis=0)
     beyond = (distance[1:] >= distance[0] - slack).sum(axis=0)
     return np.where(finite, (1 + beyond) / len(values), np.nan)
 

@@ -554,4 +554,6 @@ def test_a_known_task_keeps_its_layout(data_folder, tmp_path, monkeypatch):
     batch = next(batches(tasks[1], 16000, 6))
     assert {status.status for status in batch.statuses} == {"short"}
     monkeypatch.chdir(data_folder.path)  # where files of the task's names lie
-    assert run_prepare(dataclasses.replace(prepare, label="of TFDS sets only")).made == 0
+    assert run_prepare(prepare).made == 0
+    with pytest.raises(InputError, match="is copied with all of its columns: leave --label out"):
+        run_prepare(dataclasses.replace(prepare, label="of TFDS sets only"))

@@ -104,7 +104,7 @@ def test_supervision_learns_what_it_is_shown(setting, tmp_path, capsys):
 
 def test_a_killed_training_ends_with_the_same_bits(setting, tmp_path):
     """SIGKILL after two of the steps; then the parameters are those of an unbroken training."""
-    slow = {"epochs": 10, "save_minutes": 0.0, "log_steps": 3}  # 30 steps
+    slow = {"epochs": 5, "save_minutes": 0.0, "log_steps": 3}  # 15 steps
 
     def start(out):
         command = [sys.executable, "-m", "jaxdissect", *arguments(setting | slow, "m2d", out=out)]
@@ -115,7 +115,7 @@ def test_a_killed_training_ends_with_the_same_bits(setting, tmp_path):
     whole.stderr.close()
     kills = []
     states = tmp_path / "killed.training" / "checkpoints"
-    for step in (4, 13):
+    for step in (2, 5):
         process = start(tmp_path / "killed")
         while process.poll() is None and newest(states) < step:
             time.sleep(0.002)
@@ -127,7 +127,7 @@ def test_a_killed_training_ends_with_the_same_bits(setting, tmp_path):
     last = start(tmp_path / "killed")
     assert last.wait() == 0, last.stderr.read().decode()
     last.stderr.close()
-    assert 0 < kills[0] <= kills[1] < 30
+    assert 0 < kills[0] <= kills[1] < 15
     one, other = (load_encoder(tmp_path / name) for name in ("whole", "killed"))
     assert fingerprint(one) == fingerprint(other)
     curves = [json.loads((tmp_path / name / "training.json").read_text())["curve"] for name in ("whole", "killed")]
