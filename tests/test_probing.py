@@ -138,9 +138,8 @@ def test_the_command_tells_of_clips_that_were_left_out(jaxdissect, tones):
     code, printed, error = jaxdissect("probe", "--max-bad-clips", "0.4")
     assert code == 1
     assert "accuracy" in printed
-    left_out = re.findall(r"Left out: (\d+)\.wav: .*missing", printed)
-    assert left_out == [str(clip) for clip in range(0, CLIPS, 2)][:10]
-    assert "... and 14 more, see probe.json" in printed
+    every_second = "Left out: 24 files, all for the same reason: missing; the first is 0.wav, see probe.json."
+    assert every_second in printed.splitlines()
     assert "more than 40.0% of the clips could not be read (--max-bad-clips 0.4)" in error
     assert jaxdissect("probe", "--max-bad-clips", "0.5")[0] == 0
 
