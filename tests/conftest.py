@@ -34,7 +34,7 @@ import pytest  # noqa: E402
 import soundfile  # noqa: E402
 from browser import HOW_TO_INSTALL, browser_is_required, find_chromium  # noqa: E402
 
-pytest_plugins = ["tones", "noises"]  # fixtures of the tests of the stage `probe`, and of ablation
+pytest_plugins = ["tones", "noises", "trainings"]  # fixtures of the tests of `probe`, of `ablate` and of `train`
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,7 +45,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-MUCH_MEMORY, MORE = 1.2e9, 0.2e9  # bytes
+MUCH_MEMORY, MORE = 1.5e9, 0.1e9  # bytes
 LIBC = ctypes.CDLL(None)
 NO_BROWSER = "no Chromium on this machine"
 
@@ -56,6 +56,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "browser" in item.fixturenames:
                 item.add_marker(pytest.mark.skip(reason=NO_BROWSER))
+
+
+def pytest_collection_finish():
+    """Modules stay: what they made need not be looked through for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -11,22 +11,25 @@ import numpy as np
 import optax
 import pytest
 from tolerances import assert_within, relative_error
+from trainings import init_state, train_step
 
 from jaxdissect import InputError, ViTConfig, load_task, untrained_m2d
 from jaxdissect.errors import TrainingError
 from jaxdissect.sharding import local_mesh, replicate, shard_clips
 from jaxdissect.training import fit as fit_module
+from jaxdissect.training import step as step_module
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, audible_span, crops, decoded_clips
 from jaxdissect.training.fit import Feed, fit
 from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.msm_mae import MSMMAE
-from jaxdissect.training.step import FULL_SCALE, Schedule, init_state, train_step
+from jaxdissect.training.step import FULL_SCALE, Schedule
 from jaxdissect.training.supervised import Supervised
 
 CONFIG = ViTConfig(frames=32, width=16, depth=1, heads=1, mlp=16)
 SAMPLES = 31 * 160
 FEED = Feed(SAMPLES, parts=4, part_size=2, seed=0)
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 def some_clips(count=11, samples=8000, classes=3):
@@ -194,7 +197,7 @@ def test_steps_by_hand():
 def test_the_step_is_compiled_once():
     objective, schedule, clips = objectives()["msm_mae"], Schedule(5), some_clips()
     mesh = local_mesh()
-    step = train_step(objective, schedule, 0, mesh)
+    step = step_module.train_step(objective, schedule, 0, mesh)  # of this test alone
     state = replicate(init_state(objective, schedule, 0), mesh)
     feed = Feed(SAMPLES, parts=8, part_size=1)
     for number in range(4):

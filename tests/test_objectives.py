@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tolerances import assert_within, relative_error
+from trainings import all_that_is_traced
 
 from benchmarks import torch_training
 from jaxdissect import InputError, ViTConfig, untrained_m2d
@@ -44,6 +45,25 @@ def objectives(encoder):
     }
 
 
+PARAMS, GRADIENTS = {}, {}
+
+
+def params_of(objective):
+    """Random parameters, the same for objectives of one loss."""
+    key = all_that_is_traced(objective)
+    if key not in PARAMS:
+        PARAMS[key] = jax.jit(objective.init)(jax.random.key(0))
+    return PARAMS[key]
+
+
+def gradients_of(objective):
+    """One program for all objectives of one loss: `((loss, metrics), gradients)`."""
+    key = all_that_is_traced(objective)
+    if key not in GRADIENTS:
+        GRADIENTS[key] = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+    return GRADIENTS[key]
+
+
 def randomised(params, seed):
     """Parameters of which none keeps a default such as zero or one."""
     leaves, tree = jax.tree.flatten(params)
@@ -76,10 +96,9 @@ def test_loss_and_gradients_equal_pytorchs(name, encoder, pcm):
     objective = objectives(encoder)[name]
     members = jnp.eye(4, dtype=bool)[jnp.array([2, 0, 3])]
     key = jax.random.key(3)
-    params = randomised(objective.init(jax.random.key(0)), 1)
+    params = randomised(params_of(objective), 1)
     target = {} if objective.ema is None else params["encoder"]
-    loss_of = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
-    (loss, _), gradients = loss_of(params, target, pcm, members, key)
+    (loss, _), gradients = gradients_of(objective)(params, target, pcm, members, key)
 
     module = torch_module(name, objective)
     torch_training.load_params(module, jax.device_get(params))
@@ -111,10 +130,9 @@ def compare_precisions(name, encoder, half, pcm):
     found = []
     for one in (encoder, half):
         objective = objectives(one)[name]
-        params = objective.init(jax.random.key(0))
+        params = params_of(objective)
         target = {} if objective.ema is None else params["encoder"]
-        loss_of = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
-        found.append(loss_of(params, target, pcm, members, key))
+        found.append(gradients_of(objective)(params, target, pcm, members, key))
     ((whole, _), exact), ((rounded, _), gradients) = found
     assert rounded.dtype == jnp.float32
     assert_within("loss in bfloat16, relative", relative_error(rounded, whole))
@@ -186,7 +204,7 @@ def test_decoder_gives_each_masked_patch_its_answer_whatever_the_order(encoder):
 def test_neither_side_of_m2d_sees_what_the_other_sees(encoder):
     """Predictions have no gradient by the masked patches, targets none by the visible ones."""
     objective = objectives(encoder)["m2d"]
-    params = objective.init(jax.random.key(0))
+    params = params_of(objective)
     patches = jax.random.normal(jax.random.key(1), (CLIPS, 20, 256))
     visible, masked = random_mask(jax.random.key(5), CLIPS, 20, 0.7)
 
@@ -205,7 +223,7 @@ def test_neither_side_of_m2d_sees_what_the_other_sees(encoder):
 
 def test_the_loss_predicts_from_the_visible_and_compares_with_the_masked(encoder, pcm):
     objective = objectives(encoder)["m2d"]
-    params = objective.init(jax.random.key(0))
+    params = params_of(objective)
     answers = objective.answers(params, pcm, jax.random.key(4))
     visible, masked = random_mask(jax.random.key(4), CLIPS, 20, 0.7)
     np.testing.assert_array_equal(answers.position, masked)
@@ -216,7 +234,7 @@ def test_the_loss_predicts_from_the_visible_and_compares_with_the_masked(encoder
 
 def test_m2d_gives_its_target_no_gradient(encoder, pcm):
     objective = objectives(encoder)["m2d"]
-    params = objective.init(jax.random.key(0))
+    params = params_of(objective)
     members = jnp.zeros((CLIPS, 0), bool)
     of_target = jax.grad(lambda target: objective.loss(params, target, pcm, members, jax.random.key(1))[0])(
         params["encoder"]
@@ -226,7 +244,7 @@ def test_m2d_gives_its_target_no_gradient(encoder, pcm):
 
 def test_targets_may_be_standardised_over_the_batch(encoder, pcm):
     objective = dataclasses.replace(objectives(encoder)["m2d"], standardise="batch")
-    params, key = objective.init(jax.random.key(0)), jax.random.key(4)
+    params, key = params_of(objective), jax.random.key(4)
     answers = objective.answers(params, pcm, key)
     tokens = np.asarray(
         encode_patches(encoder, params["encoder"], answers.patches, answers.position)[:, 1:], np.float64
@@ -241,11 +259,11 @@ def test_targets_may_be_standardised_over_the_batch(encoder, pcm):
 
 def test_spread_shows_an_encoder_that_has_stopped_to_listen(encoder, pcm):
     objective = objectives(encoder)["m2d"]
-    params = objective.init(jax.random.key(0))
+    params = params_of(objective)
     members = jnp.zeros((CLIPS, 0), bool)
     deaf = params["encoder"] | {"patch_embed": jax.tree.map(jnp.zeros_like, params["encoder"]["patch_embed"])}
     found = [
-        float(objective.loss(params, target, pcm, members, jax.random.key(1))[1]["spread"])
+        float(gradients_of(objective)(params, target, pcm, members, jax.random.key(1))[0][1]["spread"])
         for target in (params["encoder"], deaf)  # the positions of both are as they were
     ]
     assert found[1] < COLLAPSED < found[0]
@@ -286,11 +304,10 @@ def test_standardised_patches_and_batches():
 
 def test_silence_gives_finite_losses_and_gradients(encoder):
     for name, objective in objectives(encoder).items():
-        params = objective.init(jax.random.key(0))
+        params = params_of(objective)
         target = {} if objective.ema is None else params["encoder"]
         silence, members = jnp.zeros((CLIPS, SAMPLES)), jnp.ones((CLIPS, 4), bool)
-        loss_of = jax.jit(jax.value_and_grad(lambda *a, o=objective: o.loss(*a)[0]))
-        loss, gradients = loss_of(params, target, silence, members, jax.random.key(0))
+        (loss, _), gradients = gradients_of(objective)(params, target, silence, members, jax.random.key(0))
         assert np.isfinite(loss), name
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), name
 
@@ -298,9 +315,9 @@ def test_silence_gives_finite_losses_and_gradients(encoder):
 def test_self_supervision_looks_at_no_labels(encoder, pcm):
     for name in ("m2d", "msm_mae"):
         objective = objectives(encoder)[name]
-        params = objective.init(jax.random.key(0))
+        params = params_of(objective)
         losses = {
-            float(objective.loss(params, params["encoder"], pcm, members, jax.random.key(1))[0])
+            float(gradients_of(objective)(params, params["encoder"], pcm, members, jax.random.key(1))[0][0])
             for members in (jnp.zeros((CLIPS, 4), bool), jnp.ones((CLIPS, 4), bool), jnp.zeros((CLIPS, 0), bool))
         }
         assert len(losses) == 1
@@ -309,7 +326,7 @@ def test_self_supervision_looks_at_no_labels(encoder, pcm):
 def test_supervised_loss_by_hand(encoder, pcm):
     members = jnp.array([[True, False], [False, True], [True, True]])
     objective = Supervised(encoder, classes=2, mixup=0.0, stripes=0)
-    params = randomised(objective.init(jax.random.key(0)), 2)
+    params = randomised(params_of(objective), 2)
     embedding = encoder.embed(
         encoder.module.apply({"params": params["encoder"]}, encoder.front_end(encoder.variables, pcm))
     )
@@ -355,7 +372,7 @@ def test_stripes_cover_whole_rows_and_columns_and_no_more_than_asked():
 
 
 def test_weight_decay_shrinks_kernels_only(encoder):
-    params = objectives(encoder)["m2d"].init(jax.random.key(0))
+    params = params_of(objectives(encoder)["m2d"])
     decayed = {
         jax.tree_util.keystr(path) for path, yes in jax.tree_util.tree_leaves_with_path(is_weight(params)) if yes
     }
@@ -370,7 +387,7 @@ def test_training_begins_where_it_is_told(encoder):
         params = objective.init(jax.random.key(0), start)
         for one, other in zip(jax.tree.leaves(params["encoder"]), jax.tree.leaves(start), strict=True):
             np.testing.assert_array_equal(one, other)
-        fresh = objective.init(jax.random.key(0))["encoder"]["pos_embed"]
+        fresh = params_of(objective)["encoder"]["pos_embed"]
         np.testing.assert_allclose(fresh, sin_cos_positions(CONFIG.grid, CONFIG.width))
 
 
