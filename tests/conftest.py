@@ -34,7 +34,7 @@ import pytest  # noqa: E402
 import soundfile  # noqa: E402
 from browser import HOW_TO_INSTALL, browser_is_required, find_chromium  # noqa: E402
 
-pytest_plugins = ["tones", "noises", "trainings"]  # fixtures of the tests of `probe`, of `ablate` and of `train`
+pytest_plugins = ["tones", "noises", "programs"]  # fixtures of the tests of `probe`, `ablate` and `train`
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)

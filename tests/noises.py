@@ -70,7 +70,7 @@ def dissected(tmp_path_factory):
 
 
 @pytest.fixture
-def ablate(dissected, tmp_path, capsys):
+def ablate(dissected, tmp_path, capsys, shared_programs):
     """Run `ablate` on a copy of the run; returns (exit code, printed, printed errors)."""
     shutil.copytree(dissected / "run", tmp_path / "run")
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import init_state, train_step
 from tolerances import assert_within, relative_error
-from trainings import init_state, train_step
 
 from jaxdissect import InputError, ViTConfig, load_task, untrained_m2d
 from jaxdissect.errors import TrainingError

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from programs import all_that_is_traced
 from tolerances import assert_within, relative_error
-from trainings import all_that_is_traced
 
 from benchmarks import torch_training
 from jaxdissect import InputError, ViTConfig, untrained_m2d

@@ -1,4 +1,4 @@
-"""Trainings of tests share their programs: tracing one takes seconds, and few differ in anything that is traced."""
+"""Trainings and ablations of tests share their programs: to trace one takes seconds, and most are traced alike."""
 
 import dataclasses
 
@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdissect.ablation import engine, judging
+from jaxdissect.encoder.m2d import M2D
 from jaxdissect.training import fit, step, train
 
-STATES, STEPS = {}, {}
+STATES, STEPS, RUNNERS = {}, {}, {}
 
 
 def all_that_is_traced(objective):
@@ -36,8 +38,19 @@ def train_step(objective, schedule, seed, mesh):
     return STEPS[key]
 
 
+def runner_of(encoder, multi_label, shape, mesh):
+    """What runs edits of M2D encoders of the same sizes: it is given their parameters with each batch."""
+    if not isinstance(encoder, M2D):
+        return engine.runner_of(encoder, multi_label, shape, mesh)
+    key = (type(encoder), encoder.config, encoder.log_mel, np.dtype(encoder.dtype), *multi_label.items(), shape, mesh)
+    if key not in RUNNERS:
+        RUNNERS[key] = engine.runner_of(encoder, multi_label, shape, mesh)
+    return RUNNERS[key]
+
+
 @pytest.fixture
 def shared_programs(monkeypatch):
-    """A training takes these in place of new ones."""
+    """Commands that a test runs take these in place of new ones."""
     monkeypatch.setattr(fit, "train_step", train_step)
     monkeypatch.setattr(train, "init_state", init_state)
+    monkeypatch.setattr(judging, "runner_of", runner_of)
