@@ -47,7 +47,7 @@ def test_the_code_of_the_embedding_page_runs_from_top_to_bottom(tmp_path, monkey
 
 
 def test_tutorial_runs_from_top_to_bottom(tmp_path, fast_programs):
-    """On a quarter of its notes, which it takes as its own of an earlier run."""
+    """On an eighth of its notes, which it takes as its own of an earlier run."""
     few_notes(tmp_path / "jaxdissect-tutorial" / "notes")
     program = [sys.executable, "-W", "error", str(ROOT / "docs" / "tutorial.py")]
     where = fast_programs | {"PYTHONPATH": str(ROOT)}

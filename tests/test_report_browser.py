@@ -69,7 +69,7 @@ def page(browser):
 def notes(tmp_path_factory):
     """The report of a run of the shipped encoder on synthesised notes, with every stage."""
     folder = tmp_path_factory.mktemp("notes")
-    few_notes(folder / "notes", takes=(1, 2))
+    few_notes(folder / "notes")
     data = ["--task", "notes", "--data", str(folder / "notes")]
     counting = ["--encoder", "m2d_tiny", *data, "--split", "test", "--label", "octave,instrument"]
     run = ["--run", str(folder / "run")]
