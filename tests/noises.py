@@ -5,7 +5,6 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from torch_reference import encoder_of, random_state
 
 from jaxdissect import Head, Judge, ViTConfig, load_task, save_encoder, untrained_m2d
 from jaxdissect.cli import main
@@ -35,6 +34,8 @@ def clip_samples(clip):
 
 @pytest.fixture(scope="module")
 def encoder():
+    from torch_reference import encoder_of, random_state  # PyTorch takes seconds, also where only tests are handed out
+
     return encoder_of(random_state(CONFIG, seed=4), CONFIG)
 
 

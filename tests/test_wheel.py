@@ -142,7 +142,7 @@ def run_installed(wheel, tmp_path, fast_programs):
 def test_the_demo_runs_where_nothing_of_the_tree_is(run_installed, tmp_path):
     place = tmp_path / "empty"
     (place / SUPERVISED).mkdir()  # somebody's own, which the demo is not about
-    printed = run_installed("jaxdissect", "demo", "--run", "demo", "--batch-size", "8")
+    printed = run_installed("jaxdissect", "demo", "--run", "demo")
     assert "Counted 576 clips" in printed
     found = {}
     for kind, name in (("self-supervised", SELF_SUPERVISED), ("supervised", SUPERVISED), ("untrained", UNTRAINED)):
