@@ -64,8 +64,9 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
-    """Say in one line what was left out for want of a browser, and how to bring it."""
+    """Say in one line at the end what was left out for want of a browser, and how to bring it."""
     left_out = sum(NO_BROWSER in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
     if left_out:
         terminalreporter.line(
