@@ -9,10 +9,11 @@ run: .venv/run.stamp
 	$(BIN)/jaxdissect demo
 
 test: .venv/test.stamp
-	$(BIN)/python tests/install_browser.py
+	$(BIN)/python tests/helpers/install_browser.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 docs: .venv/docs.stamp

@@ -17,7 +17,7 @@ import torch
 from jaxdissect.encoder.convert import encoder_from_state, load_state, sizes_from_name
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViTConfig
-from jaxdissect.files import whole_file
+from jaxdissect.runtime.files import whole_file
 
 
 def build_encoder(checkpoint: Path, config: ViTConfig, dtype: str = "float32", sample_rate: int = 16000) -> M2D:

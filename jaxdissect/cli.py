@@ -12,9 +12,9 @@ from jaxdissect.commands.outcome import FAILED, Answer, OutputOptions
 from jaxdissect.commands.overview import COMMANDS, overview
 from jaxdissect.commands.parsing import heed_no_color, nearest, parse
 from jaxdissect.errors import InputError, LostProcessError, TrainingError
-from jaxdissect.processes import here
-from jaxdissect.progress import listening
-from jaxdissect.start import missing_platform, prepare_process
+from jaxdissect.runtime.processes import here
+from jaxdissect.runtime.progress import listening
+from jaxdissect.runtime.startup import missing_platform, prepare_process
 
 USER_ERROR, LOST_PROCESS, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141  # 75: "try again" in sysexits.h
 

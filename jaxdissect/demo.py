@@ -8,16 +8,16 @@ from typing import Any
 
 import jax
 
-from jaxdissect.choosing import NeuronsOptions, run_neurons
-from jaxdissect.comparing import ShareOptions, run_share
-from jaxdissect.dissect import ActivationsOptions, ActivationsResult, run_activations
-from jaxdissect.encoder.checkpoint import load_encoder
+from jaxdissect.encoder.directory import load_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.shipped import shipped_encoder
 from jaxdissect.errors import InputError
-from jaxdissect.report.stage import ReportOptions, ReportResult, run_report
-from jaxdissect.results import Neurons, select_neurons
-from jaxdissect.selection import SelectionRule
+from jaxdissect.selection.aape import SelectionRule
+from jaxdissect.selection.labelled import Neurons, select_neurons
+from jaxdissect.stages.activations import ActivationsOptions, ActivationsResult, run_activations
+from jaxdissect.stages.neurons import NeuronsOptions, run_neurons
+from jaxdissect.stages.report import ReportOptions, ReportResult, run_report
+from jaxdissect.stages.share import ShareOptions, run_share
 from jaxdissect.training.objective import initial_encoder
 
 SELF_SUPERVISED, SUPERVISED, UNTRAINED = "m2d_tiny", "supervised_tiny", "untrained_tiny"

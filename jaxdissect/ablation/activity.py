@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxdissect.ablation.controls import Activity
-from jaxdissect.encoder.base import Encoder, LayeredEncoder, module_input
+from jaxdissect.activations.write import edit_neurons
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input
 from jaxdissect.errors import InputError
-from jaxdissect.interventions import edit_neurons
-from jaxdissect.sharding import local_mesh, map_clips, replicate
+from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate
 from jaxdissect.tasks.loader import device_batches
 from jaxdissect.tasks.table import Task
 

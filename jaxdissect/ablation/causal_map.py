@@ -19,12 +19,13 @@ import pandas as pd
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdissect.ablation.engine import Edit
-from jaxdissect.ablation.judging import judge_edits
-from jaxdissect.ablation.outcomes import Judge, judge_clips, per_class
-from jaxdissect.encoder.base import Encoder, module_input
+from jaxdissect.ablation.stream import judge_edits
+from jaxdissect.ablation.verdicts import judge_clips, per_class
+from jaxdissect.activations.write import run_with_gains
+from jaxdissect.encoder.protocol import Encoder, module_input
 from jaxdissect.errors import InputError
-from jaxdissect.interventions import run_with_gains
-from jaxdissect.sharding import local_mesh, map_clips, replicate, shard_clips
+from jaxdissect.probe.judge import Judge
+from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate, shard_clips
 from jaxdissect.tasks.loader import batches
 from jaxdissect.tasks.table import Task
 

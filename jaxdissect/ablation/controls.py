@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdissect.errors import InputError
-from jaxdissect.neuron_sets import NeuronSet
+from jaxdissect.selection.neuron_sets import NeuronSet
 
 MATCHES = ("activity", "layer", "shift")
 NEAREST = 64  # candidates for a neuron; more where that would not give enough different controls

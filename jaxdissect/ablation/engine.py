@@ -21,11 +21,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxdissect.ablation.outcomes import judge_clips
-from jaxdissect.encoder.base import Encoder, LayeredEncoder, module_input
-from jaxdissect.interventions import edit_neurons
-from jaxdissect.probe import LARGEST_FEATURE
-from jaxdissect.sharding import map_clips
+from jaxdissect.ablation.verdicts import judge_clips
+from jaxdissect.activations.write import edit_neurons
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input
+from jaxdissect.probe.linear import LARGEST_FEATURE
+from jaxdissect.runtime.sharding import map_clips
 
 UNTOUCHED = [-1]  # the number of the edit that changes nothing
 

@@ -10,11 +10,11 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
-from jaxdissect.ablation.results import Ablation
-from jaxdissect.ablation.suites import Intervention
-from jaxdissect.neuron_set_files import write_evar
-from jaxdissect.results import read_netcdf, write_csv, write_netcdf
-from jaxdissect.run import Run
+from jaxdissect.ablation.interventions import Intervention
+from jaxdissect.ablation.tables import Ablation
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
+from jaxdissect.selection.neuron_set_files import write_evar
 
 CAUSAL = "margin_effect"
 

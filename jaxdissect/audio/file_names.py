@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 
 from jaxdissect.errors import UnreadableError
-from jaxdissect.files import stays_inside
+from jaxdissect.runtime.files import stays_inside
 
 SOUND = "wav wave flac mp3 mp2 ogg oga opus aif aiff aifc au snd caf w64 rf64 sph nist m4a mp4 aac wma webm mka amr wv"
 ENDINGS = frozenset(SOUND.split())  # a table may lie beside a clip under the same name

@@ -24,13 +24,7 @@ from jaxdissect.audio.file_kinds import OGG, convert_by, describe_kind, refusal
 from jaxdissect.audio.flac_stream import FlacHeader, header_begins, may_go_on, read_flac_header, samples_md5
 from jaxdissect.audio.mpeg_frames import MpegStream, Rest, skip_tags, walk_frames
 from jaxdissect.audio.ogg_pages import Link, endless_ogg, ogg_ends, ogg_links, without_end
-from jaxdissect.audio.pcm_headers import (
-    LOGGED_NOWHERE,
-    broken_promise,
-    mended_header,
-    missing_sound,
-    unknown_length,
-)
+from jaxdissect.audio.pcm_headers import LOGGED_NOWHERE, broken_promise, mended_header, missing_sound, unknown_length
 from jaxdissect.errors import UnreadableError
 
 Frames = Float[np.ndarray, "frame channel"]

@@ -8,31 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
-from jaxdissect.ablation.stage import AblateResult, PartResult
-from jaxdissect.ablation.summary import ablation_summary, ablation_warnings, part_summary
-from jaxdissect.bench import BenchOptions, BenchResult
-from jaxdissect.bench_summary import bench_summary
-from jaxdissect.cautions import (
-    counting_cautions,
-    has_p_values,
-    independence_cautions,
-    read_basis,
-    recording_cautions,
-)
-from jaxdissect.certainty import LEVEL
+from jaxdissect.bench.stage import BenchOptions, BenchResult
+from jaxdissect.commands.ablation_summary import ablation_summary, ablation_warnings, part_summary
+from jaxdissect.commands.bench_summary import bench_summary
 from jaxdissect.commands.outcome import Outcome
-from jaxdissect.comparing import LABELS, Sharing
-from jaxdissect.demo import DemoResult
-from jaxdissect.dissect import ActivationsResult
-from jaxdissect.encoder.m2d import M2D
-from jaxdissect.probing import ProbeResult
-from jaxdissect.report.stage import ReportResult
-from jaxdissect.report.summary import report_summary, report_warnings
-from jaxdissect.reproduce import Reproduction
-from jaxdissect.reproduction_summary import reproduction_summary
-from jaxdissect.results import Neurons
-from jaxdissect.run import Run
-from jaxdissect.summary import (
+from jaxdissect.commands.report_summary import report_summary, report_warnings
+from jaxdissect.commands.reproduction_summary import reproduction_summary
+from jaxdissect.commands.summary import (
     activations_summary,
     activations_warnings,
     demo_summary,
@@ -48,7 +30,25 @@ from jaxdissect.summary import (
     sharing_warnings,
     training_summary,
 )
-from jaxdissect.tasks.preparing import PrepareResult
+from jaxdissect.demo import DemoResult
+from jaxdissect.encoder.m2d import M2D
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.selection.labelled import Neurons
+from jaxdissect.sharing.share import LABELS, Sharing
+from jaxdissect.significance.assess import LEVEL
+from jaxdissect.significance.cautions import (
+    counting_cautions,
+    has_p_values,
+    independence_cautions,
+    read_basis,
+    recording_cautions,
+)
+from jaxdissect.stages.ablate import AblateResult, PartResult
+from jaxdissect.stages.activations import ActivationsResult
+from jaxdissect.stages.prepare import PrepareResult
+from jaxdissect.stages.probe import ProbeResult
+from jaxdissect.stages.report import ReportResult
+from jaxdissect.stages.reproduce import Reproduction
 
 COUNTED = ("activations.nc", "top_clips.nc", "clips.csv", "clip_labels.nc", "clip_counts.npy")
 CHOSEN = ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc")

@@ -15,7 +15,7 @@ import tyro
 from jaxdissect.commands.outcome import OutputOptions
 from jaxdissect.commands.unheard import require_heard
 from jaxdissect.errors import InputError
-from jaxdissect.processes import DistributedOptions
+from jaxdissect.runtime.processes import DistributedOptions
 
 UNITS = {
     "unit_seconds": "s", "seconds": "s", "save_minutes": "min", "sample_rate": "Hz", "max_mb": "MB",

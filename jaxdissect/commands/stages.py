@@ -8,8 +8,6 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from jaxdissect.ablation.stage import AblateOptions, check_ahead, run_ablate, run_ablate_part
-from jaxdissect.choosing import NeuronsOptions, run_neurons
 from jaxdissect.commands.answers import (
     ablated,
     chosen,
@@ -23,19 +21,21 @@ from jaxdissect.commands.answers import (
     shared,
 )
 from jaxdissect.commands.outcome import Outcome, OutputOptions, without_output
-from jaxdissect.comparing import ShareOptions, run_share
 from jaxdissect.demo import DemoOptions, demo_report, run_demo
-from jaxdissect.dissect import ActivationsOptions, run_activations
 from jaxdissect.errors import InputError
-from jaxdissect.figures import draw_sharing
-from jaxdissect.probing import ProbeOptions, run_probe
-from jaxdissect.processes import here
-from jaxdissect.progress import note, under_way
-from jaxdissect.report.stage import ReportOptions, run_report
-from jaxdissect.reproduce import ReproduceOptions, run_reproduce
-from jaxdissect.run import Run
-from jaxdissect.selectors import FROM_CLIPS
-from jaxdissect.stage_inputs import load_inputs, stage_inputs
+from jaxdissect.runtime.processes import here
+from jaxdissect.runtime.progress import note, under_way
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.selection.scores import FROM_CLIPS
+from jaxdissect.sharing.heatmaps import draw_sharing
+from jaxdissect.stages.ablate import AblateOptions, check_ahead, run_ablate, run_ablate_part
+from jaxdissect.stages.activations import ActivationsOptions, run_activations
+from jaxdissect.stages.inputs import load_inputs, stage_inputs
+from jaxdissect.stages.neurons import NeuronsOptions, run_neurons
+from jaxdissect.stages.probe import ProbeOptions, run_probe
+from jaxdissect.stages.report import ReportOptions, run_report
+from jaxdissect.stages.reproduce import ReproduceOptions, run_reproduce
+from jaxdissect.stages.share import ShareOptions, run_share
 
 PAIR = ("label_set", "class", "layer", "neuron")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import tyro
 
-from jaxdissect.bench import BenchOptions, run_bench
+from jaxdissect.bench.stage import BenchOptions, run_bench
 from jaxdissect.commands.answers import converted, measured, prepared, trained, verified
 from jaxdissect.commands.outcome import Outcome, OutputOptions, without_output
 from jaxdissect.encoder.convert import convert_checkpoint
-from jaxdissect.progress import under_way
-from jaxdissect.tasks.preparing import PrepareOptions, run_prepare, verify
+from jaxdissect.runtime.progress import under_way
+from jaxdissect.stages.prepare import PrepareOptions, run_prepare, verify
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
 

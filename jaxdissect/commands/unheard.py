@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxdissect.errors import InputError
-from jaxdissect.reproduce import SETS
+from jaxdissect.stages.reproduce import SETS
 
 COUNTING, CHOOSING = ("activations", "dissect"), ("neurons", "dissect")
 

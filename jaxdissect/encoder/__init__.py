@@ -1,1 +1,1 @@
-"""Log-mel -> tokens -> embedding: the `Encoder` protocol (`base`), M2D, encoder directories and conversion."""
+"""Log-mel -> tokens -> embedding: the `Encoder` protocol (`protocol`), M2D, encoder directories and conversion."""

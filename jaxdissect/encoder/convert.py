@@ -16,11 +16,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdissect.audio.log_mel import m2d_front_end, mel_filters
-from jaxdissect.encoder.checkpoint import save_encoder
+from jaxdissect.encoder.directory import save_encoder
 from jaxdissect.encoder.m2d import M2D, NORM_STATS
 from jaxdissect.encoder.vit import ViT, ViTConfig
 from jaxdissect.errors import InputError
-from jaxdissect.files import require_new, sha256_file
+from jaxdissect.runtime.files import require_new, sha256_file
 
 PREFIXES = ("", "backbone.", "module.ar.runtime.backbone.")  # encoder-only or full; backbone; EVAR fine-tuning
 # The parts of a training checkpoint that an encoder does without: M2D's predictor (named decoder) and target network,

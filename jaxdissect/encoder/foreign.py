@@ -22,10 +22,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdissect.encoder.base import Encoder, LayeredEncoder, TokenLayout
 from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, TokenLayout
 from jaxdissect.errors import InputError
-from jaxdissect.files import first_line
+from jaxdissect.runtime.files import first_line
 
 ATTRIBUTES = ("name", "sample_rate", "module", "variables", "neurons")
 PROTOCOL = (*ATTRIBUTES, "front_end", "embed", "token_layout", "settings")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdissect.audio.log_mel import LogMel, log_mel, m2d_front_end, mel_filters
-from jaxdissect.encoder.base import TokenLayout
+from jaxdissect.encoder.protocol import TokenLayout
 from jaxdissect.encoder.vit import Block, ViT, ViTConfig, chunk_frames, clip_embedding, frame_embeddings
 from jaxdissect.errors import InputError
 

@@ -1,19 +1,24 @@
 """The overview of a run in words and numbers, which stands in the page even without its script."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from jaxdissect.cautions import Basis, counting_cautions, has_p_values, recording_cautions, selection_cautions
-from jaxdissect.certainty import LEVEL
-from jaxdissect.report.commands import commands
-from jaxdissect.report.contents import Contents, Missing
 from jaxdissect.report.payload import Frame
 from jaxdissect.report.payload_checks import probe_scores
+from jaxdissect.report.run_contents import Contents, Missing
+from jaxdissect.significance.assess import LEVEL
+from jaxdissect.significance.cautions import (
+    Basis,
+    counting_cautions,
+    has_p_values,
+    recording_cautions,
+    selection_cautions,
+)
 
 LISTED = 200  # clips that could not be counted
 TOKENS = {
@@ -78,8 +83,18 @@ class Overview:
     versions: str
 
 
-def overview(contents: Contents, axes: Frame, missing: tuple[Missing, ...], warnings: tuple[str, ...]) -> Overview:
-    """The overview of what a run directory holds."""
+def overview(
+    contents: Contents, axes: Frame, missing: tuple[Missing, ...], warnings: tuple[str, ...], commands: Sequence[str]
+) -> Overview:
+    """The overview of what a run directory holds.
+
+    Args:
+      contents: content of the run directory.
+      axes: layers, neurons and classes of the page.
+      missing: what the page does without.
+      warnings: sentences beside those that the contents give rise to.
+      commands: command lines that made the run.
+    """
     clips = contents.tables.get("clips")
     bad: tuple[BadClip, ...] = ()
     if clips is not None:
@@ -89,7 +104,7 @@ def overview(contents: Contents, axes: Frame, missing: tuple[Missing, ...], warn
     sentences = (*contents.warnings, *_cautions(contents), *warnings)
     return Overview(
         _facts(contents, axes), _label_sets(contents, axes), _published(contents), sentences, missing, bad[:LISTED],
-        max(len(bad) - LISTED, 0), tuple(commands(contents)),
+        max(len(bad) - LISTED, 0), tuple(commands),
         ", ".join(f"{name} {version}" for name, version in versions.items()),
     )  # fmt: skip
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxdissect.figures import STYLE, figure_maker, file_name, save_figure, short_name
-from jaxdissect.neuron_sets import ClassName
-from jaxdissect.report.contents import Contents
 from jaxdissect.report.payload import Frame
 from jaxdissect.report.payload_results import classes_of
-from jaxdissect.results import write_csv
+from jaxdissect.report.run_contents import Contents
+from jaxdissect.runtime.tables import write_csv
+from jaxdissect.selection.neuron_sets import ClassName
+from jaxdissect.sharing.heatmaps import STYLE, figure_maker, file_name, save_figure, short_name
 
 CELL, LEAST, MOST = 0.16, 2.0, 24.0  # inches
 

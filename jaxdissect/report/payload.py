@@ -9,8 +9,8 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Int
 
-from jaxdissect.report.contents import Contents
 from jaxdissect.report.numbers import packed, short
+from jaxdissect.report.run_contents import Contents
 from jaxdissect.report.snippets import Snippets, Wanted, clips_wanted
 from jaxdissect.tasks.table import CLIP_COLUMNS
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxdissect.report.contents import Contents
 from jaxdissect.report.numbers import short
 from jaxdissect.report.payload import Frame
+from jaxdissect.report.run_contents import Contents
 
 BINS = 40  # of a histogram of permutations, from no pair to the most
 NO_CHECKS: Mapping[str, Any] = {"null": [], "agreement": [], "layers": [], "causal": [], "probe": None}

@@ -10,13 +10,13 @@ import scipy.cluster.hierarchy
 import xarray as xr
 
 from jaxdissect.errors import InputError
-from jaxdissect.neuron_set_files import published_sets
-from jaxdissect.neuron_sets import ClassName, NeuronSet, neuron_set, parse_neuron_set
-from jaxdissect.report.contents import Contents
 from jaxdissect.report.numbers import packed, short
 from jaxdissect.report.payload import Frame
 from jaxdissect.report.payload_checks import probe_scores
-from jaxdissect.sharing import linkage
+from jaxdissect.report.run_contents import Contents
+from jaxdissect.selection.neuron_set_files import published_sets
+from jaxdissect.selection.neuron_sets import ClassName, NeuronSet, neuron_set, parse_neuron_set
+from jaxdissect.sharing.clusters import linkage
 
 MEASURES = {
     "shared": np.uint32, "jaccard": np.float32, "expected_shared": np.float32, "q_value": np.float32,

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from jaxdissect.activations.grid import GridReader, grid_reader
 from jaxdissect.audio.decode import Recording
 from jaxdissect.audio.log_mel import LogMel
-from jaxdissect.encoder.base import Encoder
+from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
-from jaxdissect.grid import GridReader, grid_reader
-from jaxdissect.progress import progress_bar
 from jaxdissect.report.media import AudioFormat, Pictures, audio_format, encode_audio, picture_front_end
+from jaxdissect.runtime.progress import progress_bar
 from jaxdissect.tasks.loader import recordings, unit_samples
 from jaxdissect.tasks.table import Task
 

@@ -1,1 +1,1 @@
-"""Which clips, which labels, which split (`table`, `known`, `synthesis`), and their batches (`loader`)."""
+"""Which clips, which labels, which split (`table`, `known`, `notes`), and their batches (`loader`)."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from jaxdissect.errors import InputError
-from jaxdissect.files import sha256_file
-from jaxdissect.progress import under_way, warn
+from jaxdissect.runtime.files import sha256_file
+from jaxdissect.runtime.progress import under_way, warn
 from jaxdissect.tasks.recordings import (
     BY_COLUMN,
     BY_NAME,
@@ -315,8 +315,8 @@ def _synthetic(
     test_fold: Fold,
     progress: Callable,
 ) -> Task:
-    from jaxdissect.tasks import synthesis
-    from jaxdissect.tasks.synthesis import SECONDS, write_notes
+    from jaxdissect.tasks import notes as synthesis
+    from jaxdissect.tasks.notes import SECONDS, write_notes
 
     # Named by the synthesiser's code: what another state of it has made is not taken for the notes of this one.
     kept = user_cache_path("jaxdissect") / f"{name}-{sha256_file(Path(synthesis.__file__))[:8]}"

@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, Int16
 
 from jaxdissect.audio.decode import ClipStatus, Recording, read_clip
-from jaxdissect.files import json_fingerprint, sha256_file
-from jaxdissect.sharding import pad_clips, shard_clips
-from jaxdissect.tasks.prepared import is_prepared, prepared_reader, read_prepared
+from jaxdissect.runtime.files import json_fingerprint, sha256_file
+from jaxdissect.runtime.sharding import pad_clips, shard_clips
+from jaxdissect.tasks.shards import is_prepared, prepared_reader, read_prepared
 from jaxdissect.tasks.table import Task
 from jaxdissect.tasks.tfds import tfds_reader
 from jaxdissect.tasks.tfds_records import FEATURES, INFO, is_tfds_folder

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxdissect.errors import InputError
-from jaxdissect.files import json_fingerprint, require_regular, stays_inside
+from jaxdissect.runtime.files import json_fingerprint, require_regular, stays_inside
 from jaxdissect.tasks.recordings import BY_COLUMN
 
 SPLITS = ("train", "valid", "test")

@@ -7,18 +7,10 @@ from typing import Any
 
 from jaxdissect.audio.decode import Recording, make_recording, unreadable
 from jaxdissect.errors import InputError, UnreadableError
-from jaxdissect.files import first_line, require_regular
+from jaxdissect.runtime.files import first_line, require_regular
 from jaxdissect.tasks.table import CONTROL, LabelSet, Task, cell_labels, label_set, make_task
 from jaxdissect.tasks.tfds_audio import decode, find_audio
-from jaxdissect.tasks.tfds_records import (
-    AGAIN,
-    FORMAT,
-    SPLITS,
-    DataSet,
-    Records,
-    is_tfds_folder,
-    read_data_set,
-)
+from jaxdissect.tasks.tfds_records import AGAIN, FORMAT, SPLITS, DataSet, Records, is_tfds_folder, read_data_set
 
 PREFIX = "tfds:"
 UNIT_SECONDS: Mapping[str, float] = {

@@ -7,9 +7,9 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdissect.arrays import reason, shapes
 from jaxdissect.errors import InputError
-from jaxdissect.files import require_space
+from jaxdissect.runtime.array_trees import reason, shapes
+from jaxdissect.runtime.files import require_space
 
 KEPT = 2
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, Int16
 
-from jaxdissect.files import require_space, reserve, whole_file
+from jaxdissect.runtime.files import require_space, reserve, whole_file
 from jaxdissect.tasks.loader import batches, data_fingerprint, unit_samples
 from jaxdissect.tasks.table import Task
 from jaxdissect.training.step import FULL_SCALE

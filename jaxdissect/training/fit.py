@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdissect.errors import InputError, TrainingError
-from jaxdissect.interrupts import deferred_interrupts
-from jaxdissect.progress import warn
-from jaxdissect.sharding import replicate, shard_clips
+from jaxdissect.runtime.progress import warn
+from jaxdissect.runtime.resume import deferred_interrupts
+from jaxdissect.runtime.sharding import replicate, shard_clips
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, Crops, crops
 from jaxdissect.training.objective import Objective

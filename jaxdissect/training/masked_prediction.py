@@ -10,13 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.training.masking import Decoder, chosen, decoder_config, random_mask
-from jaxdissect.training.objective import (
-    Params,
-    encode_patches,
-    initial_encoder,
-    shown_positions,
-    spectrogram_patches,
-)
+from jaxdissect.training.objective import Params, encode_patches, initial_encoder, shown_positions, spectrogram_patches
 
 EPSILON = 1e-6
 

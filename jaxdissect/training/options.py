@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import jax
 
-from jaxdissect.encoder.checkpoint import DTYPES, load_encoder
 from jaxdissect.encoder.convert import sizes_from_name
+from jaxdissect.encoder.directory import DTYPES, load_encoder
 from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import vit_config
 from jaxdissect.errors import InputError

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxdissect.errors import InputError
-from jaxdissect.sharding import AXIS
+from jaxdissect.runtime.sharding import AXIS
 from jaxdissect.training.objective import Objective, Params, is_weight
 
 FULL_SCALE = 32767  # of 16-bit samples

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdissect.encoder.checkpoint import fingerprint, save_encoder
+from jaxdissect.encoder.directory import fingerprint, save_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.errors import InputError, TrainingError
-from jaxdissect.files import cannot_write, json_fingerprint, locked, require_new, require_regular, whole_file
-from jaxdissect.progress import progress_bar, under_way, warn
-from jaxdissect.run import device, versions
-from jaxdissect.sharding import local_mesh
+from jaxdissect.runtime.files import cannot_write, json_fingerprint, locked, require_new, require_regular, whole_file
+from jaxdissect.runtime.machine import device, versions
+from jaxdissect.runtime.progress import progress_bar, under_way, warn
+from jaxdissect.runtime.sharding import local_mesh
 from jaxdissect.tasks.known import label_names, load_task
 from jaxdissect.tasks.table import LabelSet, Task
 from jaxdissect.training import state_folder

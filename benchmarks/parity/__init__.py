@@ -1,0 +1,1 @@
+"""How far numbers differ between implementations, devices and types."""

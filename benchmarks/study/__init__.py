@@ -1,0 +1,1 @@
+"""What the method finds, and how far it can be trusted."""

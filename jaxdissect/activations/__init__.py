@@ -1,0 +1,1 @@
+"""Reading neurons, changing them, and where their tokens come from."""

@@ -1,0 +1,1 @@
+"""Counting how often every neuron fires for every class."""

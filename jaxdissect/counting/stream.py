@@ -1,0 +1,282 @@
+"""One streaming pass: audio in, class-conditional counts out."""
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jaxdissect.activations.read import Reading, read_neurons, stack_layers
+from jaxdissect.activations.token_masks import TOKENS, token_masks
+from jaxdissect.audio.log_mel import samples_as_float
+from jaxdissect.counting import statistics
+from jaxdissect.counting.clip_log import ClipLog
+from jaxdissect.counting.statistics import ClassCounts, Totals
+from jaxdissect.encoder.protocol import Encoder
+from jaxdissect.errors import InputError
+from jaxdissect.runtime.resume import resumable
+from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device, replicate
+from jaxdissect.tasks.loader import Batch, device_batches, unit_samples
+from jaxdissect.tasks.table import Task
+
+NOT_FINITE = "the encoder's activations are NaN or infinite"
+PerClip = dict[str, Array]
+_SHAPES: MutableMapping[Encoder, dict[int, tuple[int, int]]] = WeakKeyDictionary()  # a trace may take seconds
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """What is counted.
+
+    Attributes:
+      tokens: which tokens count: "all", the class token too; "patches", without it; "sounding", patches whose span
+        lies inside the recording and within 60 dB of its peak level.
+      threshold: a neuron is active where its activation is above this.
+      batch_size: clips per device and step.
+
+    Raises:
+      InputError: a number or a name breaks a rule.
+    """
+
+    tokens: str = "all"
+    threshold: float = 0.0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.tokens not in TOKENS:
+            raise InputError(f"--tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}.")
+        if not np.isfinite(self.threshold):
+            raise InputError(f"--threshold must be a finite number, got {self.threshold}.")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise InputError(f"--batch-size must be a whole number, at least 1, got {self.batch_size}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What a pass over a task has counted.
+
+    Attributes:
+      totals: counts per class; the last class is all clips.
+      log: what became of every clip.
+    """
+
+    totals: Totals
+    log: ClipLog
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """Keeps the state of a count, so that a run that is killed goes on from it."""
+
+    def restore(self, counter: "Counter") -> ClipLog | None:
+        """Set a counter to the state that is kept, if there is one; returns the clips that it has counted."""
+        ...
+
+    def due(self, at_end: bool = False) -> bool:
+        """Whether it is time to save; asked after every batch, and `at_end`, when all are counted."""
+        ...
+
+    def save(self, counter: "Counter", log: ClipLog) -> None:
+        """Keep a state in the place of the one before."""
+        ...
+
+
+def count_clips(
+    encoder: Encoder,
+    task: Task,
+    options: CountOptions | None = None,
+    clip_counts: np.ndarray | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Callable[[int], object] = lambda clips: None,
+    clips: Int[np.ndarray, " some"] | None = None,
+    keeper: Keeper | None = None,
+    skip: Bool[np.ndarray, " clip"] | None = None,
+) -> Counted:
+    """Stream a task's clips through an encoder and count, on the devices, how often every neuron fires.
+
+    Args:
+      encoder: any `Encoder`.
+      task: the clips and their classes.
+      options: what is counted.
+      clip_counts: if given, a uint16 array (clip, layer, neuron) that is filled with the active tokens of each of
+        `clips`, row for row.
+      devices: to split every batch over; default: all of this process.
+      progress: called with the number of clips finished.
+      clips: numbers of the clips to count, ascending; default: all.
+      skip: clips of them that are counted elsewhere; default: none.
+      keeper: goes on from the state that it keeps, and is given a state when one is due and when a signal comes.
+
+    Raises:
+      InputError: the clips do not suit the encoder, the state is another's, or a shard is damaged (the state is saved).
+      KeyboardInterrupt: with a keeper, a signal has come, and the state is saved.
+    """
+    clips = np.arange(len(task)) if clips is None else clips
+    counter = Counter(encoder, task, options or CountOptions(), clip_counts is not None, devices, len(clips))
+    log = (keeper and keeper.restore(counter)) or ClipLog(len(task))
+    skip = np.zeros(len(task), bool) if skip is None else skip
+    # Clips that could not be read may be readable now; they come last, so that the other batches stay as they were.
+    again = clips[(log.done & ~log.counted & ~skip)[clips]]
+    finished = int(log.counted[clips].sum())
+    progress(finished)
+    running: tuple[Batch, PerClip] | None = None
+
+    def settle() -> None:
+        """Wait for the batch that the devices are busy with, and note what became of its clips."""
+        nonlocal finished, running
+        if running is not None:
+            batch, per_clip = running
+            _note(batch, per_clip, log, clip_counts, clips)
+            running = None
+            finished += len(batch.statuses)
+            progress(finished)
+
+    def save() -> None:
+        settle()
+        if keeper:
+            keeper.save(counter, log)
+
+    rest = np.concatenate([clips[(~log.done & ~skip)[clips]], again])
+    with resumable(save, keeper.due) if keeper else nullcontext(lambda: None) as between:
+        for batch, arrays in device_batches(task, encoder.sample_rate, counter.clips_per_step, counter.mesh, rest):
+            started = batch, counter.start(arrays)
+            settle()  # the host's work on one batch is done while the devices are busy with the next
+            running = started
+            between()
+        settle()
+    if keeper and keeper.due(at_end=True):
+        keeper.save(counter, log)
+    return Counted(counter.totals(), log)
+
+
+def _note(
+    batch: Batch, per_clip: PerClip, log: ClipLog, clip_counts: np.ndarray | None, clips: Int[np.ndarray, " some"]
+) -> None:
+    finite = np.asarray(per_clip["finite"])
+    if clip_counts is not None:
+        counted = batch.members[:, -1] & finite
+        clip_counts[np.searchsorted(clips, batch.clip[counted])] = np.asarray(per_clip["active_tokens"])[counted]
+    tokens = np.where(batch.members[:, -1] & finite, per_clip["tokens"], 0).tolist()
+    for clip, status, usable, counted in zip(batch.clip.tolist(), batch.statuses, finite, tokens, strict=False):
+        lost = not usable and status.status != "unreadable"  # padding comes last
+        log.put(clip, replace(status, status="unreadable", reason=NOT_FINITE) if lost else status, counted)
+
+
+class Counter:
+    """Counts on the devices, which are moved to the host before they can overflow."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        task: Task,
+        options: CountOptions,
+        keep_clips: bool,
+        devices: Sequence[jax.Device] | None,
+        clips: int,
+    ) -> None:
+        self.mesh = local_mesh(devices)
+        batch_size = min(options.batch_size, -(-clips // self.mesh.size))
+        self.clips_per_step = max(1, batch_size) * self.mesh.size
+        self.most_steps = statistics.steps_before_overflow(tokens_per_clip(encoder, task), max(1, batch_size))
+        self.shape = (len(task.classes), *neuron_shape(encoder, task))
+        self.step = map_per_device(counting_step(encoder, task, options, keep_clips), self.mesh)
+        self.variables = replicate(encoder.variables, self.mesh)
+        self.counts, self.steps = self.empty(), 0
+        self.flushed: Totals | None = None
+
+    def empty(self) -> ClassCounts:
+        """Nothing counted, on every device."""
+        return per_device(lambda: statistics.init(*self.shape), self.mesh)
+
+    def start(self, arrays: Mapping[str, Array]) -> PerClip:
+        """Set the devices to work on a batch; returns at once, with what the step returns for each clip."""
+        if self.steps == self.most_steps:
+            self.flush()
+        self.counts, per_clip = self.step(self.counts, self.variables, arrays)
+        self.steps += 1
+        return per_clip
+
+    def flush(self) -> None:
+        """Move what the devices have counted to the host."""
+        self.take(statistics.flush(self.counts))
+        self.counts, self.steps = self.empty(), 0
+
+    def take(self, totals: Totals) -> None:
+        """Add what was counted of other clips."""
+        self.flushed = totals if self.flushed is None else statistics.merge(self.flushed, totals)
+
+    def totals(self) -> Totals:
+        """All that was counted, on the host."""
+        totals = statistics.flush(self.counts)
+        return totals if self.flushed is None else statistics.merge(self.flushed, totals)
+
+
+def counting_step(
+    encoder: Encoder, task: Task, options: CountOptions, keep_clips: bool = False
+) -> Callable[[ClassCounts, Any, Mapping[str, Array]], tuple[ClassCounts, PerClip]]:
+    """The work of one device on one batch: `step(counts, variables, batch) -> (counts, per clip)`; jit-safe.
+
+    The batch holds `pcm`, `samples`, `clip` and `members` of `Batch`. Per clip come whether its activations are
+    `finite`, without which it is not counted, its `tokens`, and, with `keep_clips`, the `active_tokens` of every neuron
+    as uint16.
+    """
+    read = _reader(encoder, task, options)
+
+    def step(counts: ClassCounts, variables: Any, batch: Mapping[str, Array]) -> tuple[ClassCounts, PerClip]:
+        reading = read(variables, batch["pcm"], batch["samples"])
+        finite = jnp.isfinite(reading.sum_squares).all(axis=(1, 2))
+        members = batch["members"] & finite[:, None]
+        counts = statistics.update(counts, reading, members, batch["clip"], task.labels_per_clip)
+        per_clip = {"finite": finite, "tokens": reading.tokens}
+        if keep_clips:
+            per_clip["active_tokens"] = reading.active_tokens.astype(jnp.uint16)
+        return counts, per_clip
+
+    return step
+
+
+def neuron_shape(encoder: Encoder, task: Task) -> tuple[int, int]:
+    """(layers, neurons per layer) of an encoder, without running it; its token layout must fit its neurons."""
+    samples = unit_samples(task, encoder.sample_rate)
+    try:
+        shapes = _SHAPES.setdefault(encoder, {})
+    except TypeError:  # an encoder that has no hash, or cannot be referred to weakly
+        shapes = {}
+    if samples not in shapes:
+        shapes[samples] = _traced_shape(encoder, task, samples)
+    return shapes[samples]
+
+
+def _traced_shape(encoder: Encoder, task: Task, samples: int) -> tuple[int, int]:
+    pcm, recorded = jax.ShapeDtypeStruct((1, samples), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    masked = CountOptions(tokens="patches")  # so that the layout is compared, though all tokens may be counted
+    reading = jax.eval_shape(_reader(encoder, task, masked), encoder.variables, pcm, recorded)
+    _, layers, neurons = reading.sum.shape
+    return layers, neurons
+
+
+def tokens_per_clip(encoder: Encoder, task: Task) -> int:
+    """Tokens of one clip of a task, class tokens included."""
+    return sum(tokens.is_patch.size for tokens in encoder.token_layout(unit_samples(task, encoder.sample_rate)))
+
+
+def _reader(encoder: Encoder, task: Task, options: CountOptions) -> Callable[[Any, Array, Array], Reading]:
+    layout = encoder.token_layout(unit_samples(task, encoder.sample_rate))
+
+    def read(variables: Any, pcm: Array, samples: Array) -> Reading:
+        pcm = samples_as_float(pcm)
+        _, readings = read_neurons(
+            encoder.module,
+            variables,
+            encoder.front_end(variables, pcm),
+            neurons=encoder.neurons,
+            masks=token_masks(layout, options.tokens, pcm, samples),
+            threshold=options.threshold,
+        )
+        return stack_layers(readings)
+
+    return read

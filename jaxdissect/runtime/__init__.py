@@ -1,0 +1,1 @@
+"""How a program runs: files, devices, progress, interruptions; knows nothing of neurons."""

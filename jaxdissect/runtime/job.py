@@ -1,0 +1,70 @@
+"""A job of one process or several that works towards one run directory."""
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdissect.errors import LostProcessError
+from jaxdissect.runtime.files import require_folder
+from jaxdissect.runtime.processes import exchange, here, leave, require_agreement, together
+from jaxdissect.runtime.pulse import LEFT, SAVED, Pulse
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.runtime.state_files import remove_states
+
+
+@contextlib.contextmanager
+def job(run: Run, folder: Path, facts: Mapping[str, Any], patience: float) -> Iterator[Pulse]:
+    """What the processes do together, from their agreement to results that are saved.
+
+    The first process holds the lock of the run directory. After this point JAX's service is not needed any more.
+
+    Args:
+      run: whose results are made.
+      folder: in it, for states and signs of life.
+      facts: on which all processes must agree, JSON values by name.
+      patience: seconds without a sign of life after which a process is taken for dead.
+
+    Raises:
+      InputError: the processes disagree, do not all see the folder, or another job writes to the run directory.
+    """
+    me = here()
+    require_agreement(facts)
+    with contextlib.ExitStack() as stack:
+        if me.first:
+            together(lambda: stack.enter_context(_ready(run, folder)))
+        else:
+            together(lambda: None)
+        number = exchange(secrets.token_hex(8))[0]
+        pulse = together(lambda: stack.enter_context(Pulse(folder, number, me, patience)))
+        together(pulse.require_sight)
+        leave()
+        yield pulse
+
+
+@contextlib.contextmanager
+def _ready(run: Run, folder: Path) -> Iterator[None]:
+    with run.locked():
+        require_folder(folder)
+        yield
+
+
+def end_job(pulse: Pulse) -> None:
+    """The results are saved: remove the states, when all other processes know."""
+    pulse.say(SAVED)
+    with contextlib.suppress(LostProcessError):  # what it had to do is done
+        pulse.wait_for(LEFT, at_most=min(pulse.patience, 30))
+    pulse.stop()
+    remove_states(pulse.folder)
+
+
+def follow_job(pulse: Pulse) -> None:
+    """Wait until the first process has saved the results.
+
+    Raises:
+      LostProcessError: it failed or died.
+    """
+    pulse.wait_for(SAVED, index=0)
+    pulse.say(LEFT)
+    pulse.stop()

@@ -1,0 +1,58 @@
+"""The machine and the installation: versions, devices and memory, as results record them."""
+
+import functools
+import importlib.metadata
+import platform
+import sys
+
+import jax
+
+VERSIONED = (
+    "jaxdissect",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "librosa",
+    "soundfile",
+    "soxr",
+    "xarray",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version()} | {name: _installed_version(name) for name in VERSIONED}
+
+
+@functools.cache  # each looks through all that is installed
+def _installed_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def computed_by() -> dict[str, str]:
+    """What must be the same wherever parts of one result are computed, by names for people."""
+    return {f"the version of {name}": version for name, version in versions().items()} | {
+        "the kind of devices": jax.default_backend()
+    }
+
+
+def device() -> str:
+    """The devices of this process in words, e.g. "2 x NVIDIA H200 (gpu)"."""
+    devices = jax.local_devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}) on {sys.platform} {platform.machine()}"
+
+
+def peak_memory() -> int:
+    """The most memory of the host that this process has held so far, in bytes; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

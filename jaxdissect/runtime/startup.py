@@ -1,0 +1,93 @@
+"""What every command begins with."""
+
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax.extend.backend import backends
+from platformdirs import user_cache_path
+
+from jaxdissect.runtime.files import first_line
+
+ASKING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # variables of the environment that name platforms
+PACKAGES = {"cuda": "jax[cuda12]", "gpu": "jax[cuda12]", "tpu": "jax[tpu]"}  # that bring a platform
+
+
+def prepare_process() -> None:
+    """Streams that can print anything or nothing, SIGTERM like Ctrl-C, and compiled programs kept between runs."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the life of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.path.insert(0, "")  # --encoder may name a module in the current folder, as for `python -m`
+    logging.getLogger("jax._src.xla_bridge").addFilter(in_one_line)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def in_one_line(record: logging.LogRecord) -> bool:
+    """A log filter: an exception's type and message in place of its traceback, as of a plugin of JAX that is broken."""
+    if record.exc_info and isinstance(record.exc_info[1], Exception):
+        error, record.exc_info = record.exc_info[1], None
+        record.msg, record.args = f"{record.getMessage()} ({type(error).__name__}: {first_line(error)})", None
+    return True
+
+
+def missing_platform(environment: Mapping[str, str]) -> str | None:
+    """Why JAX has no devices, if the environment asks for a platform that is not here; makes JAX look for them.
+
+    Without such a variable JAX takes what is here, so nothing is looked for.
+
+    Args:
+      environment: variables by name.
+    """
+    asked = {name: environment[name] for name in ASKING if environment.get(name)}
+    if not asked:
+        return None
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # for cuda without its package, JAX 0.10 fails a bare assertion
+        here = platforms_here()
+        variable = next((name for name in asked if not set(asked[name].split(",")) <= set(here)), next(iter(asked)))
+        return platform_message(variable, asked[variable], str(error), here)
+    return None
+
+
+def platform_message(variable: str, asked: str, reason: str, here: Sequence[str]) -> str:
+    """What to do about a platform that is not here.
+
+    Args:
+      variable: of the environment, that asks for it.
+      asked: its value.
+      reason: what JAX says; may be empty.
+      here: the platforms that there are.
+    """
+    package = next((package for name, package in PACKAGES.items() if name in asked.split(",")), None)
+    install = f", or install what brings {asked}: pip install '{package}'" if package else ""
+    reason = reason.partition("\n")[0].partition(" (set JAX_PLATFORMS=")[0].rstrip(".")
+    return (
+        f"the environment's {variable}={asked} asks JAX for a platform that is not here"
+        f"{f' ({reason})' if reason else ''}. JAX finds {', '.join(here) or 'none'}. "
+        f"Unset {variable} to compute on that{install}."
+    )
+
+
+def platforms_here() -> tuple[str, ...]:
+    """The platforms that JAX has if nobody asks for one."""
+    asked = jax.config.values["jax_platforms"]
+    jax.config.update("jax_platforms", None)
+    try:
+        return tuple(backends())
+    except (RuntimeError, AssertionError):
+        return ()
+    finally:
+        jax.config.update("jax_platforms", asked)

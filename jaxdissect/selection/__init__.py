@@ -1,0 +1,1 @@
+"""Class-specific neurons by scores such as AAPE."""

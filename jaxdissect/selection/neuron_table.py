@@ -1,0 +1,27 @@
+"""The table of class-specific neurons, `neurons.csv`."""
+
+import pandas as pd
+
+from jaxdissect.errors import InputError
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.selection.neuron_sets import ClassName, Pair
+
+
+def read_specific(run: Run, classes: tuple[ClassName, ...]) -> dict[ClassName, list[Pair]]:
+    """The neurons of every class by `neurons.csv`, also of those that have none.
+
+    Raises:
+      InputError: no neurons were chosen, or the table is damaged.
+    """
+    run.require("neurons")
+    path = run.file("neurons.csv")
+    found: dict[ClassName, list[Pair]] = {key: [] for key in classes}
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype={"label_set": str, "class": str})
+        for label_set, name, layer, neuron in table[["label_set", "class", "layer", "neuron"]].itertuples(index=False):
+            found[label_set, name].append((int(layer), int(neuron)))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): run `jaxdissect neurons --run {run.path}` again."
+        ) from error
+    return found

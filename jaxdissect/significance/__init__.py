@@ -1,0 +1,1 @@
+"""What chance would find, and how sure a finding is."""

@@ -1,0 +1,1 @@
+"""The stages: each reads and writes a run directory."""

@@ -1,0 +1,119 @@
+"""What an ablation intervenes on: encoder, test split, probes and neuron sets, as the run directory has them."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxdissect.ablation.interventions import suite_sets
+from jaxdissect.ablation.tables import require_clips
+from jaxdissect.counting.stream import neuron_shape
+from jaxdissect.encoder.directory import fingerprint
+from jaxdissect.encoder.protocol import Encoder
+from jaxdissect.errors import InputError
+from jaxdissect.probe.files import read_judges
+from jaxdissect.probe.judge import Judge
+from jaxdissect.runtime.files import json_fingerprint
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.selection.neuron_set_files import read_neuron_set
+from jaxdissect.selection.neuron_sets import (
+    NeuronSet,
+    names_a_class,
+    parse_neuron_set,
+    require_neurons,
+)
+from jaxdissect.selection.neuron_table import read_specific
+from jaxdissect.stages.activations import read_activations
+from jaxdissect.stages.inputs import load_inputs, stage_inputs
+from jaxdissect.tasks.table import Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """What is intervened on."""
+
+    encoder: Encoder
+    task: Task  # the test split
+    judges: Mapping[str, Judge]
+    shape: tuple[int, int]
+    dtype: str
+    fingerprints: dict[str, str]
+
+
+def read_subject(options: Any, run: Run) -> Subject:
+    """Encoder, test split and probes of a run.
+
+    Args:
+      options: with what `stage_inputs` takes.
+      run: the run directory.
+
+    Raises:
+      InputError: a stage is missing or of another encoder or task, or a class has no test clip.
+    """
+    run.require("probe")
+    inputs = stage_inputs(options, run, "probe")
+    encoder, task = load_inputs(inputs)
+    prints = {
+        "encoder": fingerprint(encoder),
+        "task": task.fingerprint(),
+        "front_end": json_fingerprint(encoder.settings().get("front_end")),
+    }
+    for stage, what in (("activations", "counts"), ("neurons", "neurons")):
+        run.require_own(stage, what, prints)
+    judges = read_judges(run, encoder, task, prints)
+    test = [row for row, split in enumerate(task.splits) if split == "test"]
+    judges = {name: dataclasses.replace(judge, members=judge.members[test]) for name, judge in judges.items()}
+    task = task.only("test")
+    for labels in task.label_sets:
+        require_clips(task, labels)
+    return Subject(encoder, task, judges, neuron_shape(encoder, task), inputs["dtype"], prints)
+
+
+def chosen_sets(
+    neurons: Sequence[str], suites: Sequence[str], run: Run, subject: Subject
+) -> tuple[list[NeuronSet], list[str]]:
+    """The neuron sets to intervene on, and the names of empty ones that a suite leaves out.
+
+    Args:
+      neurons: expressions.
+      suites: names; default without expressions: "classes".
+      run: the run directory.
+      subject: what is intervened on.
+
+    Raises:
+      InputError: an expression is wrong, names neurons that there are not, or nothing is chosen.
+    """
+    classes = subject.task.classes
+    suites = suites or (() if neurons else ("classes",))
+    needed = suites or any(map(names_a_class, neurons))
+    specific = read_specific(run, classes) if needed else dict.fromkeys(classes, ())
+    read_file = functools.partial(read_neuron_set, classes=classes)
+    sets = [require_neurons(parse_neuron_set(expression, specific, read_file), subject.shape) for expression in neurons]
+    left_out = []
+    for suite in dict.fromkeys(suites):
+        found, empty = suite_sets(suite, specific)
+        sets += [require_neurons(chosen, subject.shape) for chosen in found]
+        left_out += empty
+    if not sets:
+        raise InputError(
+            f"--run {run.path}: no class has a class-specific neuron (or no pair shares one): there is nothing "
+            f"to intervene on. Choose neurons with `jaxdissect neurons --run {run.path} --preset lape`, or a larger "
+            f"--keep."
+        )
+    return sets, left_out
+
+
+def neuron_means(run: Run, shape: tuple[int, int]) -> Float[np.ndarray, "layer neuron"]:
+    """Mean activation of every neuron over the tokens that were counted.
+
+    Raises:
+      InputError: some have none.
+    """
+    counts = read_activations(run).counts
+    means = counts["total_sum"].values / float(counts["total_tokens"])
+    if means.shape != shape or not np.isfinite(means).all():
+        raise InputError(f"{run.file('activations.nc')} has no finite mean for each neuron: run `activations` again.")
+    return means

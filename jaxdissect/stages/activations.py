@@ -1,0 +1,375 @@
+"""The stages of a run: from an encoder and a task to files in a run directory."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from jaxdissect.counting.clip_counts import publish_clip_store
+from jaxdissect.counting.labelled import Activations, label_activations
+from jaxdissect.counting.resumable import CountJob, count_job, room_needed, whole_store
+from jaxdissect.counting.stream import Counted, CountOptions, neuron_shape
+from jaxdissect.encoder.directory import fingerprint, load_encoder
+from jaxdissect.encoder.protocol import Encoder
+from jaxdissect.errors import InputError
+from jaxdissect.runtime.files import json_fingerprint, require_space, sweep
+from jaxdissect.runtime.job import end_job, follow_job, job
+from jaxdissect.runtime.machine import computed_by, peak_memory
+from jaxdissect.runtime.processes import DistributedOptions, here, join, leave, require_agreement, together
+from jaxdissect.runtime.progress import note, progress_bar, under_way
+from jaxdissect.runtime.pulse import Pulse
+from jaxdissect.runtime.run_directory import Run, record_attributes, require_same_run, save_or_rescue
+from jaxdissect.runtime.state_files import remove_states
+from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
+from jaxdissect.stages.inputs import DEFAULTS, recorded_inputs
+from jaxdissect.stages.neurons import forget_neurons
+from jaxdissect.tasks.known import label_names, load_task
+from jaxdissect.tasks.loader import data_fingerprint
+from jaxdissect.tasks.table import TEST_FOLD, Task
+
+OF_TABLE = ("sample_rate", "splits", "recordings")  # of a record, on which no count depends
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActivationsOptions(DistributedOptions):
+    """Count how often every neuron fires for every class.
+
+    Attributes:
+      encoder: encoder directory, the name of a shipped encoder, or package.module:factory.
+      task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
+      run: run directory to write.
+      data: data folder; file names are relative to it. Default for a CSV: its own folder.
+      label: label sets to count, joined by commas. Default: the task's first; of a CSV the column `label`.
+      split: train, valid, test or all. With folds, train is every fold but the test fold.
+      test_fold: of a table with folds, the one held out as the test split. Default: 5.
+      unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
+      multi_label: commas separate several labels in every label set that is counted. Default: as a known task says,
+        else they do not.
+      batch_size: clips per device and step.
+      dtype: of the computation, float32 (float32 products) or bfloat16.
+      tokens: all; patches, without the class token; or sounding, only patches inside the recording and within 60 dB of
+        its loudest patch.
+      threshold: a neuron is active where its activation is above this.
+      keep_clips: also write every clip's counts, clip_counts.npy.
+      max_bad_clips: share of unreadable clips above which the command fails, after everything else was counted and
+        saved.
+      save_minutes: minutes between two states on the disk, from which a run that was killed goes on.
+    """
+
+    encoder: str
+    task: str
+    run: Path
+    data: Path | None = None
+    label: str | None = None
+    split: Literal["train", "valid", "test", "all"] = "train"
+    test_fold: int | None = None
+    unit_seconds: float | None = None
+    multi_label: bool | None = None
+    batch_size: int = 16
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tokens: Literal["all", "patches", "sounding"] = "all"
+    threshold: float = 0.0
+    keep_clips: bool = False
+    max_bad_clips: float = 0.01
+    save_minutes: float = 10.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ActivationsResult:
+    """What the stage `activations` has to show.
+
+    Attributes:
+      activations: what was counted.
+      record: how, as in `run.json`.
+      max_bad_clips: share of unreadable clips that is allowed.
+      reused: the counts were in the run directory already.
+    """
+
+    activations: Activations
+    record: dict[str, Any]
+    max_bad_clips: float
+    reused: bool = False
+
+    @property
+    def too_many_bad(self) -> bool:
+        """Whether more clips than allowed could not be read."""
+        return self.activations.bad_clips > self.max_bad_clips * len(self.activations.clips)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is to be counted, and the record of it before it has run."""
+
+    job: CountJob
+    run: Run
+    record: dict[str, Any]
+
+
+def run_activations(options: ActivationsOptions) -> ActivationsResult:
+    """Count, and write `activations.nc`, `top_clips.nc`, `clips.csv` and on demand `clip_counts.npy`.
+
+    Results of the same encoder, task and options that are there already are read instead, unless too many clips could
+    not be read then. A count that was interrupted goes on from its state (`state/activations/` in the run directory).
+    With `distributed`, every process calls this; the first one writes, and all return the same.
+
+    Raises:
+      InputError: an option, the encoder or the task breaks a rule, the run directory is another run's, or the processes
+        disagree.
+      LostProcessError: another process failed or died.
+    """
+    join(options)
+    plan = together(lambda: _plan(options))
+    require_agreement({"whether the results are there": isinstance(plan, ActivationsResult)})
+    if isinstance(plan, ActivationsResult):
+        leave()
+        if here().first:
+            remove_states(_states(Run(options.run)))  # of a job that was killed after it had saved its results
+        return plan
+    with job(plan.run, plan.job.folder, plan.job.identity, options.patience) as pulse:
+        counted, measured = _count(plan.job, pulse)
+        if counted is None:
+            follow_job(pulse)
+            return ActivationsResult(read_activations(plan.run), plan.run.require("activations"), options.max_bad_clips)
+        with under_way("Writing the counts"):
+            activations = label_activations(counted, plan.job.task, _attrs(plan))
+        result = ActivationsResult(activations, plan.record | measured, options.max_bad_clips)
+        result.record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
+        store = whole_store(plan.job)
+        with under_way("Writing the counts"):
+            save_or_rescue(plan.run, lambda place: _save(result, store, place), "what was counted")
+        end_job(pulse)
+    return result
+
+
+def read_activations(run: Run) -> Activations:
+    """What the stage `activations` wrote.
+
+    Raises:
+      InputError: the stage has not been run, or a file is missing, damaged or of another run.
+    """
+    record = run.require("activations")
+    counts, top = read_netcdf(run.file("activations.nc")), read_netcdf(run.file("top_clips.nc"))
+    for dataset in (counts, top):
+        require_same_run(run, dataset.attrs, record)
+    try:
+        clips = pd.read_csv(run.file("clips.csv"), keep_default_na=False, dtype=str)
+        clips = clips.astype({"clip": int, "samples": int})
+        clips["fold"] = pd.to_numeric(clips["fold"]).astype("Int64")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{run.file('clips.csv')} cannot be read ({error}): run the stage activations again."
+        ) from error
+    labels = read_netcdf(run.file("clip_labels.nc"))
+    require_same_run(run, labels.attrs, record)
+    return Activations(counts, top, clips, labels)
+
+
+def _held_out(options: ActivationsOptions) -> int:
+    """The fold that is the test split, of a table with folds."""
+    return TEST_FOLD if options.test_fold is None else options.test_fold
+
+
+def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[str, Any]:
+    """What `run.json` says of the stage `activations` before it has run."""
+    return {
+        "options": {
+            "label": [labels.name for labels in task.label_sets],
+            "split": options.split,
+            "test_fold": None if None in task.folds else _held_out(options),
+            "dtype": options.dtype,
+            "tokens": options.tokens,
+            "threshold": options.threshold,
+            "keep_clips": options.keep_clips,
+        },
+        "fingerprints": {
+            "encoder": fingerprint(encoder),
+            "task": task.fingerprint(),
+            "front_end": json_fingerprint(encoder.settings().get("front_end")),
+        },
+        "task": task.name,
+        "encoder": encoder.name,
+        "unit_seconds": task.unit_seconds,
+        "sample_rate": encoder.sample_rate,
+        "splits": dict(Counter(task.splits)),
+        "recordings": {"from": task.recordings_from, "sha256": json_fingerprint(task.sources)},
+        "keep": task.keep,
+        "inputs": recorded_inputs({name: getattr(options, name) for name in DEFAULTS}),  # where later stages look first
+    }
+
+
+def _reuse(run: Run, record: dict[str, Any], task: Task, max_bad_clips: float) -> ActivationsResult | None:
+    """The counts that are there already, if they are whole and few enough clips were unreadable.
+
+    Counts do not depend on which clips are of one recording; what is built on it is struck if the table says otherwise.
+    """
+    if not run.is_done("activations", record["options"], record["fingerprints"]):
+        return None
+    if record["options"]["keep_clips"] and not run.file("clip_counts.npy").is_file():
+        return None
+    try:
+        reused = ActivationsResult(read_activations(run), run.require("activations"), max_bad_clips, reused=True)
+    except InputError:  # a file is missing or damaged
+        return None
+    if reused.too_many_bad:
+        return None
+    if here().first:
+        _remember_inputs(run, reused.record.get("inputs", {}), record["inputs"])
+        _renew(run, record, reused.activations.clip_labels, task)
+    return dataclasses.replace(
+        reused,
+        activations=dataclasses.replace(reused.activations, clip_labels=_grouped(reused.activations.clip_labels, task)),
+        record={**reused.record, **{name: record[name] for name in OF_TABLE}},
+    )
+
+
+def _grouped(labels: xr.Dataset, task: Task) -> xr.Dataset:
+    """The labels of clips with their recordings as the table has them now, which may be longer texts than before."""
+    return labels.assign(source=("clip", np.array(task.sources, object), labels["source"].attrs))
+
+
+def _renew(run: Run, record: Mapping[str, Any], labels: xr.Dataset, task: Task) -> None:
+    """Bring up to date what the counts do not depend on, and strike what was made of clips grouped otherwise.
+
+    Args:
+      run: the run directory.
+      record: of this count.
+      labels: of the clips that were counted.
+      task: these clips.
+    """
+    before = run.require("activations")
+    was, now = before.get("recordings", record["recordings"]), record["recordings"]
+    regrouped = labels["source"].values.tolist() != list(task.sources) or was["sha256"] != now["sha256"]
+    if not regrouped and all(before.get(name) == record[name] for name in OF_TABLE):
+        return
+    with run.locked():
+        if regrouped:
+            _forget_selection(run)
+            for stage in ("share", "ablate"):
+                run.reopen(stage)
+            write_netcdf(_grouped(labels, task), run.file("clip_labels.nc"))
+        run.amend("activations", {name: record[name] for name in OF_TABLE})
+
+
+def _remember_inputs(run: Run, before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Let later stages find what is given now: the same counts may come of data that moved, or be judged otherwise."""
+    renewed = {**before, **{name: value for name, value in given.items() if value is not None}}
+    if renewed != before:
+        with run.locked():
+            run.amend("activations", {"inputs": renewed})
+
+
+def _forget_selection(run: Run) -> None:
+    forget_neurons(run)
+    remove_states(run.file("state") / "neurons")
+
+
+def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
+    """What is to be counted, checked; or the counts that are there already."""
+    count = CountOptions(options.tokens, options.threshold, options.batch_size)
+    if not 0 <= options.max_bad_clips <= 1:
+        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
+    if not options.save_minutes > 0:
+        raise InputError(f"--save-minutes must be positive, got {options.save_minutes}.")
+    with under_way(f"Loading {options.encoder}"):
+        encoder = load_encoder(options.encoder, options.dtype)
+    task = load_task(
+        options.task,
+        options.data,
+        label_names(options.label),
+        options.unit_seconds,
+        options.multi_label,
+        "default" if options.test_fold is None else options.test_fold,
+        lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
+    )
+    chosen = task.only(options.split)
+    run, record = Run(options.run), _record(options, encoder, task)
+    reused = _reuse(run, record, chosen, options.max_bad_clips)
+    if reused is not None:
+        return reused
+    run.require_own("probe", "a probe", record["fingerprints"])
+    layers, neurons = neuron_shape(encoder, chosen)
+    counting = CountJob(
+        encoder, chosen, count, _states(run), _identity(options, record, chosen),
+        options.keep_clips, options.save_minutes,
+    )  # fmt: skip
+    room, while_counting = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20, room_needed(counting, here())
+    require_space(run.path, room, "a file of the run's counts")
+    require_space(run.path, room + while_counting, "the state of the count")
+    if options.keep_clips and here().first:
+        size = 2 * len(chosen) * layers * neurons
+        note(
+            f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB; counting takes {while_counting / 1e6:,.1f} "
+            f"MB beside what is there."
+        )
+    return _Plan(counting, run, record)
+
+
+def _states(run: Run) -> Path:
+    return run.file("state") / "activations"
+
+
+def _identity(options: ActivationsOptions, record: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """What processes of one job must agree on, and a state with the run that goes on from it; in words for people."""
+    return {
+        **{f"--{name.replace('_', '-')}": value for name, value in record["options"].items()},
+        "--batch-size": options.batch_size,
+        "the encoder": record["fingerprints"]["encoder"],
+        "the front end": record["fingerprints"]["front_end"],
+        "the task's table": record["fingerprints"]["task"],
+        "the number of clips": len(task),
+        "the prepared data": data_fingerprint(task) or "files",
+        **computed_by(),
+    }
+
+
+def _count(counting: CountJob, pulse: Pulse) -> tuple[Counted | None, dict[str, Any]]:
+    """Count with a progress bar; returns what was counted, and the time, rate and memory that it took."""
+    task, me = counting.task, pulse.processes
+    begun, finished = time.perf_counter(), list[tuple[float, int]]()
+    what = f"Counting {task.name}" + (f" in {me.count} processes" if me.count > 1 else "")
+    with progress_bar(what=what, total=len(task), at_once=True, shown=me.first) as bar:
+
+        def progress(clips: int) -> None:
+            pulse.note(clips)
+            finished.append((time.perf_counter(), pulse.clips()))
+            bar.update(finished[-1][1] - bar.n)
+
+        counted = count_job(counting, pulse, progress)
+        if counted is not None:  # the others have finished, too
+            finished.append((time.perf_counter(), len(task)))
+            bar.update(len(task) - bar.n)
+    first, last = finished[1 if len(finished) > 4 else 0], finished[-1]  # the first batch compiles
+    return counted, {
+        "seconds": round(time.perf_counter() - begun, 3),
+        "clips_per_second": round((last[1] - first[1]) / max(last[0] - first[0], 1e-9), 3),
+        "peak_memory_mb": round(peak_memory() / 1e6),
+        "batch_size": counting.options.batch_size,
+        "processes": me.count,
+    }
+
+
+def _attrs(plan: _Plan) -> dict[str, Any]:
+    """What netCDF files say of what was counted."""
+    task, encoder = plan.job.task, plan.job.encoder
+    of_task = {"task": task.name, "encoder": encoder.name, "unit_seconds": task.unit_seconds}
+    return {**of_task, "neurons": encoder.neurons, **record_attributes(plan.record)}
+
+
+def _save(result: ActivationsResult, store: Path | None, run: Run) -> None:
+    _forget_selection(run)
+    run.reopen("activations")
+    for name in ("activations.nc", "top_clips.nc", "clips.csv", "clip_labels.nc", "run.json"):
+        sweep(run.file(name))
+    write_netcdf(result.activations.counts, run.file("activations.nc"))
+    write_netcdf(result.activations.top_clips, run.file("top_clips.nc"))
+    write_csv(result.activations.clips, run.file("clips.csv"))
+    write_netcdf(result.activations.clip_labels, run.file("clip_labels.nc"))
+    if store is not None:
+        publish_clip_store(store, run.file("clip_counts.npy"))
+    run.finish("activations", result.record)

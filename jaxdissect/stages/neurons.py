@@ -1,0 +1,184 @@
+"""The stage `neurons` of a run: from what was counted to class-specific neurons."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from jaxdissect.errors import InputError
+from jaxdissect.runtime.files import cannot_write, sha256_file
+from jaxdissect.runtime.machine import computed_by
+from jaxdissect.runtime.progress import under_way
+from jaxdissect.runtime.run_directory import Run, record_attributes, require_same_run
+from jaxdissect.runtime.state_files import remove_states
+from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
+from jaxdissect.selection.aape import SelectionRule
+from jaxdissect.selection.labelled import Neurons, select_neurons
+from jaxdissect.selection.score_tables import MEANINGS, agreement_table, class_scores
+from jaxdissect.selection.scores import FROM_CLIPS
+from jaxdissect.significance.assess import LEVEL, CertaintyOptions
+from jaxdissect.significance.tables import DRAWN, OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
+
+CAN_BE_NONE = ("permutations", "resamples", "splits")  # 0 asks for none, which is answered without clip counts, too
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NeuronsOptions:
+    """Choose the class-specific neurons of what was counted.
+
+    Attributes:
+      run: run directory that holds the counts.
+      preset: aape, the audio paper's filters; lape, those of the language paper.
+      keep: fraction of all neurons to keep. Default: the task's, 0.01, and 0.02 for esc50 and gise51.
+      drop_weakest: fraction of neurons of the weakest activation rate that preset aape drops.
+      bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
+      selector: score by which neurons are chosen. Others than aape give every class the fraction --keep of all neurons
+        with the highest score; auroc and average_precision need --keep-clips.
+      permutations: of the labels, for p-values; with --keep-clips only. 0: nor are intervals and stability found.
+        Default: 1000.
+      resamples: of the recordings, for intervals. Default: 200.
+      splits: into random halves, for the stability. Default: 50.
+      seed: of all of these draws. Default: 0.
+      save_minutes: minutes between two states on the disk, from which permutations that were killed go on. Default: 10.
+    """
+
+    run: Path
+    preset: Literal["aape", "lape"] = "aape"
+    keep: float | None = None
+    drop_weakest: float = 0.05
+    bar: float = 0.95
+    selector: Literal["aape", "probability", "class_selectivity", "d_prime", "auroc", "average_precision"] = "aape"
+    permutations: int | None = None
+    resamples: int | None = None
+    splits: int | None = None
+    seed: int | None = None
+    save_minutes: float | None = None
+
+    def rule(self, task_keep: float) -> SelectionRule:
+        """The checked rule; `task_keep` serves where `keep` is not given."""
+        keep = task_keep if self.keep is None else self.keep
+        return SelectionRule(self.preset, keep, self.drop_weakest, self.bar)
+
+    @property
+    def certainty(self) -> CertaintyOptions:
+        """The checked numbers of draws."""
+        return CertaintyOptions(**self.drawing)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Those of the options of the draws that were given."""
+        names = [field.name for field in dataclasses.fields(CertaintyOptions)]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def run_neurons(options: NeuronsOptions) -> Neurons:
+    """Select, and write `scores.nc`, `neurons.csv`, `coverage.csv`, `layers.csv`, `agreement.csv`, `permutations.nc`.
+
+    Raises:
+      InputError: nothing was counted in this run directory, or its files are of different runs.
+    """
+    run = Run(options.run)
+    counted = run.require("activations")
+    rule = options.rule(counted.get("keep", SelectionRule.keep))
+    certainty = options.certainty
+    started = time.perf_counter()
+    with under_way("Reading the counts and scoring neurons by AAPE"):
+        counts = read_netcdf(run.file("activations.nc"))
+        require_same_run(run, counts.attrs, counted)
+        by_aape = select_neurons(counts, rule)
+    clips = read_clips(run, counts, needed=certainty.permutations > 0 or options.selector in FROM_CLIPS)
+    if clips is None:
+        _require_no_clips(options)
+    score = class_scores(counts, *((clips.counts, clips.tokens, clips.members) if clips else ()))
+    neurons = by_aape if options.selector == "aape" else select_neurons(counts, rule, score[options.selector])
+    null, states = None, run.file("state") / "neurons"
+    chosen = dataclasses.asdict(rule) | {"selector": options.selector}
+    if clips is not None and certainty.permutations:
+        of = {**chosen, "--seed": certainty.seed, **computed_by()}
+        of |= {name: sha256_file(run.file(name)) for name in ("activations.nc", "clip_labels.nc")}
+        found = assess_neurons(clips, counts, neurons, rule, certainty, states, of)
+        neurons, null = with_certainty(neurons, counts, found), null_dataset(neurons, counts, found)
+        chosen |= {name: neurons.scores.attrs[name] for name in DRAWN}
+    table = agreement_table(
+        score, {name: one.aape for name, one in by_aape.selections.items()},
+        {name: one.specific for name, one in by_aape.selections.items()}, counts["label_set"], rule.keep,
+    )  # fmt: skip
+    with run.locked(), under_way("Writing scores and tables"):
+        beside = _scores_of_classes(run, counted)
+        forget_neurons(run)
+        scores = xr.merge([neurons.scores, score, beside], compat="override", combine_attrs="override")
+        scores.attrs |= record_attributes(counted)
+        write_netcdf(scores, run.file("scores.nc"))
+        write_csv(neurons.neurons, run.file("neurons.csv"))
+        write_csv(neurons.coverage, run.file("coverage.csv"))
+        write_csv(layer_table(neurons), run.file("layers.csv"))
+        write_csv(table, run.file("agreement.csv"))
+        if null is not None:
+            write_netcdf(null.assign_attrs(record_attributes(counted)), run.file("permutations.nc"))
+        record = {
+            "options": chosen,
+            "fingerprints": counted["fingerprints"],
+            "seconds": round(time.perf_counter() - started, 3),
+            "status": "done",
+        }
+        run.finish("neurons", record)
+    remove_states(states)
+    return neurons
+
+
+def _require_no_clips(options: NeuronsOptions) -> None:
+    """Refuse what only every clip's counts can answer, which were not kept."""
+    if options.selector in FROM_CLIPS:
+        raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
+    asked = [name for name, value in options.drawing.items() if value or name not in CAN_BE_NONE]
+    if asked:
+        raise InputError(
+            f"--{asked[0].replace('_', '-')} {options.drawing[asked[0]]} needs every clip's counts, which this run has "
+            f"not kept: leave it out, or count again with --keep-clips into another --run."
+        )
+
+
+def layer_table(neurons: Neurons) -> pd.DataFrame:
+    """Where: neurons that were kept and that are specific to a class, and pairs of them and classes, by layer."""
+    tables = []
+    for name, selection in neurons.selections.items():
+        columns: dict[str, Any] = {
+            "label_set": name,
+            "layer": np.arange(selection.specific.shape[1]),
+            "kept": selection.kept.sum(axis=1),
+            "neurons": selection.specific.any(axis=0).sum(axis=1),
+            "pairs": selection.specific.sum(axis=(0, 2)),
+        }
+        if "q_value" in neurons.neurons:
+            own = neurons.neurons[(neurons.neurons["label_set"] == name) & (neurons.neurons["q_value"] <= LEVEL)]
+            columns["pairs_significant"] = np.bincount(own["layer"], minlength=len(columns["layer"]))
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
+    """What the stage `ablate` has put into `scores.nc`, which does not depend on the neurons that are chosen."""
+    ablated = run.stages().get("ablate", {}).get("fingerprints", {})
+    if any(ablated.get(name) != value for name, value in counted["fingerprints"].items()):
+        return xr.Dataset()
+    try:
+        scores = read_netcdf(run.file("scores.nc"))
+    except InputError:
+        return xr.Dataset()
+    own = (*OF_PAIRS, *MEANINGS)  # are made anew
+    return scores[[name for name in scores if "class" in scores[name].dims and name not in own]].drop_attrs(deep=False)
+
+
+def forget_neurons(run: Run) -> None:
+    """Strike the stage `neurons` and remove its files, before others take their place."""
+    run.reopen("neurons")
+    for name in ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc"):
+        try:
+            run.file(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(run.file(name), error) from error

@@ -1,0 +1,186 @@
+"""`jaxdissect reproduce`: the paper's published figures beside what is found here.
+
+Source: arXiv:2602.15307, and the configurations that its authors published (`published_ablations.toml`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from jaxdissect.ablation.interventions import check_sets
+from jaxdissect.counting.stream import neuron_shape
+from jaxdissect.encoder.directory import load_encoder
+from jaxdissect.encoder.protocol import Encoder
+from jaxdissect.errors import InputError
+from jaxdissect.runtime.progress import under_way
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.runtime.tables import write_csv
+from jaxdissect.selection.labelled import Neurons
+from jaxdissect.selection.neuron_set_files import CONTROL, published_sets
+from jaxdissect.selection.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
+from jaxdissect.selection.neuron_table import read_specific
+from jaxdissect.stages.ablate import AblateOptions, AblateResult, check_ahead, run_ablate
+from jaxdissect.stages.activations import ActivationsOptions, ActivationsResult, run_activations
+from jaxdissect.stages.neurons import NeuronsOptions, run_neurons
+from jaxdissect.stages.probe import ProbeOptions, check_numbers, run_probe
+from jaxdissect.tasks.known import load_task
+from jaxdissect.tasks.table import Task
+
+COLUMNS = ("figure", "class", "published", "found")
+NEURONS_PER_CLASS = {"cremad": 172.0, "esc50": 37.9}
+COVERAGE = 1.0  # "about 100%" of every task, self-supervised
+SETS = {"cremad": "cremad_ang_hap", "gtzan": "gtzan_jazz_classical"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceOptions:
+    """Print the paper's published figures beside what is found with this encoder and data set.
+
+    Attributes:
+      encoder: encoder directory, of m2d_vit_base-80x608p16x16-221006-mr7 in the paper.
+      task: one of the tasks with published figures.
+      data: data folder of the task, as EVAR lays it out (cremad.csv, gtzan.csv; ESC-50's own layout).
+      run: run directory to write.
+      controls: random neuron sets that the published ablation is also compared with.
+      seeds: probes, whose scores are averaged.
+      learning_rate: of the probe; 3e-5 is the paper's.
+      batch_size: clips per device and step of the counting; the ablation takes fewer.
+      dtype: of the computation, float32 (float32 products) or bfloat16.
+      seed: of the controls.
+    """
+
+    encoder: str
+    task: Literal["cremad", "gtzan", "esc50"]
+    data: Path
+    run: Path
+    controls: int = 200
+    seeds: int = 3
+    learning_rate: float = 3e-5
+    batch_size: int = 16
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reproduction:
+    """Published figures and those found here.
+
+    Attributes:
+      counted: what was counted.
+      neurons: what was chosen.
+      figures: a row per figure (and class): `published`, NaN where nothing is, and `found`.
+      ablation: of the published neuron set and of its published control; None for a task without one.
+      published: the published ablation; None likewise.
+    """
+
+    counted: ActivationsResult
+    neurons: Neurons
+    figures: pd.DataFrame
+    ablation: AblateResult | None
+    published: Mapping[str, Any] | None
+
+
+def run_reproduce(options: ReproduceOptions) -> Reproduction:
+    """Count, select, probe, and repeat the published ablation; writes `reproduction.csv` beside the stages' files.
+
+    Raises:
+      InputError: an option or a file breaks a rule, or the encoder lacks neurons of the published set.
+    """
+    name, run = SETS.get(options.task), Run(options.run)
+    published = None if name is None else published_sets()[name]
+    task = load_task(options.task, options.data)
+    with under_way(f"Loading {options.encoder}"):
+        encoder = load_encoder(options.encoder, options.dtype)
+    probing = ProbeOptions(
+        run=options.run, seeds=options.seeds, learning_rate=options.learning_rate, batch_size=options.batch_size
+    )
+    ablating = AblateOptions(
+        run=options.run, neurons=(f"@{name}", f"@{name}{CONTROL}"), controls=options.controls, seed=options.seed,
+        causal_map=False,
+    )  # fmt: skip
+    if name is not None:  # a mistake is told before the long count, not after
+        check_numbers(probing)
+        sets = _require_published(name, encoder, task)
+        ablating = dataclasses.replace(ablating, match=check_ahead(encoder, task))
+        check_sets(sets, neuron_shape(encoder, task), ablating.ablation)
+    counted = run_activations(
+        ActivationsOptions(
+            encoder=options.encoder, task=options.task, data=options.data, run=options.run,
+            batch_size=options.batch_size, dtype=options.dtype,
+        )
+    )  # fmt: skip
+    neurons = run_neurons(NeuronsOptions(run=options.run))
+    rows = _selection_rows(options.task, neurons)
+    ablation = None
+    if published is not None and name is not None:
+        own = parse_neuron_set(" & ".join(published["classes"]), read_specific(run, task.classes))
+        rows += _overlap_rows(own, _as_set(name), neurons.scores.sizes["neuron"])
+        run_probe(probing)
+        ablation = run_ablate(ablating)
+        rows += _ablation_rows(published, ablation.ablation.table, name)
+    figures = pd.DataFrame(rows, columns=list(COLUMNS))
+    write_csv(figures, run.file("reproduction.csv"))
+    return Reproduction(counted, neurons, figures, ablation, published)
+
+
+def _require_published(name: str, encoder: Encoder, task: Task) -> list[NeuronSet]:
+    """The published set and its control, of a task that has the published classes."""
+    classes = [own for _, own in task.classes]
+    missing = sorted(set(published_sets()[name]["test_clips"]) - set(classes))
+    if missing:
+        raise InputError(
+            f"--data {task.data}: the table of {task.name} lacks the published classes {', '.join(missing)}; it has "
+            f"{', '.join(classes[:12])}."
+        )
+    return [_as_set(name), _as_set(f"{name}{CONTROL}")]
+
+
+def _as_set(name: str) -> NeuronSet:
+    return neuron_set(f"@{name}", [tuple(pair) for pair in published_sets()[name]["neurons"]])
+
+
+def _selection_rows(task: str, neurons: Neurons) -> list[tuple[str, str, float, float]]:
+    found = neurons.coverage.iloc[0]
+    return [
+        ("neurons per class", "", NEURONS_PER_CLASS.get(task, np.nan), float(found["mean_neurons_per_class"])),
+        ("coverage", "", COVERAGE, float(found["coverage"])),
+        ("classes per neuron", "", np.nan, float(found["mean_classes_per_neuron"])),
+    ]
+
+
+def _overlap_rows(own: NeuronSet, published: NeuronSet, neurons: int) -> list[tuple[str, str, float, float]]:
+    """How much the neurons that the published classes share here have in common with the published set."""
+    ours, theirs = set(own.neurons), set(published.neurons)
+    layers = {layer for layer, _ in ours | theirs}
+    sizes = [[sum(pair[0] == layer for pair in pairs) for pairs in (ours, theirs)] for layer in layers]
+    by_chance = sum(here * there / neurons for here, there in sizes)
+    what = " & ".join(name for _, name in own.classes)
+    return [
+        (f"neurons of {what}", "", len(theirs), len(ours)),
+        (f"of them in the published set ({by_chance:.2f} by chance, given the layers)", "", np.nan, len(ours & theirs)),
+        ("Jaccard with the published set", "", np.nan, len(ours & theirs) / max(len(ours | theirs), 1)),
+    ]
+
+
+def _ablation_rows(published: Mapping[str, Any], table: pd.DataFrame, name: str) -> list[tuple[str, str, float, float]]:
+    rows = []
+    by_set = {kind: table[table["intervention"] == f"@{name}{kind}"].set_index("class") for kind in ("", CONTROL)}
+    for label, clips in published["test_clips"].items():
+        target, control = by_set[""].loc[label], by_set[CONTROL].loc[label]
+        before = published["accuracy"][label] - published["change"][label]
+        of_control = published.get("control_change", {}).get(label, np.nan)
+        rows += [
+            ("test clips", label, clips, target["clips"]),
+            ("accuracy before", label, before, target["accuracy_before"]),
+            ("accuracy after ablation", label, published["accuracy"][label], target["accuracy_after"]),
+            ("change by ablation", label, published["change"][label], target["change"]),
+            ("change by the control", label, of_control, control["change"]),
+            ("margin change by ablation", label, np.nan, target["margin_change"]),
+            ("margin change by random controls", label, np.nan, target["control_mean"]),
+            ("p-value of the margin change", label, np.nan, target["p_value"]),
+        ]
+    return [(figure, str(label), float(there), float(here)) for figure, label, there, here in rows]

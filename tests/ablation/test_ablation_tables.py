@@ -1,0 +1,512 @@
+"""What `ablate` returns against the slow version, and on cases that can be worked out."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import slow_ablation as slow
+import soundfile
+from foreign import HOP, IntegerEncoder
+from tolerances import TOLERANCES, assert_within, relative_error
+
+from jaxdissect import AblationOptions, Head, InputError, Judge, ablate, neuron_set
+from jaxdissect.ablation.interventions import make_interventions
+from jaxdissect.ablation.verdicts import Verdicts, judge_clips, per_class
+from jaxdissect.significance.p_values import benjamini_hochberg, bootstrap_means, empirical_p
+from jaxdissect.tasks.table import label_set, make_task
+
+CLIPS, SAMPLES, SHAPE = 30, 4 * HOP, (2, 12)
+PROBES, CONTROLS, RESAMPLES = 2, 9, 10_000
+UNREADABLE, SHORT = (7, 20), 4
+OPTIONS = AblationOptions(gains=(0.0, 0.5, 3.0), controls=CONTROLS, match="layer", resamples=RESAMPLES)
+SETS = (
+    ("first", [(0, 1), (0, 5), (1, 2)], [("kind", "a")]),
+    ("second", [(1, 0), (1, 7)], [("kind", "b"), ("kind", "c"), ("place", "x")]),
+    ("third", [(0, 3), (1, 4)], [("sounds", "siren"), ("place", "y")]),
+    ("aimless", [(0, 8), (1, 8)], []),
+)
+MARGIN = "margin under an intervention against float64, relative"
+PRECISION = "average precision against scikit-learn's, relative"
+SHARE = "arithmetic of shares and p-values in float64, relative"
+
+
+def kind(clip):
+    return ["abc"[clip % 3]]
+
+
+def place(clip):
+    return [] if clip % 7 == 3 else ["xy"[clip % 2]]
+
+
+def sounds(clip):
+    """Several, one or none; `a` is a name that another label set has too."""
+    named = {"a": clip % 4 == 0, "siren": clip % 15 == 2, "horn": clip % 3 != 0}
+    return [name for name, there in named.items() if there]
+
+
+def recording(clip):
+    """Five, of which class c of `kind` has three and `siren` one."""
+    return "r2" if clip % 15 == 2 else f"r{clip // 3 % 3 if kind(clip) == ['c'] else clip % 5}"
+
+
+def signal(clip):
+    """Of three patterns that a linear layer can tell, under noise, as float32."""
+    patterns = np.random.default_rng(0).uniform(-0.4, 0.4, (3, 16))
+    noise = np.random.default_rng(100 + clip).uniform(-0.5, 0.5, SAMPLES)
+    pcm = np.tile(np.repeat(patterns[clip % 3], HOP // 16), SAMPLES // HOP) + noise
+    return (pcm[:1100] if clip == SHORT else pcm).astype(np.float32)
+
+
+def heads_of(embeddings, members, seed):
+    """Probes that know the classes' mean embeddings, less than well."""
+    random = np.random.default_rng(seed)
+    scaled = (embeddings - embeddings.mean(axis=0)) / embeddings.std(axis=0)
+    ideal = np.stack([scaled[own].mean(axis=0) - scaled[~own].mean(axis=0) for own in members.T], axis=1)
+    heads = []
+    for _ in range(PROBES):
+        kernel = ideal + random.normal(size=ideal.shape)
+        head = {"mean": embeddings.mean(axis=0) + random.normal(size=16), "variance": embeddings.var(axis=0),
+                "kernel": kernel, "bias": random.normal(size=ideal.shape[1])}  # fmt: skip
+        heads.append({name: leaf.astype(np.float32) for name, leaf in head.items()})
+    return tuple(heads)
+
+
+def judge_of(labels, task_labels):
+    head = Head(**{name: np.stack([head[name] for head in labels.heads]) for name in labels.heads[0]})
+    return Judge(head, task_labels.table(), labels.multi_label)
+
+
+def chosen_of(options=OPTIONS, suffix="", sets=SETS):
+    return make_interventions([neuron_set(name + suffix, *rest) for name, *rest in sets], SHAPE, options)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A task with two label sets of one class a clip and one of several, and probes of each."""
+    folder, encoder = tmp_path_factory.mktemp("data"), IntegerEncoder()
+    clips = [signal(clip) for clip in range(CLIPS)]
+    for number, pcm in enumerate(clips):
+        soundfile.write(folder / f"{number}.wav", pcm, encoder.sample_rate, subtype="FLOAT")
+    for number in UNREADABLE:
+        (folder / f"{number}.wav").write_bytes(b"no recording")
+    clips = [None if number in UNREADABLE else np.pad(pcm, (0, SAMPLES - len(pcm))) for number, pcm in enumerate(clips)]
+    readable = [number for number in range(CLIPS) if number not in UNREADABLE]
+    embeddings = np.array([slow.embedding(encoder, clips[number]) for number in readable])
+
+    task_labels = [
+        label_set("kind", [kind(clip) for clip in range(CLIPS)]),
+        label_set("place", [place(clip) for clip in range(CLIPS)]),
+        label_set("sounds", [sounds(clip) for clip in range(CLIPS)], multi_label=True),
+    ]
+    labels = [
+        slow.Labels(one.name, one.classes, one.members, one.multi_label,
+                    heads_of(embeddings, one.table(readable), seed))
+        for seed, one in enumerate(task_labels)
+    ]  # fmt: skip
+    names = [f"{number}.wav" for number in range(CLIPS)]
+    recordings = [recording(clip) for clip in range(CLIPS)]
+    seconds = SAMPLES / encoder.sample_rate
+    splits, folds = ["test"] * CLIPS, [None] * CLIPS
+    task = make_task("world", folder, seconds, names, splits, folds, task_labels, recordings=recordings)
+    judges = {one.name: judge_of(one, own) for one, own in zip(labels, task_labels, strict=True)}
+    means = np.random.default_rng(9).uniform(0, 60, SHAPE)
+    chosen = chosen_of() + chosen_of(dataclasses.replace(OPTIONS, gains=None, mode="mean"), " by mean")
+    return SimpleNamespace(encoder=encoder, clips=clips, labels=labels, task=task, judges=judges, means=means,
+                           chosen=chosen, readable=readable)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["whole", "parts"])
+def found(world, request):
+    """Also in many small parts, on the devices and in the host's memory."""
+    small = {"batch_size": 3, "at_once": 5} if request.param == "parts" else {}
+    passes = []
+    with pytest.MonkeyPatch.context() as patch:
+        if small:
+            patch.setattr("jaxdissect.ablation.suite_state.AT_ONCE_BYTES", 100_000)
+        done = ablate(
+            world.encoder, world.task, world.judges, world.chosen, OPTIONS, world.means, progress=passes.append, **small
+        )
+    assert passes == sorted(passes)
+    assert passes[-1] == len(world.chosen) * (1 + CONTROLS) * CLIPS
+    return done
+
+
+@pytest.fixture(scope="module")
+def expected(world):
+    """The slow version's tables, and of each row of the first the exact distribution of its bootstrap."""
+    done = slow.ablate(world.encoder, world.clips, world.labels, world.chosen, world.means)
+    resampled = [
+        slow.resampled_means(list(changes.values()), [recording(clip) for clip in changes])
+        for changes in (row.pop("clip_changes") for row in done.rows)
+    ]
+    return SimpleNamespace(table=pd.DataFrame(done.rows), controls=pd.DataFrame(done.controls), resampled=resampled,
+                           suite=pd.DataFrame(done.suite), logit_gap=done.logit_gap, p_gap=done.p_gap)  # fmt: skip
+
+
+def assert_same(found, expected, columns):
+    pd.testing.assert_frame_equal(found[columns], expected[columns], check_dtype=False, check_exact=True)
+
+
+def assert_near(found, expected, columns, name):
+    for column in columns:
+        assert_within(name, relative_error(found[column], expected[column]))
+
+
+# --- against the slow version
+
+
+def test_rows_are_label_sets_interventions_and_classes(found, expected):
+    names = ["label_set", "intervention", "mode", "gain", "neurons", "class", "clips", "controls"]
+    assert_same(found.table, expected.table, names)
+    assert_same(found.controls, expected.controls, ["intervention", "control", "class"])
+    assert_same(found.suite, expected.suite, ["label_set", "mode", "gain", "interventions", "contrast", "controls"])
+
+
+def test_recall_is_counted_exactly(found, expected):
+    """As numbers of clips that are right, over the probes."""
+    single = expected.table.label_set != "sounds"
+    table, wanted = found.table[single], expected.table[single]
+    for column in ("accuracy_before", "accuracy_after", "change"):
+        right = wanted[column] * wanted.clips * PROBES
+        np.testing.assert_array_equal(np.rint(table[column] * wanted.clips * PROBES), np.rint(right))
+    accuracy = ["accuracy_before", "accuracy_after", "change", "change_clips"]
+    assert_near(table, wanted, accuracy, SHARE)
+
+
+def test_average_precision(found, expected):
+    several = expected.table.label_set == "sounds"
+    table, wanted = found.table[several], expected.table[several]
+    assert_near(table, wanted, ["accuracy_before", "accuracy_after", "change"], PRECISION)
+    assert table.change_clips.isna().all()
+
+
+def test_margins(found, expected):
+    assert_near(found.table, expected.table, ["margin_before", "margin_after", "margin_change"], MARGIN)
+    assert_near(found.table, expected.table, ["control_mean", "control_sd"], MARGIN)
+
+
+def test_controls(found, expected):
+    assert_near(found.controls, expected.controls, ["change"], PRECISION)
+    assert_near(found.controls, expected.controls, ["margin_change"], MARGIN)
+
+
+def test_the_suite(found, expected):
+    assert_near(found.suite, expected.suite, ["margin_change", "control_mean", "control_sd"], MARGIN)
+    assert_same(found.suite, expected.suite, ["p_value"])
+
+
+def test_p_and_q_values(found, expected):
+    assert_same(found.table, expected.table, ["p_value"])
+    assert_near(found.table, expected.table, ["q_value"], SHARE)
+
+
+def test_intervals_are_quantiles_of_all_resamples(found, expected):
+    """Within the error of the number that were drawn: five of its standard deviations."""
+    error = 5 * math.sqrt(0.025 * 0.975 / RESAMPLES)
+    for (_, row), means in zip(found.table.iterrows(), expected.resampled, strict=True):
+        if len(means) == 1:  # of one source
+            assert math.isnan(row.ci_low)
+            assert math.isnan(row.ci_high)
+            continue
+        slack = TOLERANCES[MARGIN].allowed * np.abs(expected.table.margin_after).max()
+        for limit, share in ((row.ci_low, 0.025), (row.ci_high, 0.975)):
+            least, most = (np.quantile(means, share + sign * error, method="inverted_cdf") for sign in (-1, 1))
+            assert least - slack <= limit <= most + slack, f"{row.intervention}, {row['class']}"
+
+
+def test_what_was_done_and_left_out_is_told(found, world):
+    neurons = [(one.name, one.mode, one.gain, *pair) for one in world.chosen for pair in one.neurons.neurons]
+    assert list(found.sets.itertuples(index=False, name=None)) == neurons
+    assert sorted(found.reasons) == list(UNREADABLE)
+    assert all("cannot be decoded" in reason for reason in found.reasons.values())
+
+
+def test_the_comparison_is_no_trivial_one(expected):
+    """No decision hangs on a rounding error, and there are all kinds of results."""
+    table = expected.table
+    error = TOLERANCES[MARGIN].allowed * np.abs(table.margin_after).max()
+    assert expected.logit_gap > error
+    assert expected.p_gap > 10 * error
+    assert (table.change < 0).sum() > 10
+    assert (table.change > 0).sum() > 10
+    assert table.p_value.nunique() == 1 + CONTROLS
+    assert table.groupby("label_set").q_value.nunique().min() > 2
+    assert expected.suite.p_value.nunique() > 5
+    assert {len(means) for means in expected.resampled} == {1, 3**3, 5**5}
+    assert ((table.accuracy_before * table.clips) % 1 > 0.1).any()  # probes that are not of one mind
+
+
+# --- clips that take no part
+
+
+QUICK = dataclasses.replace(OPTIONS, gains=(0.0, 3.0), controls=4, resamples=200)
+
+
+def some(world, options=QUICK, clips=range(CLIPS), sets=SETS[:1], labels=("kind",)):
+    """What one set's interventions do to some of the clips, as some of the label sets tell."""
+    task = world.task.rows(list(clips))
+    task = dataclasses.replace(task, label_sets=tuple(one for one in task.label_sets if one.name in labels))
+    judges = {one.name: dataclasses.replace(world.judges[one.name], members=one.table()) for one in task.label_sets}
+    return ablate(world.encoder, task, judges, chosen_of(options, sets=sets), options)
+
+
+def test_an_unreadable_clip_counts_as_if_it_were_not_there(world):
+    every, readable = some(world, labels=["place"]), some(world, clips=world.readable, labels=["place"])
+    pd.testing.assert_frame_equal(every.table, readable.table)
+    pd.testing.assert_frame_equal(every.controls, readable.controls)
+    pd.testing.assert_frame_equal(every.suite, readable.suite)
+    assert set(every.reasons) == set(UNREADABLE)
+    assert not readable.reasons
+
+
+def test_a_clip_without_a_label_counts_as_if_it_were_not_there(world):
+    """Not so of a multi-label set: there it is one more clip for average precision, as in the slow version."""
+    labelled = [clip for clip in world.readable if place(clip)]
+    assert len(world.readable) - len(labelled) > 2
+    every, fewer = (some(world, clips=clips, labels=["place"]) for clips in (world.readable, labelled))
+    pd.testing.assert_frame_equal(every.table, fewer.table)
+    pd.testing.assert_frame_equal(every.controls, fewer.controls)
+
+
+def test_a_class_of_unreadable_clips_is_nan_and_no_test(world):
+    """The other rows are as without it, q-values too."""
+    only = label_set("place", [["z"] if clip in UNREADABLE else place(clip) for clip in range(CLIPS)])
+    head = world.judges["place"].head
+    head = head.replace(kernel=np.pad(head.kernel, ((0, 0), (0, 0), (0, 1))),  # a class that is never the highest
+                        bias=np.pad(head.bias, ((0, 0), (0, 1)), constant_values=-1e4))  # fmt: skip
+    task = dataclasses.replace(world.task, label_sets=(only,))
+    chosen = chosen_of(QUICK, sets=SETS[:1])
+    found = ablate(world.encoder, task, {"place": Judge(head, only.table())}, chosen, QUICK).table
+    without = some(world, labels=["place"]).table
+    assert found["class"].tolist() == ["x", "y", "z"] * 2
+    pd.testing.assert_frame_equal(found[found["class"] != "z"].reset_index(drop=True), without)
+    empty = found[found["class"] == "z"]
+    assert (empty.clips == 0).all()
+    numbers = [column for column in found.columns[found.columns.get_loc("accuracy_before") :] if column != "controls"]
+    assert empty[numbers].isna().all(axis=None)
+
+
+# --- sources
+
+
+def test_clips_of_one_source_have_no_interval_and_sources_alike_widen_it(world):
+    """Twice each clip is no more evidence than once, unless one takes them for different sources."""
+    twice = [clip for clip in world.readable for _ in range(2)]
+    names = [f"{number}-{clip}.wav" for number, clip in enumerate(twice)]
+    for name, clip in zip(names, twice, strict=True):
+        soundfile.write(world.task.data / name, world.clips[clip], 16000, subtype="FLOAT")
+    labels = label_set("kind", [kind(clip) for clip in twice])
+    intervals = {}
+    for sources, of in {"one": lambda clip: "all", "clips": str, "files": None}.items():
+        recordings = of and [of(clip) for clip in twice]
+        task = make_task("twice", world.task.data, world.task.unit_seconds, names, ["test"] * len(names),
+                         [None] * len(names), [labels], recordings=recordings)  # fmt: skip
+        judges = {"kind": Judge(world.judges["kind"].head, labels.table())}
+        options = dataclasses.replace(QUICK, resamples=RESAMPLES)
+        intervals[sources] = ablate(world.encoder, task, judges, chosen_of(options, sets=SETS[:1]), options).table
+    assert intervals["one"][["ci_low", "ci_high"]].isna().all(axis=None)
+    pd.testing.assert_series_equal(intervals["clips"].margin_change, intervals["files"].margin_change)
+    widths = [intervals[sources].ci_high - intervals[sources].ci_low for sources in ("clips", "files")]
+    moved = (intervals["files"].change_clips != 0).to_numpy()
+    assert moved.sum() >= 3
+    np.testing.assert_allclose((widths[0] / widths[1])[moved], math.sqrt(2), rtol=0.15)
+
+
+def test_an_interval_of_many_sources_is_the_normal_one():
+    """Mean and standard error of sources of unequal size: the linearised ratio of sums, 1.96 of them on each side."""
+    random = np.random.default_rng(3)
+    sizes = random.integers(1, 5, 400)
+    sources = np.repeat(np.arange(400), sizes)
+    values = random.exponential(size=400)[sources] + 0.1 * random.normal(size=len(sources))
+    low, high = bootstrap_means(values[:, None], sources, RESAMPLES, 0)
+    mean = values.mean()
+    residuals = [sum(values[sources == one] - mean) for one in range(400)]
+    error = math.sqrt(sum(one**2 for one in residuals)) / len(values)
+    assert (high - low)[0] == pytest.approx(2 * 1.96 * error, rel=0.04)
+    assert low[0] < mean - 1.8 * error < mean + 1.8 * error < high[0]
+
+
+# --- special cases
+
+
+def test_gain_one_changes_nothing(world):
+    """Up to rounding: the pass with gains is another program than the pass without, and rounds as it likes."""
+    table = some(world, dataclasses.replace(QUICK, gains=(1.0,))).table
+    assert (table[["change", "change_clips"]] == 0).all(axis=None)
+    moved = table[["margin_change", "control_mean", "control_sd", "ci_low", "ci_high"]]
+    assert_within("margin under gain 1, relative", float((moved.abs().max(axis=1) / table.margin_before.abs()).max()))
+
+
+def test_the_one_shifted_control_is_an_intervention_on_the_next_neurons(world):
+    shifted = some(world, dataclasses.replace(QUICK, match="shift"), sets=[("last", [(0, 11), (1, 2)])])
+    beside = some(world, sets=[("first", [(0, 0), (1, 3)])])
+    np.testing.assert_array_equal(shifted.controls.margin_change, shifted.table.control_mean)
+    np.testing.assert_allclose(shifted.table.control_mean, beside.table.margin_change)
+    assert (shifted.table.controls == 1).all()
+    assert shifted.table.control_sd.isna().all()
+    assert (shifted.table[["p_value", "q_value"]] == 1).all(axis=None)
+    assert len(shifted.suite) == 0  # meant for no class
+
+
+def test_without_controls_there_is_no_p_value(world):
+    alone, beside = (some(world, dataclasses.replace(QUICK, controls=controls)) for controls in (0, 4))
+    of_controls = ["controls", "control_mean", "control_sd", "p_value", "q_value"]
+    pd.testing.assert_frame_equal(alone.table.drop(columns=of_controls), beside.table.drop(columns=of_controls))
+    assert alone.table[of_controls[1:]].isna().all(axis=None)
+    assert alone.suite[of_controls[1:4]].isna().all(axis=None)
+    assert (alone.table.controls == 0).all()
+    assert len(alone.controls) == 0
+
+
+def test_an_intervention_meant_for_every_class_has_no_others(world):
+    sets = [("all", [(0, 1)], [("kind", name) for name in "abc"])]
+    found = some(world, sets=sets)
+    changes = found.table.groupby("intervention", sort=False).margin_change.mean()
+    suite = found.suite.set_index("contrast")
+    np.testing.assert_allclose(suite.margin_change["own classes"].astype(float), changes)
+    assert suite.drop("own classes")[["margin_change", "p_value"]].isna().all(axis=None)
+
+
+# --- p-values and false discovery rate
+
+
+@pytest.mark.parametrize(
+    ("target", "controls", "p"),
+    [
+        (8, [1, 1, 2], 0.25),  # mean 3: distances 5 | 2, 2, 1
+        (-8, [-1, -1, -2], 0.25),
+        (7, [0, 2, 3, 8], 0.6),  # mean 4: distances 3 | 4, 2, 1, 4
+        (5, [3, 3, 3, 6], 1.0),  # mean 4: distances 1 | 1, 1, 1, 2
+        (4, [4, 4, 4], 1.0),
+        (0, [-1, 1], 1.0),
+        (5, [0], 1.0),  # one control lies as far from the mean as the target does
+        (10, [0] * 9, 0.1),
+    ],
+)
+def test_p_values_worked_out(target, controls, p):
+    found = empirical_p(np.array([float(target)]), np.array(controls, float)[:, None])
+    assert found.tolist() == [p]
+    assert slow.exact_p(target, controls)[0] == p
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 1e-7])
+def test_p_values_with_many_ties_equal_the_slow_ones(scale):
+    """Ties at unequal distances on both sides of the mean, in numbers that are no exact binary fractions too."""
+    random = np.random.default_rng(1)
+    observed, controls = random.integers(-3, 4, 300), random.integers(-3, 4, (7, 300))
+    found = empirical_p(observed * scale, controls * scale)
+    wanted = [slow.exact_p(one, of)[0] for one, of in zip(observed, controls.T, strict=True)]
+    np.testing.assert_array_equal(found, wanted)
+    assert len(set(wanted)) == 8
+
+
+@pytest.mark.parametrize("draw", ["normal", "skewed", "heavy tails", "ties", "a level of their own"])
+@pytest.mark.parametrize("controls", [19, 39])
+def test_a_target_like_its_controls_is_rarely_significant(draw, controls):
+    """P(p <= 0.05) is at most 0.05, and without ties just that, over many data sets, within 4 standard errors."""
+    random, data_sets = np.random.default_rng(controls), 20_000
+    shape = (1 + controls, data_sets)
+    values = {
+        "normal": lambda: random.normal(size=shape),
+        "skewed": lambda: random.exponential(size=shape) ** 2,
+        "heavy tails": lambda: random.standard_cauchy(shape),
+        "ties": lambda: random.binomial(4, 0.2, shape).astype(float),
+        "a level of their own": lambda: random.normal(size=shape) + 100 * random.normal(size=data_sets),
+    }[draw]()
+    share = (empirical_p(values[0], values[1:]) <= 0.05).mean()
+    error = 4 * math.sqrt(0.05 * 0.95 / data_sets)
+    assert share <= 0.05 + error
+    if draw != "ties":
+        assert share >= 0.05 - error
+
+
+@pytest.mark.parametrize(
+    ("p_values", "q_values"),
+    [
+        ([0.01, 0.02, 0.03, 0.04], [0.04, 0.04, 0.04, 0.04]),
+        ([0.04, 0.001, 0.5, 0.02], [0.04 * 4 / 3, 0.004, 0.5, 0.04]),
+        ([0.2, 0.2, 0.9, 0.01], [0.8 / 3, 0.8 / 3, 0.9, 0.04]),
+        ([1.0, 1.0], [1.0, 1.0]),
+        ([0.3], [0.3]),
+    ],
+)
+def test_q_values_worked_out(p_values, q_values):
+    assert_within(SHARE, relative_error(benjamini_hochberg(np.array(p_values)), q_values))
+    assert_within(SHARE, relative_error(slow.q_values(p_values), q_values))
+
+
+def test_q_values_equal_scipys_and_leave_out_what_is_nan():
+    random = np.random.default_rng(0)
+    for count in (1, 2, 40):
+        p_values = random.integers(1, 21, count) / 20
+        wanted = scipy.stats.false_discovery_control(p_values)
+        gaps = np.repeat(p_values, 2)
+        gaps[::2] = np.nan
+        found = benjamini_hochberg(gaps)
+        assert np.isnan(found[::2]).all()
+        assert_within(SHARE, relative_error(found[1::2], wanted))
+        assert_within(SHARE, relative_error(slow.q_values(p_values), wanted))
+
+
+def test_one_class_without_a_usable_clip_leaves_the_aggregate_test_to_the_others(world):
+    """And so does an intervention that is meant for every class, which has no others."""
+    every = [("kind", name) for name in "abc"]
+    sets = (("for all", [(0, 1), (1, 2)], every), ("for a", [(0, 5), (1, 3)], [("kind", "a")]))
+    kinds = dataclasses.replace(world.task.label_sets[0], classes=("a", "b", "c", "z"))
+    members = [(3,) if clip in UNREADABLE else own for clip, own in enumerate(kinds.members)]
+    task = dataclasses.replace(world.task, label_sets=(dataclasses.replace(kinds, members=tuple(members)),))
+    head = world.judges["kind"].head
+    wider = Head(
+        head.mean, head.variance, *(np.concatenate([part, part[..., :1] - 9], -1) for part in (head.kernel, head.bias))
+    )
+    done = ablate(
+        world.encoder, task, {"kind": Judge(wider, task.label_sets[0].table())}, chosen_of(sets=sets), OPTIONS
+    )
+    table = done.table[done.table["gain"] == 0].set_index(["intervention", "class"])["margin_change"]
+    assert np.isnan(table["for a x 0", "z"])
+    suite = done.suite[done.suite["gain"] == 0].set_index("contrast")
+    assert suite["interventions"].tolist() == [2, 2, 2]
+    own = np.mean([np.mean([table["for all x 0", name] for name in "abc"]), table["for a x 0", "a"]])
+    others = np.mean([table["for a x 0", name] for name in "bc"])
+    assert suite["margin_change"].tolist() == pytest.approx([own, others, table["for a x 0", "a"] - others])
+    assert suite["p_value"].between(0.1, 1).all()
+
+
+def test_a_clip_whose_margin_an_edit_blows_up_spoils_its_own_class_alone():
+    verdicts = Verdicts(np.array([[np.nan, 1, 2]], np.float32), np.array([[np.nan, 1, 0]], np.float32))
+    none = np.zeros((1, 2), np.float32)
+    head = Head(none, none + 1, np.ones((1, 2, 2), np.float32), none)
+    found = per_class(verdicts, Judge(head, np.eye(3, dtype=bool)), np.ones(3, bool))
+    np.testing.assert_array_equal(found.margin, [[np.nan, 1, 2]])
+    np.testing.assert_array_equal(found.accuracy, [[np.nan, 1, 0]])
+    blown = judge_clips(head, jnp.array([[np.inf, 0], [1, 1]]), jnp.array([[True, False]] * 2), False)
+    assert np.isnan(blown.correct[0])
+    assert np.isfinite(blown.correct[1])
+
+
+def test_what_does_not_fit_together_is_refused(world):
+    chosen = chosen_of()
+
+    def run(**changes):
+        given = {"judges": world.judges, "chosen": chosen, "options": OPTIONS} | changes
+        with pytest.raises(InputError) as told:
+            ablate(world.encoder, world.task, **given)
+        return str(told.value)
+
+    assert "needs an intervention at least" in run(chosen=[])
+    assert "names that differ" in run(chosen=[chosen[0], chosen[0]])
+    assert "needs the mean of every neuron" in run(
+        chosen=chosen_of(AblationOptions(mode="mean", controls=0, match="layer"))
+    )
+    assert "The judge of the label set 'kind' must have" in run(judges={})
+    judge = world.judges["kind"]
+    fewer = dataclasses.replace(judge, members=judge.members[1:])
+    assert "members of the shape (30, 3)" in run(judges={**world.judges, "kind": fewer})
+    assert "multi_label False" in run(judges={**world.judges, "kind": dataclasses.replace(judge, multi_label=True)})
+    narrow = dataclasses.replace(judge.head, kernel=judge.head.kernel[..., :1])
+    assert "a head of 3 classes" in run(judges={**world.judges, "kind": dataclasses.replace(judge, head=narrow)})

@@ -1,0 +1,89 @@
+"""What the documentation shows works, and names what is there."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from few_notes import few_notes
+
+from jaxdissect.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_encoder_of_the_docs_can_be_dissected(data_folder, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "encoders.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        data_folder.write(f"{number}.wav", [0.1 * (-1) ** number] * 3200)
+    rows = "".join(f"{number}.wav,{'ab'[number % 2]},train\n" for number in range(4))
+    table = data_folder.table("t.csv", "file_name,label,split\n" + rows)
+    options = ["--task", str(table), "--unit-seconds", "0.2", "--batch-size", "1", "--tokens", "sounding"]
+    assert main(["dissect", "--encoder", "mine:factory", *options, "--keep", "0.1", "--run", "run"]) == 0
+    assert pd.read_csv("run/coverage.csv")["kept_neurons"].tolist() == [19]
+
+
+def test_the_readme_names_every_file_of_a_run(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    code = [
+        ROOT / "jaxdissect" / name
+        for name in ("stages/neurons.py", "stages/activations.py", "ablation/files.py", "stages/reproduce.py")
+    ]
+    written = re.findall(r'file\("(\w+\.\w+)"\)', "".join(path.read_text() for path in code))
+    assert {"activations.nc", "neurons.csv", "clip_counts.npy", "ablation.csv", "reproduction.csv"} <= set(written)
+    for name in [*written, "run.json"]:
+        assert f"`{name}`" in readme
+
+
+def test_the_code_of_the_embedding_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "embedding.md").read_text(), re.DOTALL)
+    (tmp_path / "embedding.py").write_text("\n".join(blocks))
+    found = runpy.run_path("embedding.py", run_name="embedding")
+    assert len(blocks) > 10
+    assert (found["effect"] != 0).any()
+
+
+def test_tutorial_runs_from_top_to_bottom(tmp_path, fast_programs):
+    """On an eighth of its notes, which it takes as its own of an earlier run."""
+    few_notes(tmp_path / "jaxdissect-tutorial" / "notes")
+    program = [sys.executable, "-W", "error", str(ROOT / "docs" / "tutorial.py")]
+    where = fast_programs | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(program, cwd=tmp_path, env=where, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "jaxdissect-tutorial" / "trained" / "report.html").is_file()
+    assert "Silencing the " in result.stdout
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    for heading in re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.M):
+        yield re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+PAGES = sorted(path for folder in (".", "docs", "weights", "weights/recipes") for path in (ROOT / folder).glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_the_index_names_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    for path in (ROOT / "docs").iterdir():
+        if path.is_file() and path.name != "README.md":
+            assert f"({path.name})" in index

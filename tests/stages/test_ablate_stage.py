@@ -1,0 +1,410 @@
+"""The stage `ablate` on the command line: files by the letter, figures against each other, users' mistakes."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from noises import TONE_SECONDS, TONES
+
+from jaxdissect import AblationOptions, make_interventions, neuron_set
+from jaxdissect.ablation import files
+from jaxdissect.cli import main
+from jaxdissect.errors import InputError
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.runtime.tables import read_netcdf
+from jaxdissect.stages import ablate as stage
+from jaxdissect.stages.ablation_subject import neuron_means
+
+FILES = {"ablation.csv", "ablation_controls.csv", "ablation_suite.csv", "ablation_sets.csv"}
+HEADER = (
+    "label_set,intervention,mode,gain,neurons,class,clips,accuracy_before,accuracy_after,change,change_clips,"
+    "margin_before,margin_after,margin_change,ci_low,ci_high,controls,control_mean,control_sd,p_value,q_value"
+)
+
+
+def table(ablate, name="ablation.csv"):
+    return pd.read_csv(
+        ablate.path / name, keep_default_na=False, na_values=[""], dtype={"class": str, "intervention": str}
+    )
+
+
+def test_the_files_are_by_the_letter(ablate):
+    code, printed, errors = ablate("--controls", "5", "--map-sample", "3")
+    assert code == 0, errors
+    assert {path.name for path in ablate.path.iterdir()} >= FILES | {"causal_map.csv", "scores.nc"}
+    found = table(ablate)
+    assert ",".join(found.columns) == HEADER
+    controls = table(ablate, "ablation_controls.csv")
+    assert controls.columns.tolist() == ["intervention", "control", "class", "change", "margin_change"]
+    neurons = pd.read_csv(ablate.path / "neurons.csv").groupby(["label_set", "class"]).size()
+    sets = table(ablate, "ablation_sets.csv").groupby("intervention").size()
+    for (label_set, name), size in neurons.items():
+        intervention = f"{label_set}:{name}" if name == "c" else name  # a class of both label sets
+        assert sets[intervention] == size
+        rows = found[found["intervention"] == intervention]
+        assert rows["neurons"].tolist() == [size] * 6
+        assert rows["class"].tolist() == list("abccxy")
+    assert set(found["mode"]) == {"gain"}
+    assert set(found["gain"]) == {0}
+    assert set(found["controls"]) == {5}
+    assert set(controls["class"]) == {"a", "b", "label:c", "x", "y", "place:c"}
+    assert len(controls) == len(found) * 5
+    record = json.loads((ablate.path / "run.json").read_text())["stages"]["ablate"]
+    assert {"options", "fingerprints", "versions", "device", "seconds", "status"} <= set(record)
+    assert record["options"]["match"] == "activity"
+    assert record["unusable_clips"] == {}
+    assert "All interventions together" in printed
+    assert "Causal map, label: rank correlation with 6 neurons silenced one by one on 12 clips" in printed
+
+
+def test_tables_agree_with_each_other_and_with_the_probe(ablate):
+    ablate("--controls", "7", "--no-causal-map")
+    found, controls = table(ablate), table(ablate, "ablation_controls.csv")
+    probe = pd.read_csv(ablate.path / "probe" / "class_scores.csv").groupby(["label_set", "class"])
+    for key in ("accuracy", "margin"):
+        change = "change" if key == "accuracy" else "margin_change"
+        np.testing.assert_allclose(found[f"{key}_after"] - found[f"{key}_before"], found[change], atol=1e-9)
+    np.testing.assert_allclose(found["change"] * found["clips"], found["change_clips"], atol=1e-9)
+    for (label_set, name), rows in found.groupby(["label_set", "class"]):
+        assert rows["accuracy_before"].to_numpy() == pytest.approx(probe["score"].mean()[label_set, name])
+        assert set(rows["clips"]) == {probe["clips"].first()[label_set, name]}
+    for _, row in found.iterrows():
+        name = f"{row['label_set']}:{row['class']}" if row["class"] == "c" else row["class"]
+        own = controls[(controls["intervention"] == row["intervention"]) & (controls["class"] == name)]["margin_change"]
+        assert len(own) == 7
+        assert row["control_mean"] == pytest.approx(own.mean())
+        assert row["control_sd"] == pytest.approx(own.std())
+        middle = (own.sum() + row["margin_change"]) / 8
+        beyond = (np.abs(own - middle) >= abs(row["margin_change"] - middle) * (1 - 1e-9)).sum()
+        assert row["p_value"] == pytest.approx((1 + beyond) / 8)
+        assert row["ci_low"] <= row["margin_change"] <= row["ci_high"]
+    suite = table(ablate, "ablation_suite.csv")
+    assert suite["contrast"].tolist() == ["own classes", "other classes", "own - other"] * 2
+    own = found[(found["label_set"] == "label") & (found["intervention"].str.replace("label:", "") == found["class"])]
+    assert suite["margin_change"][0] == pytest.approx(own["margin_change"].mean())
+    assert suite["control_mean"][0] == pytest.approx(own["control_mean"].mean())
+
+
+def test_a_gain_of_one_changes_nothing_and_dose_matters(ablate):
+    code, _, _ = ablate("--neurons", "a", "--gain", "0", "0.5", "1", "3", "--controls", "3", "--no-causal-map")
+    assert code == 0
+    found = table(ablate)
+    assert found["intervention"].drop_duplicates().tolist() == ["a x 0", "a x 0.5", "a x 1", "a x 3"]
+    size = found.groupby("gain")["margin_change"].apply(lambda change: np.abs(change).mean())
+    assert size[1] < 1e-5 < size[0.5] < size[0]
+    controls = table(ablate, "ablation_controls.csv")
+    assert np.abs(controls[controls["intervention"] == "a x 1"]["margin_change"]).max() < 1e-5
+
+
+def test_mean_ablation_uses_the_training_means(ablate, dissected):
+    assert ablate("--neurons", "a", "--mode", "mean", "--controls", "0", "--no-causal-map")[0] == 0
+    found = table(ablate)
+    assert (set(found["mode"]), set(found["gain"])) == ({"mean"}, {0})
+    assert found["p_value"].isna().all()
+    assert found["control_mean"].isna().all()
+    counts = read_netcdf(dissected / "run" / "activations.nc")
+    means = counts["total_sum"].values / float(counts["total_tokens"])
+    np.testing.assert_array_equal(neuron_means(Run(ablate.path), (2, 48)), means)
+
+
+def test_suites_pairs_expressions_and_files(ablate, tmp_path):
+    code, printed, errors = ablate(
+        "--suite", "classes", "pairs", "--controls", "2", "--match", "layer", "--no-causal-map", "--evar",
+        str(tmp_path / "evar"),
+    )  # fmt: skip
+    assert code == 0, errors
+    neurons = pd.read_csv(ablate.path / "neurons.csv")
+    sets = {
+        key: set(zip(rows["layer"], rows["neuron"], strict=True))
+        for key, rows in neurons.groupby(["label_set", "class"])
+    }
+    shared = sets["label", "a"] & sets["label", "b"]
+    found = table(ablate, "ablation_sets.csv")
+    if shared:
+        rows = found[found["intervention"] == "a & b"]
+        assert set(zip(rows["layer"], rows["neuron"], strict=True)) == shared
+    else:
+        assert "Left out, without a neuron" in printed
+    written = yaml.safe_load((tmp_path / "evar" / "a.yaml").read_text())
+    assert {tuple(pair) for pair in written["int_neurons"]} == sets["label", "a"]
+    again = ablate("--neurons", f"@{tmp_path / 'evar' / 'a.yaml'}", "a", "--controls", "0", "--no-causal-map")
+    assert again[0] == 0
+    twice = table(ablate)
+    halves = [rows["margin_change"].to_numpy() for _, rows in twice.groupby("intervention")]
+    np.testing.assert_allclose(halves[0], halves[1], atol=1e-6)
+
+
+def test_the_shift_of_the_paper_is_one_control(ablate):
+    code, _, errors = ablate("--neurons", "a", "--match", "shift", "--no-causal-map")
+    assert code == 0, errors
+    assert set(table(ablate)["controls"]) == {1}
+
+
+def test_results_depend_on_the_seed_of_the_controls_only_where_they_should(ablate):
+    ablate("--neurons", "a", "--controls", "4", "--no-causal-map")
+    first = table(ablate)
+    ablate("--neurons", "a", "--controls", "4", "--no-causal-map", "--batch-size", "3", "--at-once", "2")
+    again = table(ablate)
+    ablate("--neurons", "a", "--controls", "4", "--no-causal-map", "--seed", "1")
+    other = table(ablate)
+    for column in ("margin_change", "control_mean"):
+        np.testing.assert_allclose(first[column], again[column], atol=2e-5)
+    np.testing.assert_allclose(first["margin_change"], other["margin_change"], atol=2e-5)
+    assert not np.allclose(first["control_mean"], other["control_mean"], atol=1e-4)
+
+
+def test_the_causal_map_lies_beside_aape_and_outlives_a_new_selection(ablate):
+    ablate("--neurons", "a", "--controls", "0", "--map-sample", "0")
+    scores = read_netcdf(ablate.path / "scores.nc")
+    assert scores["margin_effect"].dims == ("class", "layer", "neuron")
+    assert scores["class"].values.tolist() == list("abccxy")
+    assert scores["class_label_set"].values.tolist() == ["label"] * 3 + ["place"] * 3
+    assert scores["aape"].dims == ("label_set", "layer", "neuron")
+    assert np.isfinite(scores["margin_effect"]).all()
+    assert not (ablate.path / "causal_map.csv").exists()
+    assert ablate("--keep", "0.1", command="neurons")[0] == 0
+    after = read_netcdf(ablate.path / "scores.nc")
+    np.testing.assert_array_equal(after["margin_effect"], scores["margin_effect"])
+    assert after.attrs["keep"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["--neurons", "q"], "there is no class 'q'"),
+        (["--neurons", "a - a"], "'a - a' is empty"),
+        (["--neurons", "a", "a"], "'a' is there twice"),
+        (["--neurons", "@cremad_ang_hap"], "the encoder has layers 0 to 1 of neurons 0 to 47"),
+        (["--neurons", "@nothing"], "is neither a file"),
+        (["--neurons", "@nothing.yaml"], "nothing.yaml cannot be read as YAML"),
+        (["--neurons", "a", "--controls", "-1"], "--controls must not be negative"),
+        (["--neurons", "a", "--gain", "nan"], "--gain must be a finite number"),
+        (["--neurons", "a", "--gain", "inf"], "--gain must be a finite number"),
+        (["--neurons", "a", "--gain", "0", "0"], "--gain needs numbers that differ"),
+        (["--neurons", "a", "--gain", "0", "--mode", "mean"], "leave --gain out"),
+        (["--neurons", "a", "--resamples", "0"], "--resamples must be positive"),
+        (["--neurons", "a", "--seed", "-1"], "--seed must not be negative"),
+        (["--neurons", "a", "--batch-size", "0"], "--batch-size must be positive"),
+        (["--neurons", "a", "--at-once", "0"], "--at-once must be positive"),
+        (["--neurons", "a", "--map-sample", "1"], "--map-sample must be 0 or at least 2"),
+        (["--neurons", "a", "--max-bad-clips", "2"], "--max-bad-clips must be a share"),
+        (["--neurons", "a", "--evar", "x", "--mode", "mean"], "leave --evar or --mode mean out"),
+        (["--data", "nowhere"], "--data nowhere: the data folder is missing"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(ablate, monkeypatch, given, found):
+    def never(*_given, **_more):
+        raise AssertionError("something long began")
+
+    for name in ("judge_suite", "measure_activity", "causal_map"):
+        monkeypatch.setattr(stage, name, never)
+    code, _, error = ablate(*given)
+    assert code == 2
+    assert found in error
+    assert "Traceback" not in error
+    assert not (ablate.path / "ablation.csv").exists()
+
+
+def test_a_control_pool_too_small_is_told_before_the_suite_runs(ablate, monkeypatch, tmp_path):
+    monkeypatch.setattr(stage, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
+    (tmp_path / "most.csv").write_text("layer,neuron\n" + "".join(f"0,{neuron}\n" for neuron in range(40)))
+    code, _, error = ablate("--neurons", f"@{tmp_path / 'most.csv'}", "--controls", "5")
+    assert code == 2
+    assert "is too small" in error
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda run: shutil.rmtree(run / "probe"), "probe.json cannot be read"),
+        (lambda run: edit_json(run / "run.json", lambda r: r["stages"].pop("probe")), "'probe' has not been run here"),
+        (lambda run: edit_json(run / "run.json", lambda r: r["stages"].pop("neurons")), "'neurons' has not been run"),
+        (
+            lambda run: edit_json(run / "run.json", lambda r: r["stages"]["probe"]["fingerprints"].update(encoder="x")),
+            "holds a probe of another encoder",
+        ),
+        (
+            lambda run: edit_json(run / "run.json", lambda r: r["stages"]["probe"]["fingerprints"].update(task="x")),
+            "holds a probe of another task",
+        ),
+        (lambda run: (run / "neurons.csv").write_text("a,b\n1,2\n"), "neurons.csv cannot be read"),
+        (lambda run: (run / "neurons.csv").unlink(), "neurons.csv cannot be read"),
+        (lambda run: (run / "probe" / "probe.json").write_text("{}"), "probe.json cannot be read"),
+        (
+            lambda run: edit_json(run / "probe" / "probe.json", lambda p: p["label_sets"]["label"].pop("classes")),
+            "probe.json lacks or misnames an entry",
+        ),
+        (
+            lambda run: edit_json(run / "probe" / "probe.json", lambda p: p["label_sets"]["label"]["probes"].pop()),
+            "does not hold the arrays that probe.json describes",
+        ),
+        (
+            lambda run: edit_json(
+                run / "probe" / "probe.json",
+                lambda p: [q.update(test_fold=3) for q in p["label_sets"]["label"]["probes"]],
+            ),
+            "no probe of the label set 'label' was trained without the test clips",
+        ),
+    ],
+)
+def test_run_directories_that_do_not_fit(ablate, change, found):
+    change(ablate.path)
+    code, _, error = ablate("--controls", "2")
+    assert code == 2
+    assert found in error
+    assert "Traceback" not in error
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_class_without_test_clips_is_told(dissected, tmp_path, capsys):
+    """Class `only` has training clips alone."""
+    lines = (dissected / "data" / "t.csv").read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join([lines[0], lines[1].replace(",a,", ",only,"), *lines[2:]]) + "\n")
+    options = [
+        "--encoder",
+        str(dissected / "encoder"),
+        "--task",
+        str(tmp_path / "t.csv"),
+        "--unit-seconds",
+        str(TONE_SECONDS),
+    ]
+    options += ["--data", str(dissected / "data"), "--run", str(tmp_path / "run"), "--batch-size", "2"]
+    assert main(["dissect", *options, "--preset", "lape", "--keep", "0.3"]) == 0
+    assert main(["probe", "--run", str(tmp_path / "run"), "--epochs", "2", "--seeds", "1"]) == 0
+    capsys.readouterr()
+    assert main(["ablate", "--run", str(tmp_path / "run"), "--controls", "2"]) == 2
+    assert (
+        "1 of the 4 classes of the label set 'label' have no clip in the test split, 'only' first"
+        in capsys.readouterr().err
+    )
+
+
+def test_unreadable_test_clips_are_left_out_and_fail_the_command_at_its_end(ablate, dissected, tmp_path):
+    shutil.copytree(dissected / "data", tmp_path / "data")
+    (tmp_path / "data" / "3.wav").write_bytes(b"no audio")
+    code, printed, error = ablate(
+        "--data", str(tmp_path / "data"), "--neurons", "a", "--controls", "2", "--no-causal-map"
+    )
+    assert code == 1
+    assert "Left out: 3.wav: cannot be decoded" in printed
+    assert "--max-bad-clips" in error
+    assert table(ablate)["clips"].sum() == 22
+    for clip in range(3, TONES, 4):
+        (tmp_path / "data" / f"{clip}.wav").unlink()
+    code, _, error = ablate("--data", str(tmp_path / "data"), "--neurons", "a", "--controls", "2")
+    assert code == 2
+    assert "none of the 12 test clips can be used" in error
+
+
+def test_neurons_chosen_on_the_test_clips_are_cautioned_of(ablate):
+    edit_json(ablate.path / "run.json", lambda run: run["stages"]["activations"]["options"].update(split="all"))
+    _, printed, _ = ablate("--neurons", "a", "--controls", "2", "--no-causal-map")
+    assert "Caution: the neurons were chosen on clips that they are judged on" in printed
+
+
+def test_an_encoder_that_does_not_tell_its_weights_is_matched_by_layer(jaxdissect):
+    """The foreign encoder of the tests, through all stages."""
+    assert jaxdissect("dissect", "--preset", "lape", "--keep", "0.2", "--bar", "0.5")[0] == 0
+    assert jaxdissect("probe", inputs=False)[0] == 0
+    code, _, error = jaxdissect("ablate", "--controls", "3", inputs=False)
+    assert code == 2
+    assert "it is no LayeredEncoder): use --match layer" in error
+    code, printed, error = jaxdissect(
+        "ablate", "--controls", "3", "--match", "layer", "--map-sample", "2", inputs=False
+    )
+    assert code == 0, error
+    assert "All interventions together" in printed
+
+
+def test_dissect_goes_on_to_ablate(dissected, tmp_path, capsys):
+    options = [
+        "--encoder",
+        str(dissected / "encoder"),
+        "--task",
+        str(dissected / "data" / "t.csv"),
+        "--batch-size",
+        "2",
+    ]
+    options += ["--unit-seconds", str(TONE_SECONDS), "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]
+    assert main(["dissect", *options, "--run", str(tmp_path / "run"), "--ablate", "--controls", "2"]) == 0
+    assert "All interventions together" in capsys.readouterr().out
+    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert list(stages) == ["activations", "neurons", "probe", "ablate"]
+
+
+def test_the_ablation_is_safe_before_the_causal_map_begins(ablate, monkeypatch):
+    def interrupted(*_given, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "causal_map", interrupted)
+    assert ablate("--neurons", "a", "--controls", "2")[0] == 130
+    assert len(table(ablate)) == 6
+    assert "ablate" in json.loads((ablate.path / "run.json").read_text())["stages"]
+
+
+def test_a_causal_map_of_other_probes_is_not_kept(ablate):
+    assert ablate("--neurons", "a", "--controls", "0", "--map-sample", "2")[0] == 0
+    assert ablate("--neurons", "b", "--controls", "0", "--no-causal-map")[0] == 0
+    assert "margin_effect" in read_netcdf(ablate.path / "scores.nc")
+    assert (ablate.path / "causal_map.csv").exists()
+    assert ablate("--epochs", "3", "--seeds", "1", "--batch-size", "2", command="probe")[0] == 0
+    assert ablate("--neurons", "b", "--controls", "0", "--no-causal-map")[0] == 0
+    scores = read_netcdf(ablate.path / "scores.nc")
+    assert "margin_effect" not in scores
+    assert "aape" in scores
+    assert not (ablate.path / "causal_map.csv").exists()
+
+
+def test_a_damaged_file_of_scores_is_told_before_anything_runs(ablate, monkeypatch):
+    monkeypatch.setattr(stage, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
+    (ablate.path / "scores.nc").write_bytes(b"no netCDF")
+    code, _, error = ablate("--neurons", "a")
+    assert code == 2
+    assert "scores.nc cannot be read" in error
+
+
+def test_files_and_classes_in_one_expression(ablate, tmp_path):
+    neurons = pd.read_csv(ablate.path / "neurons.csv", dtype={"class": str})
+    own = neurons[(neurons["label_set"] == "label") & (neurons["class"] == "a")]
+    (tmp_path / "a.csv").write_text("layer,neuron\n0,47\n" + f"{own['layer'].iloc[0]},{own['neuron'].iloc[0]}\n")
+    assert ablate("--neurons", f"@{tmp_path / 'a.csv'} - a", "--controls", "0", "--no-causal-map")[0] == 0
+    left = table(ablate, "ablation_sets.csv")[["layer", "neuron"]].to_numpy().tolist()
+    assert left == [[0, 47]]
+
+
+def test_sets_whose_names_look_alike_in_files_are_numbered(tmp_path):
+    sets = [neuron_set(name, [(0, number)]) for number, name in enumerate(("a/b", "a|b", "A_b"))]
+    chosen = make_interventions(sets, (2, 48), AblationOptions(controls=0, match="layer"))
+    files.write_sets(tmp_path, chosen)
+    found = {path.name: yaml.safe_load(path.read_text())["int_neurons"] for path in tmp_path.iterdir()}
+    assert found == {"a_b.yaml": [[0, 0]], "a_b-2.yaml": [[0, 1]], "A_b-3.yaml": [[0, 2]]}
+
+
+def test_a_disk_that_fills_up_loses_nothing(ablate, monkeypatch):
+    written = files.write_csv
+
+    def full(table, path):
+        if path.parent == ablate.path:
+            raise InputError(f"{path} cannot be written (No space left on device): make room.")
+        written(table, path)
+
+    monkeypatch.setattr(files, "write_csv", full)
+    code, _, error = ablate("--neurons", "a", "--controls", "2")
+    assert code == 2
+    assert "Nothing is lost: what was ablated is kept in" in error
+
+
+def test_ablate_without_controls_measures_no_activity_to_match(ablate, monkeypatch):
+    def fail(*given, **more):
+        raise AssertionError
+
+    monkeypatch.setattr("jaxdissect.stages.ablate.measure_activity", fail)
+    assert ablate("--neurons", "a", "--controls", "0", "--no-causal-map")[0] == 0

@@ -1,0 +1,124 @@
+"""`jaxdissect reproduce` on a stand-in checkpoint and stand-in data in the published layout."""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from torch_reference import random_state
+
+from jaxdissect import ViTConfig
+from jaxdissect.cli import main
+from jaxdissect.selection.neuron_set_files import published_sets
+from jaxdissect.significance.cautions import INDEPENDENT
+
+CONFIG = ViTConfig(width=64, depth=12, heads=1, mlp=3072)  # narrow, with all the neurons of a ViT-B
+NAME = "m2d_vit_base-80x608p16x16-stand-in"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """Converted from a checkpoint in M2D's full layout."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    content = {"model": random_state(CONFIG), "args": argparse.Namespace(model="m2d_vit_base"), "epoch": 300}
+    torch.save(content, folder / "checkpoint-300.pth")
+    assert main(["convert", str(folder / "checkpoint-300.pth"), str(folder / "encoder"), "--name", NAME]) == 0
+    return folder / "encoder"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Writes a data set in EVAR's layout: short sounds of some classes, `NAME.csv` beside them."""
+
+    def write(task, classes):
+        folder, rows = tmp_path / task, ["file_name,label,split"]
+        (folder / "wav").mkdir(parents=True)
+        for number, (name, split) in enumerate(
+            (name, split) for name in classes for split in ("train", "train", "test")
+        ):
+            rng = np.random.default_rng(number)
+            tone = np.sin(np.arange(8000) * (0.05 + 0.1 * (number // 3))) + rng.normal(size=8000) * 0.1
+            soundfile.write(folder / "wav" / f"{number}.wav", (tone * 0.3).astype(np.float32), 16000)
+            rows.append(f"wav/{number}.wav,{name},{split}")
+        (folder / f"{task}.csv").write_text("\n".join(rows) + "\n")
+        return folder
+
+    return write
+
+
+def test_published_figures_stand_beside_those_found(encoder, data, tmp_path, capsys):
+    task, name = "cremad", "cremad_ang_hap"
+    published = published_sets()[name]
+    folder = data(task, published["test_clips"])
+    options = ["--encoder", str(encoder), "--task", task, "--data", str(folder), "--run", str(tmp_path / "run")]
+    assert main(["reproduce", *options, "--controls", "3", "--seeds", "1", "--learning-rate", "0.01"]) == 0
+    printed = capsys.readouterr().out
+    figures = pd.read_csv(tmp_path / "run" / "reproduction.csv", dtype={"class": str}).fillna({"class": ""})
+    assert figures.columns.tolist() == ["figure", "class", "published", "found"]
+    assert printed.count(INDEPENDENT) == 1  # file names are not the published ones
+    assert printed.count("a recording fills 20% of the unit length of 2.5 s.") == 1
+    overall = figures[figures["class"] == ""].set_index("figure")
+    assert overall["published"].get("coverage") == 1
+    neurons = pd.read_csv(tmp_path / "run" / "coverage.csv")["mean_neurons_per_class"][0]
+    assert overall.loc["neurons per class", "found"] == neurons
+    assert overall.loc["neurons per class", "published"] == 172.0
+    found = pd.read_csv(tmp_path / "run" / "neurons.csv", dtype={"class": str})
+    pairs = [
+        set(zip(rows["layer"], rows["neuron"], strict=True))
+        for rows in (found[found["class"] == own] for own in published["classes"])
+    ]
+    shared = (pairs[0] & pairs[1]) & {tuple(pair) for pair in published["neurons"]}
+    assert overall[overall.index.str.startswith("of them in the published set")]["found"].tolist() == [len(shared)]
+    assert overall.loc[f"neurons of {' & '.join(published['classes'])}", "published"] == len(published["neurons"])
+
+    ablation = pd.read_csv(tmp_path / "run" / "ablation.csv").set_index(["intervention", "class"])
+    assert set(ablation.index.get_level_values(0)) == {f"@{name}", f"@{name}_control"}
+    by_class = figures.set_index(["figure", "class"])
+    for own in published["test_clips"]:
+        target, control = ablation.loc[f"@{name}", own], ablation.loc[f"@{name}_control", own]
+        before = by_class.loc["accuracy before", own]
+        assert before["published"] == pytest.approx(published["accuracy"][own] - published["change"][own])
+        assert before["found"] == target["accuracy_before"]
+        assert by_class.loc["change by ablation", own].tolist() == [published["change"][own], target["change"]]
+        assert by_class.loc["change by the control", own]["found"] == control["change"]
+        assert by_class.loc["p-value of the margin change", own]["found"] == target["p_value"]
+        assert f"\n{own}" in printed
+    assert "silenced, published | here" in printed
+    sets = pd.read_csv(tmp_path / "run" / "ablation_sets.csv").groupby("intervention")
+    silenced = sets.get_group(f"@{name}")[["layer", "neuron"]].to_numpy().tolist()
+    assert silenced == sorted(published["neurons"])
+    shifted = sets.get_group(f"@{name}_control")[["layer", "neuron"]].to_numpy().tolist()
+    assert shifted == sorted([layer, neuron + 1] for layer, neuron in published["neurons"])
+
+
+def test_a_task_without_a_published_set_has_its_figures_alone(encoder, tmp_path, capsys):
+    folder = tmp_path / "ESC-50"
+    (folder / "meta").mkdir(parents=True)
+    (folder / "audio").mkdir()
+    rows = ["filename,fold,target,category,esc10,src_file,take"]
+    for number in range(10):
+        samples = np.random.default_rng(number).normal(size=8000) * 0.1
+        soundfile.write(folder / "audio" / f"{number}.wav", samples, 16000)
+        rows.append(f"{number}.wav,{number % 5 + 1},{number % 2},{('dog', 'rain')[number % 2]},False,{number},A")
+    (folder / "meta" / "esc50.csv").write_text("\n".join(rows) + "\n")
+    options = ["--encoder", str(encoder), "--task", "esc50", "--data", str(folder), "--run", str(tmp_path / "run")]
+    assert main(["reproduce", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "neurons per class" in printed
+    assert "37.9" in printed
+    assert not (tmp_path / "run" / "ablation.csv").exists()
+
+
+def test_mistakes_are_told_before_the_count(data, tmp_path, capsys):
+    folder = data("cremad", ["ANG", "HAP"])
+    options = ["--task", "cremad", "--run", str(tmp_path / "run"), "--data"]
+    assert main(["reproduce", "--encoder", "m2d_tiny", *options, str(folder)]) == 2
+    assert "lacks the published classes DIS, FEA, NEU, SAD; it has ANG, HAP" in capsys.readouterr().err
+    (tmp_path / "whole").mkdir()
+    rows = [f"{number}.wav,{name},test" for number, name in enumerate(("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"))]
+    (tmp_path / "whole" / "cremad.csv").write_text("file_name,label,split\n" + "\n".join(rows) + "\n")
+    assert main(["reproduce", "--encoder", "m2d_tiny", *options, str(tmp_path / "whole")]) == 2
+    assert "neurons 0 to 767" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
