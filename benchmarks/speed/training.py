@@ -20,6 +20,7 @@ import tyro
 
 from benchmarks.common import Devices, table, write_record
 from benchmarks.speed import torch_training
+from jaxdissect.audio.pcm import FULL_SCALE
 from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import ViTConfig, vit_config
 from jaxdissect.runtime.sharding import local_mesh, replicate, shard_clips
@@ -27,7 +28,7 @@ from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.masking import decoder_config, random_mask
 from jaxdissect.training.msm_mae import MSMMAE
 from jaxdissect.training.objective import Objective
-from jaxdissect.training.step import FULL_SCALE, Schedule, init_state, train_step
+from jaxdissect.training.step import Schedule, init_state, train_step
 from jaxdissect.training.supervised import Supervised
 
 CLASSES = 50

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int16
+from jaxtyping import Array, Float
 
 from jaxdissect.errors import InputError
 
@@ -91,11 +91,6 @@ def log_mel(
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     mel = jnp.matmul(power, filters, precision="highest")
     return jnp.log(mel + EPSILON)
-
-
-def samples_as_float(pcm: Float[Array, "clip sample"] | Int16[Array, "clip sample"]) -> Float[Array, "clip sample"]:
-    """Samples in [-1, 1]; of 16-bit integers, which take half the way to the device, 32768 is 1. Jit-safe."""
-    return pcm if jnp.issubdtype(pcm.dtype, jnp.floating) else pcm.astype(jnp.float32) / 32768
 
 
 def _periodic_hann(length: int) -> Float[np.ndarray, " length"]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxdissect.activations.read import Reading, read_neurons, stack_layers
 from jaxdissect.activations.token_masks import TOKENS, token_masks
-from jaxdissect.audio.log_mel import samples_as_float
+from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.counting import statistics
 from jaxdissect.counting.clip_log import ClipLog
 from jaxdissect.counting.statistics import ClassCounts, Totals

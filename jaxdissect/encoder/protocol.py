@@ -8,7 +8,7 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int16
 
-from jaxdissect.audio.log_mel import samples_as_float
+from jaxdissect.audio.pcm import samples_as_float
 
 
 @dataclass(frozen=True, eq=False)

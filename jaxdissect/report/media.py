@@ -12,6 +12,7 @@ import soxr
 from jaxtyping import Float, Int16, UInt8
 
 from jaxdissect.audio.log_mel import LogMel, log_mel, mel_filters
+from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.errors import InputError
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
@@ -62,8 +63,7 @@ def encode_audio(
       rate: of `pcm`, Hz.
       form: of the file.
     """
-    if pcm.dtype == np.int16:
-        pcm = pcm.astype(np.float32) / 32768
+    pcm = samples_as_float(pcm)
     if form.subtype == "OPUS" and rate not in OPUS_RATES:
         target = next((one for one in OPUS_RATES if one >= rate), OPUS_RATES[-1])
         pcm, rate = soxr.resample(pcm, rate, target), target
@@ -97,7 +97,7 @@ class Pictures:
 
     def __call__(self, pcm: Float[np.ndarray, " sample"] | Int16[np.ndarray, " sample"]) -> bytes:
         """PNG of a clip: time to the right, frequency up; white is loud, black 60 dB less."""
-        samples = pcm.astype(np.float32) / (32768 if pcm.dtype == np.int16 else 1)
+        samples = samples_as_float(pcm)
         mel = np.asarray(self._log_mel(samples[None])[0])
         step = -(-len(mel) // WIDEST)
         padded = np.pad(mel, ((0, -len(mel) % step), (0, 0)), mode="edge")

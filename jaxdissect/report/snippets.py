@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from jaxdissect.activations.grid import GridReader, grid_reader
 from jaxdissect.audio.decode import Recording
 from jaxdissect.audio.log_mel import LogMel
+from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.report.media import AudioFormat, Pictures, audio_format, encode_audio, picture_front_end
@@ -188,7 +189,7 @@ def _activations(
         return {}
     filled = [*batch, *[batch[0]] * (TOGETHER - len(batch))]
     pcm = np.stack([recording.pcm for _, recording in filled])
-    values = read(pcm.astype(np.float32) / 32768 if pcm.dtype == np.int16 else pcm)
+    values = read(samples_as_float(pcm))
     return {
         (clip, place): np.maximum(values[row, place], 0)
         for row, (clip, _) in enumerate(batch)

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from jaxdissect.audio.decode import ClipStatus, Recording, pad_recording
+from jaxdissect.audio.pcm import samples_as_int16
 from jaxdissect.errors import InputError
 from jaxdissect.runtime.files import allow_open_files, first_line, refused_by_system, sha256_file, stays_inside
 
 RECORD = "prepared.json"
 FORMAT = 2  # of a prepared folder
 AGAIN = "Copy it again, or remove it and repeat `jaxdissect prepare`."
-FULL_SCALE = 32768
 MARK = 8  # bytes in front of the samples
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # of JSON
 
@@ -275,9 +275,7 @@ def read_shard(data: Path, name: str, sha256: str | None = None) -> Shard:
 
 def to_shard(file_name: str, recording: Recording) -> bytes:
     """A clip as it stands in a shard: a mark of its name, and its samples; 16 bits at this rate stay exact."""
-    pcm = recording.pcm[: recording.clip.samples]
-    if pcm.dtype != np.int16:  # which comes from other shards
-        pcm = np.clip(np.rint(pcm * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
+    pcm = samples_as_int16(recording.pcm[: recording.clip.samples])
     return _mark(file_name) + pcm.astype("<i2").tobytes()
 
 

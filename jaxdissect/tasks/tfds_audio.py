@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdissect.audio.decode import decode_file, frames_needed
+from jaxdissect.audio.pcm import FULL_SCALE
 from jaxdissect.errors import InputError, UnreadableError
 from jaxdissect.tasks.tfds_records import FEATURES, DataSet
 
@@ -20,7 +21,6 @@ TYPES = ("int16", "int32", "int64", "float16", "float32", "float64")
 # TFDS keeps integers as its decoder gives them, in whatever type, and does not tell their full scale. Nearly always it
 # is that of 16 bits, and is taken to be so until a record is beyond it: then the set is refused as a whole, since quiet
 # records of 24 bits look like loud ones of 16.
-FULL_SCALE = 32768
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int16
+from jaxtyping import Bool, Int
 
+from jaxdissect.audio.pcm import samples_as_int16
 from jaxdissect.runtime.files import require_space, reserve, whole_file
 from jaxdissect.tasks.loader import batches, data_fingerprint, unit_samples
 from jaxdissect.tasks.table import Task
-from jaxdissect.training.step import FULL_SCALE
 
 AUDIBLE = 1e-3  # of a clip's peak, -60 dB
 DECODED_AT_ONCE = 64
@@ -118,7 +118,7 @@ def _decode(task: Task, sample_rate: int, path: Path, progress: Callable[[int], 
                 if status.status == "unreadable":
                     read["unreadable"][task.file_names[clip]] = status.reason
                     continue
-                samples16 = _as_16_bit(batch.pcm[row])
+                samples16 = samples_as_int16(batch.pcm[row])
                 digest.update(samples16.tobytes())
                 pcm[len(read["clip"])] = samples16
                 read["clip"].append(clip)
@@ -126,11 +126,6 @@ def _decode(task: Task, sample_rate: int, path: Path, progress: Callable[[int], 
             progress(int(batch.clip.max()) + 1)
         pcm.flush()
     return read | {"sha256": digest.hexdigest()}
-
-
-def _as_16_bit(pcm: np.ndarray) -> Int16[np.ndarray, " sample"]:
-    pcm = pcm / np.float32(32768) if pcm.dtype == np.int16 else pcm  # shards have another scale than crops
-    return np.round(np.clip(pcm, -1, 1) * FULL_SCALE).astype(np.int16)
 
 
 def audible_span(pcm: np.ndarray) -> tuple[int, int]:

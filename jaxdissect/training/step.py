@@ -16,11 +16,10 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.errors import InputError
 from jaxdissect.runtime.sharding import AXIS
 from jaxdissect.training.objective import Objective, Params, is_weight
-
-FULL_SCALE = 32767  # of 16-bit samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +120,7 @@ def train_step(
 
     def gradients_of(params: Params, target: Params, key: Any, number: Any, pcm: Any, members: Any) -> Any:
         loss_of = jax.value_and_grad(objective.loss, has_aux=True)
-        wave = pcm.astype(jnp.float32) / FULL_SCALE
+        wave = samples_as_float(pcm)
         (loss, metrics), gradients = loss_of(params, target, wave, members, jax.random.fold_in(key, number))
         return gradients, metrics | {"loss": loss}
 

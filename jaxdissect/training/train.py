@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.encoder.directory import fingerprint, save_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.errors import InputError, TrainingError
@@ -26,7 +27,7 @@ from jaxdissect.training.fit import Feed, Fitted, fit
 from jaxdissect.training.objective import Objective
 from jaxdissect.training.options import SPECIFIC, TrainOptions, crop_samples
 from jaxdissect.training.state_folder import CHECKPOINTS, LAST_GOOD, RECORD
-from jaxdissect.training.step import FULL_SCALE, Schedule, TrainState, init_state
+from jaxdissect.training.step import Schedule, TrainState, init_state
 
 NORM_BATCH, NORM_BATCHES = 64, 64
 SMALLEST_STD = 1e-3  # of the log-mel over all training crops; below it there is nothing but rounding
@@ -237,7 +238,7 @@ def _with_norm_stats(encoder: M2D, clips: Clips, feed: Feed) -> M2D:
 
     @jax.jit
     def moments(pcm: Any) -> Any:
-        values = encoder.front_end(variables, pcm.astype(jnp.float32) / FULL_SCALE)
+        values = encoder.front_end(variables, samples_as_float(pcm))
         mean = values.mean()
         return mean, jnp.square(values - mean).mean()
 

@@ -15,6 +15,7 @@ from foreign import IntegerEncoder
 from limits import few_open_files
 
 from jaxdissect import CountOptions, InputError, load_task
+from jaxdissect.audio.pcm import FULL_SCALE
 from jaxdissect.cli import main
 from jaxdissect.counting.stream import count_clips
 from jaxdissect.probe.embeddings import embed_clips
@@ -23,7 +24,7 @@ from jaxdissect.stages import prepare as preparing
 from jaxdissect.stages.prepare import PrepareOptions, run_prepare, verify
 from jaxdissect.tasks import shards as prepared_module
 from jaxdissect.tasks.loader import batches
-from jaxdissect.tasks.shards import FULL_SCALE, prepared_reader, shard_file
+from jaxdissect.tasks.shards import prepared_reader, shard_file
 from jaxdissect.training.crops import decoded_clips
 
 CLIPS, SECONDS, SAMPLES = 14, 0.2, 3200

@@ -14,6 +14,7 @@ from programs import init_state, train_step
 from tolerances import assert_within, relative_error
 
 from jaxdissect import InputError, ViTConfig, load_task, untrained_m2d
+from jaxdissect.audio.pcm import FULL_SCALE
 from jaxdissect.errors import TrainingError
 from jaxdissect.runtime.sharding import local_mesh, replicate, shard_clips
 from jaxdissect.training import fit as fit_module
@@ -23,7 +24,7 @@ from jaxdissect.training.crops import Clips, audible_span, crops, decoded_clips
 from jaxdissect.training.fit import Feed, fit
 from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.msm_mae import MSMMAE
-from jaxdissect.training.step import FULL_SCALE, Schedule
+from jaxdissect.training.step import Schedule
 from jaxdissect.training.supervised import Supervised
 
 CONFIG = ViTConfig(frames=32, width=16, depth=1, heads=1, mlp=16)

@@ -17,6 +17,7 @@ import pytest
 from tolerances import assert_within, relative_error
 
 from jaxdissect import InputError, ViTConfig, load_encoder, save_encoder, untrained_m2d
+from jaxdissect.audio.pcm import FULL_SCALE
 from jaxdissect.cli import main
 from jaxdissect.encoder.directory import fingerprint
 from jaxdissect.errors import TrainingError
@@ -25,7 +26,6 @@ from jaxdissect.runtime.sharding import local_mesh
 from jaxdissect.training import fit as fit_module
 from jaxdissect.training.crops import crops, decoded_clips
 from jaxdissect.training.options import TrainOptions, crop_samples
-from jaxdissect.training.step import FULL_SCALE
 from jaxdissect.training.train import run_train
 
 CONFIG = ViTConfig(frames=32, width=16, depth=1, heads=1, mlp=16)
