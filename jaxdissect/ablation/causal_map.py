@@ -51,7 +51,7 @@ def causal_map(
     Args:
       encoder: any `Encoder`.
       task: the clips; those that cannot be read, or whose gradient is not finite, are left out.
-      judges: probes of each label set; the margin is the mean of theirs (see `outcomes`).
+      judges: probes of each label set; the margin is the mean of theirs (see `verdicts`).
       shape: layers, and neurons per layer, of the encoder.
       batch_size: clips per device and step; the backward pass keeps their activations.
       devices: to split the clips over; default: all of this process.

@@ -118,7 +118,7 @@ def update(
     member = jnp.where(rows <= classes, members[:, jnp.minimum(rows, classes)], False).T
 
     def per_class(values: Array) -> Array:
-        """Sum over the clips of each class; exact for integers, whose sums `collect` keeps below 2**24."""
+        """Sum over the clips of each class; exact for integers, whose sums `stream` keeps below 2**24."""
         values = jnp.where(members[:, -1].reshape(-1, *[1] * (values.ndim - 1)), values, 0).astype(jnp.float32)
         return jnp.tensordot(member.astype(jnp.float32), values, axes=1, precision="highest")
 

@@ -47,7 +47,7 @@ def read_subject(options: Any, run: Run) -> Subject:
     """Encoder, test split and probes of a run.
 
     Args:
-      options: with what `stage_inputs` takes.
+      options: with what `inputs.stage_inputs` takes.
       run: the run directory.
 
     Raises:

@@ -28,8 +28,8 @@ def test_the_encoder_of_the_docs_can_be_dissected(data_folder, tmp_path, monkeyp
     assert pd.read_csv("run/coverage.csv")["kept_neurons"].tolist() == [19]
 
 
-def test_the_readme_names_every_file_of_a_run(tmp_path):
-    readme = (ROOT / "README.md").read_text()
+def test_the_page_of_the_run_directory_names_every_file(tmp_path):
+    page = (ROOT / "docs" / "run-directory.md").read_text()
     code = [
         ROOT / "jaxdissect" / name
         for name in ("stages/neurons.py", "stages/activations.py", "ablation/files.py", "stages/reproduce.py")
@@ -37,7 +37,7 @@ def test_the_readme_names_every_file_of_a_run(tmp_path):
     written = re.findall(r'file\("(\w+\.\w+)"\)', "".join(path.read_text() for path in code))
     assert {"activations.nc", "neurons.csv", "clip_counts.npy", "ablation.csv", "reproduction.csv"} <= set(written)
     for name in [*written, "run.json"]:
-        assert f"`{name}`" in readme
+        assert f"`{name}`" in page
 
 
 def test_the_code_of_the_embedding_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
