@@ -18,3 +18,17 @@ class LostProcessError(RuntimeError):
 
 class UnreadableError(Exception):
     """A recording that cannot be counted; the message says why, and becomes the clip's reason."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse what breaks a rule.
+
+    Args:
+      condition: whether the rule is kept.
+      message: file, option or argument, the rule, the value found and what to do.
+
+    Raises:
+      InputError: the rule is broken.
+    """
+    if not condition:
+        raise InputError(message)

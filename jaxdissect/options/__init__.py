@@ -1,0 +1,1 @@
+"""Options of every command. These modules import nothing heavy, so that `--help` answers at once."""
