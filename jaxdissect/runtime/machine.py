@@ -5,7 +5,7 @@ import importlib.metadata
 import platform
 import sys
 
-import jax
+# JAX takes a second to import. Only the functions that need it import it, so that help appears at once.
 
 VERSIONED = (
     "jaxdissect",
@@ -37,6 +37,8 @@ def _installed_version(name: str) -> str:
 
 def computed_by() -> dict[str, str]:
     """What must be the same wherever parts of one result are computed, by names for people."""
+    import jax
+
     return {f"the version of {name}": version for name, version in versions().items()} | {
         "the kind of devices": jax.default_backend()
     }
@@ -44,6 +46,8 @@ def computed_by() -> dict[str, str]:
 
 def device() -> str:
     """The devices of this process in words, e.g. "2 x NVIDIA H200 (gpu)"."""
+    import jax
+
     devices = jax.local_devices()
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}) on {sys.platform} {platform.machine()}"
 

@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 
-import jax
-from jax.extend.backend import backends
 from platformdirs import user_cache_path
 
 from jaxdissect.runtime.files import first_line
+
+# JAX takes a second to import. Only the functions that need it import it, so that help appears at once.
 
 ASKING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # variables of the environment that name platforms
 PACKAGES = {"cuda": "jax[cuda12]", "gpu": "jax[cuda12]", "tpu": "jax[tpu]"}  # that bring a platform
@@ -30,8 +30,18 @@ def prepare_process() -> None:
     sys.path.insert(0, "")  # --encoder may name a module in the current folder, as for `python -m`
     logging.getLogger("jax._src.xla_bridge").addFilter(in_one_line)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("jaxdissect") / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        _keep_programs(str(user_cache_path("jaxdissect") / "programs"))
+
+
+def _keep_programs(folder: str) -> None:
+    """Keep every compiled program in a folder, however little time its compilation took."""
+    if "jax" not in sys.modules:  # JAX reads these variables when it is imported
+        os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def in_one_line(record: logging.LogRecord) -> bool:
@@ -53,6 +63,8 @@ def missing_platform(environment: Mapping[str, str]) -> str | None:
     asked = {name: environment[name] for name in ASKING if environment.get(name)}
     if not asked:
         return None
+    import jax
+
     try:
         jax.local_devices()
     except (RuntimeError, AssertionError) as error:  # for cuda without its package, JAX 0.10 fails a bare assertion
@@ -83,6 +95,9 @@ def platform_message(variable: str, asked: str, reason: str, here: Sequence[str]
 
 def platforms_here() -> tuple[str, ...]:
     """The platforms that JAX has if nobody asks for one."""
+    import jax
+    from jax.extend.backend import backends
+
     asked = jax.config.values["jax_platforms"]
     jax.config.update("jax_platforms", None)
     try:
