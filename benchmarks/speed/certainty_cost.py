@@ -85,7 +85,7 @@ def products_per_1000(units: UnitCounts) -> float:
     members = jnp.zeros((AT_ONCE // (CLASSES * units.chunks[0].shape[1]) or 1, CLASSES, len(units.tokens)))
     seconds = 0.0
     for chunk in units.chunks:
-        products = matrix_products(_sums, members, chunk).counts
+        products, _ = matrix_products(_sums, members, chunk)
         seconds += sum(count * product_seconds(one, chunk.device) for one, count in products.items())
     return 1000 * seconds / len(members)
 

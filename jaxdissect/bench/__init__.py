@@ -1,1 +1,1 @@
-"""Throughput of an encoder here."""
+"""Throughput of an encoder on this machine."""

@@ -1,40 +1,39 @@
-"""The matrix products of any JAX function: found in its jaxpr, and each timed alone on the device.
+"""Matrix products of a JAX function, and the time that calls take on a device.
 
-Their times added up are a floor under the function's own time, and a ceiling over its rate, as far as the compiler does
-not merge products with their neighbours. Where it does, as with the conversions of bfloat16 on a processor that
-computes in float32, a product alone takes longer than in the function.
+The products are found in the function's jaxpr, and each is timed alone. Their times add up to a floor under the
+function's own time, unless the compiler merges products with their neighbours: a processor that computes bfloat16 in
+float32 merges the conversions, so that a product alone takes longer than in the function.
 """
 
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Var, primitives
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params, primitives
+from jax.interpreters.partial_eval import dce_jaxpr
+from jaxtyping import PyTree
 
-from jaxdissect.bench.timings import best_seconds
-
-PRODUCTS = {one.name: one for one in (primitives.dot_general_p, primitives.conv_general_dilated_p)}
-CALLS = {  # primitives that run the jaxpr in them once, and return what it returns
-    "jit", "pjit", "closed_call", "core_call", "core_closed_call", "checkpoint", "remat", "remat2", "custom_jvp_call",
-    "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_vmap_call", "shard_map",
-}  # fmt: skip
+PRODUCTS = {primitive.name: primitive for primitive in (primitives.dot_general_p, primitives.conv_general_dilated_p)}
+# Primitives that run the jaxpr inside them once. Any other, such as a Pallas kernel, may repeat it.
+CALLS = ("jit", "closed_call", "remat2", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call", "shard_map")
 
 
 @dataclass(frozen=True)
 class MatrixProduct:
-    """One product of two arrays, a `dot_general` or a convolution, as a program asks for it.
+    """One product of two arrays, a `dot_general` or a convolution, with the settings that a program gives it.
 
     Attributes:
-      primitive: its name in a jaxpr.
-      left, right: shapes of the operands.
-      types: of the operands.
-      settings: the primitive's parameters (dimension numbers, precision, type of the result, ...) by name.
+      primitive: name of the primitive in a jaxpr.
+      left: shape of the left operand.
+      right: shape of the right operand.
+      types: types of both operands.
+      settings: the primitive's parameters by name: dimension numbers, precision, type of the result and others.
       flop: floating-point operations; a multiplication and an addition are two. Padding counts like data.
     """
 
@@ -42,131 +41,97 @@ class MatrixProduct:
     left: tuple[int, ...]
     right: tuple[int, ...]
     types: tuple[str, str]
-    settings: tuple[tuple[str, Any], ...]
+    settings: tuple[tuple[str, object], ...]
     flop: int
 
-    def apply(self, left: Any, right: Any) -> Any:
+    def apply(self, left: jax.Array, right: jax.Array) -> jax.Array:
         """The product of two arrays of these shapes and types; jit-safe."""
         return PRODUCTS[self.primitive].bind(left, right, **dict(self.settings))
 
 
-@dataclass(frozen=True)
-class MatrixProducts:
-    """The products of a program.
+def matrix_products(function: Callable[..., PyTree], *arguments: PyTree) -> tuple[dict[MatrixProduct, int], list[str]]:
+    """Find every matrix product that a function's results depend on, without running the function.
 
-    Attributes:
-      counts: how often each distinct product is computed, in the order of the program.
-      notes: what was left out or assumed, in words.
-    """
-
-    counts: Mapping[MatrixProduct, int]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def flop(self) -> int:
-        """Floating-point operations of all of them."""
-        return sum(times * product.flop for product, times in self.counts.items())
-
-
-def matrix_products(function: Callable[..., Any], *arguments: Any) -> MatrixProducts:
-    """Find every matrix product that a function's results depend on, without running it.
-
-    Scans count as often as they turn, a conditional as its dearest branch; inside `shard_map` shapes are those of one
-    device. What is inside a while loop, or another primitive that may repeat it, is left out with a note.
+    A product inside a scan counts once for each turn. Shapes inside `shard_map` are those of one device. Products
+    inside a while loop, a conditional, or a primitive that may repeat them are left out with a note.
 
     Args:
-      function: of pytrees of arrays; traced, so it must be jit-safe.
-      arguments: its arguments, arrays or `jax.ShapeDtypeStruct`s.
+      function: any jit-safe function of pytrees of arrays.
+      arguments: the function's arguments, arrays or `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      How often each distinct product is computed, in the order of the program, and the notes.
     """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    found, notes = _collect(jaxpr, [True] * len(jaxpr.outvars))
-    return MatrixProducts(dict(reversed(found.items())), tuple(dict.fromkeys(reversed(notes))))
+    needed, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # the compiler, too, drops what no result depends on
+    notes: list[str] = []
+    return _count(needed, notes), list(dict.fromkeys(notes))
 
 
 def product_seconds(product: MatrixProduct, device: jax.Device) -> float:
-    """Seconds that one product takes alone on a device, on noise: the best of several, see `best_seconds`."""
-    operands = (
-        jax.device_put(_noise(shape, kind), device)
-        for shape, kind in zip((product.left, product.right), product.types, strict=True)
-    )
-    return best_seconds(partial(jax.jit(product.apply), *operands))
+    """Seconds that one product takes alone on a device, the least of five measurements."""
+    # Noise, since some devices multiply zeros faster; `resize` repeats it up to the operand's size.
+    noise = np.random.default_rng(0).standard_normal(2**18, np.float32)
+    sides = zip((product.left, product.right), product.types, strict=True)
+    operands = [jax.device_put(np.resize(noise, shape).astype(jnp.dtype(kind)), device) for shape, kind in sides]
+    return min(repeated_seconds(partial(jax.jit(product.apply), *operands), 5, 0.02))
 
 
-def launch_seconds(device: jax.Device) -> float:
-    """Seconds to launch a program that does next to nothing: no product can be measured as faster than this."""
-    return best_seconds(partial(jax.jit(lambda x: x + 1), jax.device_put(np.float32(0), device)))
+def repeated_seconds(call: Callable[[], PyTree], repetitions: int, least: float) -> list[float]:
+    """Measure a call several times, without the launching that the device's work hides.
+
+    Args:
+      call: launches work on a device and returns the resulting arrays.
+      repetitions: number of measurements.
+      least: least duration of one measurement, s; a short call is made several times.
+
+    Returns:
+      Mean seconds of one call in each measurement, in their order.
+    """
+
+    def mean_seconds(calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            results = call()
+            if jax.default_backend() == "cpu":  # a processor would run several calls at a time
+                jax.block_until_ready(results)
+        jax.block_until_ready(results)  # an accelerator works in the order of the launches: then all are ready
+        return (time.perf_counter() - start) / calls
+
+    jax.block_until_ready(call())  # compiles
+    calls = max(1, math.ceil(least / max(mean_seconds(1), 1e-7)))
+    return [mean_seconds(calls) for _ in range(repetitions)]
 
 
-def _collect(jaxpr: Jaxpr, wanted: Sequence[bool]) -> tuple[Counter[MatrixProduct], list[str]]:
-    """Products on which the wanted results depend, and notes; both last things first."""
-    found: Counter[MatrixProduct] = Counter()
-    notes: list[str] = []
-    needed = {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and isinstance(var, Var)}
-    for equation in reversed(jaxpr.eqns):
-        used = [var in needed for var in equation.outvars]
-        if not any(used) and not equation.effects:
-            continue
-        needed.update(var for var in equation.invars if isinstance(var, Var))
-        if equation.primitive.name in PRODUCTS:
-            found[_product(equation)] += 1
-            continue
-        counts, remarks = _inside(equation, used)
-        for product, times in counts.items():
-            found[product] += times
-        notes += remarks
-    return found, notes
+def _count(jaxpr: Jaxpr, notes: list[str]) -> Counter[MatrixProduct]:
+    """Count the products of a jaxpr; add to `notes` what is left out."""
+    counts: Counter[MatrixProduct] = Counter()
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        inner = [_count(part, notes) for part in jaxprs_in_params(equation.params)]
+        if name in PRODUCTS:
+            counts[_product(equation)] += 1
+        elif name in CALLS or name == "scan":
+            turns = equation.params["length"] if name == "scan" else 1
+            counts += Counter({product: turns * times for product, times in inner[0].items()})
+        elif any(inner):
+            notes.append(f"Products inside `{name}`, whose number of runs is not known, are left out.")
+    return counts
 
 
-def _inside(equation: Any, used: list[bool]) -> tuple[Mapping[MatrixProduct, int], list[str]]:
-    """Products of the jaxprs that a primitive holds, and notes."""
-    name, inner = equation.primitive.name, list(_jaxprs(equation.params))
-    if not inner:
-        return {}, []
-    if name in CALLS:
-        return _collect(inner[0], used)
-    if name == "cond":
-        branches = [_collect(branch, used) for branch in inner]
-        found, notes = max(branches, key=lambda branch: MatrixProducts(branch[0]).flop)
-        alike = all(counts == found for counts, _ in branches)
-        return found, notes if alike else [*notes, "A conditional is counted as its dearest branch."]
-    if name == "scan":
-        carried, turns = equation.params["num_carry"], equation.params["length"]
-        found, notes = _collect(inner[0], [True] * carried + used[carried:])
-        return {product: turns * times for product, times in found.items() if turns}, notes
-    parts = [_collect(one, [True] * len(one.outvars)) for one in inner]
-    if not any(counts or notes for counts, notes in parts):
-        return {}, []
-    why = "whose number of turns is not known" if name == "while" else "which may repeat them"
-    return {}, [f"Products inside `{name}`, {why}, are left out."]
-
-
-def _jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
-    for value in params.values():
-        for part in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(part, Jaxpr | ClosedJaxpr):
-                yield part.jaxpr if isinstance(part, ClosedJaxpr) else part
-
-
-def _product(equation: Any) -> MatrixProduct:
-    left, right = (var.aval for var in equation.invars)
-    results = math.prod(equation.outvars[0].aval.shape)
+def _product(equation: JaxprEqn) -> MatrixProduct:
+    left, right = (variable.aval for variable in equation.invars)
+    dimensions = equation.params["dimension_numbers"]
     if equation.primitive.name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        each = math.prod(left.shape[axis] for axis in contracted)
-    else:  # a kernel holds what one channel of the result is made of
-        each = math.prod(right.shape) // max(1, right.shape[equation.params["dimension_numbers"].rhs_spec[0]])
-    settings = {**equation.params, "out_sharding": None}  # alone it is on one device
+        (contracted, _), _ = dimensions
+        terms = math.prod(left.shape[axis] for axis in contracted)
+    else:  # rhs_spec[0] is the kernel's axis of output channels; every result is a sum over the other axes
+        terms = math.prod(right.shape) // max(1, right.shape[dimensions.rhs_spec[0]])
     return MatrixProduct(
         equation.primitive.name,
-        tuple(left.shape),
-        tuple(right.shape),
+        left.shape,
+        right.shape,
         (str(left.dtype), str(right.dtype)),
-        tuple(sorted(settings.items())),
-        2 * results * each,
+        tuple(sorted({**equation.params, "out_sharding": None}.items())),  # timed alone, it is on one device
+        2 * math.prod(equation.outvars[0].aval.shape) * terms,
     )
-
-
-def _noise(shape: tuple[int, ...], kind: str) -> np.ndarray:
-    """Normal noise; of zeros, some devices make shorter work."""
-    values = np.random.default_rng(0).standard_normal(2**18, np.float32)
-    return np.resize(values, shape).astype(jnp.dtype(kind))

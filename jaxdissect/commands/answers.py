@@ -1,6 +1,5 @@
 """What every stage's results are as an outcome: summary, results for programs, files, warnings."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -8,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
-from jaxdissect.bench.stage import BenchOptions, BenchResult
+from jaxdissect.bench.rates import BenchOptions
 from jaxdissect.commands.ablation_summary import ablation_summary, ablation_warnings, part_summary
 from jaxdissect.commands.bench_summary import bench_summary
 from jaxdissect.commands.outcome import Outcome
@@ -49,6 +48,7 @@ from jaxdissect.stages.prepare import PrepareResult
 from jaxdissect.stages.probe import ProbeResult
 from jaxdissect.stages.report import ReportResult
 from jaxdissect.stages.reproduce import Reproduction
+from jaxdissect.types import Record
 
 COUNTED = ("activations.nc", "top_clips.nc", "clips.csv", "clip_labels.nc", "clip_counts.npy")
 CHOSEN = ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc")
@@ -355,7 +355,6 @@ def encoder_results(encoder: M2D) -> dict[str, Any]:
     }
 
 
-def measured(options: BenchOptions, done: BenchResult) -> Outcome:
-    """Of `bench`: all that its file holds."""
-    files = () if options.out is None else (options.out,)
-    return Outcome("bench", bench_summary(done), dataclasses.asdict(done), files)
+def measured(options: BenchOptions, result: Record) -> Outcome:
+    """Outcome of `bench`; the results are what its file holds."""
+    return Outcome("bench", bench_summary(result), result, () if options.out is None else (options.out,))

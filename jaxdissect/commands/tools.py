@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from jaxdissect.bench.stage import BenchOptions, run_bench
+from jaxdissect.bench.rates import BenchOptions, run_bench
 from jaxdissect.commands.answers import converted, measured, prepared, trained, verified
 from jaxdissect.commands.outcome import Outcome, OutputOptions, without_output
 from jaxdissect.encoder.convert import convert_checkpoint
@@ -98,9 +98,9 @@ class VerifyCommand(OutputOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchCommand(OutputOptions, BenchOptions):
-    """Measure how fast this machine decodes, encodes and counts.
+    """Measure how fast this machine counts and decodes.
 
-    Stage by stage, and what limits it.
+    Clips per second, and their share of what the encoder's matrix products alone allow.
 
     Examples:
       jaxdissect bench --encoder m2d_tiny

@@ -11,15 +11,19 @@ import pytest
 from jax import lax
 
 from jaxdissect import ViTConfig, untrained_m2d
-from jaxdissect.bench.device import step_products
-from jaxdissect.bench.matrix_products import matrix_products, product_seconds
+from jaxdissect.bench.matrix_products import matrix_products, product_seconds, repeated_seconds
+from jaxdissect.bench.rates import step_products
 from jaxdissect.encoder.protocol import module_input
 
 VIT = ViTConfig(bands=80, frames=48, patch_bands=40, patch_frames=16, width=32, depth=3, heads=2, mlp=64)
 
 
+def total_flop(products):
+    return sum(times * product.flop for product, times in products.items())
+
+
 def shapes(products):
-    return Counter({(one.left, one.right): times for one, times in products.counts.items()})
+    return Counter({(one.left, one.right): times for one, times in products.items()})
 
 
 def vit_products(config, clips, frames):
@@ -45,7 +49,7 @@ def as_xla_has_them(products):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_products_of_a_vit_are_those_of_its_equations(dtype):
+def test_matrix_products_of_a_vit_are_those_of_its_equations(dtype):
     encoder = dataclasses.replace(untrained_m2d(VIT), dtype=dtype)
     pcm = jax.ShapeDtypeStruct((5, 160 * 122), jnp.int16)  # 123 frames: two chunks of 48, and 27 padded to 32
 
@@ -53,26 +57,26 @@ def test_the_products_of_a_vit_are_those_of_its_equations(dtype):
         return encoder.module.apply(variables, module_input(encoder, variables, pcm))
 
     with jax.numpy_dtype_promotion("standard"):  # Flax's layers mix types
-        found = matrix_products(whole, encoder.variables, pcm)
+        products, notes = matrix_products(whole, encoder.variables, pcm)
     expected = vit_products(VIT, 5, 123)
-    assert as_xla_has_them(shapes(found)) == as_xla_has_them(expected)
-    assert not found.notes
+    assert as_xla_has_them(shapes(products)) == as_xla_has_them(expected)
+    assert not notes
     flop = sum(2 * math.prod(left) * right[-1] * times for (left, right), times in expected.items())
-    assert found.flop == flop
-    types = {one.types for one in found.counts if 201 not in one.right}
+    assert total_flop(products) == flop
+    types = {one.types for one in products if 201 not in one.right}
     assert types == {(jnp.dtype(dtype).name,) * 2}
-    assert all("HIGHEST" in str(dict(one.settings)["precision"]) for one in found.counts)
+    assert all("HIGHEST" in str(dict(one.settings)["precision"]) for one in products)
 
 
-def test_the_step_leaves_out_what_follows_the_last_neurons():
-    found = shapes(step_products(untrained_m2d(VIT), 160 * 122, 5))
+def test_step_products_leave_out_what_follows_the_last_neurons():
+    products, _ = step_products(untrained_m2d(VIT), 160 * 122 / 16000, 5)
     whole = vit_products(VIT, 5, 123)
     for left, right in whole:
         whole[left, right] -= right == (64, 32)  # the last layer's way back to the stream
-    assert as_xla_has_them(found) == as_xla_has_them(whole)
+    assert as_xla_has_them(shapes(products)) == as_xla_has_them(whole)
 
 
-def test_products_are_found_wherever_they_are():
+def test_matrix_products_are_found_wherever_they_are():
     @jax.custom_jvp
     def product(x, y):
         return x @ y
@@ -80,8 +84,7 @@ def test_products_are_found_wherever_they_are():
     product.defjvp(lambda primals, tangents: (product(*primals), tangents[0]))
 
     def turn(carry, row):
-        branch = lax.cond(row.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, carry)
-        return jax.jit(product)(branch, carry), row @ carry  # likewise, for its results are dropped
+        return jax.jit(product)(carry, carry), row @ carry  # the second result is dropped below
 
     def function(x, rows):
         x = jax.checkpoint(jnp.matmul)(x, x)
@@ -89,58 +92,77 @@ def test_products_are_found_wherever_they_are():
         _ = rows @ x  # no result depends on it
         return lax.fori_loop(0, 3, lambda _, x: x @ x, x)
 
-    found = matrix_products(function, jnp.ones((4, 4)), jnp.ones((5, 4)))
-    # One in the checkpoint, twice five turns of two in the dearest branch and one behind it, three in the loop.
-    assert shapes(found) == {((4, 4), (4, 4)): 1 + 2 * 5 * (2 + 1) + 3}
-    assert found.notes == ("A conditional is counted as its dearest branch.",)
+    products, notes = matrix_products(function, jnp.ones((4, 4)), jnp.ones((5, 4)))
+    # One in the checkpoint, twice five turns of one, three in the loop.
+    assert shapes(products) == {((4, 4), (4, 4)): 1 + 2 * 5 + 3}
+    assert not notes
 
 
-def test_what_repeats_an_unknown_number_of_times_is_left_out_with_a_note():
+def test_matrix_products_leave_out_what_runs_an_unknown_number_of_times_with_a_note():
     def function(x):
+        x = lax.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
         return lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x) @ x
 
-    found = matrix_products(function, jnp.ones((4, 4)))
-    assert shapes(found) == {((4, 4), (4, 4)): 1}
-    assert found.notes == ("Products inside `while`, whose number of turns is not known, are left out.",)
-    assert not matrix_products(lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x), jnp.ones(4)).notes
+    products, notes = matrix_products(function, jnp.ones((4, 4)))
+    assert shapes(products) == {((4, 4), (4, 4)): 1}
+    assert notes == [
+        f"Products inside `{name}`, whose number of runs is not known, are left out." for name in ("cond", "while")
+    ]
+    _, notes = matrix_products(lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x), jnp.ones(4))
+    assert not notes
 
 
-def test_each_device_has_its_share_of_what_is_mapped():
+def test_matrix_products_inside_shard_map_are_those_of_one_device():
     mesh = jax.make_mesh((8,), ("clip",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("clip")
     mapped = jax.shard_map(lambda x, y: x @ y, mesh=mesh, in_specs=(spec, jax.P()), out_specs=spec)
-    assert shapes(matrix_products(mapped, jnp.ones((16, 4)), jnp.ones((4, 3)))) == {((2, 4), (4, 3)): 1}
+    products, _ = matrix_products(mapped, jnp.ones((16, 4)), jnp.ones((4, 3)))
+    assert shapes(products) == {((2, 4), (4, 3)): 1}
 
 
-def test_a_convolution_is_a_product_of_its_patches():
+def test_matrix_product_of_a_convolution_is_of_its_patches():
     def function(x, kernel):
         return lax.conv_general_dilated(x, kernel, (2,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
 
     x, kernel = jnp.ones((3, 20, 4)), jnp.ones((5, 4, 6))
-    found = matrix_products(function, x, kernel)
-    assert found.flop == 2 * 3 * 8 * (5 * 4) * 6
-    (product,) = found.counts
+    products, _ = matrix_products(function, x, kernel)
+    assert total_flop(products) == 2 * 3 * 8 * (5 * 4) * 6
+    (product,) = products
     np.testing.assert_array_equal(product.apply(x, kernel), function(x, kernel))
 
 
 @pytest.mark.parametrize("axes", [(), (3,)], ids=["matrices", "batches"])
-def test_flop_are_those_of_the_compiler(axes):
+def test_matrix_products_flop_is_that_of_the_compiler(axes):
     def chain(a, b, c):
         return jnp.matmul(jnp.matmul(a, b, precision="highest"), c, precision="highest")
 
     operands = [jnp.ones((*axes, *shape)) for shape in ((8, 16), (16, 24), (24, 4))]
-    assert matrix_products(chain, *operands).flop == jax.jit(chain).lower(*operands).cost_analysis()["flops"]
+    products, _ = matrix_products(chain, *operands)
+    assert total_flop(products) == jax.jit(chain).lower(*operands).cost_analysis()["flops"]
 
 
-def test_a_product_is_measured_as_it_stands():
+def test_product_seconds_measures_the_product_with_its_settings():
     operands = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 3, 4), (2, 5, 4))]
     dimensions = (((2,), (2,)), ((0,), (0,)))
 
     def function(left, right):
         return lax.dot_general(left, right, dimensions, precision="highest", preferred_element_type=jnp.float32)
 
-    (product,) = matrix_products(function, *operands).counts
+    ((product,), _) = matrix_products(function, *operands)
     left, right = (jnp.arange(math.prod(one.shape), dtype=one.dtype).reshape(one.shape) for one in operands)
     np.testing.assert_array_equal(product.apply(left, right), function(left, right))
     assert product.apply(left, right).dtype == jnp.float32
     assert product_seconds(product, jax.local_devices()[0]) > 0
+
+
+def test_repeated_seconds_waits_for_every_call():
+    class Result:
+        waited = 0
+
+        def block_until_ready(self):
+            Result.waited += 1
+
+    seconds = repeated_seconds(Result, 3, 0.0)
+    assert len(seconds) == 3
+    assert min(seconds) > 0
+    assert Result.waited >= 1 + 1 + 3  # to compile, to choose the number of calls, and in each repetition

@@ -151,7 +151,6 @@ HEARD = {
     "seconds": ["bench"],
     "batch_sizes": ["bench"],
     "dtypes": ["bench"],
-    "classes": ["bench"],
     "rounds": ["bench"],
 }
 
