@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params, primitives
 from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import PyTree
@@ -120,7 +122,7 @@ def _count(jaxpr: Jaxpr, notes: list[str]) -> Counter[MatrixProduct]:
 
 
 def _product(equation: JaxprEqn) -> MatrixProduct:
-    left, right = (variable.aval for variable in equation.invars)
+    left, right, result = (cast(ShapedArray, one.aval) for one in (*equation.invars, *equation.outvars))
     dimensions = equation.params["dimension_numbers"]
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = dimensions
@@ -133,5 +135,5 @@ def _product(equation: JaxprEqn) -> MatrixProduct:
         right.shape,
         (str(left.dtype), str(right.dtype)),
         tuple(sorted({**equation.params, "out_sharding": None}.items())),  # timed alone, it is on one device
-        2 * math.prod(equation.outvars[0].aval.shape) * terms,
+        2 * math.prod(result.shape) * terms,
     )
