@@ -1,4 +1,4 @@
-"""Neuron sets from and to files: tables, EVAR's YAML, LAPE's `.pth`, and the published sets that ship here."""
+"""Neuron sets in files: tables, configurations of EVAR, and the published sets that ship with the package."""
 
 import math
 import tomllib
@@ -15,7 +15,7 @@ from jaxdissect.tasks.table import WHOLE_NUMBER, read_table
 
 PUBLISHED = Path(__file__).with_name("published_ablations.toml")
 CONTROL = "_control"
-SUFFIXES = (".csv", ".yaml", ".yml", ".pth")
+SUFFIXES = (".csv", ".yaml", ".yml")
 
 
 def read_neuron_set(source: str, part: str | None, classes: Sequence[ClassName] = ()) -> NeuronSet:
@@ -23,9 +23,9 @@ def read_neuron_set(source: str, part: str | None, classes: Sequence[ClassName] 
 
     Args:
       source: a table (`.csv`) with columns `layer` and `neuron`, such as `neurons.csv`; a configuration of EVAR
-        (`.yaml`) with `int_neurons`, pairs of layer and neuron, and `int_gain`; masks of LAPE (`.pth`), for each
-        language the neurons of every layer; or the name of a set that ships with the package.
-      part: of a table, the class whose rows are meant; of LAPE's masks, the number of the language.
+        (`.yaml`) with `int_neurons`, pairs of layer and neuron, and `int_gain`; or the name of a set that ships with
+        the package.
+      part: class whose rows of a table are meant; None: all rows.
       classes: of the task, to which names of classes are matched.
 
     Raises:
@@ -36,8 +36,6 @@ def read_neuron_set(source: str, part: str | None, classes: Sequence[ClassName] 
         return _published(source, part, classes)
     if path.suffix.lower() == ".csv":
         return _from_table(path, part, classes)
-    if path.suffix.lower() == ".pth":
-        return _from_lape(path, part)
     if part is not None:
         raise InputError(f"@{source}:{part}: a configuration of EVAR holds one neuron set: leave :{part} out.")
     return _from_evar(path)
@@ -119,41 +117,3 @@ def _is_pair(pair: Any) -> bool:
     return (
         isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)  # a bool is no index
     )
-
-
-def _from_lape(path: Path, part: str | None) -> NeuronSet:
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(f"@{path}: reading it needs PyTorch: pip install 'jaxdissect[convert]'.") from error
-    require_regular(path)
-    try:
-        masks = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: give its path.") from error
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise InputError(
-            f"{path} cannot be read as LAPE's masks without running code ({type(error).__name__}): it must hold lists "
-            f"of tensors and nothing else."
-        ) from error
-    if not isinstance(masks, list) or not all(isinstance(layers, list) for layers in masks) or not masks:
-        raise InputError(f"{path} must hold, as LAPE's masks, a list of languages, each a list of layers.")
-    if part is None and len(masks) > 1:
-        raise InputError(f"@{path} holds the neurons of {len(masks)} languages: say which, as @{path}:0.")
-    if part is not None and not (part.isdecimal() and int(part) < len(masks)):
-        raise InputError(f"@{path}:{part}: the number of a language must be from 0 to {len(masks) - 1}.")
-    return neuron_set(str(path), _lape_pairs(path, masks[int(part or 0)]))
-
-
-def _lape_pairs(path: Path, layers: Sequence[Any]) -> list[Pair]:
-    import torch
-
-    whole = (torch.int64, torch.int32, torch.int16, torch.uint8)
-    pairs = []
-    for layer, indices in enumerate(layers):
-        if not isinstance(indices, torch.Tensor) or indices.ndim > 1 or indices.dtype not in whole:
-            raise InputError(
-                f"{path}: a layer of LAPE's masks must be a tensor of neuron numbers, found {indices!r:.80}."
-            )
-        pairs += [(layer, int(neuron)) for neuron in indices.reshape(-1)]
-    return pairs

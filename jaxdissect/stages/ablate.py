@@ -39,8 +39,8 @@ class AblateOptions:
 
     Attributes:
       run: run directory with the stages `neurons` and `probe`; encoder and task are theirs.
-      neurons: neuron sets: classes joined by &, |, - and brackets; label_set:class; @file.csv, .yaml (EVAR) or .pth
-        (LAPE); @name of a published set.
+      neurons: neuron sets: classes joined by &, |, - and brackets; label_set:class; @file.csv or .yaml (EVAR);
+        @name of a published set.
       suite: further sets: classes, the neurons of each class; pairs, those that two classes share. Default without
         --neurons: classes.
       gain: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. Default: what a .yaml asks

@@ -362,7 +362,7 @@ def test_a_set_of_a_file_is_meant_for_the_classes_that_it_was_read_for(tmp_path)
     assert [classes_of(one, classes) for one in expressions] == found
     assert any(found[: len(names)])
     assert found[-4:] == [(classes[1],), (classes[0], classes[3]), (), classes[:2]]
-    assert classes_of("@masks.pth:0", classes) == classes_of("no such class", classes) == ()
+    assert classes_of("no such class", classes) == ()
 
 
 def test_figures_lie_beside_with_their_data(run):

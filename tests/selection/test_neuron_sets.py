@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,47 +168,6 @@ def test_yaml_that_holds_no_neuron_set(tmp_path, content, message):
         from_file(f"@{path}")
 
 
-def test_lapes_masks(tmp_path):
-    path = tmp_path / "masks.pth"
-    masks = [[torch.tensor([3, 1]), torch.tensor([], dtype=torch.long)], [torch.tensor([2]), torch.tensor([0])]]
-    torch.save(masks, path)
-    assert from_file(f"@{path}:0").neurons == ((0, 1), (0, 3))
-    assert from_file(f"@{path}:1").neurons == ((0, 2), (1, 0))
-    with pytest.raises(InputError, match="holds the neurons of 2 languages: say which"):
-        from_file(f"@{path}")
-    with pytest.raises(InputError, match="must be from 0 to 1"):
-        from_file(f"@{path}:2")
-    torch.save(masks[:1], path)
-    assert from_file(f"@{path}").neurons == ((0, 1), (0, 3))
-
-
-class Charge:
-    """What unpickling would run."""
-
-    def __reduce__(self):
-        return (open, ("ran", "w"))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (Charge(), "without running code"),
-        ({"a": torch.zeros(2)}, "a list of languages, each a list of layers"),
-        ([], "a list of languages, each a list of layers"),
-        ([[torch.tensor([0.5])]], "must be a tensor of neuron numbers"),
-        ([["x"]], "must be a tensor of neuron numbers"),
-        ([[torch.tensor([False, True])]], "must be a tensor of neuron numbers"),
-        ([[torch.tensor([1j])]], "must be a tensor of neuron numbers"),
-    ],
-)
-def test_pth_files_that_are_no_masks(tmp_path, monkeypatch, content, message):
-    monkeypatch.chdir(tmp_path)
-    torch.save(content, "masks.pth")
-    with pytest.raises(InputError, match=message):
-        from_file("@masks.pth")
-    assert not (tmp_path / "ran").exists()
-
-
 def test_published_sets_ship_here():
     sets = published_sets()
     names = {"cremad_ang_hap", "gtzan_jazz_classical"}
@@ -224,6 +182,8 @@ def test_published_sets_ship_here():
     assert len((from_file("@gtzan_jazz_classical | @cremad_ang_hap")).neurons) == 48
     with pytest.raises(InputError, match=r"@cremad is neither a file .* published are @cremad_ang_hap"):
         from_file("@cremad")
+    with pytest.raises(InputError, match=r"@masks\.pth:0 is neither a file \(\.csv, \.yaml, \.yml\)"):
+        from_file("@masks.pth:0")
 
 
 def test_which_expressions_need_the_neurons_of_a_run():
