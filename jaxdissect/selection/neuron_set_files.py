@@ -10,7 +10,7 @@ import yaml
 
 from jaxdissect.errors import InputError
 from jaxdissect.runtime.files import require_regular, whole_file
-from jaxdissect.selection.neuron_sets import ClassName, NeuronSet, Pair, neuron_set
+from jaxdissect.selection.neuron_sets import ClassName, NeuronSet, neuron_set
 from jaxdissect.tasks.table import WHOLE_NUMBER, read_table
 
 PUBLISHED = Path(__file__).with_name("published_ablations.toml")
