@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from jaxtyping import Int
 
 from jaxdissect.counting.statistics import TopClips
 from jaxdissect.counting.stream import Counted, CountOptions, count_clips
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.tasks.table import Task
 
-COUNTS = {
+NEURON_COUNTS = {  # variables of `activations.nc` with the axes (class, layer, neuron)
     "active_tokens": "tokens at which the neuron was active",
     "sum": "sum of the activation over tokens",
     "sum_squares": "sum of the squared activation over tokens",
@@ -28,9 +29,8 @@ class Activations:
       counts: `active_tokens`, `sum`, `sum_squares` (class, layer, neuron), `tokens`, `clips` (class), and the same over
         all clips as `total_*`.
       top_clips: `clip`, `active_share`, `max_activation` (layer, neuron, rank).
-      clips: one row per clip: status, reason, recorded samples, labels.
-      clip_labels: what the counts of single clips are grouped by: `tokens`, `source`, `fold` (clip), and the clip and
-        class of every label.
+      clips: table with a row for every clip: status, reason, recorded samples, labels.
+      clip_labels: groups of single clips: `tokens`, `source`, `fold` (clip), and the clip and class of every label.
     """
 
     counts: xr.Dataset
@@ -40,15 +40,34 @@ class Activations:
 
     @property
     def bad_clips(self) -> int:
-        """Clips that could not be read and were not counted."""
+        """Number of clips that could not be read and were not counted."""
         return int((self.clips["status"] == "unreadable").sum())
+
+
+def label_sets_of(counts: xr.Dataset) -> list[str]:
+    """Names of the label sets, in the order of their classes.
+
+    Args:
+      counts: `counts` of some `Activations`.
+    """
+    return list(dict.fromkeys(counts["label_set"].values.tolist()))
+
+
+def counted_classes(counts: xr.Dataset, label_set: str) -> Int[np.ndarray, " class"]:
+    """Places, along the axis class, of a label set's classes that have a counted token.
+
+    Args:
+      counts: `counts` of some `Activations`.
+      label_set: name of the label set.
+    """
+    return np.flatnonzero((counts["label_set"].values == label_set) & (counts["tokens"].values > 0))
 
 
 def collect_activations(
     encoder: Encoder,
     task: Task,
     options: CountOptions | None = None,
-    attrs: Mapping[str, Any] | None = None,
+    attrs: Mapping[str, object] | None = None,
     **streaming: Any,
 ) -> Activations:
     """Count how often every neuron of an encoder fires for every class of a task.
@@ -59,9 +78,9 @@ def collect_activations(
 
     Args:
       encoder: any `Encoder`.
-      task: the clips and their classes; `task.only("train")` for the training split.
-      options: what is counted.
-      attrs: kept with the arrays.
+      task: clips and their classes; `task.only("train")` for the training split.
+      options: which tokens count, and from which activation on a neuron is active.
+      attrs: attributes of the arrays.
       streaming: `clip_counts`, `devices`, `progress` of `count_clips`.
 
     Raises:
@@ -70,57 +89,58 @@ def collect_activations(
     return label_activations(count_clips(encoder, task, options, **streaming), task, attrs)
 
 
-def label_activations(counted: Counted, task: Task, attrs: Mapping[str, Any] | None = None) -> Activations:
+def label_activations(counted: Counted, task: Task, attrs: Mapping[str, object] | None = None) -> Activations:
     """Put names on what was counted.
 
     Args:
-      counted: from `count_clips`.
-      task: that was counted.
-      attrs: what was counted and how, kept with the arrays.
+      counted: result of `count_clips`.
+      task: task that was counted.
+      attrs: attributes of the arrays: what was counted and how.
     """
     totals, axes = counted.totals, ("class", "layer", "neuron")
-    arrays: dict[str, Any] = {}
-    for name, meaning in COUNTS.items():
+    attributes = dict(attrs or {})
+    arrays: dict[str, tuple[object, ...]] = {}
+    # The last row of each total is all clips together.
+    for name, meaning in NEURON_COUNTS.items():
         values = getattr(totals, name)
         arrays[name] = (axes, values[:-1], {"long_name": meaning})
         arrays[f"total_{name}"] = (axes[1:], values[-1], {"long_name": f"{meaning}, all clips together"})
     for name in ("tokens", "clips"):
-        arrays[name] = (axes[:1], getattr(totals, name)[:-1], {"long_name": f"{name} counted"})
-        arrays[f"total_{name}"] = ((), getattr(totals, name)[-1], {"long_name": f"{name} counted, all together"})
-    label_sets, classes = zip(*task.classes, strict=True)
-    coordinates: dict[str, Any] = {
-        "class": ("class", np.array(classes, object), {"long_name": "class; names may repeat across label sets"}),
-        "label_set": ("class", np.array(label_sets, object), {"long_name": "label set of the class"}),
-        **_neuron_axes(*totals.active_tokens.shape[1:]),
-    }
-    return Activations(
-        xr.Dataset(arrays, coordinates, dict(attrs or {})),
-        xr.Dataset(_top_clips(totals.top), _neuron_axes(*totals.active_tokens.shape[1:]), dict(attrs or {})),
-        _clip_table(counted, task),
-        _clip_labels(counted, task, dict(attrs or {})),
-    )
-
-
-def _neuron_axes(layers: int, neurons: int) -> dict[str, Any]:
-    return {
+        values = getattr(totals, name)
+        arrays[name] = ("class", values[:-1], {"long_name": f"{name} counted"})
+        arrays[f"total_{name}"] = ((), values[-1], {"long_name": f"{name} counted, all together"})
+    label_sets, classes = (np.array(names, object) for names in zip(*task.classes, strict=True))
+    _, layers, neurons = totals.active_tokens.shape
+    neuron_axes = {
         "layer": ("layer", np.arange(layers), {"long_name": "Transformer block, counted from 0"}),
         "neuron": ("neuron", np.arange(neurons), {"long_name": "hidden unit of the block's MLP, after GELU"}),
     }
+    class_axis = {
+        "class": ("class", classes, {"long_name": "class; names may repeat across label sets"}),
+        "label_set": ("class", label_sets, {"long_name": "label set of the class"}),
+    }
+    label_axis = {"class": ("class", classes), "label_set": ("class", label_sets)}
+    return Activations(
+        xr.Dataset(arrays, class_axis | neuron_axes, attributes),
+        xr.Dataset(_top_clips(totals.top), neuron_axes, attributes),
+        _clip_table(counted, task),
+        xr.Dataset(_clip_labels(counted, task), label_axis, attributes),
+    )
 
 
-def _top_clips(top: TopClips) -> dict[str, Any]:
-    meanings = {
+def _top_clips(top: TopClips) -> dict[str, tuple[object, ...]]:
+    """Variables of `top_clips.nc`, with the rank as their last axis."""
+    variables = {
         "clip": (top.clip, "row in clips.csv; -1: fewer clips fire the neuron"),
         "active_share": (top.active_share, "active tokens / tokens of the clip; clips are ranked by it"),
         "max_activation": (top.maximum, "largest activation on the clip; decides between equal shares"),
     }
     axes = ("layer", "neuron", "rank")
-    return {
-        name: (axes, np.moveaxis(values, 0, -1), {"long_name": meaning}) for name, (values, meaning) in meanings.items()
-    }
+    return {name: (axes, np.moveaxis(a, 0, -1), {"long_name": meaning}) for name, (a, meaning) in variables.items()}
 
 
 def _clip_table(counted: Counted, task: Task) -> pd.DataFrame:
+    """The table of `clips.csv`, with a column for each label set."""
     statuses = counted.log.statuses()
     table = {
         "clip": range(len(task)),
@@ -136,29 +156,23 @@ def _clip_table(counted: Counted, task: Task) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _clip_labels(counted: Counted, task: Task, attrs: Mapping[str, Any]) -> xr.Dataset:
-    label_sets, classes = zip(*task.classes, strict=True)
-    folds = np.array([-1 if fold is None else fold for fold in task.folds], np.int64)
-    first = np.cumsum([0, *(len(labels.classes) for labels in task.label_sets)])
-    pairs = [
+def _clip_labels(counted: Counted, task: Task) -> dict[str, tuple[object, ...]]:
+    """Variables of `clip_labels.nc`: per clip, and for every label its clip and its class."""
+    # Classes of all label sets lie on one axis: those of a label set begin where the set before it ends.
+    starts = np.cumsum([0, *(len(labels.classes) for labels in task.label_sets)])
+    labels_of_clips = [
         (clip, start + index)
-        for start, labels in zip(first, task.label_sets, strict=False)
+        for start, labels in zip(starts, task.label_sets, strict=False)
         for clip, row in enumerate(labels.members)
         for index in row
     ]
-    clip, index = np.array(pairs, np.int32).reshape(-1, 2).T
-    return xr.Dataset(
-        {
-            "tokens": ("clip", counted.log.tokens, {"long_name": "tokens counted; 0: the clip was not"}),
-            "source": (
-                "clip",
-                np.array(task.sources, object),
-                {"long_name": "recording; its clips are not independent"},
-            ),
-            "fold": ("clip", folds, {"long_name": "fold; -1: none"}),
-            "label_clip": ("label", clip, {"long_name": "clip that has the label"}),
-            "label_class": ("label", index, {"long_name": "its number along the axis class"}),
-        },
-        {"class": ("class", np.array(classes, object)), "label_set": ("class", np.array(label_sets, object))},
-        attrs,
-    )
+    clip, label = np.array(labels_of_clips, np.int32).reshape(-1, 2).T
+    sources = np.array(task.sources, object)
+    folds = np.array([-1 if fold is None else fold for fold in task.folds], np.int64)
+    return {
+        "tokens": ("clip", counted.log.tokens, {"long_name": "tokens counted; 0: the clip was not"}),
+        "source": ("clip", sources, {"long_name": "recording; its clips are not independent"}),
+        "fold": ("clip", folds, {"long_name": "fold; -1: none"}),
+        "label_clip": ("label", clip, {"long_name": "clip that has the label"}),
+        "label_class": ("label", label, {"long_name": "its number along the axis class"}),
+    }

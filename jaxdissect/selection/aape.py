@@ -1,10 +1,6 @@
-"""AAPE: which neurons fire for few classes, and for which.
+"""AAPE: which neurons fire for few classes, and for which of them.
 
-Source: Kawamura, Niizumi, Ono, "What Do Neurons Listen To?" (arXiv:2602.15307), after Tang et al., "Language-Specific
-Neurons" (LAPE, arXiv:2402.16438). With `p[c]` the share of tokens of class c at which a neuron is active and
-`q[c] = p[c] / sum_c p[c]`, AAPE is the entropy `-sum_c q[c] ln q[c]` in nats: low for a neuron that answers to few
-classes. Everything is computed in float64; quantiles are k-th smallest with k = round(rate x count), which keeps an
-exact number of neurons; ties are broken by (layer, neuron).
+`aape` is the formula, `SelectionRule` the rule, and `select` applies both to the counts of one label set.
 """
 
 import math
@@ -13,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 
 PRESETS = ("aape", "lape")
-TIE_DIGITS = 12  # what agrees to these decimals is a tie, which rounding must not decide
+TIE_DECIMALS = 12  # two scores that agree to these decimals are a tie, which rounding must not decide
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class SelectionRule:
         whose p exceeds the bar.
       keep: fraction of ALL neurons to keep, those of the lowest AAPE.
       drop_weakest: fraction of neurons that preset "aape" drops.
-      bar: a kept neuron is specific to the classes whose p exceeds this quantile of all p of the label set.
+      bar: quantile of all p of the label set; a kept neuron is specific to the classes whose p exceeds it.
 
     Raises:
       InputError: the preset is unknown, or a fraction is not from 0 to 1.
@@ -43,11 +39,10 @@ class SelectionRule:
     bar: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise InputError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
-        for name, value in (("--keep", self.keep), ("--drop-weakest", self.drop_weakest), ("--bar", self.bar)):
-            if not 0 <= value <= 1:
-                raise InputError(f"{name} must be a fraction from 0 to 1, got {value}.")
+        require(self.preset in PRESETS, f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
+        for name in ("keep", "drop_weakest", "bar"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name} must be a fraction from 0 to 1, got {value}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +51,14 @@ class Selection:
 
     Attributes:
       probability: p, class-conditional activation probability.
-      rate: mean of p over classes.
-      aape: in nats; NaN for a neuron that never fires.
-      aape_normalised: AAPE / ln(classes), NaN for one class.
+      rate: mean of p over the classes.
+      aape: AAPE in nats; NaN for a neuron that never fires.
+      aape_normalised: AAPE / ln(classes); NaN for one class.
       kept: neurons that passed the first two filters.
-      specific: which neurons are specific to which classes.
-      aape_cutoff: the highest AAPE kept, nats; NaN if none was.
-      rate_cutoff: the highest rate of the neurons that were dropped as the weakest; -1 if none was.
-      probability_bar: p must exceed this.
+      specific: pairs of class and neuron that belong together.
+      aape_cutoff: highest AAPE kept, nats; NaN if no neuron was kept.
+      rate_cutoff: highest rate of the neurons that were dropped as the weakest; -1 if none was.
+      probability_bar: bar that p must exceed.
     """
 
     probability: Float[np.ndarray, "class layer neuron"]
@@ -80,21 +75,47 @@ class Selection:
 def activation_probability(
     active_tokens: Int[np.ndarray, "class layer neuron"], tokens: Int[np.ndarray, " class"]
 ) -> Float[np.ndarray, "class layer neuron"]:
-    """`p[c, l, n] = active_tokens[c, l, n] / tokens[c]`. Every class needs a token."""
+    """Class-conditional activation probability: `p[c, l, n] = active_tokens[c, l, n] / tokens[c]`.
+
+    Args:
+      active_tokens: tokens of each class at which each neuron was active.
+      tokens: tokens of each class, all above zero.
+    """
     return active_tokens / tokens[:, None, None].astype(np.float64)
 
 
-def activation_probability_entropy(p: Float[np.ndarray, "class *axes"]) -> Float[np.ndarray, "*axes"]:
-    """AAPE in nats over the first axis, with 0 ln 0 = 0; NaN where all p are zero."""
+def aape(p: Float[np.ndarray, "class *axes"]) -> Float[np.ndarray, "*axes"]:
+    """Audio Activation Probability Entropy (AAPE) of every neuron, in nats.
+
+    With `q[c] = p[c] / sum_c p[c]`, and `0 ln 0 = 0`:
+
+        AAPE = -sum_c q[c] ln q[c]
+
+    It is 0 for a neuron that fires for one class, ln(classes) for one that fires alike for all classes, and NaN for one
+    that never fires.
+
+    Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307).
+
+    Args:
+      p: class-conditional activation probability; the sum is over its first axis.
+    """
+    # SciPy's entropy is no substitute: its logarithm may differ from NumPy's in the last bit.
     total = p.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         q = p / total
         terms = np.where(q > 0, q * np.log(q), 0.0)
-    return np.where(total > 0, np.abs(terms.sum(axis=0)), np.nan)
+    return np.where(total > 0, np.abs(terms.sum(axis=0)), np.nan)  # abs: a single class gives 0, not -0
 
 
 def kth_smallest(values: Float[np.ndarray, "..."], rate: float) -> float:
-    """The k-th smallest value, k = round(rate x count), at least the first: LAPE's quantile."""
+    """The k-th smallest value, k = round(rate x count), at least the first.
+
+    Source: the quantile of LAPE (arXiv:2402.16438); it keeps an exact number of values.
+
+    Args:
+      values: numbers of any shape, none of them NaN.
+      rate: fraction of the values, from 0 to 1.
+    """
     k = min(max(round(rate * values.size), 1), values.size)
     return float(np.partition(values, k - 1, axis=None)[k - 1])
 
@@ -104,39 +125,46 @@ def select(
 ) -> Selection:
     """Choose the class-specific neurons of one label set.
 
+    Scores are computed in float64. Ties are broken by (layer, neuron).
+
     Args:
-      active_tokens: per class the tokens at which each neuron was active.
-      tokens: per class the tokens counted, all above zero.
-      rule: the preset and its rates.
+      active_tokens: tokens of each class at which each neuron was active.
+      tokens: counted tokens of each class, all above zero.
+      rule: preset and fractions.
 
     Raises:
       InputError: there is no class, or a class without a token.
     """
-    if not len(tokens) or (tokens <= 0).any():
-        raise InputError(f"Selection needs at least one class and a token in each, got tokens {tokens.tolist()[:10]}.")
+    require(
+        len(tokens) > 0 and bool((tokens > 0).all()),
+        f"Selection needs at least one class and a token in each, got tokens {tokens.tolist()[:10]}.",
+    )
     p = activation_probability(active_tokens, tokens)
     ordered = np.sort(p, axis=0)  # sums then do not depend on the order of the classes
-    rate, aape = ordered.mean(axis=0), activation_probability_entropy(ordered)
+    rate, entropy = ordered.mean(axis=0), aape(ordered)
     bar = kth_smallest(p, rule.bar)
-    eligible, rate_cutoff = np.isfinite(aape), -1.0
+    # First filter: neurons that may be kept. A neuron that never fires has no AAPE.
+    eligible, rate_cutoff = np.isfinite(entropy), -1.0
     if rule.preset == "aape":
-        weakest = np.argsort(rate.round(TIE_DIGITS), axis=None, kind="stable")[: round(rule.drop_weakest * rate.size)]
+        weakest = np.argsort(rate.round(TIE_DECIMALS), axis=None, kind="stable")[: round(rule.drop_weakest * rate.size)]
         eligible.flat[weakest] = False
         rate_cutoff = float(rate.flat[weakest].max(initial=-1))
     else:
         eligible &= (p > bar).any(axis=0)
-    ranked = np.where(eligible, aape.round(TIE_DIGITS), np.inf)
-    order = np.argsort(ranked, axis=None, kind="stable")[: round(rule.keep * aape.size)]
-    kept = np.zeros(aape.shape, bool)
-    kept.flat[order] = eligible.flat[order]
+    # Second filter: the lowest AAPE. The stable sort of the flat array breaks ties by (layer, neuron), and the
+    # neurons that are not eligible come last; those of them that are reached are not kept.
+    ranked = np.where(eligible, entropy.round(TIE_DECIMALS), np.inf)
+    lowest = np.argsort(ranked, axis=None, kind="stable")[: round(rule.keep * entropy.size)]
+    kept = np.zeros(entropy.shape, bool)
+    kept.flat[lowest] = eligible.flat[lowest]
     return Selection(
         probability=p,
         rate=rate,
-        aape=aape,
-        aape_normalised=aape / math.log(len(p)) if len(p) > 1 else np.full_like(aape, np.nan),
+        aape=entropy,
+        aape_normalised=entropy / math.log(len(p)) if len(p) > 1 else np.full_like(entropy, np.nan),
         kept=kept,
-        specific=(p > bar) & kept,
-        aape_cutoff=float(aape[kept].max()) if kept.any() else math.nan,
+        specific=(p > bar) & kept,  # third filter: the classes whose p exceeds the bar
+        aape_cutoff=float(entropy[kept].max()) if kept.any() else math.nan,
         rate_cutoff=rate_cutoff,
         probability_bar=bar,
     )

@@ -2,28 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from jaxtyping import Float
 
-from jaxdissect.counting.labelled import Activations
-from jaxdissect.errors import InputError
+from jaxdissect.counting.labelled import Activations, counted_classes, label_sets_of
+from jaxdissect.errors import require
 from jaxdissect.selection.aape import Selection, SelectionRule, select
 from jaxdissect.selection.scores import best_of_each_class
+from jaxdissect.types import Record
 
-NEURON_COLUMNS = (
-    "label_set",
-    "class",
-    "layer",
-    "neuron",
-    "probability",
-    "aape",
-    "aape_normalised",
-    "selector",
-    "score",
-)
+# Variables of `scores.nc` and attributes of a `Selection`; the cut-offs have the axis label_set alone.
+SELECTION_VARIABLES = {
+    "rate": "mean over classes of the activation probability",
+    "aape": "activation probability entropy, nats; NaN: never fires",
+    "aape_normalised": "AAPE / ln(classes); NaN for one class",
+    "kept": "by AAPE: among the neurons of lowest; by other selectors: chosen for a class",
+    "aape_cutoff": "highest AAPE kept, nats",
+    "rate_cutoff": "a kept neuron's rate exceeds this, or equals it and was placed behind; -1: none was dropped",
+    "probability_bar": "a kept neuron is specific to the classes whose p exceeds this",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,10 @@ class Neurons:
     """Class-specific neurons of every label set.
 
     Attributes:
-      scores: `rate`, `aape`, `aape_normalised`, `kept` (label_set, layer, neuron), and the cut-offs per label set.
-      neurons: a row per (class, neuron) that belong together.
-      coverage: a row per label set.
-      selections: of each label set, of its classes that have a counted token.
+      scores: `rate`, `aape`, `aape_normalised`, `kept` (label_set, layer, neuron), and the cut-offs of each label set.
+      neurons: table with a row for every class and neuron that belong together.
+      coverage: table with a row for every label set.
+      selections: selection in each label set, over its classes that have a counted token.
     """
 
     scores: xr.Dataset
@@ -48,70 +48,82 @@ def select_neurons(
 ) -> Neurons:
     """Choose class-specific neurons in every label set.
 
-    With p[c] the share of tokens of class c at which a neuron is active and q[c] = p[c] / sum of p over the classes,
+    With p[c] the fraction of tokens of class c at which a neuron is active and q[c] = p[c] / sum of p over the classes,
     its AAPE is -sum of q ln q, in nats: low for a neuron that answers to few classes.
 
     Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307).
 
-    Classes without a counted token are left out, in words of `skipped_classes` of the result's scores.
+    Classes without a counted token are left out, and named by the attribute `skipped_classes` of the result's scores.
 
     Args:
-      activations: what was counted, or its `counts`.
-      rule: the preset and its rates; default: the paper's.
-      score: another selector's, by its name (class, layer, neuron): every class gets the fraction `rule.keep` of all
-        neurons with the highest; AAPE is told beside.
+      activations: result of `collect_activations`, or its `counts`.
+      rule: preset and fractions; default: the paper's.
+      score: another selector's score (class, layer, neuron), under that selector's name: every class gets the fraction
+        `rule.keep` of all neurons with the highest score. AAPE is reported beside it.
 
     Raises:
       InputError: a label set has no class with a counted token.
     """
     counts = activations.counts if isinstance(activations, Activations) else activations
-    rule = rule or SelectionRule()
     counts = counts.transpose("class", "layer", "neuron", ...)
-    label_sets = list(dict.fromkeys(counts["label_set"].values.tolist()))
-    chosen: dict[str, Selection] = {}
-    rows, skipped = [], []
-    for name in label_sets:
-        own = counts["label_set"].values == name
-        part = counts.isel({"class": np.flatnonzero(own)})
-        has_tokens = part["tokens"].values > 0
-        skipped += [f"{name}:{label}" for label in part["class"].values[~has_tokens]]
-        if not has_tokens.any():
-            raise InputError(
-                f"The label set {name!r} has no class with a counted token: nothing can be selected. "
-                f"See clips.csv for what could not be read."
-            )
-        part = part.isel({"class": np.flatnonzero(has_tokens)})
-        chosen[name] = select(part["active_tokens"].values, part["tokens"].values, rule)
-        if score is not None:
-            part = part.assign(score=score.isel({"class": np.flatnonzero(own)[has_tokens]}))
-            specific = best_of_each_class(part["score"].values, rule.keep)
-            chosen[name] = replace(chosen[name], specific=specific, kept=np.logical_or.reduce(specific))
-        rows.append(_neuron_rows(name, part, chosen[name], None if score is None else str(score.name)))
-    neurons = pd.concat([rows[label_sets.index(name)] for name in sorted(label_sets)], ignore_index=True)
-    coverage = pd.DataFrame([_coverage(name, chosen[name]) for name in sorted(label_sets)])
-    axes = {name: counts[name] for name in ("layer", "neuron")}
+    rule = rule or SelectionRule()
     selector = "aape" if score is None else str(score.name)
-    return Neurons(_scores(chosen, axes, rule, selector, skipped), neurons, coverage, chosen)
-
-
-def _neuron_rows(label_set: str, counts: xr.Dataset, selection: Selection, selector: str | None) -> pd.DataFrame:
-    index, layer, neuron = np.nonzero(selection.specific)  # in the order (class, layer, neuron)
-    aape = selection.aape[layer, neuron]
-    values = (
-        label_set,
-        counts["class"].values[index],
-        counts["layer"].values[layer],
-        counts["neuron"].values[neuron],
-        selection.probability[index, layer, neuron],
-        aape,
-        selection.aape_normalised[layer, neuron],
-        selector or "aape",
-        aape if selector is None else counts["score"].values[index, layer, neuron],
+    selections: dict[str, Selection] = {}
+    rows, skipped = {}, []
+    for name in label_sets_of(counts):
+        classes = counted_classes(counts, name)
+        without_token = (counts["label_set"].values == name) & (counts["tokens"].values == 0)
+        skipped += [f"{name}:{label}" for label in counts["class"].values[without_token]]
+        require(
+            len(classes) > 0,
+            f"The label set {name!r} has no class with a counted token: nothing can be selected. See clips.csv for "
+            f"what could not be read.",
+        )
+        part = counts.isel({"class": classes})
+        selection = select(part["active_tokens"].values, part["tokens"].values, rule)
+        score_values = np.broadcast_to(selection.aape, selection.specific.shape)
+        if score is not None:
+            score_values = score.transpose("class", "layer", "neuron").values[classes]
+            specific = best_of_each_class(score_values, rule.keep)
+            selection = replace(selection, specific=specific, kept=specific.any(axis=0))
+        selections[name] = selection
+        rows[name] = _neuron_rows(name, part, selection, selector, score_values)
+    names = sorted(selections)
+    return Neurons(
+        _scores(counts, selections, rule, selector, skipped),
+        pd.concat([rows[name] for name in names], ignore_index=True),
+        pd.DataFrame([_coverage(name, selections[name]) for name in names]),
+        selections,
     )
-    return pd.DataFrame(dict(zip(NEURON_COLUMNS, values, strict=True)), columns=list(NEURON_COLUMNS))
 
 
-def _coverage(label_set: str, selection: Selection) -> dict[str, Any]:
+def _neuron_rows(
+    label_set: str,
+    counts: xr.Dataset,
+    selection: Selection,
+    selector: str,
+    score: Float[np.ndarray, "class layer neuron"],
+) -> pd.DataFrame:
+    """Rows of `neurons.csv` in the order (class, layer, neuron)."""
+    pairs = np.nonzero(selection.specific)
+    label, layer, neuron = pairs
+    return pd.DataFrame(
+        {
+            "label_set": label_set,
+            "class": counts["class"].values[label],
+            "layer": counts["layer"].values[layer],
+            "neuron": counts["neuron"].values[neuron],
+            "probability": selection.probability[pairs],
+            "aape": selection.aape[layer, neuron],
+            "aape_normalised": selection.aape_normalised[layer, neuron],
+            "selector": selector,
+            "score": score[pairs],
+        }
+    )
+
+
+def _coverage(label_set: str, selection: Selection) -> Record:
+    """A row of `coverage.csv`."""
     classes, pairs, kept = len(selection.specific), int(selection.specific.sum()), int(selection.kept.sum())
     covered = int(selection.specific.any(axis=(1, 2)).sum())
     return {
@@ -126,37 +138,21 @@ def _coverage(label_set: str, selection: Selection) -> dict[str, Any]:
 
 
 def _scores(
-    chosen: Mapping[str, Selection],
-    neuron_axes: Mapping[str, Any],
+    counts: xr.Dataset,
+    selections: Mapping[str, Selection],
     rule: SelectionRule,
     selector: str,
     skipped: Sequence[str],
 ) -> xr.Dataset:
+    """The dataset of `scores.nc`, with the rule among its attributes."""
     axes = ("label_set", "layer", "neuron")
-    meanings = {
-        "rate": "mean over classes of the activation probability",
-        "aape": "activation probability entropy, nats; NaN: never fires",
-        "aape_normalised": "AAPE / ln(classes); NaN for one class",
-        "kept": "by AAPE: among the neurons of lowest; by other selectors: chosen for a class",
+    arrays = {}
+    for name, meaning in SELECTION_VARIABLES.items():
+        values = np.stack([getattr(selection, name) for selection in selections.values()])
+        arrays[name] = (axes[: values.ndim], values, {"long_name": meaning})
+    coordinates = {
+        "label_set": np.array(list(selections), object),
+        "layer": counts["layer"],
+        "neuron": counts["neuron"],
     }
-    arrays: dict[str, Any] = {
-        name: (axes, np.stack([getattr(selection, name) for selection in chosen.values()]), {"long_name": meaning})
-        for name, meaning in meanings.items()
-    }
-    arrays["aape_cutoff"] = (
-        "label_set",
-        [selection.aape_cutoff for selection in chosen.values()],
-        {"long_name": "highest AAPE kept, nats"},
-    )
-    arrays["rate_cutoff"] = (
-        "label_set",
-        [selection.rate_cutoff for selection in chosen.values()],
-        {"long_name": "a kept neuron's rate exceeds this, or equals it and was placed behind; -1: none was dropped"},
-    )
-    arrays["probability_bar"] = (
-        "label_set",
-        [selection.probability_bar for selection in chosen.values()],
-        {"long_name": "a kept neuron is specific to the classes whose p exceeds this"},
-    )
-    coordinates = {"label_set": np.array(list(chosen), object), **neuron_axes}
     return xr.Dataset(arrays, coordinates, {**vars(rule), "selector": selector, "skipped_classes": ", ".join(skipped)})

@@ -1,61 +1,71 @@
 """Neuron sets in files: tables, configurations of EVAR, and the published sets that ship with the package."""
 
-import math
+import dataclasses
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, require
 from jaxdissect.runtime.files import require_regular, whole_file
 from jaxdissect.selection.neuron_sets import ClassName, NeuronSet, neuron_set
 from jaxdissect.tasks.table import WHOLE_NUMBER, read_table
+from jaxdissect.types import Record
 
-PUBLISHED = Path(__file__).with_name("published_ablations.toml")
-CONTROL = "_control"
-SUFFIXES = (".csv", ".yaml", ".yml")
+PUBLISHED_FILE = Path(__file__).with_name("published_ablations.toml")
+CONTROL_SUFFIX = "_control"  # of the name of a published set's control
+FILE_SUFFIXES = (".csv", ".yaml", ".yml")
 
 
 def read_neuron_set(source: str, part: str | None, classes: Sequence[ClassName] = ()) -> NeuronSet:
     """A neuron set from a file, or a published one.
 
     Args:
-      source: a table (`.csv`) with columns `layer` and `neuron`, such as `neurons.csv`; a configuration of EVAR
-        (`.yaml`) with `int_neurons`, pairs of layer and neuron, and `int_gain`; or the name of a set that ships with
-        the package.
+      source: path of a table (`.csv`) with columns `layer` and `neuron`, such as `neurons.csv`; path of a configuration
+        of EVAR (`.yaml`) with `int_neurons`, pairs of layer and neuron, and `int_gain`; or the name of a set that ships
+        with the package.
       part: class whose rows of a table are meant; None: all rows.
-      classes: of the task, to which names of classes are matched.
+      classes: classes of the task, to which names of classes are matched.
 
     Raises:
       InputError: there is no such set, or the file does not hold one.
     """
     path = Path(source)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in FILE_SUFFIXES:
         return _published(source, part, classes)
     if path.suffix.lower() == ".csv":
         return _from_table(path, part, classes)
-    if part is not None:
-        raise InputError(f"@{source}:{part}: a configuration of EVAR holds one neuron set: leave :{part} out.")
+    require(part is None, f"@{source}:{part}: a configuration of EVAR holds one neuron set: leave :{part} out.")
     return _from_evar(path)
 
 
-def published_sets() -> Mapping[str, Mapping[str, Any]]:
-    """The published ablations, by name: task, classes, gain, neurons, and what was reported.
+def published_sets() -> Mapping[str, Record]:
+    """The published ablations by name, each with its task, classes, gain, neurons, and reported result.
 
-    `NAME_control` is the control of an ablation, every neuron index + 1 in the same layer.
+    `NAME_control` is the control of an ablation: every neuron index + 1 in the same layer.
     """
-    sets = tomllib.loads(PUBLISHED.read_text())
-    shifted = {
-        f"{name}{CONTROL}": {**one, "classes": [], "neurons": [[layer, neuron + 1] for layer, neuron in one["neurons"]]}
-        for name, one in sets.items()
+    sets = tomllib.loads(PUBLISHED_FILE.read_text())
+    controls = {
+        name + CONTROL_SUFFIX: {
+            **published,
+            "classes": [],
+            "neurons": [[layer, neuron + 1] for layer, neuron in published["neurons"]],
+        }
+        for name, published in sets.items()
     }
-    return sets | shifted
+    return sets | controls
 
 
 def write_evar(path: Path, chosen: NeuronSet, gain: float) -> None:
-    """Write a neuron set as EVAR's configuration has it, `int_neurons` and `int_gain`."""
+    """Write a neuron set as a configuration of EVAR has it, with `int_neurons` and `int_gain`.
+
+    Args:
+      path: file to write.
+      chosen: neuron set.
+      gain: factor put on its activations.
+    """
     content = {"int_neurons": [list(pair) for pair in chosen.neurons], "int_gain": float(gain)}
     with whole_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(content, default_flow_style=None, sort_keys=False))
@@ -63,14 +73,14 @@ def write_evar(path: Path, chosen: NeuronSet, gain: float) -> None:
 
 def _published(name: str, part: str | None, classes: Sequence[ClassName]) -> NeuronSet:
     sets = published_sets()
-    if name not in sets or part is not None:
-        raise InputError(
-            f"@{name}{f':{part}' if part else ''} is neither a file ({', '.join(SUFFIXES)}) nor a published "
-            f"neuron set; published are {', '.join(f'@{known}' for known in sets)}."
-        )
-    own = [known for known in classes if known[1] in sets[name]["classes"]]
-    found = neuron_set(name, [tuple(pair) for pair in sets[name]["neurons"]], own)
-    return NeuronSet(found.name, found.neurons, found.classes, float(sets[name]["gain"]))
+    require(
+        name in sets and part is None,
+        f"@{name}{f':{part}' if part else ''} is neither a file ({', '.join(FILE_SUFFIXES)}) nor a published neuron "
+        f"set; published are {', '.join(f'@{published}' for published in sets)}.",
+    )
+    matching = [key for key in classes if key[1] in sets[name]["classes"]]
+    chosen = neuron_set(name, [(layer, neuron) for layer, neuron in sets[name]["neurons"]], matching)
+    return dataclasses.replace(chosen, gain=float(sets[name]["gain"]))
 
 
 def _from_table(path: Path, part: str | None, classes: Sequence[ClassName]) -> NeuronSet:
@@ -78,20 +88,21 @@ def _from_table(path: Path, part: str | None, classes: Sequence[ClassName]) -> N
     rows = list(range(len(columns["layer"])))
     if part is not None:
         rows = [row for row in rows if columns["class"][row] == part]
-        if not rows:
-            raise InputError(f"@{path}:{part}: the table has no row of the class {part!r}.")
+        require(len(rows) > 0, f"@{path}:{part}: the table has no row of the class {part!r}.")
         label_sets = sorted({columns["label_set"][row] for row in rows} if "label_set" in columns else ())
-        if len(label_sets) > 1:
-            raise InputError(
-                f"@{path}:{part}: the label sets {', '.join(label_sets)} of the table all have the class {part!r}: "
-                f"keep the rows of one."
-            )
+        require(
+            len(label_sets) < 2,
+            f"@{path}:{part}: the label sets {', '.join(label_sets)} of the table all have the class {part!r}: keep "
+            f"the rows of one.",
+        )
     for row in rows:
         for column in ("layer", "neuron"):
-            if not WHOLE_NUMBER.fullmatch(columns[column][row]):
-                raise InputError(f"{path}: {column} must be a whole number, found {columns[column][row]!r}.")
+            cell = columns[column][row]
+            require(
+                WHOLE_NUMBER.fullmatch(cell) is not None, f"{path}: {column} must be a whole number, found {cell!r}."
+            )
     pairs = [(int(columns["layer"][row]), int(columns["neuron"][row])) for row in rows]
-    return neuron_set(str(path), pairs, [known for known in classes if part is not None and known[1] == part])
+    return neuron_set(str(path), pairs, [key for key in classes if part is not None and key[1] == part])
 
 
 def _from_evar(path: Path) -> NeuronSet:
@@ -103,17 +114,18 @@ def _from_evar(path: Path) -> NeuronSet:
     if not isinstance(content, dict) or "int_neurons" not in content:
         raise InputError(f"{path} must be a configuration of EVAR with the key int_neurons: pairs of layer and neuron.")
     pairs, gain = content["int_neurons"], content.get("int_gain")
-    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
-        odd = next((pair for pair in pairs if not _is_pair(pair)), pairs) if isinstance(pairs, list) else pairs
-        raise InputError(f"{path}: int_neurons must be a list of pairs [layer, neuron], found {str(odd)[:80]}.")
-    number = isinstance(gain, int | float) and not isinstance(gain, bool) and abs(gain) < math.inf
-    if gain is not None and not (number and abs(gain) < 1e300):
+    # What is shown is the first item that is no pair, or all of what is no list.
+    wrong = [pair for pair in pairs if not _is_pair(pair)] if isinstance(pairs, list) else [pairs]
+    if wrong:
+        raise InputError(f"{path}: int_neurons must be a list of pairs [layer, neuron], found {str(wrong[0])[:80]}.")
+    # A bool is an int to Python. NaN, infinity, and an int that is no float64 fail the comparison.
+    is_number = isinstance(gain, int | float) and not isinstance(gain, bool)
+    if gain is not None and not (is_number and abs(gain) <= sys.float_info.max):
         raise InputError(f"{path}: int_gain must be a finite number, found {gain!r}.")
-    found = neuron_set(str(path), [(layer, neuron) for layer, neuron in pairs])
-    return NeuronSet(found.name, found.neurons, (), None if gain is None else float(gain))
+    chosen = neuron_set(str(path), [(layer, neuron) for layer, neuron in pairs])
+    return dataclasses.replace(chosen, gain=None if gain is None else float(gain))
 
 
-def _is_pair(pair: Any) -> bool:
-    return (
-        isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)  # a bool is no index
-    )
+def _is_pair(pair: object) -> bool:
+    """Whether a value is a list of two whole numbers; a bool is none."""
+    return isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)

@@ -1,7 +1,4 @@
-"""The overlap of neuron sets.
-
-Source of the coefficient: Jaccard, as in Kawamura et al. (arXiv:2602.15307): |A n B| / |A u B|.
-"""
+"""The overlap of neuron sets: shared neurons and Jaccard coefficients."""
 
 from dataclasses import dataclass
 
@@ -14,9 +11,9 @@ class Overlap:
     """How much the neuron sets of classes overlap.
 
     Attributes:
-      size_a, size_b: neurons of each class.
-      shared: that two classes have in common.
-      jaccard: shared / in either; 0 where both have none.
+      size_a, size_b: number of neurons of each class.
+      shared: number of neurons that two classes have in common.
+      jaccard: Jaccard coefficient of two classes; 0 where both have no neuron.
     """
 
     size_a: Int[np.ndarray, " class_a"]
@@ -26,15 +23,28 @@ class Overlap:
 
 
 def overlap(a: Bool[np.ndarray, "class_a *axes"], b: Bool[np.ndarray, "class_b *axes"]) -> Overlap:
-    """Overlap of every set of one list with every set of another, over the same neurons."""
+    """Overlap of every set of one list with every set of another list.
+
+    Args:
+      a, b: neuron sets of the classes, as masks over the same neurons.
+    """
     flat_a, flat_b = (sets.reshape(len(sets), -1) for sets in (a, b))
     size_a, size_b = flat_a.sum(axis=1), flat_b.sum(axis=1)
-    used = flat_a.any(axis=0) & flat_b.any(axis=0)
+    used = flat_a.any(axis=0) & flat_b.any(axis=0)  # few of all neurons: the product below is of these alone
     shared = flat_a[:, used].astype(np.int64) @ flat_b[:, used].T.astype(np.int64)
     return Overlap(size_a, size_b, shared, jaccard(shared, size_a[:, None], size_b))
 
 
-def jaccard(shared: np.ndarray, size_a: np.ndarray, size_b: np.ndarray) -> Float[np.ndarray, "*axes"]:
-    """|A n B| / |A u B|; 0 where both sets are empty."""
+def jaccard(
+    shared: Int[np.ndarray, "*axes"], size_a: Int[np.ndarray, "..."], size_b: Int[np.ndarray, "..."]
+) -> Float[np.ndarray, "*axes"]:
+    """Jaccard coefficient `|A n B| / |A u B|` of two sets; 0 where both sets are empty.
+
+    Source: as in Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307).
+
+    Args:
+      shared: number of neurons that both sets have.
+      size_a, size_b: sizes of the sets, broadcast against `shared`.
+    """
     either = size_a + size_b - shared
     return np.divide(shared, either, out=np.zeros(np.shape(shared)), where=either > 0)

@@ -1,17 +1,18 @@
-"""Every selector's score of every class and neuron of a run, as labelled arrays."""
+"""Every selector's score of every class and neuron of a run, as labelled arrays, and how far selectors agree."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Bool, Int, UInt16
+from jaxtyping import Bool, Float, Int, UInt16
 
+from jaxdissect.counting.labelled import counted_classes, label_sets_of
 from jaxdissect.runtime.progress import progress_bar
-from jaxdissect.selection.aape import activation_probability
+from jaxdissect.selection.aape import Selection, activation_probability
 from jaxdissect.selection.scores import agreement, best_of_each_class, class_selectivity, d_prime, rank_scores
 
-MEANINGS = {
+SCORES = {
     "probability": "activation probability: active tokens / tokens of the class",
     "class_selectivity": "(p - mean p of the other classes) / (their sum)",
     "d_prime": "difference of the mean activations of class and rest, in standard deviations",
@@ -19,7 +20,7 @@ MEANINGS = {
     "average_precision": "average precision of the same",
 }
 AXES = ("class", "layer", "neuron")
-AT_ONCE = 2**22  # of clips x neurons
+RANKED_AT_ONCE = 2**22  # active shares (clips x neurons) that are ranked together, which bounds the memory
 
 
 def class_scores(
@@ -28,33 +29,35 @@ def class_scores(
     clip_tokens: Int[np.ndarray, " clip"] | None = None,
     members: Bool[np.ndarray, "clip class"] | None = None,
 ) -> xr.Dataset:
-    """Scores beside AAPE, each label set by itself; float32, NaN where a class has no counted token.
+    """Scores beside AAPE, within each label set; float32, NaN where a class has no counted token.
+
+    The scores of `FROM_CLIPS` need the last three arguments, and are left out without them.
 
     Args:
-      counts: of classes, as in `activations.nc`.
-      clip_counts, clip_tokens, members: of every clip, for the scores that need them; all or none.
+      counts: counts of the classes, as in `activations.nc`; some class of each label set has a counted token.
+      clip_counts: active tokens of every clip.
+      clip_tokens: counted tokens of every clip.
+      members: classes of every clip.
     """
     counts = counts.transpose(*AXES, ...)
-    names = list(MEANINGS)[: 3 if clip_counts is None else None]
-    found = {name: np.full(counts["active_tokens"].shape, np.nan, np.float32) for name in names}
-    for label_set in dict.fromkeys(counts["label_set"].values.tolist()):
-        own = np.flatnonzero((counts["label_set"].values == label_set) & (counts["tokens"].values > 0))
-        if not len(own):
-            continue
-        part = counts.isel({"class": own})
-        p = activation_probability(part["active_tokens"].values, part["tokens"].values)
-        found["probability"][own], found["class_selectivity"][own] = p, class_selectivity(p)
-        found["d_prime"][own] = d_prime(
-            part["sum"].values, part["sum_squares"].values, part["tokens"].values,
-            counts["total_sum"].values, counts["total_sum_squares"].values, int(counts["total_tokens"]),
-        )  # fmt: skip
+    names = list(SCORES)[: 3 if clip_counts is None else None]
+    scores = {name: np.full(counts["active_tokens"].shape, np.nan, np.float32) for name in names}
+    for label_set in label_sets_of(counts):
+        classes = counted_classes(counts, label_set)
+        part = counts.isel({"class": classes})
+        tokens = part["tokens"].values
+        p = activation_probability(part["active_tokens"].values, tokens)
+        scores["probability"][classes], scores["class_selectivity"][classes] = p, class_selectivity(p)
+        totals = (counts[f"total_{name}"].values for name in ("sum", "sum_squares"))
+        scores["d_prime"][classes] = d_prime(
+            part["sum"].values, part["sum_squares"].values, tokens, *totals, int(counts["total_tokens"])
+        )
         if clip_counts is not None and clip_tokens is not None and members is not None:
-            clips = np.flatnonzero(members[:, own].any(axis=1) & (clip_tokens > 0))
-            scores = _rank_scores(clip_counts, clip_tokens, clips, members[np.ix_(clips, own)])
-            for name, values in zip(("auroc", "average_precision"), scores, strict=True):
-                found[name][own] = values
+            clips = np.flatnonzero(members[:, classes].any(axis=1) & (clip_tokens > 0))
+            ranked = _rank_scores(clip_counts, clip_tokens, clips, members[np.ix_(clips, classes)])
+            scores["auroc"][classes], scores["average_precision"][classes] = ranked
     return xr.Dataset(
-        {name: (AXES, values, {"long_name": MEANINGS[name]}) for name, values in found.items()},
+        {name: (AXES, values, {"long_name": SCORES[name]}) for name, values in scores.items()},
         {"class": ("class", counts["class"].values), "class_label_set": ("class", counts["label_set"].values)},
     )
 
@@ -62,46 +65,39 @@ def class_scores(
 def _rank_scores(
     clip_counts: UInt16[np.ndarray, "clip layer neuron"],
     clip_tokens: Int[np.ndarray, " clip"],
-    clips: Int[np.ndarray, " some"],
-    members: Bool[np.ndarray, "some class"],
-) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and average precision (class, layer, neuron) of some clips, some neurons at a time."""
+    clips: Int[np.ndarray, " ranked"],
+    members: Bool[np.ndarray, "ranked class"],
+) -> Float[np.ndarray, "2 class layer neuron"]:
+    """AUROC and average precision over the clips numbered `clips`, a range of neurons at a time."""
     _, layers, neurons = clip_counts.shape
-    found = np.full((2, members.shape[1], layers, neurons), np.nan, np.float32)
-    width = max(1, AT_ONCE // len(clips))
+    scores = np.full((2, members.shape[1], layers, neurons), np.nan, np.float32)
+    width = max(1, RANKED_AT_ONCE // len(clips))
     with progress_bar(what="Scoring neurons", total=layers * neurons, unit="neuron") as bar:
         for layer in range(layers):
-            for at in range(0, neurons, width):
-                some = slice(at, at + width)
-                shares = clip_counts[clips, layer, some] / clip_tokens[clips, None].astype(np.float32)
-                found[:, :, layer, some] = rank_scores(shares.astype(np.float32), members)
-                bar.update(shares.shape[1])
-    return found[0], found[1]
+            for start in range(0, neurons, width):
+                chunk = slice(start, start + width)
+                # Only these clips and neurons are read from a memory-mapped file; shares are float32, as scores are.
+                active_share = clip_counts[clips, layer, chunk] / clip_tokens[clips, None].astype(np.float32)
+                scores[:, :, layer, chunk] = rank_scores(active_share.astype(np.float32), members)
+                bar.update(active_share.shape[1])
+    return scores
 
 
-def agreement_table(
-    scores: xr.Dataset,
-    aape: Mapping[str, np.ndarray],
-    specific: Mapping[str, np.ndarray],
-    label_set: xr.DataArray,
-    keep: float,
-) -> pd.DataFrame:
-    """How far selectors agree in each label set.
+def agreement_table(scores: xr.Dataset, selections: Mapping[str, Selection], keep: float) -> pd.DataFrame:
+    """How far selectors agree in each label set; a row for every two selectors, `aape` among them.
 
     Args:
-      scores: of `class_scores`.
-      aape: AAPE of every neuron, by label set.
-      specific: pairs that AAPE has selected, by label set, of its classes with a counted token.
-      label_set: of each class.
+      scores: result of `class_scores`.
+      selections: selection by AAPE in each label set.
       keep: fraction of the neurons that the other selectors choose for each class.
     """
     tables = []
-    for name, values in aape.items():
-        own = np.flatnonzero((label_set.values == name) & ~np.isnan(scores["probability"].values).all(axis=(1, 2)))
-        by_name = {str(kind): scores[kind].values[own].astype(np.float64) for kind in scores}
-        chosen = {kind: best_of_each_class(one, keep) for kind, one in by_name.items()}
-        low_entropy = np.broadcast_to(-values, (len(own), *values.shape))
-        rows = agreement({"aape": low_entropy, **by_name}, {"aape": specific[name], **chosen})
-        tables.append(pd.DataFrame(rows).assign(label_set=name))
-    found = pd.concat(tables, ignore_index=True)
-    return found[["label_set", *(column for column in found if column != "label_set")]]
+    counted = ~np.isnan(scores["probability"].values).all(axis=(1, 2))
+    for label_set, selection in selections.items():
+        classes = np.flatnonzero((scores["class_label_set"].values == label_set) & counted)
+        by_name = {str(name): scores[name].values[classes].astype(np.float64) for name in scores}
+        chosen = {name: best_of_each_class(values, keep) for name, values in by_name.items()}
+        low_entropy = np.broadcast_to(-selection.aape, selection.specific.shape)  # high is more, as of the others
+        rows = agreement({"aape": low_entropy, **by_name}, {"aape": selection.specific, **chosen})
+        tables.append(pd.DataFrame([{"label_set": label_set, **row} for row in rows]))
+    return pd.concat(tables, ignore_index=True)

@@ -19,7 +19,7 @@ from jaxdissect.runtime.state_files import remove_states
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
 from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import Neurons, select_neurons
-from jaxdissect.selection.score_tables import MEANINGS, agreement_table, class_scores
+from jaxdissect.selection.score_tables import SCORES, agreement_table, class_scores
 from jaxdissect.selection.scores import FROM_CLIPS
 from jaxdissect.significance.assess import LEVEL, CertaintyOptions
 from jaxdissect.significance.tables import DRAWN, OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
@@ -104,10 +104,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         found = assess_neurons(clips, counts, neurons, rule, certainty, states, of)
         neurons, null = with_certainty(neurons, counts, found), null_dataset(neurons, counts, found)
         chosen |= {name: neurons.scores.attrs[name] for name in DRAWN}
-    table = agreement_table(
-        score, {name: one.aape for name, one in by_aape.selections.items()},
-        {name: one.specific for name, one in by_aape.selections.items()}, counts["label_set"], rule.keep,
-    )  # fmt: skip
+    table = agreement_table(score, by_aape.selections, rule.keep)
     with run.locked(), under_way("Writing scores and tables"):
         beside = _scores_of_classes(run, counted)
         forget_neurons(run)
@@ -170,7 +167,7 @@ def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
         scores = read_netcdf(run.file("scores.nc"))
     except InputError:
         return xr.Dataset()
-    own = (*OF_PAIRS, *MEANINGS)  # are made anew
+    own = (*OF_PAIRS, *SCORES)  # are made anew
     return scores[[name for name in scores if "class" in scores[name].dims and name not in own]].drop_attrs(deep=False)
 
 

@@ -20,7 +20,7 @@ from jaxdissect.runtime.progress import under_way
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import write_csv
 from jaxdissect.selection.labelled import Neurons
-from jaxdissect.selection.neuron_set_files import CONTROL, published_sets
+from jaxdissect.selection.neuron_set_files import CONTROL_SUFFIX, published_sets
 from jaxdissect.selection.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
 from jaxdissect.selection.neuron_table import read_specific
 from jaxdissect.stages.ablate import AblateOptions, AblateResult, check_ahead, run_ablate
@@ -99,7 +99,7 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
         run=options.run, seeds=options.seeds, learning_rate=options.learning_rate, batch_size=options.batch_size
     )
     ablating = AblateOptions(
-        run=options.run, neurons=(f"@{name}", f"@{name}{CONTROL}"), controls=options.controls, seed=options.seed,
+        run=options.run, neurons=(f"@{name}", f"@{name}{CONTROL_SUFFIX}"), controls=options.controls, seed=options.seed,
         causal_map=False,
     )  # fmt: skip
     if name is not None:  # a mistake is told before the long count, not after
@@ -136,7 +136,7 @@ def _require_published(name: str, encoder: Encoder, task: Task) -> list[NeuronSe
             f"--data {task.data}: the table of {task.name} lacks the published classes {', '.join(missing)}; it has "
             f"{', '.join(classes[:12])}."
         )
-    return [_as_set(name), _as_set(f"{name}{CONTROL}")]
+    return [_as_set(name), _as_set(f"{name}{CONTROL_SUFFIX}")]
 
 
 def _as_set(name: str) -> NeuronSet:
@@ -168,9 +168,11 @@ def _overlap_rows(own: NeuronSet, published: NeuronSet, neurons: int) -> list[tu
 
 def _ablation_rows(published: Mapping[str, Any], table: pd.DataFrame, name: str) -> list[tuple[str, str, float, float]]:
     rows = []
-    by_set = {kind: table[table["intervention"] == f"@{name}{kind}"].set_index("class") for kind in ("", CONTROL)}
+    by_set = {
+        kind: table[table["intervention"] == f"@{name}{kind}"].set_index("class") for kind in ("", CONTROL_SUFFIX)
+    }
     for label, clips in published["test_clips"].items():
-        target, control = by_set[""].loc[label], by_set[CONTROL].loc[label]
+        target, control = by_set[""].loc[label], by_set[CONTROL_SUFFIX].loc[label]
         before = published["accuracy"][label] - published["change"][label]
         of_control = published.get("control_change", {}).get(label, np.nan)
         rows += [

@@ -83,7 +83,7 @@ def test_any_expression_is_what_pythons_sets_make_of_it(seed):
         ("f", "the class 'f' is ambiguous: write gender:f or speaker:f"),
         ("not so-good", "there is no class 'not'"),
         ('"ANG', "cannot be read"),
-        ("emotion::ANG", "there is no class 'emotion'"),
+        ("emotion::ANG", "'::ANG' cannot be read"),
         ("@set.csv", "files cannot be read here"),
     ],
 )
