@@ -85,7 +85,7 @@ def select_neurons(
         if score is not None:
             score_values = score.transpose("class", "layer", "neuron").values[classes]
             specific = best_of_each_class(score_values, rule.keep)
-            selection = replace(selection, specific=specific, kept=specific.any(axis=0))
+            selection = replace(selection, specific=specific, kept=np.logical_or.reduce(specific))
         selections[name] = selection
         rows[name] = _neuron_rows(name, part, selection, selector, score_values)
     names = sorted(selections)

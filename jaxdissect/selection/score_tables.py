@@ -45,13 +45,11 @@ def class_scores(
     for label_set in label_sets_of(counts):
         classes = counted_classes(counts, label_set)
         part = counts.isel({"class": classes})
-        tokens = part["tokens"].values
-        p = activation_probability(part["active_tokens"].values, tokens)
+        p = activation_probability(part["active_tokens"].values, part["tokens"].values)
         scores["probability"][classes], scores["class_selectivity"][classes] = p, class_selectivity(p)
-        totals = (counts[f"total_{name}"].values for name in ("sum", "sum_squares"))
-        scores["d_prime"][classes] = d_prime(
-            part["sum"].values, part["sum_squares"].values, tokens, *totals, int(counts["total_tokens"])
-        )
+        of_classes = part["sum"].values, part["sum_squares"].values, part["tokens"].values
+        of_all = counts["total_sum"].values, counts["total_sum_squares"].values, int(counts["total_tokens"])
+        scores["d_prime"][classes] = d_prime(*of_classes, *of_all)
         if clip_counts is not None and clip_tokens is not None and members is not None:
             clips = np.flatnonzero(members[:, classes].any(axis=1) & (clip_tokens > 0))
             ranked = _rank_scores(clip_counts, clip_tokens, clips, members[np.ix_(clips, classes)])
