@@ -5,23 +5,24 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxdissect.audio.log_mel import LogMel
 from jaxdissect.encoder.foreign import load_foreign
 from jaxdissect.encoder.m2d import M2D
-from jaxdissect.encoder.protocol import Encoder
+from jaxdissect.encoder.protocol import Encoder, Variables, head_shapes
 from jaxdissect.encoder.shipped import shipped_encoder, shipped_encoders
-from jaxdissect.encoder.vit import ViT, ViTConfig
-from jaxdissect.errors import InputError
+from jaxdissect.encoder.vit import ViTConfig, init_vit
+from jaxdissect.errors import InputError, require
 from jaxdissect.runtime.array_trees import read_arrays, write_arrays
 from jaxdissect.runtime.files import new_folder, require_regular
+from jaxdissect.types import Record
 
-FORMAT = 1
+FORMAT = 1  # of encoder.json and params/; raised when their meaning changes
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 STORAGES = {"float32": jnp.float32, "float16": jnp.float16}
 
@@ -32,83 +33,79 @@ def save_encoder(
     """Write an encoder directory; it appears whole or not at all.
 
     Args:
-      encoder: to write.
-      path: the directory.
+      encoder: encoder to write.
+      path: directory to make.
       storage: type in which parameters are kept; "float16" halves the size and rounds them. They compute in float32
         all the same.
-      files: further text files of the directory.
+      files: further text files of the directory, by name.
 
     Raises:
       InputError: `path` exists already, or cannot be written; `storage` is unknown, or cannot hold the parameters.
     """
-    if storage not in STORAGES:
-        raise InputError(f"--storage must be one of {', '.join(STORAGES)}, got {storage!r}.")
+    require(storage in STORAGES, f"storage must be one of {', '.join(STORAGES)}, got {storage!r}.")
     stored = _cast_params(encoder.variables, STORAGES[storage])
-    if storage != "float32" and not _finite(stored) and _finite(encoder.variables):
-        raise InputError(f"--storage {storage} cannot hold parameters as large as this encoder's: choose float32.")
-    encoder = dataclasses.replace(encoder, variables=_cast_params(stored, jnp.float32))  # rounded, as it will be read
+    require(
+        _finite(stored) or not _finite(encoder.variables),
+        f"storage {storage!r} cannot hold parameters as large as this encoder's: choose 'float32'.",
+    )
+    # The fingerprint is that of the encoder as it will be read: with its parameters rounded.
+    encoder = dataclasses.replace(encoder, variables=_cast_params(stored, jnp.float32))
     head = encoder.variables.get("head")
     description = {
         "format": FORMAT,
         "name": encoder.name,
         **encoder.settings(),
-        "norm_stats": [float(value) for value in encoder.variables["front_end"]["norm_stats"]],
+        "norm_stats": _norm_stats(encoder),
         "head_classes": None if head is None else len(head["bias"]),
         "storage": storage,
         "fingerprint": fingerprint(encoder),
         "source": {key: value for key, value in encoder.source.items() if key != "licence"},
         "licence": encoder.source.get("licence", "unknown"),
     }
+    # The description last of the texts, so that no file of the caller's takes its place.
     with new_folder(Path(path)) as folder:
         for name, text in {**(files or {}), "encoder.json": json.dumps(description, indent=2) + "\n"}.items():
             (folder / name).write_text(text)
         write_arrays(folder / "params", stored)
 
 
-def _finite(variables: Any) -> bool:
-    return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(variables["params"]))
-
-
 def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
     """Load an encoder directory, one that ships with the project, or call a factory given as "package.module:factory".
 
     Args:
-      path: the directory, the name of a shipped encoder ("supervised_tiny"), or the factory; a factory is called as
+      path: directory, name of a shipped encoder ("supervised_tiny"), or factory; a factory is called as
         `factory(dtype=jnp.float32)`, or with `jnp.bfloat16`, and returns an `Encoder`.
-      dtype: of the computation, "float32" (float32 products) or "bfloat16".
+      dtype: type of the computation, "float32" (float32 products) or "bfloat16".
 
     Raises:
       InputError: no encoder is there, or it is not what its `encoder.json` says.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    require(dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     folder = Path(path)
-    if not folder.exists() and ":" in str(path):
-        return load_foreign(str(path), DTYPES[dtype])
     if not folder.exists():
+        if ":" in str(path):
+            return load_foreign(str(path), DTYPES[dtype])
         folder = shipped_encoder(str(path)) or folder
     description = _read_description(folder)
     try:
         config = ViTConfig(**description["vit"])
         front_end = LogMel(**description["front_end"])
         source = {**description["source"], "licence": description["licence"]}
-        target = _target(config, front_end, description["head_classes"])
         storage = STORAGES[description.get("storage", "float32")]
-        stored = read_arrays(
-            folder / "params", _cast_params(target, storage), "encoder.json", "convert the checkpoint again"
-        )
+        target = _shapes(config, front_end, description["head_classes"], storage)
+        stored = read_arrays(folder / "params", target, "encoder.json", "convert the checkpoint again")
         variables = _cast_params(stored, jnp.float32)
         encoder = M2D(description["name"], config, front_end, variables, DTYPES[dtype], source)
         expected = description["fingerprint"], description["norm_stats"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:  # of a description that somebody has edited
         raise InputError(
             f"{folder / 'encoder.json'} lacks or misnames an entry ({error}): convert the checkpoint again."
         ) from error
-    if expected != (fingerprint(encoder), [float(value) for value in variables["front_end"]["norm_stats"]]):
-        raise InputError(
-            f"{folder} was changed after it was converted: its numbers do not match the fingerprint in encoder.json. "
-            f"Convert the checkpoint again."
-        )
+    require(
+        expected == (fingerprint(encoder), _norm_stats(encoder)),
+        f"{folder} was changed after it was converted: its numbers do not match the fingerprint in encoder.json. "
+        f"Convert the checkpoint again.",
+    )
     return encoder
 
 
@@ -118,14 +115,16 @@ def fingerprint(encoder: Encoder) -> str:
         json.dumps([encoder.neurons, encoder.sample_rate, encoder.settings()], sort_keys=True).encode()
     )
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(encoder.variables))
+    # Sorted by path, so that kinds of mapping that flatten in different orders give one fingerprint.
     for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
         array = np.asarray(leaf)
+        # Path, type and shape too: by their bytes alone, two arrays are the same as one of both.
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def _read_description(folder: Path) -> Record:
     file = folder / "encoder.json"
     require_regular(file)
     try:
@@ -138,39 +137,35 @@ def _read_description(folder: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}): convert the checkpoint again.") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise InputError(
-            f"{file} must be an encoder description of format {FORMAT}: convert the checkpoint again with this version."
-        )
+    require(
+        isinstance(description, dict) and description.get("format") == FORMAT,
+        f"{file} must be an encoder description of format {FORMAT}: convert the checkpoint again with this version.",
+    )
     return description
 
 
-def _target(config: ViTConfig, front_end: LogMel, head_classes: int | None) -> dict[str, Any]:
-    """Shapes of everything in `params/`."""
-
-    def array(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    dummy = array(1, config.patch_frames, config.bands)
-    target = {
-        "params": jax.eval_shape(ViT(config).init, jax.random.key(0), dummy)["params"],
-        "front_end": {"mel_filters": array(front_end.n_fft // 2 + 1, front_end.bands), "norm_stats": array(2)},
-    }
+def _shapes(config: ViTConfig, front_end: LogMel, head_classes: int | None, dtype: DTypeLike) -> Variables:
+    """Shapes and types of everything in `params/`."""
+    shapes: Record = {"front_end": {"mel_filters": (front_end.n_fft // 2 + 1, front_end.bands), "norm_stats": (2,)}}
     if head_classes is not None:
-        features = config.grid[0] * config.width
-        target["head"] = {
-            "mean": array(features),
-            "variance": array(features),
-            "kernel": array(features, head_classes),
-            "bias": array(head_classes),
-        }
+        shapes["head"] = head_shapes(config.grid[0] * config.width, head_classes)
+
+    def variables() -> Variables:  # traced, never computed
+        zeros = jax.tree.map(jnp.zeros, shapes, is_leaf=lambda node: isinstance(node, tuple))
+        return _cast_params({"params": init_vit(config, jax.random.key(0)), **zeros}, dtype)
+
+    target: Variables = jax.eval_shape(variables)
     return target
 
 
-def _cast_params(variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+def _cast_params(variables: Variables, dtype: DTypeLike) -> Variables:
     """Variables with the parameters of the ViT in another type; the front end and a task head stay float32."""
+    return {**variables, "params": jax.tree.map(lambda leaf: leaf.astype(dtype), variables["params"])}
 
-    def cast(leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct(leaf.shape, dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
 
-    return {**variables, "params": jax.tree.map(cast, variables["params"])}
+def _finite(variables: Variables) -> bool:
+    return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(variables["params"]))
+
+
+def _norm_stats(encoder: M2D) -> list[float]:
+    return [float(value) for value in encoder.variables["front_end"]["norm_stats"]]

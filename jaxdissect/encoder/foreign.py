@@ -1,124 +1,49 @@
-"""Encoders that a user brings: what goes wrong in the user's own code is told with the line of it.
+"""Encoders that a user brings as "package.module:factory": wrapped, so that mistakes in them name the user's line.
 
-A factory's encoder is wrapped where it comes in, so every stage calls the user's code through one place: an exception
-becomes an `InputError` that names the part of the protocol and the user's line, with the exception as its cause.
+A factory's encoder is wrapped where it comes in, so every stage calls the user's code through one place.
 """
 
-import contextlib
 import copy
-import dataclasses
 import importlib
 import inspect
 import json
-import linecache
-import sysconfig
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PyTree
 
 from jaxdissect.encoder.m2d import M2D
-from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, TokenLayout
-from jaxdissect.errors import InputError
-from jaxdissect.runtime.files import first_line
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, TokenLayout, Variables
+from jaxdissect.encoder.user_code import UserCode, holds_arrays, user_line
+from jaxdissect.errors import InputError, require
+from jaxdissect.types import Record
 
-ATTRIBUTES = ("name", "sample_rate", "module", "variables", "neurons")
-PROTOCOL = (*ATTRIBUTES, "front_end", "embed", "token_layout", "settings")
-MISSING = object()
-LIBRARIES = ("jaxdissect", "jax", "jaxlib", "flax")
-INSTALLED = {"site-packages", "dist-packages"}
-STANDARD = Path(sysconfig.get_path("stdlib"))
-
-
-@dataclasses.dataclass(frozen=True)
-class UserCode:
-    """Calls a user's code.
-
-    Attributes:
-      encoder: as `--encoder` names it, package.module:factory.
-    """
-
-    encoder: str
-
-    @contextlib.contextmanager
-    def part(self, name: str, called: Any = None) -> Iterator[None]:
-        """What is raised inside is a mistake in the user's code; an `InputError` is told already.
-
-        Args:
-          name: of the part of the protocol, for people.
-          called: the function; its place is told where no line of the user's was reached.
-
-        Raises:
-          InputError: names the part, the exception and the user's line.
-        """
-        try:
-            yield
-        except InputError:
-            raise
-        except Exception as error:  # whatever somebody else's code raises
-            package = self.encoder.partition(":")[0].partition(".")[0]
-            place = user_line(error, package) or definition(called)
-            raise InputError(
-                f"--encoder {self.encoder}: {name} raised {type(error).__name__}: {first_line(error).rstrip('.')}"
-                f"{f'; {place}' if place else ''}. See docs/encoders.md."
-            ) from error
-
-    def wrong(self, name: str, rule: str, found: str) -> InputError:
-        """A part of the protocol that is, or returns, something else than it must."""
-        return InputError(f"--encoder {self.encoder}: {name} must {rule}, found {found}. See docs/encoders.md.")
+# What each attribute of the protocol must be, and the check of it.
+ATTRIBUTES: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "name": ("be a text", lambda value: isinstance(value, str)),
+    "sample_rate": ("be a positive whole number, in Hz", lambda value: isinstance(value, int) and value > 0),
+    "module": ("be a Linen module", lambda value: isinstance(value, nn.Module)),
+    "variables": (
+        "be a mapping whose leaves are arrays",
+        lambda value: isinstance(value, Mapping) and holds_arrays(value),
+    ),
+    "neurons": ("be a text, the pattern of module paths", lambda value: isinstance(value, str)),
+}
+METHODS = ("front_end", "embed", "token_layout", "settings")
+ABSENT = object()
 
 
-def user_line(error: BaseException, package: str) -> str | None:
-    """File, line and source text of the user's code in which an exception was raised; None: in none of it.
-
-    That is the innermost line of the user's package, or else of whatever is neither installed nor Python's own.
-
-    Args:
-      error: as it was caught, before JAX has taken frames out.
-      package: the user's, e.g. "mine".
-    """
-    if isinstance(error, SyntaxError) and error.filename:
-        return _place(error.filename, error.lineno or 0, error.text or "")
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    names = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames]
-    own = [one for one, name in zip(frames, names, strict=True) if name == package]
-    apart = [
-        one
-        for one, name in zip(frames, names, strict=True)
-        if name not in LIBRARIES and not _is_installed(one[0].f_code.co_filename)
-    ]
-    if not (own or apart):
-        return None
-    frame, line = (own or apart)[-1]
-    return _place(frame.f_code.co_filename, line, linecache.getline(frame.f_code.co_filename, line))
-
-
-def definition(called: Any) -> str | None:
-    """Where a function is defined, for what was raised at its call: too many arguments, a missing one."""
-    code = getattr(inspect.unwrap(called) if callable(called) else None, "__code__", None)
-    return None if code is None else _place(code.co_filename, code.co_firstlineno, f"def {code.co_name}")
-
-
-def _is_installed(file: str) -> bool:
-    path = Path(file)
-    return file.startswith("<") or not INSTALLED.isdisjoint(path.parts) or path.is_relative_to(STANDARD)
-
-
-def _place(file: str, line: int, text: str) -> str:
-    return f"{file}, line {line}" + (f": `{text.strip()[:200]}`" if text.strip() else "")
-
-
-def load_foreign(path: str, dtype: Any) -> Encoder:
+def load_foreign(path: str, dtype: DTypeLike) -> Encoder:
     """Call a factory given as "package.module:factory".
 
     Args:
-      path: of the factory; it is called as `factory(dtype=dtype)`.
-      dtype: of the computation.
+      path: name of the factory, which is called as `factory(dtype=dtype)`.
+      dtype: type of the computation.
 
     Raises:
       InputError: the factory cannot be imported, raises, or does not return an encoder.
@@ -131,204 +56,171 @@ def load_foreign(path: str, dtype: Any) -> Encoder:
 
 
 def _factory(code: UserCode) -> Any:
-    """What the path names; calling it is the user's code already."""
-    module, _, name = code.encoder.partition(":")
+    """The object that the path names; if it cannot be called, calling it is the user's mistake."""
+    module, _, name = code.factory.partition(":")
+    # Beginning of two messages.
+    not_importable = f"{code.factory}: neither a directory nor an importable package.module:factory"
     try:
         imported = importlib.import_module(module)
-    except Exception as error:  # importing somebody else's module can raise anything
-        if user_line(error, module.partition(".")[0]) is not None:
-            with code.part(f"importing {module}"):
-                raise
-        raise _not_importable(code.encoder, error) from error
-    try:
-        return getattr(imported, name)
-    except AttributeError as error:
-        raise _not_importable(code.encoder, error) from error
+    except Exception as error:  # importing a user's module can raise anything
+        if user_line(error, module.partition(".")[0]) is None:  # the module itself is not there
+            raise InputError(f"{not_importable} ({error}).") from error
+        with code.part(f"importing {module}"):  # the module is there, and a line of the user's failed
+            raise
+    require(hasattr(imported, name), f"{not_importable} (module {module!r} has no attribute {name!r}).")
+    return getattr(imported, name)
 
 
-def _not_importable(path: str, error: Exception) -> InputError:
-    return InputError(f"{path}: neither a directory nor an importable package.module:factory ({error}).")
+def guarded(encoder: object, code: UserCode) -> Encoder:
+    """A user's encoder, wrapped and checked; an `M2D` is returned as it is.
 
-
-def guarded(encoder: Any, code: UserCode) -> Encoder:
-    """An encoder whose mistakes are told with the user's line; one of ours is left as it is.
+    Args:
+      encoder: object that the user's factory returned.
+      code: caller of the user's code.
 
     Raises:
-      InputError: it is no encoder.
+      InputError: the object is no encoder.
     """
     if isinstance(encoder, M2D):
         return encoder
-    given: dict[str, Any] = {}
-    for name in PROTOCOL:
-        with code.part(name):  # a property may raise, or take long, so each is asked for once
-            given[name] = getattr(encoder, name, MISSING)
-            if given[name] is MISSING and inspect.getattr_static(encoder, name, MISSING) is not MISSING:
-                getattr(encoder, name)  # a property that raises an AttributeError
-    missing = [name for name, value in given.items() if value is MISSING]
-    if missing:
-        raise InputError(f"{code.encoder} must return a jaxdissect Encoder; it lacks {', '.join(missing)}.")
-    given = {name: given[name] for name in ATTRIBUTES}
-    _check_attributes(given, code)
-    given["module"] = guarded_module(given["module"], "module", code)
-    with code.part("layer"):
-        layered = isinstance(encoder, LayeredEncoder)
-    if layered:
-        layer = guarded_module(encoder.layer, "layer", code)
-        return ForeignLayeredEncoder(**given, layer=layer, layer_neurons=encoder.layer_neurons, own=encoder, code=code)
-    return ForeignEncoder(**given, own=encoder, code=code)
-
-
-def _check_attributes(given: Mapping[str, Any], code: UserCode) -> None:
-    rules = {
-        "name": ("be a text", lambda value: isinstance(value, str)),
-        "sample_rate": ("be a positive whole number, in Hz", lambda value: isinstance(value, int) and value > 0),
-        "module": ("be a Linen module", lambda value: isinstance(value, nn.Module)),
-        "variables": (
-            "be a mapping whose leaves are arrays",
-            lambda value: isinstance(value, Mapping) and arrays(value),
-        ),
-        "neurons": ("be a text, the pattern of module paths", lambda value: isinstance(value, str)),
-    }
-    for name, (rule, holds) in rules.items():
-        if not holds(given[name]):
-            raise code.wrong(name, rule, described(given[name]))
-
-
-def arrays(value: Any) -> bool:
-    """Whether a pytree holds arrays, and beside them nothing but numbers."""
-    leaves = jax.tree.leaves(value)
-    are_arrays = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
-    return any(are_arrays) and all(
-        is_array or isinstance(leaf, (int, float)) for leaf, is_array in zip(leaves, are_arrays, strict=True)
-    )
-
-
-def described(value: Any) -> str:
-    """What was found in the place of something, in short."""
-    if arrays(value):
-        shapes = [leaf for leaf in jax.tree.leaves(value) if hasattr(leaf, "shape")]
-        return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in shapes[:5])
-    kind = type(value).__name__
-    return f"{kind} {str(value)[:60]!r}" if isinstance(value, (str, int, float)) else kind
+    parts: Record = {}
+    missing = []
+    for name in (*ATTRIBUTES, *METHODS):
+        with code.part(name):
+            try:
+                parts[name] = getattr(encoder, name)  # once: a property may take long
+            except AttributeError:
+                if inspect.getattr_static(encoder, name, ABSENT) is not ABSENT:
+                    raise  # a property is there, and it failed
+                missing.append(name)
+    require(not missing, f"{code.factory} must return a jaxdissect Encoder; it lacks {', '.join(missing)}.")
+    # From here on the user's properties are not asked again: the wrapper holds what they gave.
+    for name, (rule, holds) in ATTRIBUTES.items():
+        code.require(holds(parts[name]), name, rule, parts[name])
+    attributes = {name: parts[name] for name in ATTRIBUTES} | {"user_encoder": encoder, "user_code": code}
+    attributes["module"] = guarded_module(parts["module"], "module", code)
+    with code.part("layer"):  # the check of a protocol asks for every attribute
+        layered = encoder if isinstance(encoder, LayeredEncoder) else None
+    if layered is None:
+        return ForeignEncoder(**attributes)
+    layer = guarded_module(layered.layer, "layer", code)
+    return ForeignLayeredEncoder(**attributes, layer=layer, layer_neurons=layered.layer_neurons)
 
 
 def guarded_module(module: nn.Module, name: str, code: UserCode) -> nn.Module:
-    """A Linen module whose `apply` tells what its `setup` and `__call__` raise; paths and variables stay as they are.
+    """A Linen module whose `apply` explains what its `setup` and `__call__` raise; paths and variables stay.
 
-    Flax works on clones of a module, which do not have this `apply`, so it is only what stages call.
+    Flax works on clones of a module, which do not have this `apply`. So only the outermost call is guarded.
     """
     apply = module.apply
 
-    def told(*given: Any, **options: Any) -> Any:
+    def guarded_apply(*inputs: Any, **options: Any) -> Any:
         with code.part(f"{name}.apply", type(module).__call__):
-            return apply(*given, **options)
+            return apply(*inputs, **options)
 
     copied = copy.copy(module)
-    object.__setattr__(copied, "apply", told)
+    object.__setattr__(copied, "apply", guarded_apply)  # past Flax, whose modules are frozen
     return copied
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ForeignEncoder:
-    """An `Encoder` of a user's.
+    """An `Encoder` of a user's; what its parts return is checked.
 
     Attributes:
-      name, sample_rate, module, variables, neurons: as the protocol has them.
-      own: the user's encoder.
-      code: by which it is called.
+      name, sample_rate, module, variables, neurons: attributes of the protocol `Encoder`.
+      user_encoder: the user's encoder.
+      user_code: caller of the user's code.
     """
 
     name: str
     sample_rate: int
     module: nn.Module
-    variables: Mapping[str, Any]
+    variables: Variables
     neurons: str
-    own: Any
-    code: UserCode
+    user_encoder: Encoder
+    user_code: UserCode
 
-    def front_end(self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]) -> Any:
-        """The user's, checked."""
-        with self.code.part("front_end", self.own.front_end):
-            inputs = self.own.front_end(variables, pcm)
-        if not arrays(inputs) or all(np.shape(leaf)[:1] != pcm.shape[:1] for leaf in jax.tree.leaves(inputs)):
-            rule = f"return arrays with the clips in front ({pcm.shape[0]} here)"
-            raise self.code.wrong("front_end", rule, described(inputs))
+    def _call(self, name: str, *arguments: object) -> Any:
+        method = getattr(self.user_encoder, name)
+        with self.user_code.part(name, method):
+            return method(*arguments)
+
+    def front_end(self, variables: Variables, pcm: Float[Array, "clip sample"]) -> PyTree:
+        """The user's `front_end`, checked: some array has the clips in front."""
+        inputs = self._call("front_end", variables, pcm)
+        # Some leaf must have the clips in front; others may be constants.
+        with_clips = [np.shape(leaf)[:1] == pcm.shape[:1] for leaf in jax.tree.leaves(inputs)]
+        rule = f"return arrays with the clips in front ({pcm.shape[0]} here)"
+        self.user_code.require(holds_arrays(inputs) and any(with_clips), "front_end", rule, inputs)
         return inputs
 
-    def embed(self, output: Any) -> Any:
-        """The user's; `embedding_features` checks its axes."""
-        with self.code.part("embed", self.own.embed):
-            return self.own.embed(output)
+    def embed(self, output: PyTree) -> PyTree:
+        """The user's `embed`; `embedding_features` checks its axes."""
+        return self._call("embed", output)
 
     def token_layout(self, samples: int) -> tuple[TokenLayout, ...]:
-        """The user's, checked."""
-        with self.code.part("token_layout", self.own.token_layout):
-            layout = self.own.token_layout(samples)
-        if not isinstance(layout, (tuple, list)) or not all(isinstance(tokens, TokenLayout) for tokens in layout):
-            rule = "return a tuple with a TokenLayout for each call of a neuron module"
-            raise self.code.wrong("token_layout", rule, described(layout))
+        """The user's `token_layout`, checked."""
+        layout = self._call("token_layout", samples)
+        are_layouts = isinstance(layout, (tuple, list)) and all(isinstance(tokens, TokenLayout) for tokens in layout)
+        rule = "return a tuple with a TokenLayout for each call of a neuron module"
+        self.user_code.require(are_layouts, "token_layout", rule, layout)
         for tokens in layout:
-            kinds = [np.asarray(values).dtype.kind for values in (tokens.is_patch, tokens.start, tokens.stop)]
-            shapes = [np.shape(values) for values in (tokens.is_patch, tokens.start, tokens.stop)]
-            if kinds[0] != "b" or not set(kinds[1:]) <= {"i", "u"} or len(set(shapes)) > 1:
-                rule = "give is_patch as booleans, and start and stop as whole numbers, all of one shape"
-                found = ", ".join(map(described, (tokens.is_patch, tokens.start, tokens.stop)))
-                raise self.code.wrong("token_layout", rule, found)
+            fields = [tokens.is_patch, tokens.start, tokens.stop]
+            kinds = "".join(np.asarray(field).dtype.kind for field in fields)  # b: booleans; i, u: whole numbers
+            fits = kinds[0] == "b" and set(kinds[1:]) <= {"i", "u"} and len({np.shape(field) for field in fields}) == 1
+            rule = "give is_patch as booleans, and start and stop as whole numbers, all of one shape"
+            self.user_code.require(fits, "token_layout", rule, *fields)
         return tuple(layout)
 
-    def settings(self) -> dict[str, Any]:
-        """The user's, checked."""
-        with self.code.part("settings", self.own.settings):
-            settings = self.own.settings()
-        try:
+    def settings(self) -> Record:
+        """The user's `settings`, checked: JSON can hold them."""
+        settings = self._call("settings")
+        self.user_code.require(isinstance(settings, dict), "settings", "return a dict", settings)
+        try:  # the fingerprint is taken of them as JSON
             json.dumps(settings, sort_keys=True)
         except (TypeError, ValueError) as error:
-            raise self.code.wrong("settings", "return JSON values", f"what JSON cannot hold ({error})") from error
-        if not isinstance(settings, dict):
-            raise self.code.wrong("settings", "return a dict", described(settings))
+            self.user_code.require(False, "settings", f"return JSON values ({error})", settings)
         return settings
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the user's encoder has."""
-        return getattr(self.__dict__["own"], name)
+    def __getattr__(self, name: str) -> object:
+        """Any other attribute of the user's encoder."""
+        # Through __dict__: before the fields are set, as in copy.copy, self.user_encoder would recurse.
+        return getattr(self.__dict__["user_encoder"], name)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ForeignLayeredEncoder(ForeignEncoder):
-    """A `LayeredEncoder` of a user's.
+    """A `LayeredEncoder` of a user's; what its parts return is checked.
 
     Attributes:
-      layer, layer_neurons: as the protocol has them.
+      layer, layer_neurons: attributes of the protocol `LayeredEncoder`.
     """
 
     layer: nn.Module
     layer_neurons: str
 
-    def enter(self, variables: Mapping[str, Any], inputs: Any) -> tuple[Float[Array, "clip *axes"], ...]:
-        """The user's, checked."""
-        with self.code.part("enter", self.own.enter):
-            states = self.own.enter(variables, inputs)
-        if not isinstance(states, tuple) or not arrays(states):
-            raise self.code.wrong("enter", "return a tuple, an array for each call of a layer", described(states))
+    def enter(self, variables: Variables, inputs: PyTree) -> tuple[Float[Array, "clip *axes"], ...]:
+        """The user's `enter`, checked."""
+        states = self._call("enter", variables, inputs)
+        are_arrays = isinstance(states, tuple) and holds_arrays(states)
+        self.user_code.require(are_arrays, "enter", "return a tuple, an array for each call of a layer", states)
         return states
 
-    def layer_variables(self, variables: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """The user's, checked."""
-        with self.code.part("layer_variables", self.own.layer_variables):
-            layers = self.own.layer_variables(variables)
-        if not isinstance(layers, (tuple, list)) or not all(isinstance(layer, Mapping) for layer in layers):
-            raise self.code.wrong("layer_variables", "return a list, the variables of each layer", described(layers))
+    def layer_variables(self, variables: Variables) -> Sequence[Variables]:
+        """The user's `layer_variables`, checked."""
+        layers = self._call("layer_variables", variables)
+        are_variables = isinstance(layers, (tuple, list)) and all(isinstance(layer, Mapping) for layer in layers)
+        self.user_code.require(are_variables, "layer_variables", "return a list, the variables of each layer", layers)
         return layers
 
-    def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Any:
-        """The user's, checked."""
-        with self.code.part("outgoing_weights", self.own.outgoing_weights):
-            weights = self.own.outgoing_weights(layer_variables)
-        if len(getattr(weights, "shape", ())) != 2:
-            raise self.code.wrong("outgoing_weights", "return an array (neuron, width)", described(weights))
+    def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"]:
+        """The user's `outgoing_weights`, checked."""
+        weights = self._call("outgoing_weights", layer_variables)
+        is_matrix = len(getattr(weights, "shape", ())) == 2
+        self.user_code.require(is_matrix, "outgoing_weights", "return an array (neuron, width)", weights)
         return weights
 
-    def leave(self, variables: Mapping[str, Any], states: tuple[Float[Array, "clip *axes"], ...]) -> Any:
-        """The user's."""
-        with self.code.part("leave", self.own.leave):
-            return self.own.leave(variables, states)
+    def leave(self, variables: Variables, states: tuple[Float[Array, "clip *axes"], ...]) -> PyTree:
+        """The user's `leave`."""
+        return self._call("leave", variables, states)

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import flax.linen as nn
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int16
+from jaxtyping import Array, Bool, Float, Int, Int16, PyTree
 
 from jaxdissect.audio.pcm import samples_as_float
+from jaxdissect.types import Record
+
+Variables: TypeAlias = Mapping[str, Any]  # nested mappings of arrays: a module's collections, or one of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,8 +19,8 @@ class TokenLayout:
     """Where the tokens of one call of an encoder's blocks come from.
 
     Attributes:
-      is_patch: False for a class token.
-      start, stop: the samples that a patch spans, counted from the start of the clip; 0 for a class token.
+      is_patch: True for a patch, False for a class token.
+      start, stop: samples that a patch spans, counted from the start of the clip; 0 for a class token.
     """
 
     is_patch: Bool[np.ndarray, "*token"]
@@ -30,10 +33,10 @@ class Encoder(Protocol):
     """PCM -> inputs -> tokens -> embedding, with neurons that can be read by a module-path pattern.
 
     Attributes:
-      name: for people.
-      sample_rate: of the PCM it takes, Hz.
-      module: a Linen module; `module.apply(variables, inputs)` gives its output.
-      variables: the module's variables and whatever else `front_end` needs, a pytree of arrays.
+      name: name for people to read.
+      sample_rate: sampling rate of the PCM that the encoder takes, Hz.
+      module: Linen module; `module.apply(variables, inputs)` gives its output.
+      variables: variables of the module and whatever else `front_end` needs, a pytree of arrays.
       neurons: pattern of the paths of the modules whose outputs are neurons (see `read_neurons`).
     """
 
@@ -47,25 +50,25 @@ class Encoder(Protocol):
     def module(self) -> nn.Module: ...
 
     @property
-    def variables(self) -> Mapping[str, Any]: ...
+    def variables(self) -> Variables: ...
 
     @property
     def neurons(self) -> str: ...
 
-    def front_end(self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]) -> Any:
+    def front_end(self, variables: Variables, pcm: Float[Array, "clip sample"]) -> PyTree:
         """PCM -> the module's input; jit-safe.
 
         Args:
-          variables: as the attribute, or traced in its place.
-          pcm: at `sample_rate`, full scale -1 to 1.
+          variables: the attribute `variables`, or its traced copy.
+          pcm: samples at `sample_rate`, full scale -1 to 1.
         """
         ...
 
-    def embed(self, output: Any) -> Float[Array, "clip feature"]:
+    def embed(self, output: PyTree) -> Float[Array, "clip feature"]:
         """The module's output -> one embedding per clip; jit-safe.
 
         Args:
-          output: what `module.apply(variables, inputs)` gives.
+          output: result of `module.apply(variables, inputs)`.
         """
         ...
 
@@ -75,12 +78,12 @@ class Encoder(Protocol):
         The arrays have the token axes of the neurons' outputs, without the clip axis.
 
         Args:
-          samples: length of the clip at `sample_rate`.
+          samples: length of the clip in samples at `sample_rate`.
         """
         ...
 
-    def settings(self) -> dict[str, Any]:
-        """What defines the encoder beside its arrays, as JSON values: `{"front_end": ..., ...}`."""
+    def settings(self) -> Record:
+        """Everything that defines the encoder beside its arrays, as JSON values: `{"front_end": ..., ...}`."""
         ...
 
 
@@ -88,8 +91,7 @@ class Encoder(Protocol):
 class LayeredEncoder(Encoder, Protocol):
     """An encoder whose layers can be run one by one, so that an ablation resumes behind the first one it touches.
 
-    `leave(variables, states)`, where `states` went from `enter` through all layers, is what
-    `module.apply(variables, inputs)` gives.
+    `enter`, all layers one after the other, and `leave` together give what `module.apply(variables, inputs)` gives.
 
     Attributes:
       layer: one layer, a Linen module that takes and gives an array (clip, ..., width).
@@ -102,43 +104,48 @@ class LayeredEncoder(Encoder, Protocol):
     @property
     def layer_neurons(self) -> str: ...
 
-    def enter(self, variables: Mapping[str, Any], inputs: Any) -> tuple[Float[Array, "clip *axes"], ...]:
-        """The module's input -> what the first layer takes, one array for each call of it; jit-safe.
+    def enter(self, variables: Variables, inputs: PyTree) -> tuple[Float[Array, "clip *axes"], ...]:
+        """The module's input -> inputs of the first layer, one array for each call of it; jit-safe.
 
         Args:
-          variables: of the encoder.
-          inputs: as `front_end` gives them.
+          variables: variables of the encoder.
+          inputs: result of `front_end`.
         """
         ...
 
-    def layer_variables(self, variables: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    def layer_variables(self, variables: Variables) -> Sequence[Variables]:
         """The variables of each layer, all of one structure.
 
         Args:
-          variables: of the encoder.
+          variables: variables of the encoder.
         """
         ...
 
-    def outgoing_weights(self, layer_variables: Mapping[str, Any]) -> Float[Array | np.ndarray, "neuron width"]:
-        """The kernel behind the neurons: a layer puts out `activations @ outgoing_weights` plus what is not theirs.
+    def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"]:
+        """The kernel behind the neurons: they add `activations @ outgoing_weights` to a layer's output.
 
         Args:
-          layer_variables: of one layer.
+          layer_variables: variables of one layer.
         """
         ...
 
-    def leave(self, variables: Mapping[str, Any], states: tuple[Float[Array, "clip *axes"], ...]) -> Any:
-        """What the last layer puts out -> the module's output; jit-safe.
+    def leave(self, variables: Variables, states: tuple[Float[Array, "clip *axes"], ...]) -> PyTree:
+        """Outputs of the last layer -> the module's output; jit-safe.
 
         Args:
-          variables: of the encoder.
-          states: one array for each call of the layers.
+          variables: variables of the encoder.
+          states: outputs of the last layer, one array for each call of the layers.
         """
         ...
 
 
 def module_input(
-    encoder: Encoder, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"] | Int16[Array, "clip sample"]
-) -> Any:
+    encoder: Encoder, variables: Variables, pcm: Float[Array, "clip sample"] | Int16[Array, "clip sample"]
+) -> PyTree:
     """PCM as the loader puts it on the device -> the module's input; jit-safe."""
     return encoder.front_end(variables, samples_as_float(pcm))
+
+
+def head_shapes(features: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a task head's arrays: a standardisation of the clip embedding, and a linear layer behind it."""
+    return {"mean": (features,), "variance": (features,), "kernel": (features, classes), "bias": (classes,)}

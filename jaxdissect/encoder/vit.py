@@ -5,17 +5,25 @@ bias, exact GELU, class token first. GELU is a module of its own (`blocks_N/mlp/
 `capture_intermediates` reads the outputs of modules: that output is the neurons.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdissect.errors import InputError
+from jaxdissect.encoder.protocol import Variables
+from jaxdissect.errors import require
 
+# Width, depth and heads of each named size; the MLP is four times as wide.
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+Dense = functools.partial(nn.Dense, precision="highest")  # float32 products on accelerators, too
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6)
+# One array for each call of the blocks: all full chunks together, then a shorter last chunk.
+Tokens: TypeAlias = tuple[Float[Array, "clip _chunk _token width"], ...]
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,12 @@ class ViTConfig:
     Source: Niizumi et al., "Masked Modeling Duo" (arXiv:2404.06095).
 
     Attributes:
-      bands, frames: input spectrogram; longer inputs are cut into chunks of `frames`.
-      patch_bands, patch_frames: one patch; patches do not overlap.
-      width: features of a token.
-      depth: blocks.
-      heads: attention heads, a divisor of `width`.
-      mlp: hidden units of a block's MLP, that is neurons per layer.
+      bands, frames: size of the input spectrogram; longer inputs are cut into chunks of `frames`.
+      patch_bands, patch_frames: size of a patch; patches do not overlap.
+      width: number of features of a token.
+      depth: number of blocks.
+      heads: number of attention heads, a divisor of `width`.
+      mlp: number of hidden units of a block's MLP, that is neurons per layer.
 
     Raises:
       InputError: a size is not positive, or the sizes do not fit each other.
@@ -46,19 +54,19 @@ class ViTConfig:
     mlp: int = 3072
 
     def __post_init__(self) -> None:
-        if min(vars(self).values()) < 1:
-            raise InputError(f"A ViT needs positive sizes, got {self}.")
-        if self.width % self.heads:
-            raise InputError(f"The width must be a multiple of the heads, got {self.width} and {self.heads}.")
-        if self.bands % self.patch_bands or self.frames < self.patch_frames:
-            raise InputError(
-                f"The bands must be a multiple of the patch's bands and the frames at least the "
-                f"patch's frames, got {self}."
-            )
+        require(min(vars(self).values()) >= 1, f"A ViT needs positive sizes, got {self}.")
+        require(
+            self.width % self.heads == 0,
+            f"The width must be a multiple of the heads, got {self.width} and {self.heads}.",
+        )
+        require(
+            self.bands % self.patch_bands == 0 and self.frames >= self.patch_frames,
+            f"The bands must be a multiple of the patch's bands, the frames at least the patch's frames, got {self}.",
+        )
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches of a full input: (bands, frames)."""
+        """Number of patches of a full input along each axis: (bands, frames)."""
         return self.bands // self.patch_bands, self.frames // self.patch_frames
 
 
@@ -66,14 +74,13 @@ def vit_config(size: str = "base", **sizes: int) -> ViTConfig:
     """A ViT of a named size.
 
     Args:
-      size: "tiny", "small", "base" or "large"; it sets width, depth, heads and mlp.
-      sizes: fields of `ViTConfig` to set instead.
+      size: name of the size, "tiny", "small", "base" or "large"; it sets width, depth, heads and mlp.
+      sizes: fields of `ViTConfig` that replace those of the named size.
 
     Raises:
       InputError: the size is unknown, or the sizes do not fit each other.
     """
-    if size not in SIZES:
-        raise InputError(f"Unknown ViT size {size!r}; known: {', '.join(SIZES)}.")
+    require(size in SIZES, f"Unknown ViT size {size!r}; known: {', '.join(SIZES)}.")
     width, depth, heads = SIZES[size]
     return ViTConfig(**{"width": width, "depth": depth, "heads": heads, "mlp": 4 * width, **sizes})
 
@@ -81,6 +88,7 @@ def vit_config(size: str = "base", **sizes: int) -> ViTConfig:
 def chunk_frames(frames: int, config: ViTConfig) -> tuple[int, int]:
     """How a spectrogram is cut: (number of full chunks of `config.frames`, frames of the padded last chunk or 0)."""
     full, rest = divmod(frames, config.frames)
+    # Up to a whole number of patches. Where that fills a chunk, the last chunk is a full one.
     padded = min(-(-rest // config.patch_frames) * config.patch_frames, config.frames)
     return (full + 1, 0) if padded == config.frames else (full, padded)
 
@@ -95,45 +103,47 @@ class GELU(nn.Module):
 
 class MLP(nn.Module):
     config: ViTConfig
-    dtype: Any
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
-        hidden = nn.Dense(self.config.mlp, dtype=self.dtype, precision="highest", name="fc1")(x)
-        return nn.Dense(self.config.width, dtype=self.dtype, precision="highest", name="fc2")(GELU(name="act")(hidden))
+        hidden = Dense(self.config.mlp, dtype=self.dtype, name="fc1")(x)
+        return Dense(self.config.width, dtype=self.dtype, name="fc2")(GELU(name="act")(hidden))
 
 
 class Attention(nn.Module):
     config: ViTConfig
-    dtype: Any
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
         width, heads = self.config.width, self.config.heads
-        qkv = nn.Dense(3 * width, dtype=self.dtype, precision="highest", name="qkv")(x)
+        # One product for queries, keys and values, in this order along the last axis.
+        qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        # (clip, token, heads x features) -> (clip, head, token, feature)
         query, key, value = (
             jnp.swapaxes(part.reshape(*part.shape[:-1], heads, width // heads), -3, -2)
             for part in jnp.split(qkv, 3, axis=-1)
         )
         scores = jnp.matmul(query * (width // heads) ** -0.5, jnp.swapaxes(key, -1, -2), precision="highest")
-        scores = scores.astype(jnp.float32)
+        scores = scores.astype(jnp.float32)  # the softmax is computed in float32 under bfloat16, too
         weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
         # Softmax with its division after the product: the result is tokens x head wide, not tokens x tokens.
         total = weights.sum(axis=-1, keepdims=True)
         mixed = jnp.matmul(weights.astype(value.dtype), value, precision="highest") / total.astype(value.dtype)
-        mixed = jnp.swapaxes(mixed, -3, -2)
-        return nn.Dense(width, dtype=self.dtype, precision="highest", name="proj")(mixed.reshape(x.shape))
+        mixed = jnp.swapaxes(mixed, -3, -2)  # heads beside each other again
+        return Dense(width, dtype=self.dtype, name="proj")(mixed.reshape(x.shape))
 
 
 class Block(nn.Module):
     config: ViTConfig
-    dtype: Any
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
-        normed = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm1")(x)
+        normed = LayerNorm(dtype=self.dtype, name="norm1")(x)
         x = x + Attention(self.config, self.dtype, name="attn")(normed)
-        normed = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm2")(x)
+        normed = LayerNorm(dtype=self.dtype, name="norm2")(x)
         return x + MLP(self.config, self.dtype, name="mlp")(normed)
 
 
@@ -147,35 +157,33 @@ class ViT(nn.Module):
     """
 
     config: ViTConfig
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         config = self.config
         bands, frames = config.grid
-        self.patch_embed = nn.Dense(config.width, dtype=self.dtype, precision="highest")
+        self.patch_embed = Dense(config.width, dtype=self.dtype)
+        # Learned in float32, whatever the type of the computation.
         self.cls_token = self.param("cls_token", nn.initializers.normal(0.02), (config.width,), jnp.float32)
         self.pos_embed = self.param(
             "pos_embed", nn.initializers.normal(0.02), (1 + bands * frames, config.width), jnp.float32
         )
         self.blocks = [Block(config, self.dtype) for _ in range(config.depth)]
-        self.norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
+        self.norm = LayerNorm(dtype=self.dtype)
 
-    def __call__(
-        self, spectrogram: Float[Array, "clip frame band"]
-    ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
+    def __call__(self, spectrogram: Float[Array, "clip frame band"]) -> Tokens:
         return self.leave(tuple(self.run_blocks(tokens) for tokens in self.enter(spectrogram)))
 
-    def enter(
-        self, spectrogram: Float[Array, "clip frame band"]
-    ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
-        """What the first block takes, one array for each call of the blocks."""
+    def enter(self, spectrogram: Float[Array, "clip frame band"]) -> Tokens:
+        """Inputs of the first block, one array for each call of the blocks."""
         config = self.config
-        if spectrogram.shape[-1] != config.bands:
-            raise InputError(f"The encoder takes {config.bands} mel bands, got {spectrogram.shape[-1]}.")
+        bands = spectrogram.shape[-1]
+        require(bands == config.bands, f"The encoder takes {config.bands} mel bands, got {bands}.")
         full, last = chunk_frames(spectrogram.shape[1], config)
-        cut = full * config.frames
+        cut = full * config.frames  # where the full chunks end
         spectrogram = jnp.pad(spectrogram, ((0, 0), (0, max(0, cut + last - spectrogram.shape[1])), (0, 0)))
         tokens = []
+        # All full chunks at once, as a second axis of the batch.
         if full:
             chunks = spectrogram[:, :cut].reshape(len(spectrogram), full, config.frames, config.bands)
             tokens.append(self.enter_chunk(chunks))
@@ -183,28 +191,28 @@ class ViT(nn.Module):
             tokens.append(self.enter_chunk(spectrogram[:, None, cut : cut + last]))
         return tuple(tokens)
 
-    def leave(
-        self, tokens: tuple[Float[Array, "clip _chunk _token width"], ...]
-    ) -> tuple[Float[Array, "clip _chunk _token width"], ...]:
-        """What the last block puts out -> the encoder's output."""
+    def leave(self, tokens: Tokens) -> Tokens:
+        """Outputs of the last block -> the encoder's output."""
         return tuple(self.norm(part) for part in tokens)
 
     def enter_chunk(self, chunk: Float[Array, "clip chunk frame band"]) -> Float[Array, "clip _chunk _token width"]:
         """One chunk of at most `config.frames` frames -> class token and patches, lowest band first."""
         patches = split_patches(chunk, self.config)
         bands, frames = self.config.grid
-        shown = patches.shape[-2] // bands  # a short input takes the first time columns of the grid
-        grid = jnp.asarray(self.pos_embed)[1:].reshape(bands, frames, -1)[:, :shown].reshape(1, 1, bands * shown, -1)
-        return self.enter_patches(patches, grid)
+        # A short input takes the first time columns of the positional grid; entry 0 is the class token's.
+        columns = patches.shape[-2] // bands
+        positions = jnp.asarray(self.pos_embed)[1:].reshape(bands, frames, -1)[:, :columns]
+        return self.enter_patches(patches, positions.reshape(1, 1, bands * columns, -1))
 
     def enter_patches(
         self, patches: Float[Array, "*clip patch pixel"], position: Float[Array, "*#clip patch width"]
     ) -> Float[Array, "*clip _token width"]:
         """Patches with their positional embeddings, behind the class token."""
         patches = self.patch_embed(patches.astype(self.dtype))
-        first = (self.cls_token + self.pos_embed[0]).astype(patches.dtype)
-        first = jnp.broadcast_to(first, (*patches.shape[:-2], 1, patches.shape[-1]))
-        return jnp.concatenate([first, patches + position.astype(patches.dtype)], axis=-2)
+        class_token = (self.cls_token + self.pos_embed[0]).astype(patches.dtype)
+        # One class token for every clip and chunk.
+        class_token = jnp.broadcast_to(class_token, (*patches.shape[:-2], 1, patches.shape[-1]))
+        return jnp.concatenate([class_token, patches + position.astype(patches.dtype)], axis=-2)
 
     def run_blocks(self, tokens: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
         """All blocks, one after the other."""
@@ -224,27 +232,37 @@ def split_patches(
 ) -> Float[Array, "clip chunk patch pixel"]:
     """Non-overlapping patches, frequency-major; a patch is flattened bands first."""
     bands, frames = config.grid[0], chunk.shape[-2] // config.patch_frames
+    # (clip, chunk, frames, patch_frames, bands, patch_bands) -> (clip, chunk, bands, frames, patch_bands, patch_frames)
     grid = chunk[..., : frames * config.patch_frames, :].reshape(
         *chunk.shape[:2], frames, config.patch_frames, bands, config.patch_bands
     )
     return grid.transpose(0, 1, 4, 2, 5, 3).reshape(*chunk.shape[:2], bands * frames, -1)
 
 
-def frame_embeddings(
-    tokens: tuple[Float[Array, "clip _chunk _token width"], ...], config: ViTConfig
-) -> Float[Array, "clip time feature"]:
+def frame_embeddings(tokens: Tokens, config: ViTConfig) -> Float[Array, "clip time feature"]:
     """Drop the class token and put the frequency bands side by side: (grid bands x width) features a time step."""
     parts = []
     for part in tokens:
         clips, chunks, count, width = part.shape
         bands = config.grid[0]
+        # (clip, chunk, band, column, feature) -> (clip, chunk, column, band, feature) -> (clip, time, bands x features)
         grid = part[:, :, 1:].reshape(clips, chunks, bands, (count - 1) // bands, width)
         parts.append(grid.transpose(0, 1, 3, 2, 4).reshape(clips, -1, bands * width))
     return jnp.concatenate(parts, axis=1)
 
 
-def clip_embedding(
-    tokens: tuple[Float[Array, "clip _chunk _token width"], ...], config: ViTConfig
-) -> Float[Array, "clip feature"]:
+def clip_embedding(tokens: Tokens, config: ViTConfig) -> Float[Array, "clip feature"]:
     """Mean of the frame embeddings over time, across chunks."""
     return frame_embeddings(tokens, config).mean(axis=1)
+
+
+def init_vit(config: ViTConfig, key: Array) -> Variables:
+    """Random parameters of a ViT.
+
+    Args:
+      config: sizes of the ViT.
+      key: random key of the weights.
+    """
+    one_patch = jnp.zeros((1, config.patch_frames, config.bands))  # parameters do not depend on the length
+    params: Variables = ViT(config).init(key, one_patch)["params"]
+    return params

@@ -60,8 +60,9 @@ def test_masks_leave_tokens_out_even_if_they_are_nan():
 
 
 def test_a_clip_without_a_token_counts_nothing():
-    _, reading = read_neurons(Rectifier(), {}, jnp.ones((2, 3, 1)), neurons="*",
-                              masks=[jnp.array([[False] * 3, [True] * 3])])  # fmt: skip
+    _, reading = read_neurons(
+        Rectifier(), {}, jnp.ones((2, 3, 1)), neurons="*", masks=[jnp.array([[False] * 3, [True] * 3])]
+    )
     assert reading[""].tokens.tolist() == [0, 3]
     assert reading[""].active_tokens.tolist() == [[0], [3]]
     assert reading[""].maximum.tolist() == [[-np.inf], [1.0]]

@@ -53,12 +53,19 @@ def training_parts() -> State:
     """What a pre-training checkpoint holds beside the encoder."""
     width = CONFIG.width
     shapes = {
-        "mask_token": (1, 1, 32), "decoder_embed.weight": (32, width), "decoder_embed.bias": (32,),
-        "decoder_pos_embed": (1, 31, 32), "decoder_blocks.0.attn.qkv.weight": (96, 32),
-        "decoder_norm.weight": (32,), "decoder_pred.weight": (width, 32), "predictor.0.weight": (width, width),
-        "target_blocks.0.attn.qkv.weight": (3 * width, width), "target_norm.weight": (width,),
-        "target.cls_token": (1, 1, width), "target.blocks.1.norm1.bias": (width,),
-    }  # fmt: skip
+        "mask_token": (1, 1, 32),
+        "decoder_embed.weight": (32, width),
+        "decoder_embed.bias": (32,),
+        "decoder_pos_embed": (1, 31, 32),
+        "decoder_blocks.0.attn.qkv.weight": (96, 32),
+        "decoder_norm.weight": (32,),
+        "decoder_pred.weight": (width, 32),
+        "predictor.0.weight": (width, width),
+        "target_blocks.0.attn.qkv.weight": (3 * width, width),
+        "target_norm.weight": (width,),
+        "target.cls_token": (1, 1, width),
+        "target.blocks.1.norm1.bias": (width,),
+    }
     return {key: torch.zeros(shape) for key, shape in shapes.items()}
 
 
@@ -111,8 +118,10 @@ def copy(saved, tmp_path) -> pathlib.Path:
 
 
 def leaves(encoder: Encoder) -> dict[str, np.ndarray]:
-    return {jax.tree_util.keystr(path): np.asarray(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables)}  # fmt: skip
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.variables)
+    }
 
 
 def assert_same(one: Encoder, other: Encoder) -> None:
@@ -137,7 +146,7 @@ def spectrogram(frames: int = CONFIG.frames) -> np.ndarray:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_same_encoder(layout, convert, tmp_path):
+def test_convert_checkpoint_gives_the_same_encoder_from_every_layout(layout, convert, tmp_path):
     state = weights()
     encoder = convert(LAYOUTS[layout](state))
     assert encoder.config == CONFIG
@@ -157,7 +166,7 @@ def test_every_layout_gives_the_same_encoder(layout, convert, tmp_path):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_parity_with_torch(layout, convert, tmp_path):
+def test_convert_checkpoint_has_parity_with_torch(layout, convert, tmp_path):
     state = weights()
     convert(LAYOUTS[layout](state))
     encoder = load_encoder(tmp_path / "out")
@@ -167,14 +176,14 @@ def test_parity_with_torch(layout, convert, tmp_path):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_without_norm_stats_the_published_ones_are_taken(layout, convert):
+def test_convert_checkpoint_without_norm_stats_takes_the_published_ones(layout, convert):
     state = weights()
     del state["norm_stats"]
     stats = convert(LAYOUTS[layout](state)).variables["front_end"]["norm_stats"]
     np.testing.assert_array_equal(stats, np.array([-7.1, 4.2], np.float32))
 
 
-def test_the_task_head_gives_torchs_logits(saved):
+def test_convert_checkpoint_keeps_a_head_that_gives_torchs_logits(saved):
     encoder = load_encoder(saved)
     (tokens,) = jax.jit(encoder.module.apply)({"params": encoder.variables["params"]}, spectrogram(53))
     embedding = np.array(encoder.embed((tokens,)))
@@ -189,19 +198,21 @@ def test_the_task_head_gives_torchs_logits(saved):
         reference = linear(norm(torch.from_numpy(embedding))).numpy()
     kept = {entry: np.asarray(value, np.float64) for entry, value in encoder.variables["head"].items()}
     standardised = (embedding - kept["mean"]) / np.sqrt(kept["variance"] + BATCH_NORM_EPSILON)
-    assert_within("head's logits against torch, relative",
-                  relative_error(standardised @ kept["kernel"] + kept["bias"], reference))  # fmt: skip
+    assert_within(
+        "head's logits against torch, relative", relative_error(standardised @ kept["kernel"] + kept["bias"], reference)
+    )
 
 
-def test_half_precision_and_the_old_file_format_are_read(tmp_path):
+def test_convert_checkpoint_reads_half_precision_and_the_old_file_format(tmp_path):
     state = weights()
-    torch.save({key: value.half() for key, value in state.items()}, tmp_path / "half.pth",
-               _use_new_zipfile_serialization=False)  # fmt: skip
+    torch.save(
+        {key: value.half() for key, value in state.items()}, tmp_path / "half.pth", _use_new_zipfile_serialization=False
+    )
     encoder = convert_checkpoint(tmp_path / "half.pth", tmp_path / "out", NAME)
     np.testing.assert_array_equal(encoder.variables["params"]["pos_embed"], state["pos_embed"][0].half().float())
 
 
-def test_a_parameter_on_a_gradient_tape_is_read(convert):
+def test_convert_checkpoint_reads_a_parameter_on_a_gradient_tape(convert):
     assert convert({key: torch.nn.Parameter(value) for key, value in weights().items()}).config == CONFIG
 
 
@@ -216,25 +227,25 @@ def test_a_parameter_on_a_gradient_tape_is_read(convert):
         ("m2d_vit_base-80x208p16x8_x", (80, 208, 16, 8, 16000)),
     ],
 )
-def test_names_carry_sizes(name, sizes):
+def test_sizes_from_name_reads_published_names(name, sizes):
     found = sizes_from_name(name)
     assert (found.bands, found.frames, found.patch_bands, found.patch_frames, found.sample_rate) == sizes
 
 
 @pytest.mark.parametrize("name", ["m2d_vit_base", "80x608", "", "80x608p16x16p44k", "80x608p16", "80x608p16x16k"])
-def test_names_without_sizes_are_refused(name):
-    with pytest.raises(InputError, match=r"carries no sizes such as 80x608p16x16.*--name"):
+def test_sizes_from_name_refuses_names_without_sizes(name):
+    with pytest.raises(InputError, match=r"carries no sizes such as 80x608p16x16: give a name that does"):
         sizes_from_name(name)
 
 
-def test_p32k_means_32_khz(convert, tmp_path):
+def test_convert_checkpoint_reads_p32k_as_32_khz(convert, tmp_path):
     encoder = convert(weights(), name="m2d_vit_tiny-80x96p16x16p32k-random")
     assert encoder.log_mel == load_encoder(tmp_path / "out").log_mel == m2d_front_end(32000)
     assert encoder.sample_rate == 32000
 
 
 @pytest.mark.parametrize("file", [f"{NAME}.pth", f"{NAME}/checkpoint-300.pth"])
-def test_the_name_is_the_files_or_its_folders(file, tmp_path, monkeypatch):
+def test_convert_checkpoint_takes_the_name_of_the_file_or_its_folder(file, tmp_path, monkeypatch):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     torch.save(weights(), path)
@@ -244,21 +255,25 @@ def test_the_name_is_the_files_or_its_folders(file, tmp_path, monkeypatch):
     assert load_encoder(tmp_path / "two").name == NAME
 
 
-def test_heads_can_be_given(convert):
+def test_convert_checkpoint_takes_the_number_of_heads(convert):
     assert convert(weights(), heads=4).config.heads == 4
 
 
-def test_a_round_trip_is_bit_exact(saved, tmp_path):
+def test_save_encoder_and_load_encoder_are_bit_exact(saved, tmp_path):
     encoder = load_encoder(saved)
     save_encoder(encoder, tmp_path / "once more")
     again = load_encoder(tmp_path / "once more")
     assert_same(encoder, again)
     assert (again.name, again.config, again.log_mel, again.source) == (
-        encoder.name, encoder.config, encoder.log_mel, encoder.source)  # fmt: skip
+        encoder.name,
+        encoder.config,
+        encoder.log_mel,
+        encoder.source,
+    )
     assert fingerprint(again) == fingerprint(encoder)
 
 
-def test_what_is_returned_is_what_is_saved(convert, tmp_path):
+def test_convert_checkpoint_returns_what_it_saves(convert, tmp_path):
     encoder = convert(evar(weights()), licence="CC BY 4.0")
     again = load_encoder(tmp_path / "out")
     assert_same(encoder, again)
@@ -267,14 +282,14 @@ def test_what_is_returned_is_what_is_saved(convert, tmp_path):
     assert again.source["licence"] == "CC BY 4.0"
 
 
-def test_what_is_returned_runs_at_once(convert):
+def test_convert_checkpoint_returns_an_encoder_that_runs(convert):
     encoder = convert(weights())
     pcm = jnp.zeros((1, 1600))
     output = encoder.module.apply(encoder.variables, encoder.front_end(encoder.variables, pcm))
     assert encoder.embed(output).shape == (1, FEATURES)
 
 
-def test_the_description(saved):
+def test_save_encoder_writes_the_description(saved):
     description = json.loads((saved / "encoder.json").read_text())
     assert description["name"] == NAME
     assert description["vit"]["mlp"] == 96
@@ -292,34 +307,34 @@ def test_the_description(saved):
 @pytest.mark.parametrize(
     "key", ["blocks.0.attn.q_norm.weight", "blocks.7.mlp.fc1.weight", "fc_norm.weight", "adapter.weight", "head.weight"]
 )
-def test_an_unknown_key(layout, key, convert, tmp_path):
+def test_convert_checkpoint_refuses_an_unknown_key(layout, key, convert, tmp_path):
     assert_refused(convert, tmp_path, LAYOUTS[layout](weights(**{key: torch.zeros(64)})), key.replace(".", r"\."))
 
 
 @pytest.mark.parametrize("key", ["backbone.extra", "module.ar.extra", "module.head.extra", "extra", "targets.weight"])
-def test_an_unknown_key_beside_the_encoder(key, convert, tmp_path):
+def test_convert_checkpoint_refuses_an_unknown_key_beside_the_encoder(key, convert, tmp_path):
     assert_refused(convert, tmp_path, evar(weights()) | {key: torch.zeros(3)}, key.replace(".", r"\."))
 
 
 @pytest.mark.parametrize("key", sorted(weights().keys() - {"norm_stats"}))
-def test_a_missing_key(key, convert, tmp_path):
+def test_convert_checkpoint_refuses_a_missing_key(key, convert, tmp_path):
     state = weights()
     del state[key]
     match = "cls_token" if key == "cls_token" else key.replace(".", r"\.")
     assert_refused(convert, tmp_path, state, match)
 
 
-def test_a_missing_block(convert, tmp_path):
+def test_convert_checkpoint_refuses_a_missing_block(convert, tmp_path):
     state = {key: value for key, value in weights().items() if not key.startswith("blocks.0.")}
     assert_refused(convert, tmp_path, state, r"blocks\.0\.")
 
 
-def test_no_block_at_all(convert, tmp_path):
+def test_convert_checkpoint_refuses_a_state_without_blocks(convert, tmp_path):
     state = {key: value for key, value in weights().items() if not key.startswith("blocks.")}
     assert_refused(convert, tmp_path, state, r"blocks\.0\.|depth")
 
 
-def test_an_incomplete_extra_block(convert, tmp_path):
+def test_convert_checkpoint_refuses_an_incomplete_extra_block(convert, tmp_path):
     assert_refused(convert, tmp_path, weights(**{"blocks.2.norm1.bias": torch.zeros(64)}), r"missing.*blocks\.2\.")
 
 
@@ -345,33 +360,33 @@ def test_an_incomplete_extra_block(convert, tmp_path):
         ("norm_stats", ()),
     ],
 )
-def test_another_shape(key, shape, convert, tmp_path):
+def test_convert_checkpoint_refuses_another_shape(key, shape, convert, tmp_path):
     assert_refused(convert, tmp_path, weights(**{key: torch.ones(shape)}), r"shape|axes|channel|mlp\.fc|positions")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("key", ["blocks.1.mlp.fc2.weight", "patch_embed.proj.bias", "norm_stats", "cls_token"])
-def test_weights_that_are_not_finite(key, value, convert, tmp_path):
+def test_convert_checkpoint_refuses_weights_that_are_not_finite(key, value, convert, tmp_path):
     state = weights()
     state[key] = state[key].clone()
     state[key].view(-1)[-1] = value
     assert_refused(convert, tmp_path, state, rf"{key.split('.')[-1]}.*not finite.*damaged")
 
 
-def test_weights_too_large_for_float32(convert, tmp_path):
+def test_convert_checkpoint_refuses_weights_too_large_for_float32(convert, tmp_path):
     state = weights(**{"norm.weight": torch.full((64,), 1e300, dtype=torch.float64)})
     assert_refused(convert, tmp_path, state, r"norm\.weight.*not finite")
 
 
 @pytest.mark.parametrize("std", [0.0, -4.2])
-def test_a_standard_deviation_must_be_positive(std, convert, tmp_path):
+def test_convert_checkpoint_needs_a_positive_standard_deviation(std, convert, tmp_path):
     assert_refused(
         convert, tmp_path, weights(norm_stats=torch.tensor([-7.1, std])), r"positive standard deviation, got \[-7\."
     )
 
 
 @pytest.mark.parametrize("key", [key for key in head() if "tracked" not in key])
-def test_an_incomplete_head(key, convert, tmp_path):
+def test_convert_checkpoint_refuses_an_incomplete_head(key, convert, tmp_path):
     state = evar(weights())
     del state[key]
     assert_refused(convert, tmp_path, state, rf"head is incomplete.*{key}")
@@ -387,16 +402,22 @@ def test_an_incomplete_head(key, convert, tmp_path):
         ("mlp.mlp.0.bias", torch.tensor(0.0)),
     ],
 )
-def test_a_head_of_other_sizes(key, value, convert, tmp_path):
+def test_convert_checkpoint_refuses_a_head_of_other_sizes(key, value, convert, tmp_path):
     assert_refused(convert, tmp_path, evar(weights()) | {f"module.head.{key}": value}, r"shape|finite")
 
 
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("80x208p16x16", r"80x208 in patches of 16x16, that is 65 positions; .* has 30: give the right --name"),
-        ("64x96p16x16", r"64x96 .* 24 positions; .* has 30"),
-        ("80x96p16x8", r"patches of 16x8 .* has 1 channel\(s\) and 16x16: give the right --name"),
+        (
+            "80x208p16x16",
+            r"80x208 \(bands x frames\) in patches of 16x16, that is 65 positions; .* and 30 positions: give the",
+        ),
+        ("64x96p16x16", r"64x96 .* 24 positions; .* and 30 positions"),
+        (
+            "80x96p16x8",
+            r"patches of 16x8, .* has patches of 16x16 in 1 channel\(s\) and 30 positions: give the right name",
+        ),
         ("80x96p80x2", r"patches of 80x2"),
         ("0x96p16x16", r"bands"),
         ("81x96p16x16", r"multiple of the patch's bands"),
@@ -404,18 +425,18 @@ def test_a_head_of_other_sizes(key, value, convert, tmp_path):
         ("m2d_vit_tiny", r"carries no sizes"),
     ],
 )
-def test_a_name_with_other_sizes(name, match, convert, tmp_path):
+def test_convert_checkpoint_refuses_a_name_with_other_sizes(name, match, convert, tmp_path):
     assert_refused(convert, tmp_path, weights(), match, name=name)
 
 
-def test_neither_file_nor_folder_carry_sizes(convert, tmp_path):
-    assert_refused(convert, tmp_path, weights(), r"carries no sizes.*--name", name=None)
+def test_convert_checkpoint_needs_sizes_in_some_name(convert, tmp_path):
+    assert_refused(convert, tmp_path, weights(), r"carries no sizes", name=None)
 
 
-def test_heads_must_be_told_if_the_width_is_unusual(convert, tmp_path):
+def test_convert_checkpoint_needs_heads_if_the_width_is_unusual(convert, tmp_path):
     config = ViTConfig(80, 96, 16, 16, width=96, depth=1, heads=3, mlp=32)
     state = random_state(config)
-    assert_refused(convert, tmp_path, state, r"width / 64, but the width is 96: give --heads")
+    assert_refused(convert, tmp_path, state, r"width / 64, but the width is 96: give the number of heads")
     assert_refused(convert, tmp_path, state, r"multiple of the heads, got 96 and 5", heads=5)
     assert_refused(convert, tmp_path, state, r"heads|positive", heads=-3)
     assert_refused(convert, tmp_path, state, r"heads|positive", heads=0)
@@ -442,7 +463,7 @@ class Evaluated(Mine):
 
 @pytest.mark.parametrize("where", ["beside", "in args", "in the state dict"])
 @pytest.mark.parametrize(("mine", "named"), [(Mine, r"posix\.mkdir|nt\.mkdir"), (Evaluated, "eval")])
-def test_pickled_code_is_not_run(mine, named, where, convert, tmp_path):
+def test_convert_checkpoint_runs_no_pickled_code(mine, named, where, convert, tmp_path):
     marker = tmp_path / "marker"
     content = full(weights())
     if where == "beside":
@@ -457,37 +478,39 @@ def test_pickled_code_is_not_run(mine, named, where, convert, tmp_path):
     assert marker.exists(), "the mine has no charge, so the test shows nothing"
 
 
-def test_a_path_in_the_settings(convert, tmp_path):
+def test_convert_checkpoint_refuses_a_path_in_the_settings(convert, tmp_path):
     content = full(weights())
     content["args"].output_dir = pathlib.PurePosixPath("/somewhere")
     assert_refused(convert, tmp_path, content, r"holds more than tensors.*pathlib\S*\.PurePosixPath.*state dict alone")
 
 
-def test_a_module_saved_whole(convert, tmp_path):
+def test_convert_checkpoint_refuses_a_module_saved_whole(convert, tmp_path):
     assert_refused(convert, tmp_path, torch.nn.Linear(2, 3), r"holds more than tensors.*torch\.nn\.modules\.linear")
 
 
 @pytest.mark.parametrize(
     "damage", ["text", "empty", "zip cut in half", "zip cut at its end", "old format cut", "zeros"]
 )
-def test_a_damaged_file(damage, tmp_path):
+def test_convert_checkpoint_refuses_a_damaged_file(damage, tmp_path):
     path = tmp_path / "checkpoint.pth"
     torch.save(weights(), path, _use_new_zipfile_serialization=damage != "old format cut")
     content = path.read_bytes()
-    path.write_bytes({
-        "text": b"<!DOCTYPE html><html>Sign in to download</html>\n",
-        "empty": b"",
-        "zip cut in half": content[: len(content) // 2],
-        "zip cut at its end": content[:-10],
-        "old format cut": content[: len(content) // 2],
-        "zeros": bytes(1000),
-    }[damage])  # fmt: skip
+    path.write_bytes(
+        {
+            "text": b"<!DOCTYPE html><html>Sign in to download</html>\n",
+            "empty": b"",
+            "zip cut in half": content[: len(content) // 2],
+            "zip cut at its end": content[:-10],
+            "old format cut": content[: len(content) // 2],
+            "zeros": bytes(1000),
+        }[damage]
+    )
     with pytest.raises(InputError, match=r"checkpoint\.pth is not a readable PyTorch checkpoint.*download it again"):
         convert_checkpoint(path, tmp_path / "out", NAME)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pth"]
 
 
-def test_a_missing_file_and_a_folder(tmp_path):
+def test_convert_checkpoint_refuses_a_missing_file_and_a_folder(tmp_path):
     for path in (tmp_path / "absent.pth", tmp_path):
         with pytest.raises(InputError, match=rf"{path} is not a file: give the checkpoint's path"):
             convert_checkpoint(path, tmp_path / "out", NAME)
@@ -510,11 +533,11 @@ def test_a_missing_file_and_a_folder(tmp_path):
     ],
     ids=str,
 )
-def test_a_content_that_is_no_state_dict(content, described, convert, tmp_path):
+def test_convert_checkpoint_refuses_a_content_that_is_no_state_dict(content, described, convert, tmp_path):
     assert_refused(convert, tmp_path, content, rf"must hold a state dict, or one under 'model'; got .*{described}")
 
 
-def test_another_models_state_dict(convert, tmp_path):
+def test_convert_checkpoint_refuses_another_models_state_dict(convert, tmp_path):
     assert_refused(convert, tmp_path, torch.nn.Linear(2, 3).state_dict(), r"cls_token.*first keys are bias, weight")
 
 
@@ -528,7 +551,7 @@ def test_another_models_state_dict(convert, tmp_path):
     ],
     ids=["numbers for keys", "a number among the keys", "a sparse tensor", "a tensor without values"],
 )
-def test_tensors_and_keys_that_no_encoder_has(content, convert, tmp_path):
+def test_convert_checkpoint_refuses_tensors_and_keys_that_no_encoder_has(content, convert, tmp_path):
     assert_refused(convert, tmp_path, content, r"checkpoint\.pth|random")
 
 
@@ -536,7 +559,7 @@ def test_tensors_and_keys_that_no_encoder_has(content, convert, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "encoder", "file"])
-def test_what_exists_is_refused_and_untouched(kind, convert, saved, tmp_path):
+def test_convert_checkpoint_leaves_what_exists_untouched(kind, convert, saved, tmp_path):
     out = tmp_path / "out"
     if kind == "file":
         out.write_text("mine")
@@ -555,7 +578,7 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_failure_while_saving_leaves_nothing(convert, tmp_path, monkeypatch):
+def test_convert_checkpoint_leaves_nothing_if_saving_fails(convert, tmp_path, monkeypatch):
     def fail(*_args, **_options):
         raise OSError(28, "No space left on device")
 
@@ -568,14 +591,14 @@ def test_a_failure_while_saving_leaves_nothing(convert, tmp_path, monkeypatch):
 # Loading.
 
 
-def test_no_encoder_directory(tmp_path):
+def test_load_encoder_refuses_other_folders(tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "absent", tmp_path / "empty"):
         with pytest.raises(InputError, match=rf"{path} is no encoder directory.*jaxdissect convert"):
             load_encoder(path)
 
 
-def test_a_file_is_no_encoder_directory(tmp_path):
+def test_load_encoder_refuses_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
         load_encoder(tmp_path / "file")
@@ -584,7 +607,7 @@ def test_a_file_is_no_encoder_directory(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe\x00", b"[1]", b"null", b"{}", b'{"format": 2}', b'{"format": "1"}'], ids=str
 )
-def test_a_broken_description(content, copy):
+def test_load_encoder_refuses_a_broken_description(content, copy):
     (copy / "encoder.json").write_bytes(content)
     with pytest.raises(InputError, match=r"encoder\.json.*convert the checkpoint again"):
         load_encoder(copy)
@@ -597,7 +620,7 @@ def change(folder: pathlib.Path, edit: Callable[[dict], Any]) -> None:
 
 
 @pytest.mark.parametrize("entry", ["name", "vit", "front_end", "source", "licence", "head_classes"])
-def test_a_description_that_lacks_an_entry(entry, copy):
+def test_load_encoder_refuses_a_description_that_lacks_an_entry(entry, copy):
     change(copy, lambda description: description.pop(entry))
     with pytest.raises(InputError, match=rf"encoder\.json.*{entry}.*convert the checkpoint again"):
         load_encoder(copy)
@@ -614,7 +637,7 @@ def test_a_description_that_lacks_an_entry(entry, copy):
         ("front_end", {"hop": None}),
     ],
 )
-def test_a_description_of_no_encoder(section, values, copy):
+def test_load_encoder_refuses_a_description_of_no_encoder(section, values, copy):
     change(copy, lambda description: description[section].update(values))
     with pytest.raises(InputError):
         load_encoder(copy)
@@ -643,12 +666,12 @@ def assert_params_refused(folder: pathlib.Path) -> None:
         (None, {"head_classes": 8}),
     ],
 )
-def test_params_of_other_sizes(section, values, copy):
+def test_load_encoder_refuses_params_of_other_sizes(section, values, copy):
     change(copy, lambda description: (description[section] if section else description).update(values))
     assert_params_refused(copy)
 
 
-def test_missing_params(copy):
+def test_load_encoder_refuses_missing_params(copy):
     shutil.rmtree(copy / "params")
     assert_params_refused(copy)
 
@@ -665,7 +688,7 @@ def test_missing_params(copy):
         ("_METADATA", "removed"),
     ],
 )
-def test_a_damaged_file_of_params(name, damage, copy, saved):
+def test_load_encoder_refuses_a_damaged_file_of_params(name, damage, copy, saved):
     """It is refused, or, where orbax can do without that file, loaded as it was."""
     files = [path for path in (copy / "params").rglob("*") if path.is_file()]
     file = max(files, key=lambda path: path.stat().st_size) if name == "the largest" else copy / "params" / name
@@ -680,7 +703,7 @@ def test_a_damaged_file_of_params(name, damage, copy, saved):
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
-def test_a_changed_bit_is_noticed(place, copy):
+def test_load_encoder_notices_a_changed_bit(place, copy):
     file = max((path for path in (copy / "params").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
     content[int(place * len(content))] ^= 1
@@ -690,7 +713,7 @@ def test_a_changed_bit_is_noticed(place, copy):
 
 
 @pytest.mark.parametrize("change", [{"heads": 2}, {"norm_stats": [0.0, 1.0]}])
-def test_a_changed_description_is_noticed(change, copy):
+def test_load_encoder_notices_a_changed_description(change, copy):
     file = copy / "encoder.json"
     description = json.loads(file.read_text())
     vit = {name: value for name, value in change.items() if name in description["vit"]}
@@ -700,12 +723,12 @@ def test_a_changed_description_is_noticed(change, copy):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "", "float64"])
-def test_an_unknown_type_of_computation(dtype, saved):
-    with pytest.raises(InputError, match=rf"--dtype must be one of float32, bfloat16, got '{dtype}'"):
+def test_load_encoder_refuses_an_unknown_dtype(dtype, saved):
+    with pytest.raises(InputError, match=rf"dtype must be one of float32, bfloat16, got '{dtype}'"):
         load_encoder(saved, dtype=dtype)
 
 
-def test_bfloat16_is_a_type_of_computation_only(saved):
+def test_load_encoder_keeps_parameters_under_bfloat16(saved):
     encoder = load_encoder(saved, dtype="bfloat16")
     assert encoder.dtype == jnp.bfloat16
     assert_same(encoder, load_encoder(saved))
@@ -751,7 +774,7 @@ def factories(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_factory(dtype, factories):
+def test_load_encoder_calls_a_factory(dtype, factories):
     encoder = load_encoder(f"{factories}:good", dtype=dtype)
     assert isinstance(encoder, Encoder)
     assert (encoder.name, jnp.dtype(encoder.dtype).name) == ("theirs", dtype)
@@ -759,15 +782,22 @@ def test_a_factory(dtype, factories):
 
 @pytest.mark.parametrize(
     "path",
-    ["no_such_package_here:good", "their_package.absent:good", "their_package.encoders:absent",
-     "their_package.encoders:", ":good", ".encoders:good", "their_package.encoders:number"],
-)  # fmt: skip
-def test_a_factory_that_cannot_be_called(path, factories):
+    [
+        "no_such_package_here:good",
+        "their_package.absent:good",
+        "their_package.encoders:absent",
+        "their_package.encoders:",
+        ":good",
+        ".encoders:good",
+        "their_package.encoders:number",
+    ],
+)
+def test_load_encoder_refuses_a_factory_that_cannot_be_called(path, factories):
     with pytest.raises(InputError, match=rf"{path}"):
         load_encoder(path)
 
 
-def test_a_factory_that_takes_no_dtype(factories):
+def test_load_encoder_refuses_a_factory_that_takes_no_dtype(factories):
     with pytest.raises(InputError, match=rf"{factories}:without_dtype.*dtype"):
         load_encoder(f"{factories}:without_dtype")
 
@@ -775,7 +805,7 @@ def test_a_factory_that_takes_no_dtype(factories):
 @pytest.mark.parametrize(
     ("name", "lacking"), [("nothing", "name, sample_rate, module"), ("partial", r"lacks token_layout\.$")]
 )
-def test_a_factory_that_makes_no_encoder(name, lacking, factories):
+def test_load_encoder_refuses_a_factory_that_makes_no_encoder(name, lacking, factories):
     with pytest.raises(InputError, match=rf"{factories}:{name} must return a jaxdissect Encoder.*{lacking}"):
         load_encoder(f"{factories}:{name}")
 
@@ -783,7 +813,7 @@ def test_a_factory_that_makes_no_encoder(name, lacking, factories):
 # Fingerprints.
 
 
-def test_the_fingerprint_changes_with_every_array(saved):
+def test_fingerprint_changes_with_every_array(saved):
     encoder = load_encoder(saved)
     arrays, tree = jax.tree.flatten(jax.device_get(encoder.variables))
     assert len(arrays) == 6 + 2 * 12 + 2 + 4
@@ -796,7 +826,7 @@ def test_the_fingerprint_changes_with_every_array(saved):
     assert len(seen) == 1 + len(arrays)
 
 
-def test_the_fingerprint_changes_with_the_sizes_that_arrays_do_not_tell(saved):
+def test_fingerprint_changes_with_sizes_that_no_array_shows(saved):
     encoder = load_encoder(saved)
     config, front_end = vars(encoder.config), vars(encoder.log_mel)
     others = [
@@ -807,7 +837,7 @@ def test_the_fingerprint_changes_with_the_sizes_that_arrays_do_not_tell(saved):
     assert len({fingerprint(other) for other in (encoder, *others)}) == 4
 
 
-def test_the_fingerprint_is_not_that_of_the_computation(saved):
+def test_fingerprint_ignores_dtype_and_name(saved):
     encoder = load_encoder(saved)
     on_host = M2D("another name", encoder.config, encoder.log_mel, jax.device_get(encoder.variables))
     computed = (dataclasses.replace(encoder, dtype=jnp.bfloat16), load_encoder(saved, dtype="bfloat16"), on_host)

@@ -13,8 +13,9 @@ import pytest
 
 from jaxdissect import InputError, load_encoder
 from jaxdissect.cli import main
-from jaxdissect.encoder.foreign import ForeignEncoder, UserCode, definition, guarded, user_line
+from jaxdissect.encoder.foreign import ForeignEncoder, guarded
 from jaxdissect.encoder.protocol import LayeredEncoder
+from jaxdissect.encoder.user_code import UserCode, definition, user_line
 
 MINE = """
 import flax.linen as nn
@@ -105,20 +106,28 @@ def line_of(text):
 @pytest.mark.parametrize(
     ("call", "part", "kind", "line"),
     [
-        (lambda e: e.front_end(e.variables, PCM), "front_end", "KeyError: 'lost'",
-         '        return np.log(variables["lost"])'),
+        (
+            lambda e: e.front_end(e.variables, PCM),
+            "front_end",
+            "KeyError: 'lost'",
+            '        return np.log(variables["lost"])',
+        ),
         (lambda e: e.embed(PCM), "embed", "KeyError: 'no pooling'", '        raise KeyError("no pooling")'),
         (lambda e: e.token_layout(3), "token_layout", "ZeroDivisionError", "        return 1 / (samples - samples)"),
-        (lambda e: e.settings(), "settings", "ValueError: first line;",
-         '    raise ValueError("first line\\\\nsecond line")'),
+        (
+            lambda e: e.settings(),
+            "settings",
+            "ValueError: first line;",
+            '    raise ValueError("first line\\\\nsecond line")',
+        ),
     ],
-)  # fmt: skip
+)
 def test_foreign_encoder_names_the_part_and_the_users_line(mine, call, part, kind, line):
     encoder = load_encoder("mine:broken")
     with pytest.raises(InputError) as caught:
         call(encoder)
     message = str(caught.value)
-    assert message.startswith(f"--encoder mine:broken: {part} raised {kind}")
+    assert message.startswith(f"Encoder mine:broken: {part} raised {kind}")
     line = line.replace("\\\\n", "\\n")
     assert f"{mine}, line {line_of(line)}: `{line.strip()}`" in message
     assert "\n" not in message
@@ -126,7 +135,7 @@ def test_foreign_encoder_names_the_part_and_the_users_line(mine, call, part, kin
     assert not isinstance(caught.value.__cause__, InputError)
 
 
-def test_foreign_module_that_raises_while_jax_traces_it(mine):
+def test_foreign_module_names_the_users_line_while_jax_traces_it(mine):
     """JAX takes frames out of a traceback under jit; the user's line is told all the same, and the error kept."""
     encoder = load_encoder("mine:branching")
     with pytest.raises(InputError, match=r"module\.apply raised TracerBoolConversionError: .*line 10: `if x\.sum") as e:
@@ -141,14 +150,17 @@ def test_foreign_module_that_raises_while_jax_traces_it(mine):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda e: e.front_end(e.variables, PCM), r"front_end must return arrays with the clips in front \(2 here\), f"
-                                                  r"ound float32\[1600\]\."),
+        (
+            lambda e: e.front_end(e.variables, PCM),
+            r"front_end must return arrays with the clips in front \(2 here\), f"
+            r"ound float32\[1600\]\.",
+        ),
         (lambda e: e.token_layout(3), r"token_layout must return a tuple with a TokenLayout .* found list\."),
-        (lambda e: e.settings(), r"settings must return JSON values, found what JSON cannot hold \(.* not JSON"),
+        (lambda e: e.settings(), r"settings must return JSON values \(.* not JSON serializable\), found dict\."),
     ],
-)  # fmt: skip
-def test_foreign_encoder_that_returns_something_else(mine, call, message):
-    with pytest.raises(InputError, match=f"^--encoder mine:wrong: {message}"):
+)
+def test_foreign_encoder_refuses_other_results(mine, call, message):
+    with pytest.raises(InputError, match=f"^Encoder mine:wrong: {message}"):
         call(load_encoder("mine:wrong"))
 
 
@@ -161,8 +173,8 @@ def test_foreign_encoder_that_returns_something_else(mine, call, message):
         ("rate", r"sample_rate must be a positive whole number, in Hz, found str '16 kHz'"),
     ],
 )
-def test_load_foreign_tells_what_the_factory_does(mine, name, message):
-    with pytest.raises(InputError, match=f"^--encoder mine:{name}: {message}"):
+def test_load_foreign_explains_what_the_factory_raises(mine, name, message):
+    with pytest.raises(InputError, match=f"^Encoder mine:{name}: {message}"):
         load_encoder(f"mine:{name}")
 
 
@@ -174,25 +186,25 @@ def test_load_foreign_tells_what_the_factory_does(mine, name, message):
         ("raise RuntimeError", r"importing mine raised RuntimeError: RuntimeError; .*, line 1: `raise RuntimeError`"),
     ],
 )
-def test_load_foreign_tells_the_line_that_an_import_fails_at(mine, text, message):
+def test_load_foreign_names_the_line_at_which_an_import_fails(mine, text, message):
     mine.write_text(text)
-    with pytest.raises(InputError, match=f"^--encoder mine:f: {message}"):
+    with pytest.raises(InputError, match=f"^Encoder mine:f: {message}"):
         load_encoder("mine:f")
 
 
 @pytest.mark.parametrize("name", ["no_such_module_of_mine:f", "mine:lost", ":f", "mine:"])
-def test_load_foreign_of_what_is_not_there(mine, name):
+def test_load_foreign_refuses_what_is_not_there(mine, name):
     with pytest.raises(InputError, match=f"^{re.escape(name)}: neither a directory nor an importable package"):
         load_encoder(name)
 
 
-def test_foreign_front_end_with_other_arguments_is_told_with_its_definition(mine):
+def test_foreign_front_end_with_other_arguments_shows_its_definition(mine):
     encoder = load_encoder("mine:few_arguments")
     with pytest.raises(InputError, match=r"front_end raised TypeError: .*positional.*mine\.py, line \d+: `def front_e"):
         encoder.front_end(encoder.variables, PCM)
 
 
-def test_a_command_answers_a_users_mistake_in_one_paragraph(mine, data_folder, capsys):
+def test_foreign_module_mistake_is_one_paragraph_of_a_command(mine, data_folder, capsys):
     data_folder.write("a.wav", np.ones(1600))
     table = data_folder.table("t.csv", "file_name,label,split\na.wav,x,train\n")
     options = ["--encoder", "mine:branching", "--task", str(table), "--unit-seconds", "0.1"]
@@ -203,7 +215,7 @@ def test_a_command_answers_a_users_mistake_in_one_paragraph(mine, data_folder, c
     assert re.search(r"module\.apply raised TracerBoolConversionError.*mine\.py, line 10: `if x\.sum", answer["error"])
 
 
-def test_a_factory_that_ends_the_program_passes_and_is_answered(mine, tmp_path, capsys):
+def test_load_foreign_lets_a_factory_end_the_program(mine, tmp_path, capsys):
     with pytest.raises(SystemExit):
         load_encoder("mine:ending")
     assert main(["bench", "--encoder", "mine:ending", "--json"]) == 7
@@ -212,7 +224,7 @@ def test_a_factory_that_ends_the_program_passes_and_is_answered(mine, tmp_path, 
     assert "sys.exit(7)" in answer["error"]
 
 
-def test_token_layout_that_does_not_fit_the_neurons_is_told_before_counting(mine, data_folder, capsys):
+def test_token_layout_must_fit_the_neurons_before_counting(mine, data_folder, capsys):
     """With --tokens all nothing is masked, and the report would lay activations out wrongly."""
     data_folder.write("a.wav", np.ones(1600))
     table = data_folder.table("t.csv", "file_name,label,split\na.wav,x,train\n")
@@ -228,12 +240,12 @@ def test_user_code_lets_interrupts_pass(stop):
         raise stop
 
 
-def test_user_code_lets_what_is_told_already_pass():
+def test_user_code_lets_input_errors_pass():
     with pytest.raises(InputError, match=r"^told$"), UserCode("mine:f").part("embed"):
         raise InputError("told")
 
 
-def test_guarded_encoder_is_what_it_was():
+def test_guarded_encoder_behaves_as_the_users():
     own = foreign.IntegerEncoder()
     encoder = guarded(own, UserCode("foreign:make"))
     assert isinstance(encoder, ForeignEncoder)

@@ -49,8 +49,9 @@ def apply(module: ViT, params: dict, spectrogram: jax.Array) -> tuple:
 def run(encoder: M2D, spectrogram: np.ndarray) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
     """The output of every call, and the neurons of every layer and call."""
     output, captured = apply(encoder.module, encoder.variables["params"], spectrogram)
-    layers = [captured["intermediates"][f"blocks_{layer}"]["mlp"]["act"]["__call__"]
-              for layer in range(encoder.config.depth)]  # fmt: skip
+    layers = [
+        captured["intermediates"][f"blocks_{layer}"]["mlp"]["act"]["__call__"] for layer in range(encoder.config.depth)
+    ]
     return [np.asarray(part, np.float32) for part in output], [[np.asarray(p, np.float32) for p in c] for c in layers]
 
 
@@ -69,7 +70,7 @@ def assert_parity(encoder: M2D, spectrogram: np.ndarray, chunks: list[Reference]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_parity_at_the_models_width(models, name):
+def test_vit_has_parity_with_torch_at_its_width(models, name):
     state, encoder = models[name]
     config = encoder.config
     spectrogram = noise(2, config.frames)
@@ -88,7 +89,7 @@ def test_parity_at_the_models_width(models, name):
         ("80x1001p16x16", 501),
     ],
 )
-def test_short_inputs_take_the_first_time_columns(models, name, frames):
+def test_vit_takes_the_first_time_columns_of_short_inputs(models, name, frames):
     state, encoder = models[name]
     spectrogram = noise(2, frames)
     missing = -frames % encoder.config.patch_frames
@@ -108,7 +109,7 @@ def test_short_inputs_take_the_first_time_columns(models, name, frames):
         ("80x1001p16x16", 3001, 3),
     ],
 )
-def test_long_inputs_are_cut_into_chunks(models, name, frames, chunks):
+def test_vit_cuts_long_inputs_into_chunks(models, name, frames, chunks):
     state, encoder = models[name]
     spectrogram = noise(2, frames)
     alone = reference_chunks(state, encoder.config, spectrogram)
@@ -116,7 +117,7 @@ def test_long_inputs_are_cut_into_chunks(models, name, frames, chunks):
     assert_parity(encoder, spectrogram, alone)
 
 
-def test_a_five_second_clip_is_512_frames_of_160_patches(models):
+def test_vit_makes_160_patches_of_a_five_second_clip(models):
     _, encoder = models["80x608p16x16"]
     assert chunk_frames(501, encoder.config) == (0, 512)
     spectrogram = noise(2, 501)
@@ -126,7 +127,7 @@ def test_a_five_second_clip_is_512_frames_of_160_patches(models):
     np.testing.assert_array_equal(tokens, padded)
 
 
-def test_a_thirty_second_clip_is_five_chunks(models):
+def test_vit_makes_five_chunks_of_a_thirty_second_clip(models):
     _, encoder = models["80x608p16x16"]
     assert chunk_frames(3001, encoder.config) == (4, 576)
     (full, last), _ = run(encoder, noise(2, 3001))
@@ -134,7 +135,7 @@ def test_a_thirty_second_clip_is_five_chunks(models):
     assert last.shape == (2, 1, 1 + 180, 64)
 
 
-def test_a_full_chunk_drops_the_frames_after_its_last_whole_patch(models):
+def test_vit_drops_the_frames_after_the_last_whole_patch_of_a_full_chunk(models):
     _, encoder = models["80x1001p16x16"]
     spectrogram = noise(1, 2002)
     (tokens,), _ = run(encoder, spectrogram)
@@ -148,7 +149,7 @@ def test_a_full_chunk_drops_the_frames_after_its_last_whole_patch(models):
 
 
 @pytest.mark.parametrize(("name", "frames"), [("80x208p16x16", 501), ("80x608p80x2", 1217)])
-def test_a_chunk_does_not_depend_on_its_neighbours(models, name, frames):
+def test_vit_chunk_does_not_depend_on_its_neighbours(models, name, frames):
     _, encoder = models[name]
     spectrogram = noise(2, frames)
     together = in_time_order(run(encoder, spectrogram)[0])
@@ -160,7 +161,7 @@ def test_a_chunk_does_not_depend_on_its_neighbours(models, name, frames):
 
 @pytest.mark.parametrize("width", [16, 208, 304, 608, 1001, 1002])
 @pytest.mark.parametrize("patch", [1, 2, 16])
-def test_chunks_of_every_length(width, patch):
+def test_chunk_frames_of_every_length(width, patch):
     config = ViTConfig(80, width, 80, patch, **SMALL)
     for frames in range(1, 2001):
         full, last = chunk_frames(frames, config)
@@ -172,7 +173,7 @@ def test_chunks_of_every_length(width, patch):
 
 
 @pytest.mark.parametrize(("name", "frames"), [("80x608p16x16", 501), ("80x208p16x16", 501), ("80x608p80x2", 1217)])
-def test_embeddings(models, name, frames):
+def test_frame_embeddings_and_clip_embedding_match_a_loop(models, name, frames):
     """`rearrange(x, "b (f t) d -> b t (f d)")` of the patches, chunks in time order, then the mean over time."""
     _, encoder = models[name]
     config = encoder.config
@@ -192,7 +193,7 @@ def test_embeddings(models, name, frames):
     assert_within("embedding against numpy, relative", relative_error(encoder.embed(tokens), mean))
 
 
-def test_the_published_size_of_an_embedding():
+def test_clip_embedding_has_the_published_size():
     config = vit_config("base")
     tokens = (jax.ShapeDtypeStruct((1, 1, 161, 768), jnp.float32),)
     assert jax.eval_shape(lambda tokens: clip_embedding(tokens, config), tokens).shape == (1, 3840)
@@ -216,7 +217,7 @@ def slow_layout(encoder: M2D, samples: int) -> list[list[tuple[bool, int, int]]]
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("samples", [201, 15999, 16000, 80000, 96999, 97120, 160000, 160160, 480000])
-def test_where_tokens_come_from(models, name, samples):
+def test_token_layout_matches_a_loop(models, name, samples):
     _, encoder = models[name]
     layout = encoder.token_layout(samples)
     found = [
@@ -233,7 +234,7 @@ def test_where_tokens_come_from(models, name, samples):
     assert [part.is_patch.shape for part in layout] == [part.shape[1:3] for part in output]
 
 
-def test_neurons_are_captured_per_block(models):
+def test_vit_neurons_are_captured_per_block(models):
     _, encoder = models["80x208p16x16"]
     capture_all = partial(encoder.module.apply, capture_intermediates=True, mutable=["intermediates"])
     _, captured = jax.jit(capture_all)({"params": encoder.variables["params"]}, noise(1, 300))
@@ -243,7 +244,7 @@ def test_neurons_are_captured_per_block(models):
     assert all([call.shape for call in calls] == [(1, 1, 66, 128), (1, 1, 31, 128)] for calls in acts.values())
 
 
-def test_the_front_end_is_normalised_by_the_checkpoints_statistics(models):
+def test_front_end_normalises_by_the_checkpoints_statistics(models):
     _, encoder = models["80x208p16x16"]
     variables = encoder.variables | {
         "front_end": encoder.variables["front_end"] | {"norm_stats": np.array([-3.0, 2.0], np.float32)}
@@ -253,7 +254,7 @@ def test_the_front_end_is_normalised_by_the_checkpoints_statistics(models):
     np.testing.assert_allclose(encoder.front_end(variables, silence), np.full((1, 11, 80), expected), rtol=1e-6)
 
 
-def test_bfloat16_stays_near(models):
+def test_vit_in_bfloat16_stays_near(models):
     _, encoder = models["80x208p16x16"]
     half, spectrogram = dataclasses.replace(encoder, dtype=jnp.bfloat16), noise(2, 501)
     with jax.numpy_dtype_promotion("standard"):  # Flax's own LayerNorm promotes bfloat16 to float32
@@ -282,17 +283,17 @@ def test_bfloat16_stays_near(models):
         ("large", 1024, 24, 16, 4096),
     ],
 )
-def test_named_sizes(size, width, depth, heads, mlp):
+def test_vit_config_of_named_sizes(size, width, depth, heads, mlp):
     assert vit_config(size) == ViTConfig(80, 608, 16, 16, width, depth, heads, mlp)
 
 
-def test_a_named_size_can_be_changed():
+def test_vit_config_changes_a_named_size():
     config = vit_config("tiny", frames=208, patch_bands=80, patch_frames=2, depth=2)
     assert config == ViTConfig(80, 208, 80, 2, 192, 2, 3, 768)
     assert config.grid == (1, 104)
 
 
-def test_an_unknown_size_is_refused():
+def test_vit_config_refuses_an_unknown_size():
     with pytest.raises(InputError, match="'huge'; known: tiny, small, base, large"):
         vit_config("huge")
 
@@ -311,24 +312,24 @@ def test_an_unknown_size_is_refused():
     ],
     ids=str,
 )
-def test_sizes_that_make_no_vit(sizes, rule):
+def test_vit_config_refuses_sizes_that_make_no_vit(sizes, rule):
     with pytest.raises(InputError, match=rule):
         ViTConfig(**sizes)
 
 
-def test_a_spectrogram_of_other_bands_is_refused(models):
+def test_vit_refuses_a_spectrogram_of_other_bands(models):
     _, encoder = models["80x208p16x16"]
     with pytest.raises(InputError, match="takes 80 mel bands, got 64"):
         encoder.module.apply({"params": encoder.variables["params"]}, jnp.asarray(noise(1, 100, bands=64)))
 
 
-def test_the_front_end_must_fit_the_vit(models):
+def test_m2d_front_end_must_fit_the_vit(models):
     _, encoder = models["80x208p16x16"]
     with pytest.raises(InputError, match=r"bands must be the ViT's, got 80 and 64"):
         dataclasses.replace(encoder, config=ViTConfig(64, 208, 16, 16, **SMALL))
 
 
-def test_an_untrained_encoder_is_seeded():
+def test_untrained_m2d_is_seeded():
     config = ViTConfig(80, 32, 80, 16, width=8, depth=1, heads=1, mlp=8)
     one, same, other = (untrained_m2d(config, seed=seed) for seed in (0, 0, 1))
     for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(same.variables), strict=True):

@@ -48,11 +48,18 @@ class IntegerEncoder:
         random = np.random.default_rng(0)
 
         def dense(rows, columns):
-            return {"kernel": random.integers(-2, 3, (rows, columns)).astype(np.float32),
-                    "bias": random.integers(-9, 2, columns).astype(np.float32)}  # fmt: skip
+            return {
+                "kernel": random.integers(-2, 3, (rows, columns)).astype(np.float32),
+                "bias": random.integers(-9, 2, columns).astype(np.float32),
+            }
 
-        return {"params": {f"{name}_{layer}": dense(*shape) for layer in range(2)
-                           for name, shape in (("in", (16, 12)), ("out", (12, 16)))}}  # fmt: skip
+        return {
+            "params": {
+                f"{name}_{layer}": dense(*shape)
+                for layer in range(2)
+                for name, shape in (("in", (16, 12)), ("out", (12, 16)))
+            }
+        }
 
     def front_end(self, variables, pcm):
         """The sums of 25 samples, each a whole number of eighths."""

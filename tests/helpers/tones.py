@@ -117,8 +117,16 @@ def options(tones, tmp_path):
     """Options of a quick probe of the tones."""
 
     def make(**changes):
-        quick = {"run": tmp_path / "run", "encoder": "foreign:make", "task": str(tones.table), "unit_seconds": SECONDS,
-                 "learning_rate": 0.1, "epochs": 4, "batch_size": 1, "seeds": 2}  # fmt: skip
+        quick = {
+            "run": tmp_path / "run",
+            "encoder": "foreign:make",
+            "task": str(tones.table),
+            "unit_seconds": SECONDS,
+            "learning_rate": 0.1,
+            "epochs": 4,
+            "batch_size": 1,
+            "seeds": 2,
+        }
         return ProbeOptions(**quick | changes)
 
     make.run = tmp_path / "run"

@@ -10,8 +10,13 @@ from jaxdissect.encoder.convert import Sizes, encoder_from_state
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViTConfig
 
-RENAMED = {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2", "attn.proj": "attention.o_proj",
-          "norm1": "layernorm_before", "norm2": "layernorm_after"}  # fmt: skip
+RENAMED = {
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "attn.proj": "attention.o_proj",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+}
 
 
 class Reference(NamedTuple):
@@ -77,11 +82,19 @@ def reference_chunk(state: dict[str, torch.Tensor], config: ViTConfig, chunk: np
 def reference_model(state: dict[str, torch.Tensor], config: ViTConfig, frames: int) -> transformers.ViTModel:
     """A model that is `frames` wide: its positions are the first time columns of the whole grid."""
     sizes = transformers.ViTConfig(
-        hidden_size=config.width, num_hidden_layers=config.depth, num_attention_heads=config.heads,
-        intermediate_size=config.mlp, hidden_act="gelu", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        layer_norm_eps=1e-6, image_size=(config.bands, frames), patch_size=(config.patch_bands, config.patch_frames),
-        num_channels=1, qkv_bias=True,
-    )  # fmt: skip
+        hidden_size=config.width,
+        num_hidden_layers=config.depth,
+        num_attention_heads=config.heads,
+        intermediate_size=config.mlp,
+        hidden_act="gelu",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        layer_norm_eps=1e-6,
+        image_size=(config.bands, frames),
+        patch_size=(config.patch_bands, config.patch_frames),
+        num_channels=1,
+        qkv_bias=True,
+    )
     columns = frames // config.patch_frames
     grid = state["pos_embed"][:, 1:].reshape(1, *config.grid, config.width)[:, :, :columns]
     weights = {

@@ -28,8 +28,9 @@ def test_the_own_head_of_an_encoder_is_scored(options, tones):
     (evaluation,) = run_probe(options(encoder="tones:three_classes", head="encoder", seeds=3)).evaluations
     encoder, task = three_classes(None), load(tones.table)
     head = encoder.variables["head"]
-    values = np.stack([slow_embedding(encoder, read_clip(task.data, name, 16000, SAMPLES).pcm)
-                       for name in task.file_names])  # fmt: skip
+    values = np.stack(
+        [slow_embedding(encoder, read_clip(task.data, name, 16000, SAMPLES).pcm) for name in task.file_names]
+    )
     scaled = (values - head["mean"]) / np.sqrt(head["variance"] + EPSILON)
     right = (scaled @ head["kernel"] + head["bias"]).argmax(axis=1) == tones.classes
     test = evaluation.scores[evaluation.scores["split"] == "test"]
@@ -62,10 +63,12 @@ def test_a_trained_head_put_into_the_encoder_scores_the_same(options, tones, tmp
     ("given", "found"),
     [
         (["--head", "encoder"], "--head encoder: integers has no task head: leave the option out to train one"),
-        (["--head", "encoder", "--encoder", "tones:two_classes"],
-         "array 'bias' of the shape (3,) for the 3 classes of the label set 'label', found (2,)"),
+        (
+            ["--head", "encoder", "--encoder", "tones:two_classes"],
+            "array 'bias' of the shape (3,) for the 3 classes of the label set 'label', found (2,)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_heads_that_do_not_fit(jaxdissect, given, found):
     code, _, error = jaxdissect("probe", *given)
     assert code == 2

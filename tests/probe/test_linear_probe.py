@@ -76,11 +76,14 @@ def test_average_precision_is_scikit_learns(levels, share):
     members[:, 4] = False
     for chosen in (np.ones(clips, bool), random.random(clips) < 0.4):
         found = np.asarray(class_average_precision(jnp.asarray(scores), jnp.asarray(members), jnp.asarray(chosen)))
-        expected = np.array([
-            average_precision_score(members[chosen, index], scores[chosen, index])
-            if members[chosen, index].any() else np.nan
-            for index in range(classes)
-        ])  # fmt: skip
+        expected = np.array(
+            [
+                average_precision_score(members[chosen, index], scores[chosen, index])
+                if members[chosen, index].any()
+                else np.nan
+                for index in range(classes)
+            ]
+        )
         assert np.isnan(expected[4])
         np.testing.assert_allclose(found, expected, rtol=2e-6)
         mean = average_precision(jnp.asarray(scores), jnp.asarray(members), jnp.asarray(chosen))

@@ -172,8 +172,9 @@ def blobs(task, seed=0):
     random = np.random.default_rng(seed)
     members = task.label_sets[0].table()
     centres = random.normal(size=(CLASSES, FEATURES)) * 1.5
-    return Embeddings((members @ centres + random.normal(size=(len(task), FEATURES))).astype(np.float32),
-                      np.ones(len(task), bool))  # fmt: skip
+    return Embeddings(
+        (members @ centres + random.normal(size=(len(task), FEATURES))).astype(np.float32), np.ones(len(task), bool)
+    )
 
 
 def tagged():
@@ -184,8 +185,9 @@ def tagged():
 
 
 def outputs_by_hand(head, number, embeddings):
-    mean, variance, kernel, bias = (np.float64(getattr(head, name)[number])
-                                    for name in ("mean", "variance", "kernel", "bias"))  # fmt: skip
+    mean, variance, kernel, bias = (
+        np.float64(getattr(head, name)[number]) for name in ("mean", "variance", "kernel", "bias")
+    )
     return (embeddings - mean) / np.sqrt(variance + EPSILON) @ kernel + bias
 
 
@@ -285,10 +287,14 @@ def test_unusable_clips_have_no_influence(evaluated):
     usable = np.arange(CLIPS) % 4 != 1
     splits = splits_of(task, "all", seeds=2, usable=usable)
     found = [
-        evaluate(Embeddings(np.where(usable[:, None], embeddings.values, fill).astype(np.float32), usable),
-                 task.label_sets[0], splits, RULE)
+        evaluate(
+            Embeddings(np.where(usable[:, None], embeddings.values, fill).astype(np.float32), usable),
+            task.label_sets[0],
+            splits,
+            RULE,
+        )
         for fill in (0, 1e6)
-    ]  # fmt: skip
+    ]
     pd.testing.assert_frame_equal(found[0].scores, found[1].scores)
     pd.testing.assert_frame_equal(found[0].class_scores, found[1].class_scores)
     np.testing.assert_array_equal(found[0].probe.head.kernel, found[1].probe.head.kernel)

@@ -54,7 +54,7 @@ def test_an_installed_package_brings_them_along(tmp_path, monkeypatch):
     included = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     for source, place in included.items():
         shutil.copytree(ROOT / source, tmp_path / place)
-    monkeypatch.setattr(shipped, "FOLDERS", (tmp_path / "jaxdissect" / shipped.FOLDERS[0].name,))
+    monkeypatch.setattr(shipped, "WEIGHT_FOLDERS", (tmp_path / "jaxdissect" / shipped.WEIGHT_FOLDERS[0].name,))
     assert shipped_encoders() == tuple(sorted(NAMES))
     for name in NAMES:
         assert load_encoder(name).source["licence"].startswith("CC BY-NC 4.0")

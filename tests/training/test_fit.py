@@ -216,10 +216,14 @@ def test_the_learning_rate_rises_and_falls():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"steps": 0}, "at least one step, got 0"), ({"learning_rate": 0.0}, "--learning-rate"),
-     ({"learning_rate": math.nan}, "--learning-rate"),
-     ({"warm_up": 1.0}, "--warm-up"), ({"warm_up": -0.1}, "--warm-up")],
-)  # fmt: skip
+    [
+        ({"steps": 0}, "at least one step, got 0"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"learning_rate": math.nan}, "--learning-rate"),
+        ({"warm_up": 1.0}, "--warm-up"),
+        ({"warm_up": -0.1}, "--warm-up"),
+    ],
+)
 def test_schedules_that_make_no_sense(change, message):
     with pytest.raises(InputError, match=message):
         Schedule(**({"steps": 10} | change))

@@ -376,8 +376,11 @@ def test_weight_decay_shrinks_kernels_only(encoder):
     decayed = {
         jax.tree_util.keystr(path) for path, yes in jax.tree_util.tree_leaves_with_path(is_weight(params)) if yes
     }
-    assert decayed == {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
-                       if jax.tree_util.keystr(path).endswith("['kernel']")}  # fmt: skip
+    assert decayed == {
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        if jax.tree_util.keystr(path).endswith("['kernel']")
+    }
     assert len(decayed) == 2 * 4 * 2 + 1 + 2
 
 

@@ -53,9 +53,15 @@ def setting(data_folder, tmp_path, small):
         rows.append(f"{number}.wav,{'low' if number % 2 else 'high'},{'train' if number < CLIPS else 'test'}")
     table = data_folder.table("set.csv", "\n".join(rows) + "\n")
     return {
-        "task": str(table), "unit_seconds": 0.5, "start_from": small, "out": tmp_path / "out",
-        "epochs": 2, "batch_size": 4, "part_size": 2, "log_steps": 1,
-    }  # fmt: skip
+        "task": str(table),
+        "unit_seconds": 0.5,
+        "start_from": small,
+        "out": tmp_path / "out",
+        "epochs": 2,
+        "batch_size": 4,
+        "part_size": 2,
+        "log_steps": 1,
+    }
 
 
 @pytest.fixture(autouse=True)
