@@ -20,6 +20,11 @@ class UnreadableError(Exception):
     """A recording that cannot be counted; the message says why, and becomes the clip's reason."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters of it; the error's type if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def require(condition: bool, message: str) -> None:
     """Refuse what breaks a rule.
 

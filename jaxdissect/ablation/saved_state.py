@@ -1,27 +1,30 @@
 """The state of an ablation on disk, and its parts: independent jobs over the interventions of one suite.
 
-Job I of N judges the interventions I, I + N, ... and keeps what it has found in `state/ablate/I-of-N/` of the run
-directory; the whole is the job 1 of 1. Jobs have nothing to say to each other, except that controls are matched by
-one measurement of the neurons' activity: the first job that has made it leaves it to all.
+Job I of N judges the interventions I, I + N, ... and keeps what it has judged in `state/ablate/I-of-N/` of the run
+directory; the whole is the job 1 of 1. Jobs exchange nothing, except that controls are matched by one measurement of
+the neurons' activity: the first job that has made it leaves it to all.
 """
 
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from jaxdissect.ablation.controls import Activity
 from jaxdissect.ablation.interventions import Intervention
 from jaxdissect.ablation.stream import Found
 from jaxdissect.ablation.suite_state import SuiteState, first_edits, new_state
 from jaxdissect.ablation.verdicts import Verdicts
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, require
 from jaxdissect.probe.judge import Judge
 from jaxdissect.runtime.files import cannot_write, path_beside
-from jaxdissect.runtime.state_files import State, read_state, remove_states, write_state
+from jaxdissect.runtime.resume import StateFile, remove_states
+from jaxdissect.types import Record
 
-VERDICTS = ("margin", "correct", "scores")
+VERDICTS = ("margin", "correct", "scores")  # parts of `Verdicts`, some of which are None
+PROGRESS = ("clips", "edits", "passes", "position", "reasons")  # parts of `Found` that the state keeps as JSON
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,19 +32,19 @@ class SuiteFiles:
     """Where the jobs of one suite keep their states.
 
     Attributes:
-      folder: of the files.
-      identity: JSON values that tell this suite from others, by names for people.
-      judges: of each label set.
+      folder: folder of the files.
+      identity: JSON values that make the suite what it is, by their names in messages.
+      judges: judge of each label set.
       chosen: all interventions.
     """
 
     folder: Path
-    identity: Mapping[str, Any]
+    identity: Mapping[str, object]
     judges: Mapping[str, Judge]
     chosen: Sequence[Intervention]
 
     def path(self, part: int, parts: int) -> Path:
-        """The state of a job."""
+        """Path of the state of a job."""
         return self.folder / f"{part}-of-{parts}" / "judged.npz"
 
     def some(self, numbers: Sequence[int]) -> list[Intervention]:
@@ -49,51 +52,47 @@ class SuiteFiles:
         return [self.chosen[number] for number in numbers]
 
     def read(self, path: Path) -> tuple[list[int], SuiteState] | None:
-        """The numbers of a job's interventions, and how far it is; None if there is no such file.
+        """The numbers of a job's interventions, and what it has judged of them; None if there is no such file.
 
         Raises:
           InputError: the file is damaged, or another suite's.
         """
-        return read_state(path, "an ablation", self.identity, self._parse)
+        return self._file(path).read(self._parse)
 
-    def _parse(self, state: State) -> tuple[list[int], SuiteState]:
-        numbers, found = state.record["numbers"], new_state(self.judges, self.some(state.record["numbers"]))
-        for label, judgements in enumerate(found.judgements.values()):
-            for key, array in judgements.arrays().items():
-                array[...] = state.arrays[f"{label}.{key}"]
-        found.done, found.reasons = state.record["done"], _by_number(state.record["reasons"])
-        found.usable = state.arrays.get("usable")
-        if state.record["found"] is not None:
-            found.found = self._found(state)
-        return numbers, found
+    def write(self, path: Path, numbers: Sequence[int], state: SuiteState, *, needed: bool = True) -> None:
+        """Replace a job's state; where that fails, the state before it stays.
 
-    def write(self, path: Path, numbers: Sequence[int], state: SuiteState) -> None:
-        """Keep a job's state in the place of the one before.
+        Args:
+          path: path of the job's state.
+          numbers: numbers of the job's interventions.
+          state: what it has judged of them.
+          needed: whether the job must end where the file cannot be written; else a warning says so.
 
         Raises:
-          InputError: it cannot be written; the one before stays.
+          InputError: the file is needed and cannot be written.
         """
         arrays = {
             f"{label}.{key}": array
             for label, judgements in enumerate(state.judgements.values())
             for key, array in judgements.arrays().items()
         }
-        record = {"numbers": list(numbers), "done": state.done, "reasons": state.reasons, "found": None}
+        record: Record = {"numbers": list(numbers), "done": state.done, "reasons": state.reasons, "found": None}
         if state.usable is not None:
             arrays["usable"] = state.usable
         found = state.found
-        if found is not None and found.position:
+        if found is not None and found.position:  # some clips are judged under the edits that are being judged
             arrays["found.usable"] = found.usable
             for label, name in enumerate(self.judges):
-                verdicts = found.arrays[name]
-                kept = {key: getattr(verdicts, key) for key in VERDICTS if getattr(verdicts, key) is not None}
-                arrays |= {f"found.{label}.{key}": values for key, values in kept.items()}
-            sizes = {key: getattr(found, key) for key in ("clips", "edits", "passes", "position", "reasons")}
-            record["found"] = sizes
-        write_state(path, State(self.identity, arrays, record))
+                parts = {key: getattr(found.arrays[name], key) for key in VERDICTS}
+                arrays |= {f"found.{label}.{key}": values for key, values in parts.items() if values is not None}
+            record["found"] = {key: getattr(found, key) for key in PROGRESS}
+        self._file(path).write(arrays, record, needed=needed)
 
     def others(self, mine: Path) -> list[tuple[list[int], SuiteState]]:
         """What other jobs have judged, of interventions that no two of them share.
+
+        Args:
+          mine: path of this job's own state.
 
         Raises:
           InputError: a job is not finished, or two have judged the same.
@@ -104,72 +103,83 @@ class SuiteFiles:
             if part is None:
                 continue
             numbers, state = part
-            edits = int(first_edits(self.some(numbers))[-1])
-            if state.done < edits:
-                name = path.parent.name.replace("-of-", "/")
-                raise InputError(
-                    f"The part {name} is not finished: run it again with --part {name}, it goes on; or remove {path} "
-                    f"to judge its interventions here."
-                )
-            if any(set(numbers) & set(before) for before, _ in parts):
-                raise InputError(
-                    f"{path} holds interventions that another part has judged, too: remove one of the files in "
-                    f"{self.folder}."
-                )
+            name = path.parent.name.replace("-of-", "/")
+            require(
+                state.done >= int(first_edits(self.some(numbers))[-1]),
+                f"The part {name} is not finished: run it again with --part {name} to resume it, or remove {path} to "
+                f"judge its interventions here.",
+            )
+            require(
+                not any(set(numbers) & set(before) for before, _ in parts),
+                f"{path} holds interventions that another part has judged, too: remove one of the files in "
+                f"{self.folder}.",
+            )
             parts.append(part)
         return parts
 
     def remove(self) -> None:
-        """Remove all states: what was judged is saved elsewhere."""
+        """Remove all states, once what was judged is saved elsewhere."""
         remove_states(self.folder)
 
-    def _found(self, state: State) -> Found:
-        sizes = state.record["found"]
-        found = Found(sizes["clips"], sizes["edits"])
-        found.passes, found.position, found.reasons = sizes["passes"], sizes["position"], _by_number(sizes["reasons"])
-        found.usable = state.arrays["found.usable"]
+    def _file(self, path: Path) -> StateFile:
+        return StateFile(path, "an ablation", self.identity)
+
+    def _parse(self, arrays: Mapping[str, np.ndarray], record: Record) -> tuple[list[int], SuiteState]:
+        state = new_state(self.judges, self.some(record["numbers"]))
+        for label, judgements in enumerate(state.judgements.values()):
+            for key, array in judgements.arrays().items():
+                array[...] = arrays[f"{label}.{key}"]
+        state.done, state.reasons, state.usable = record["done"], _by_number(record["reasons"]), arrays.get("usable")
+        if record["found"] is not None:
+            state.found = self._found(arrays, record["found"])
+        return record["numbers"], state
+
+    def _found(self, arrays: Mapping[str, np.ndarray], progress: Record) -> Found:
+        found = Found(progress["clips"], progress["edits"])
+        found.passes, found.position = progress["passes"], progress["position"]
+        found.reasons, found.usable = _by_number(progress["reasons"]), arrays["found.usable"]
         for label, name in enumerate(self.judges):
-            found.arrays[name] = Verdicts(**{key: state.arrays.get(f"found.{label}.{key}") for key in VERDICTS})
+            found.arrays[name] = Verdicts(**{key: arrays.get(f"found.{label}.{key}") for key in VERDICTS})
         return found
 
 
-def common_activity(folder: Path, identity: Mapping[str, Any], measure: Callable[[], Activity]) -> Activity:
-    """The activity that the jobs of a suite match controls by: the first that was measured.
+def common_activity(folder: Path, identity: Mapping[str, object], measure: Callable[[], Activity]) -> Activity:
+    """The activity by which the jobs of a suite match controls: the first that was measured.
 
     Args:
-      folder: that all jobs see.
-      identity: of what it is measured on.
-      measure: does it.
+      folder: folder that all jobs see.
+      identity: JSON values that make the measurement what it is, by their names in messages.
+      measure: measures it, where no job has done so yet.
 
     Raises:
-      InputError: what is there is of something else, or damaged.
+      InputError: the file is of another measurement, or damaged.
     """
-    path = folder / "activity.npz"
+    file = StateFile(folder / "activity.npz", "an ablation", identity)
 
     def read() -> Activity | None:
-        return read_state(path, "an ablation", identity, lambda state: Activity(**state.arrays))
+        return file.read(lambda arrays, _: Activity(**arrays))
 
     activity = read()
     if activity is None:
-        measured = measure()
-        temporary = path_beside(path)
-        write_state(temporary, State(identity, {"rate": measured.rate, "impact": measured.impact}, {}))
+        temporary = path_beside(file.path)
+        dataclasses.replace(file, path=temporary).write(vars(measure()), {})
         try:
-            os.link(temporary, path)  # fails if another job was faster
+            os.link(temporary, file.path)  # unlike a move, it fails if another job was faster
         except FileExistsError:
             pass
         except OSError:  # a file system without links
             try:
-                temporary.replace(path)
+                temporary.replace(file.path)
             except OSError as error:
-                raise cannot_write(path, error) from error
+                raise cannot_write(file.path, error) from error
         finally:
             temporary.unlink(missing_ok=True)
         activity = read()
     if activity is None:
-        raise InputError(f"{path} has vanished: repeat the command.")
+        raise InputError(f"{file.path} has vanished: repeat the command.")
     return activity
 
 
 def _by_number(reasons: Mapping[str, str]) -> dict[int, str]:
+    """Reasons by the clip's number, which JSON turns into text."""
     return {int(clip): reason for clip, reason in reasons.items()}

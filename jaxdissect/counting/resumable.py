@@ -1,28 +1,28 @@
 """Counting a task so that nothing counted is lost: with a state on disk, in one process or several.
 
 Process p of P counts the clips p, p + P, p + 2P, ... and keeps its state in the run directory, `state/activations/`.
-A clip belongs to the state that has counted it. So a job goes on whatever has become of its processes: the states of
-another number of processes stay as they are, and what they have not counted is shared out anew. The first process adds
+A clip belongs to the state that has counted it. So a job can be resumed by any number of processes: the states of
+another number of processes stay as they are, and what they have not counted is divided anew. The first process adds
 all of them up.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from jaxdissect.counting import statistics
 from jaxdissect.counting.clip_counts import join_clip_stores, open_clip_store
 from jaxdissect.counting.clip_log import ClipLog
-from jaxdissect.counting.saved_state import CountKeeper, read_part, state_path
+from jaxdissect.counting.saved_state import CountKeeper, read_part
 from jaxdissect.counting.statistics import Totals
 from jaxdissect.counting.stream import Counted, CountOptions, count_clips, neuron_shape
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.runtime.processes import Processes
 from jaxdissect.runtime.pulse import DONE, Pulse
+from jaxdissect.runtime.resume import StateFile
 from jaxdissect.tasks.table import Task
 
 
@@ -31,32 +31,38 @@ class CountJob:
     """A count that can be interrupted.
 
     Attributes:
-      encoder, task, options: what is counted.
-      folder: of the states.
-      identity: JSON values that tell this count from others, by names for people; a state of another one is refused.
-      keep_clips: also keep every clip's counts.
-      save_minutes: from one state to the next.
+      encoder: any `Encoder`.
+      task: the clips and their classes.
+      options: what is counted.
+      folder: folder of the states.
+      identity: JSON values that make the count what it is, by their names in messages; another one's state is refused.
+      keep_clips: whether every clip's counts are kept too.
+      save_minutes: minutes from one state to the next.
     """
 
     encoder: Encoder
     task: Task
     options: CountOptions
     folder: Path
-    identity: Mapping[str, Any]
+    identity: Mapping[str, object]
     keep_clips: bool = False
     save_minutes: float = 10.0
 
+    def state(self, processes: Processes) -> StateFile:
+        """The file in which a process keeps its state."""
+        return StateFile(self.folder / f"counts-{processes.name}.npz", "a count", self.identity)
+
     def store(self, name: str) -> Path:
-        """Where the counts of every clip are kept that belong to a state of that name."""
+        """Path of the counts of every clip: of the clips in the state of that name, or of "all"."""
         return self.folder / f"clips-{name}.npy"
 
 
 def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = lambda clips: None) -> Counted | None:
-    """Count this process's share of a task; the first process waits for the others and returns the whole.
+    """Count this process's part of a task; the first process waits for the others and returns the whole.
 
     Args:
-      job: what to count.
-      pulse: of this process among the others.
+      job: the count.
+      pulse: signs of life of the job's processes.
       progress: called with the number of clips that this process has finished.
 
     Raises:
@@ -65,17 +71,16 @@ def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = l
       KeyboardInterrupt: a signal has come; what was counted is kept.
     """
     me = pulse.processes
-    elsewhere = _elsewhere(job, me).counted
-    path, clips = state_path(job.folder, me), me.share(len(job.task))
+    file, clips = job.state(me), me.share(len(job.task))
+    elsewhere = _counted_elsewhere(job, me).counted
     clip_counts = None
     if job.keep_clips:
         shape = (len(clips), *neuron_shape(job.encoder, job.task))
-        clip_counts = open_clip_store(job.store(me.name), shape, afresh=not path.exists())
+        clip_counts = open_clip_store(job.store(me.name), shape, afresh=not file.path.exists())
     if me.first:
         job.store("all").unlink(missing_ok=True)  # of a process that was killed while it joined them
     alone = me.count == 1 and not elsewhere.any()
-    mine = clips[~elsewhere[clips]]
-    keeper = CountKeeper(path, job.identity, mine, job.save_minutes, pulse, not alone, clip_counts)
+    keeper = CountKeeper(file, job.save_minutes, pulse, not alone, clip_counts)
     counted = count_clips(
         job.encoder, job.task, job.options, clip_counts, progress=progress, clips=clips, keeper=keeper, skip=elsewhere
     )
@@ -89,7 +94,7 @@ def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = l
 
 
 def whole_store(job: CountJob) -> Path | None:
-    """The counts of every clip, once `count_job` has returned."""
+    """Path of the counts of every clip, once `count_job` has returned; None if they are not kept."""
     if not job.keep_clips:
         return None
     whole = job.store("all")
@@ -97,29 +102,35 @@ def whole_store(job: CountJob) -> Path | None:
 
 
 def room_needed(job: CountJob, processes: Processes) -> int:
-    """Bytes that this job still takes on the disk: states, while old ones are replaced, and every clip's counts."""
+    """Bytes that a job still takes on the disk: states, while old ones are replaced, and every clip's counts.
+
+    Args:
+      job: the count.
+      processes: one of the job's processes.
+    """
     layers, neurons = neuron_shape(job.encoder, job.task)
     stores = _room_for_stores(job, processes, layers * neurons) if job.keep_clips else 0
-    rows = (len(job.task.classes) + 1) * layers * neurons
-    top = 160 * layers * neurons
+    rows = (len(job.task.classes) + 1) * layers * neurons  # the last row is all clips
+    top = 160 * layers * neurons  # 10 top clips of four 4-byte numbers for each neuron
+    # For each row a device holds one int32 and four float32, the host one int64 and two float64.
     of_device, of_totals = 20 * rows + top, 24 * rows + top
     return stores + processes.count * 2 * (len(jax.local_devices()) * of_device + of_totals + 10 * len(job.task))
 
 
 def _room_for_stores(job: CountJob, processes: Processes, neurons: int) -> int:
-    """The stores of this job's processes, less what is there; and the one that several are joined in."""
-    several = any(one.count > 1 for one in (processes, *_known(job.folder)))
-    mine = [job.store(Processes(index, processes.count).name) for index in range(processes.count)]
-    there = sum(path.stat().st_size for path in mine if path.exists())
-    return 2 * len(job.task) * neurons * (1 + several) - there
+    """Bytes of this job's stores that are not on the disk yet, and of the store that several are joined in."""
+    several = any(known.count > 1 for known in (processes, *_with_state(job.folder)))
+    stores = [job.store(Processes(index, processes.count).name) for index in range(processes.count)]
+    present = sum(path.stat().st_size for path in stores if path.exists())
+    return 2 * len(job.task) * neurons * (1 + several) - present
 
 
-def _elsewhere(job: CountJob, me: Processes) -> ClipLog:
-    """Clips that jobs of another number of processes have counted, which stay theirs."""
+def _counted_elsewhere(job: CountJob, me: Processes) -> ClipLog:
+    """Clips that jobs of another number of processes have counted; they remain in those jobs' states."""
     log = ClipLog(len(job.task))
-    for processes in _known(job.folder):
+    for processes in _with_state(job.folder):
         if processes.count != me.count:
-            log.add(read_part(state_path(job.folder, processes), job.identity)[1])
+            log.add(read_part(job.state(processes))[1])
     return log
 
 
@@ -128,22 +139,22 @@ def _joined(job: CountJob) -> Counted:
     totals: Totals | None = None
     log = ClipLog(len(job.task))
     stores = []
-    for processes in _known(job.folder):
-        part, own = read_part(state_path(job.folder, processes), job.identity)
-        log.add(own)
+    for processes in _with_state(job.folder):
+        part, part_log = read_part(job.state(processes))
+        log.add(part_log)
         totals = part if totals is None else statistics.merge(totals, part)
         clips = processes.share(len(job.task))
-        stores.append((job.store(processes.name), clips, own.counted[clips]))
+        stores.append((job.store(processes.name), clips, part_log.counted[clips]))
     if totals is None or not log.done.all():
         raise InputError(
-            f"{job.folder}: the states of the processes do not add up to the {len(job.task):,} clips of the task, "
-            f"{int(log.done.sum()):,} are there: do all processes see this folder? Repeat the command, it goes on."
+            f"{job.folder}: the states of the processes do not add up to the {len(job.task):,} clips of the task, they "
+            f"hold {int(log.done.sum()):,}: do all processes see this folder? Repeat the command to resume the count."
         )
     if job.keep_clips:
         join_clip_stores(job.store("all"), (len(job.task), *neuron_shape(job.encoder, job.task)), stores)
     return Counted(totals, log)
 
 
-def _known(folder: Path) -> list[Processes]:
-    """The processes that have left a state."""
+def _with_state(folder: Path) -> list[Processes]:
+    """The processes that have left a state, of this job or others."""
     return [Processes.named(path.stem.removeprefix("counts-")) for path in sorted(folder.glob("counts-*-of-*.npz"))]

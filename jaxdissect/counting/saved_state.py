@@ -1,34 +1,39 @@
 """The state of an unfinished count: what one process has counted so far, to the bit, and of which clips."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jaxdissect.counting import statistics
 from jaxdissect.counting.clip_log import ClipLog
 from jaxdissect.counting.statistics import ClassCounts, TopClips, Totals
 from jaxdissect.counting.stream import Counter
 from jaxdissect.errors import InputError
-from jaxdissect.runtime.processes import Processes
-from jaxdissect.runtime.progress import warn
 from jaxdissect.runtime.pulse import Pulse
+from jaxdissect.runtime.resume import StateFile
 from jaxdissect.runtime.sharding import shard_clips
-from jaxdissect.runtime.state_files import State, read_state, write_state
+from jaxdissect.types import Record
 
-COUNTS, FLUSHED = "counts", "flushed"
-EMPTY: Any = TopClips(0, 0, 0, 0)
-COUNTS_TREE: Any = ClassCounts(0, 0, 0, 0, 0, EMPTY)
-TOTALS_TREE = {"clips": 0, "tokens": 0, "active_tokens": 0, "sum": 0, "sum_squares": 0, "top": EMPTY}
+COUNTS, FLUSHED = "counts", "flushed"  # first parts of the arrays' names: counts on the devices, counts on the host
+# Trees with the structure of what is stored, by which arrays are named; their leaves mean nothing.
+TOP_TREE = TopClips(0, 0, 0, 0)
+COUNTS_TREE = ClassCounts(0, 0, 0, 0, 0, TOP_TREE)
+TOTALS_TREE = {"clips": 0, "tokens": 0, "active_tokens": 0, "sum": 0, "sum_squares": 0, "top": TOP_TREE}
 
 
 @dataclass(frozen=True, eq=False)
-class _CountState:
-    """What a state file says: each device's counts of the last `steps` steps, those moved to the host before, clips."""
+class CountState:
+    """What a state file holds.
+
+    Attributes:
+      counts: counts of each device since they were last moved to the host; leading axis `device`.
+      steps: number of steps in `counts`.
+      flushed: counts that were moved to the host before; None if there are none.
+      log: what became of the clips.
+    """
 
     counts: ClassCounts
     steps: int
@@ -36,43 +41,34 @@ class _CountState:
     log: ClipLog
 
     @staticmethod
-    def parse(state: State) -> "_CountState":
-        flushed = FLUSHED in state.record["parts"]
-        return _CountState(
-            _tree(COUNTS_TREE, state.arrays, COUNTS),
-            state.record["steps"],
-            Totals(**_tree(TOTALS_TREE, state.arrays, FLUSHED)) if flushed else None,
-            ClipLog.of(state.arrays, state.record["reasons"]),
+    def parse(arrays: Mapping[str, np.ndarray], record: Record) -> "CountState":
+        """Make the state of what its file holds."""
+        flushed = FLUSHED in record["parts"]
+        return CountState(
+            _as_tree(COUNTS_TREE, arrays, COUNTS),
+            record["steps"],
+            Totals(**_as_tree(TOTALS_TREE, arrays, FLUSHED)) if flushed else None,
+            ClipLog.of(arrays, record["reasons"]),
         )
 
 
+@dataclass(frozen=True, eq=False)
 class CountKeeper:
-    """Keeps the state of one process's count in a file."""
+    """Keeps the state of one process's count in a file.
 
-    def __init__(
-        self,
-        path: Path,
-        identity: Mapping[str, Any],
-        clips: np.ndarray,
-        save_minutes: float,
-        pulse: Pulse,
-        at_end: bool = False,
-        clip_counts: np.memmap | None = None,
-    ) -> None:
-        """Keep a state.
+    Attributes:
+      file: the file.
+      save_minutes: minutes from one state to the next.
+      pulse: signs of life of the job's processes, looked at after every batch.
+      read_by_others: whether the finished count is read from its state too, to be added to those of other processes.
+      clip_counts: every clip's counts, written to the disk before a state says that they are there; None if not kept.
+    """
 
-        Args:
-          path: of the file.
-          identity: of the count; another's state is refused.
-          clips: that this process counts.
-          save_minutes: from one state to the next.
-          pulse: looked at after every batch.
-          at_end: save when all is counted, too, for the first process to add up.
-          clip_counts: brought to the disk before a state says that they are there.
-        """
-        self.at_end, self.clip_counts = at_end, clip_counts
-        self.path, self.identity, self.clips, self.pulse = path, dict(identity), clips, pulse
-        self.save_minutes, self.saved = save_minutes, time.monotonic()
+    file: StateFile
+    save_minutes: float
+    pulse: Pulse
+    read_by_others: bool = False
+    clip_counts: np.memmap | None = None
 
     def restore(self, counter: Counter) -> ClipLog | None:
         """Set a counter to the state in the file; on as many devices as wrote it, to the bit.
@@ -80,82 +76,71 @@ class CountKeeper:
         Raises:
           InputError: the file is damaged, or another count's.
         """
-        state = read_state(self.path, "a count", self.identity, _CountState.parse)
+        state = self.file.read(CountState.parse)
         if state is None:
             return None
         if state.flushed is not None:
             counter.take(state.flushed)
         if len(state.counts.clips) == counter.mesh.size:
             counter.counts, counter.steps = shard_clips(state.counts, counter.mesh), state.steps
-        else:
+        else:  # other devices: float sums then are equal up to rounding, integers exactly
             counter.take(statistics.flush(state.counts))
         return state.log
 
-    def due(self, at_end: bool = False) -> bool:
-        """Whether it is time to save.
+    def check(self) -> None:
+        """Make sure that the other processes of the job live.
 
         Raises:
-          LostProcessError: another process of the job failed or died.
+          LostProcessError: one of them failed or died.
         """
-        if at_end:
-            return self.at_end
         self.pulse.check()
-        return time.monotonic() - self.saved > 60 * self.save_minutes
 
-    def save(self, counter: Counter, log: ClipLog) -> None:
-        """Write the file; where that fails, say so and keep the state before.
+    def save(self, counter: Counter, log: ClipLog, finished: bool = False) -> None:
+        """Write the file; where that fails, warn and keep the state before.
+
+        Args:
+          counter: counts so far.
+          log: what became of the clips so far.
+          finished: all clips are counted; the state is then written only for other processes, which cannot do without.
 
         Raises:
-          InputError: it cannot be written, and the work ends with it.
+          InputError: the state of a finished count cannot be written.
           LostProcessError: another job has begun, whose states must not be mixed with this one's.
         """
+        if finished and not self.read_by_others:
+            return
         self.pulse.require_current()
-        try:
-            self._write(counter, log)
-        except InputError as error:
-            if self.at_end and log.done[self.clips].all():
-                raise
-            warn(f"the state of the count was not saved, the one before is kept: {error}")
-
-    def _write(self, counter: Counter, log: ClipLog) -> None:
-        self.saved = time.monotonic()
         if self.clip_counts is not None:
             self.clip_counts.flush()
-        arrays = _arrays(counter.counts, COUNTS) | log.arrays()
+        arrays = _as_arrays(counter.counts, COUNTS) | log.arrays()
         if counter.flushed is not None:
-            arrays |= _arrays(vars(counter.flushed), FLUSHED)
-        record = {
-            "steps": counter.steps,
-            "parts": [COUNTS] if counter.flushed is None else [COUNTS, FLUSHED],
-            "reasons": log.reasons,
-        }
-        write_state(self.path, State(self.identity, arrays, record))
+            arrays |= _as_arrays(vars(counter.flushed), FLUSHED)
+        parts = [COUNTS] if counter.flushed is None else [COUNTS, FLUSHED]
+        record = {"steps": counter.steps, "parts": parts, "reasons": log.reasons}
+        self.file.write(arrays, record, needed=finished)
 
 
-def read_part(path: Path, identity: Mapping[str, Any]) -> tuple[Totals, ClipLog]:
-    """What a process has counted by its state, and of which clips.
+def read_part(file: StateFile) -> tuple[Totals, ClipLog]:
+    """What a process has counted according to its state, and of which clips.
 
     Raises:
       InputError: the file is missing, damaged, or another count's.
     """
-    state = read_state(path, "a count", identity, _CountState.parse)
+    state = file.read(CountState.parse)
     if state is None:
         raise InputError(
-            f"{path} is missing: do all processes see the folder of --run? Repeat the command, it goes on."
+            f"{file.path} is missing: do all processes see the folder of --run? Repeat the command to resume the count."
         )
     totals = statistics.flush(state.counts)
     return totals if state.flushed is None else statistics.merge(state.flushed, totals), state.log
 
 
-def state_path(folder: Path, processes: Processes) -> Path:
-    """Where a process keeps its state."""
-    return folder / f"counts-{processes.name}.npz"
-
-
-def _arrays(tree: Any, name: str) -> dict[str, np.ndarray]:
+def _as_arrays(tree: PyTree, name: str) -> dict[str, np.ndarray]:
+    """The leaves of a tree, on the host, by a name and their path in the tree."""
     host = jax.device_get(tree)
     return {name + jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(host)}
 
 
-def _tree(like: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
+def _as_tree(like: PyTree, arrays: Mapping[str, np.ndarray], name: str) -> PyTree:
+    """The tree whose leaves `_as_arrays` has named."""
     return jax.tree_util.tree_map_with_path(lambda path, _: arrays[name + jax.tree_util.keystr(path)], like)

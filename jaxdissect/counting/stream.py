@@ -71,18 +71,23 @@ class Counted:
 
 @runtime_checkable
 class Keeper(Protocol):
-    """Keeps the state of a count, so that a run that is killed goes on from it."""
+    """Keeps the state of a count, so that a count that was killed can be resumed."""
+
+    @property
+    def save_minutes(self) -> float:
+        """Minutes from one state to the next."""
+        ...
 
     def restore(self, counter: "Counter") -> ClipLog | None:
         """Set a counter to the state that is kept, if there is one; returns the clips that it has counted."""
         ...
 
-    def due(self, at_end: bool = False) -> bool:
-        """Whether it is time to save; asked after every batch, and `at_end`, when all are counted."""
+    def check(self) -> None:
+        """End the count by an exception where it must not continue; called after every batch."""
         ...
 
-    def save(self, counter: "Counter", log: ClipLog) -> None:
-        """Keep a state in the place of the one before."""
+    def save(self, counter: "Counter", log: ClipLog, finished: bool = False) -> None:
+        """Replace the state that is kept; called last when all clips are counted, with `finished`."""
         ...
 
 
@@ -141,15 +146,15 @@ def count_clips(
             keeper.save(counter, log)
 
     rest = np.concatenate([clips[(~log.done & ~skip)[clips]], again])
-    with resumable(save, keeper.due) if keeper else nullcontext(lambda: None) as between:
+    with resumable(save, keeper.save_minutes, keeper.check) if keeper else nullcontext(lambda: None) as between:
         for batch, arrays in device_batches(task, encoder.sample_rate, counter.clips_per_step, counter.mesh, rest):
             started = batch, counter.start(arrays)
             settle()  # the host's work on one batch is done while the devices are busy with the next
             running = started
             between()
         settle()
-    if keeper and keeper.due(at_end=True):
-        keeper.save(counter, log)
+    if keeper:
+        keeper.save(counter, log, finished=True)
     return Counted(counter.totals(), log)
 
 

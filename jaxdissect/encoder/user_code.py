@@ -12,8 +12,7 @@ from types import FrameType
 
 import jax
 
-from jaxdissect.errors import InputError
-from jaxdissect.runtime.files import first_line
+from jaxdissect.errors import InputError, first_line
 
 LIBRARIES = ("jaxdissect", "jax", "jaxlib", "flax")  # top-level packages whose frames are never the user's
 INSTALLED_FOLDERS = {"site-packages", "dist-packages"}

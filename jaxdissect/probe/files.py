@@ -33,7 +33,7 @@ def read_judges(run: Run, encoder: Encoder, task: Task, prints: Mapping[str, str
         damaged.
     """
     run.require("probe")
-    run.require_own("probe", "a probe", prints)
+    run.require_inputs("probe", "a probe", prints)
     described = _description(run)
     remedy = f"run `jaxdissect probe --run {run.path}` again"
     try:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from jaxdissect.errors import InputError
-from jaxdissect.runtime.files import first_line, require_regular, sha256_file
+from jaxdissect.errors import InputError, first_line
+from jaxdissect.runtime.files import require_regular, sha256_file
 from jaxdissect.runtime.run_directory import Run, require_same_run
 
 Reader = Callable[[Path], Any]

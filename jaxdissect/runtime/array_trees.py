@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, first_line
 
 
 def write_arrays(folder: Path, tree: Any) -> None:
@@ -19,7 +19,7 @@ def write_arrays(folder: Path, tree: Any) -> None:
         with _checkpointer() as checkpointer:
             checkpointer.save(folder.absolute(), jax.tree.map(jnp.asarray, tree))
     except ValueError as error:  # tensorstore's, where the disk is full
-        raise OSError(reason(error)) from error
+        raise OSError(first_line(error)) from error
     note = folder / "commit_success.txt"  # in which orbax notes the folder, no business of those it is passed on to
     if note.exists():
         note.write_text("Checkpoint commit was successful\n")
@@ -48,7 +48,7 @@ def read_arrays(folder: Path, target: Any, described_in: str, remedy: str) -> An
                 return checkpointer.restore(folder, target)
     except Exception as error:  # orbax raises bare ones for damaged files
         raise InputError(
-            f"{folder} does not hold the arrays that {described_in} describes, or is damaged ({reason(error)}): "
+            f"{folder} does not hold the arrays that {described_in} describes, or is damaged ({first_line(error)}): "
             f"{remedy}."
         ) from error
     wanted = shapes(target)
@@ -73,8 +73,3 @@ def _checkpointer() -> Any:
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Shape of every leaf, by its path."""
     return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what orbax, or tensorstore beneath it, says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, first_line
 
 PART = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 SYSTEM_CALL = re.compile(r"\b\w+\(\) failed")  # as ArrayRecord tells that the system refuses something
@@ -42,6 +42,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON value, whole or not at all.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 @contextmanager
@@ -220,11 +230,6 @@ def refused_by_system(error: Exception, fewer: str) -> str | None:
     if os.strerror(errno.EMFILE) in reason:
         return f"{reason}: allow more open files (`ulimit -n`), or {fewer}"
     return f"{reason}: see to it that it is there and can be read"
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in short."""
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
 
 
 def parse_part(part: str) -> tuple[int, int]:

@@ -10,8 +10,8 @@ from jaxdissect.errors import LostProcessError
 from jaxdissect.runtime.files import require_folder
 from jaxdissect.runtime.processes import exchange, here, leave, require_agreement, together
 from jaxdissect.runtime.pulse import LEFT, SAVED, Pulse
+from jaxdissect.runtime.resume import remove_states
 from jaxdissect.runtime.run_directory import Run
-from jaxdissect.runtime.state_files import remove_states
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxdissect.errors import InputError, LostProcessError
+from jaxdissect.errors import InputError, LostProcessError, first_line, require
 from jaxdissect.runtime.progress import note
+from jaxdissect.runtime.records import differences
 from jaxdissect.runtime.rendezvous import meet
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def join(options: DistributedOptions) -> Processes:
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         missing = [name for name, value in told.items() if value is None]
         raise InputError(
-            f"--distributed: the other processes cannot be found ({_first_line(error)})"
+            f"--distributed: the other processes cannot be found ({first_line(error)})"
             + (f": give {', '.join(missing)}, which no scheduler tells here." if missing else ".")
         ) from error
     _joined.append(True)
@@ -133,7 +134,7 @@ def leave() -> None:
         try:
             jax.distributed.shutdown()
         except RuntimeError as error:
-            raise LostProcessError(f"A process has ended before the work began ({_first_line(error)}).") from error
+            raise LostProcessError(f"A process has ended before the work began ({first_line(error)}).") from error
 
 
 def exchange(value: Any) -> list[Any]:
@@ -161,7 +162,7 @@ def _answer(client: Any, number: int, index: int) -> str:
             return str(client.blocking_key_value_get(f"jaxdissect/{number}/{index}", 1000))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
-                raise LostProcessError(f"Process {index} does not answer ({_first_line(error)}).") from error
+                raise LostProcessError(f"Process {index} does not answer ({first_line(error)}).") from error
             if turn % SAY_EVERY == 0:
                 note(f"Waiting for process {index}, for {turn} s by now ...")
     raise AssertionError
@@ -209,15 +210,15 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
       InputError: names what differs, and where.
     """
     everywhere = exchange({"host": socket.gethostname(), "facts": dict(facts)})
+    first = everywhere[0]
     for process, other in enumerate(everywhere):
-        for name in dict.fromkeys((*everywhere[0]["facts"], *other["facts"])):
-            first, found = everywhere[0]["facts"].get(name), other["facts"].get(name)
-            if found != first:
-                raise InputError(
-                    f"The processes do not agree on {name}: {first} in process 0 on {everywhere[0]['host']}, {found} "
-                    f"in process {process} on {other['host']}. Start all of them with the same command, the same data "
-                    f"and the same version."
-                )
+        words = f"in process 0 on {first['host']}", f"in process {process} on {other['host']}"
+        differing = differences(first["facts"], other["facts"], words=words)
+        require(
+            not differing,
+            f"The processes do not agree on {', '.join(differing.values())}. Start all of them with the same command, "
+            f"the same data and the same version.",
+        )
 
 
 def _meet_at_address(options: DistributedOptions) -> None:
@@ -234,7 +235,3 @@ def _meet_at_address(options: DistributedOptions) -> None:
     if process >= processes:
         raise InputError(f"--process counts from 0 to {processes} - 1 (--processes), got {process}.")
     meet(host.removeprefix("[").removesuffix("]"), int(port), processes, process, START_SECONDS)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

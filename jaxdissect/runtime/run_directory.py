@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jaxdissect.errors import InputError
-from jaxdissect.runtime.files import locked, require_regular, whole_file
+from jaxdissect.errors import InputError, require
+from jaxdissect.runtime.files import locked, require_regular, write_json
 from jaxdissect.runtime.machine import device, versions
+from jaxdissect.runtime.records import differences, named_parts
+from jaxdissect.types import Record
+
+# No JAX, pandas, SciPy or xarray here: the command line imports this module before it has parsed its options.
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,17 @@ class Run:
         """Path of one of the run's files."""
         return self.path / name
 
-    def stages(self) -> dict[str, Any]:
-        """The record of the stages that are done: `{name: {options, fingerprints, versions, device, ...}}`."""
+    def stages(self) -> dict[str, Record]:
+        """The records of the stages that have finished: `{name: {options, fingerprints, versions, device, ...}}`.
+
+        Raises:
+          InputError: `run.json` is damaged, or the run directory is a file.
+        """
+        path = self.file("run.json")
         if self.path.is_dir():
-            require_regular(self.file("run.json"))
+            require_regular(path)
         try:
-            stages = json.loads(self.file("run.json").read_text())["stages"]
+            stages = json.loads(path.read_text())["stages"]
             for record in stages.values():
                 if not all(isinstance(record[part], dict) for part in ("options", "fingerprints")):
                     raise TypeError("options and fingerprints must be objects")
@@ -44,67 +52,72 @@ class Run:
             raise InputError(f"--run {self.path} is a file: choose another, a folder.") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
-                f"{self.file('run.json')} cannot be read ({error}): choose another --run, or remove "
-                f"{self.path} to start afresh."
+                f"{path} cannot be read ({error}): choose another --run, or remove {self.path} to start afresh."
             ) from error
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from writing to the run directory, which is made if it is not there.
+        """Keep other processes from writing to the run directory, which is made if it does not exist.
 
         Raises:
           InputError: another process is writing to it, or it cannot be written.
         """
         return locked(self.path, f"--run {self.path}")
 
-    def require(self, stage: str) -> dict[str, Any]:
+    def require(self, stage: str) -> Record:
         """The record of a stage that another builds on.
 
         Raises:
           InputError: it has not been run here.
         """
         stages = self.stages()
-        if stage not in stages:
-            raise InputError(
-                f"--run {self.path}: the stage {stage!r} has not been run here: run "
-                f"`jaxdissect {stage} --run {self.path} ...` first."
-            )
+        require(
+            stage in stages,
+            f"--run {self.path}: the stage {stage!r} has not been run here: run `jaxdissect {stage} --run {self.path} "
+            f"...` first.",
+        )
         return stages[stage]
 
-    def is_done(self, stage: str, options: Mapping[str, Any], fingerprints: Mapping[str, str]) -> bool:
-        """Whether a stage's results are here already and are the same.
+    def is_done(self, stage: str, options: Mapping[str, object], fingerprints: Mapping[str, str]) -> bool:
+        """Whether the run directory holds the results of a stage with the same options and inputs.
+
+        Args:
+          stage: name of the stage.
+          options: options that its results depend on.
+          fingerprints: fingerprints of its inputs, by name.
 
         Raises:
-          InputError: they are here, but of other options or inputs.
+          InputError: it holds results of other options or inputs.
         """
         record = self.stages().get(stage)
         if record is None:
             return False
-        differing = [
-            f"{label.format(name.replace('_', '-'))} (there {_short(record[kind].get(name))}, here {_short(value)})"
-            for kind, label, new in (("options", "--{}", options), ("fingerprints", "the {}", fingerprints))
-            for name, value in new.items()
-            if record[kind].get(name) != value
-        ]
-        if differing:
-            raise InputError(
-                f"--run {self.path} holds the stage {stage!r} of another run, which differs in "
-                f"{', '.join(differing)}. Choose another --run, or remove {self.path} to start afresh."
-            )
+        given = named_parts({"options": options, "fingerprints": fingerprints})
+        differing = differences(named_parts(record), given, names=given)
+        require(
+            not differing,
+            f"--run {self.path} holds the stage {stage!r} of another run, which differs in "
+            f"{', '.join(differing.values())}. Choose another --run, or remove {self.path} to start afresh.",
+        )
         return True
 
-    def require_own(self, stage: str, what: str, fingerprints: Mapping[str, str]) -> None:
-        """Refuse to mix with what a stage has left here of another encoder or task.
+    def require_inputs(self, stage: str, results: str, fingerprints: Mapping[str, str]) -> None:
+        """Refuse to mix results of one encoder or task with those that a stage has left here of another.
+
+        Args:
+          stage: name of the stage; if it has not been run here, nothing is refused.
+          results: its results in words, such as "counts".
+          fingerprints: fingerprints that its inputs must have, by name.
 
         Raises:
-          InputError: it has been run here, on another one.
+          InputError: the stage has been run here, on another encoder or task.
         """
-        there = self.stages().get(stage)
-        differing = [name for name, value in fingerprints.items() if there and there["fingerprints"].get(name) != value]
-        if differing:
-            raise InputError(
-                f"--run {self.path} holds {what} of another {' and another '.join(differing)}: choose another --run, "
-                f"or give the options that it was made with."
-            )
+        record = self.stages().get(stage)
+        differing = differences(record["fingerprints"], fingerprints, names=fingerprints) if record else {}
+        require(
+            not differing,
+            f"--run {self.path} holds {results} of another {' and another '.join(differing)}: choose another --run, or "
+            f"give the options that it was made with.",
+        )
 
     def reopen(self, stage: str) -> None:
         """Strike a stage from the record before its files are written anew."""
@@ -112,30 +125,30 @@ class Run:
         if stages.pop(stage, None) is not None:
             self._write(stages)
 
-    def finish(self, stage: str, record: Mapping[str, Any]) -> None:
-        """Record a stage as done, after all its files are written."""
-        self._write({**self.stages(), stage: {**record, "versions": versions(), "device": device()}})
+    def finish(self, stage: str, record: Mapping[str, object]) -> None:
+        """Record a stage as finished, after all its files are written."""
+        record = {**record, "versions": versions(), "device": device()}
+        self._write({**self.stages(), stage: record})
 
-    def amend(self, stage: str, parts: Mapping[str, Any]) -> None:
-        """Replace parts of the record of a stage that is done; what it was computed by stays."""
+    def amend(self, stage: str, parts: Mapping[str, object]) -> None:
+        """Replace parts of the record of a finished stage; versions and device stay those that computed it."""
         stages = self.stages()
         self._write({**stages, stage: {**stages[stage], **parts}})
 
-    def _write(self, stages: Mapping[str, Any]) -> None:
-        with whole_file(self.file("run.json")) as temporary:
-            temporary.write_text(json.dumps({"stages": stages}, indent=2) + "\n")
+    def _write(self, stages: Mapping[str, Mapping[str, object]]) -> None:
+        write_json(self.file("run.json"), {"stages": stages})
 
 
-def save_or_rescue(run: Run, save: Callable[[Run], None], what: str) -> None:
+def save_or_rescue(run: Run, save: Callable[[Run], None], results: str) -> None:
     """Write results; if the run directory cannot take them, to a new one, so that nothing that took long is lost.
 
     Args:
-      run: where to.
-      save: writes to a run directory.
-      what: is saved, e.g. "what was counted".
+      run: the run directory that should hold them.
+      save: what writes them to a run directory.
+      results: the results in words, such as "what was counted".
 
     Raises:
-      InputError: the run directory could not be written; says where the results are kept.
+      InputError: the run directory could not be written; the message says where the results are kept.
     """
     try:
         save(run)
@@ -145,52 +158,50 @@ def save_or_rescue(run: Run, save: Callable[[Run], None], what: str) -> None:
             save(rescue)
         except InputError as second:
             shutil.rmtree(rescue.path, ignore_errors=True)
-            raise InputError(f"{error} Nor could {what} be kept elsewhere: {second}") from error
+            raise InputError(f"{error} Nor could {results} be kept elsewhere: {second}") from error
         raise InputError(
-            f"{error} Nothing is lost: {what} is kept in {rescue.path}, a run directory like any other; continue with "
-            f"--run {rescue.path}."
+            f"{error} Nothing is lost: {results} is kept in {rescue.path}, a run directory like any other; continue "
+            f"with --run {rescue.path}."
         ) from error
 
 
 def absolute(name: str | Path | None) -> str | None:
-    """What is there under a name, in full, for the working folder may be another next time; other names as they are."""
+    """The absolute path of a file or folder, since a later command may run in another folder; other names unchanged."""
     if name is None:
         return None
     return str(Path(name).absolute()) if Path(name).exists() else str(name)
 
 
-def record_attributes(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What was counted, as attributes of netCDF files."""
+def record_attributes(record: Record) -> Record:
+    """Options and fingerprints of a stage's record, as attributes of its netCDF files."""
     options = {name: _attribute(value) for name, value in record["options"].items()}
     return options | {f"{name}_sha256": value for name, value in record["fingerprints"].items()}
 
 
-def require_same_run(run: Run, attrs: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+def require_same_run(run: Run, attributes: Mapping[str, object], record: Record) -> None:
     """Refuse a netCDF file that another run has left in a run directory.
 
     Args:
       run: the run directory.
-      attrs: of the file.
-      record: of the stage that should have written it.
+      attributes: attributes of the file.
+      record: record of the stage that should have written it.
 
     Raises:
       InputError: names what differs.
     """
-    differing = [name for name, value in record_attributes(record).items() if attrs.get(name) != value]
-    if differing:
-        raise InputError(
-            f"--run {run.path}: its files are of different runs, {', '.join(differing)} differ from run.json's. "
-            f"Choose another --run, or remove {run.path} to start afresh."
-        )
+    expected = record_attributes(record)
+    differing = differences(attributes, expected, names=expected, words=("in the file", "in run.json"))
+    require(
+        not differing,
+        f"--run {run.path}: its files are of different runs, which differ in {', '.join(differing.values())}. Choose "
+        f"another --run, or remove {run.path} to start afresh.",
+    )
 
 
-def _attribute(value: Any) -> Any:
-    """Attributes of netCDF hold numbers and strings."""
+def _attribute(value: object) -> object:
+    """A value as netCDF can hold it: numbers and strings."""
     if value is None:
         return "none"
-    return ",".join(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:13]}...'"
+    if isinstance(value, list):
+        return ",".join(value)
+    return int(value) if isinstance(value, bool) else value

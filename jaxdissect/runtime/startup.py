@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from platformdirs import user_cache_path
 
-from jaxdissect.runtime.files import first_line
+from jaxdissect.errors import first_line
 
 # JAX takes a second to import. Only the functions that need it import it, so that help appears at once.
 

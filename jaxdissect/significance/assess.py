@@ -2,21 +2,21 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt16
 
 from jaxdissect.errors import InputError
-from jaxdissect.runtime.resume import Clock, resumable
+from jaxdissect.runtime.resume import StateFile, resumable
 from jaxdissect.selection.aape import Selection, SelectionRule
 from jaxdissect.selection.overlap import overlap
 from jaxdissect.significance.p_values import benjamini_hochberg
 from jaxdissect.significance.permutation import CutOffs, Null, PermutationTest, Tested
 from jaxdissect.significance.resampling import Bootstrap, Stability, bootstrap, split_halves
-from jaxdissect.significance.saved_null import SavedNull
 from jaxdissect.significance.unit_counts import UnitCounts
 from jaxdissect.significance.units import find_units
+from jaxdissect.types import Record
 
 LEVEL = 0.05  # at which discoveries are counted
 NOTHING = CutOffs(-math.inf, math.inf, math.inf)  # passes
@@ -89,7 +89,7 @@ def assess(
     selection: Selection | None,
     rule: SelectionRule,
     options: CertaintyOptions,
-    saved: SavedNull | None = None,
+    state: StateFile | None = None,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Certainty:
     """Test every pair of one label set, and resample the selection that was made.
@@ -102,7 +102,7 @@ def assess(
       selection: by AAPE; None: another one, whose pairs are tested only, and nothing is resampled.
       rule: of the selection.
       options: how much is drawn.
-      saved: where the permutations are kept that a test goes on from when it was stopped.
+      state: file that keeps the permutations of a test that was stopped, which is resumed from it.
       progress: called with the number of draws done, of `draws(options)`.
     """
     if selection is None:
@@ -113,10 +113,10 @@ def assess(
         cut = CutOffs(selection.aape_cutoff, selection.rate_cutoff, selection.probability_bar)
         specific = selection.specific
     test, shared = PermutationTest(counts, cut, options.seed), overlap(specific, specific).shared
-    null = saved.read(test.nothing()) if saved else test.nothing()
+    null = _kept_null(test, state)
     if null.done > options.permutations:
         null = test.nothing()
-    _permute(test, options, null, shared, saved, progress)
+    _permute(test, options, null, shared, state, progress)
     tested = test.tested(null)
     q_value = benjamini_hochberg(tested.p_value.ravel()).reshape(tested.p_value.shape)
     resampled = _resample(counts, rule, options, progress)
@@ -141,16 +141,16 @@ def _permute(
     options: CertaintyOptions,
     null: Null,
     shared: Int[np.ndarray, "class class"],
-    saved: SavedNull | None,
+    state: StateFile | None,
     progress: Callable[[int], object],
 ) -> None:
     """Permute, and keep what was permuted now and then, when stopped, and at the end, for resampling takes time too."""
 
     def keep() -> None:
-        if saved is not None:
-            saved.write(null)
+        if state is not None:
+            state.write(vars(null), {}, needed=False)
 
-    with resumable(keep, Clock(options.save_minutes).due) as between:
+    with resumable(keep, options.save_minutes) as between:
 
         def after_batch() -> None:
             progress(null.done)
@@ -158,6 +158,22 @@ def _permute(
 
         test.run(options.permutations, null, shared, after_batch)
     keep()
+
+
+def _kept_null(test: PermutationTest, state: StateFile | None) -> Null:
+    """The permutations that a state holds; none if there is no state.
+
+    Raises:
+      InputError: the state is damaged, or another test's.
+    """
+
+    def parse(arrays: Mapping[str, np.ndarray], _record: Record) -> Null:
+        null = Null(**{field.name: arrays[field.name] for field in dataclasses.fields(Null)})
+        if null.histogram.shape != test.nothing().histogram.shape:
+            raise ValueError(f"a histogram of {null.histogram.shape}, not of {test.nothing().histogram.shape}")
+        return null
+
+    return (state and state.read(parse)) or test.nothing()
 
 
 def draws(options: CertaintyOptions) -> int:

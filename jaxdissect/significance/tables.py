@@ -1,8 +1,6 @@
 """From every clip's counts in a run directory to what the tables say of chance."""
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +12,15 @@ import xarray as xr
 from jaxtyping import Bool, Int, UInt16
 
 from jaxdissect.errors import InputError
+from jaxdissect.runtime.files import json_fingerprint
 from jaxdissect.runtime.progress import progress_bar
+from jaxdissect.runtime.resume import StateFile
 from jaxdissect.runtime.run_directory import Run, require_same_run
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import Neurons
 from jaxdissect.significance.assess import LEVEL, Certainty, CertaintyOptions, assess, draws
 from jaxdissect.significance.permutation import Tested
-from jaxdissect.significance.saved_null import SavedNull
 
 OF_PAIRS = {
     "statistic": "active tokens beyond what the neuron's rate lets expect, in standard deviations under exchange",
@@ -108,10 +107,10 @@ def assess_neurons(
             def progress(done: int, before: int = number * draws(options)) -> None:
                 bar.update(before + done - bar.n)
 
-            saved = None if states is None else _saved(states, {**(of or {}), "label set": name})
+            state = None if states is None else _state_file(states, {**(of or {}), "label set": name})
             found[name] = assess(
                 clips.counts, clips.tokens, clips.members[:, _classes(counts, name)], clips.sources, clips.folds,
-                selection if by_aape else None, rule, options, saved, progress,
+                selection if by_aape else None, rule, options, state, progress,
             )  # fmt: skip
     return found
 
@@ -220,10 +219,9 @@ def _coverage(neurons: Neurons, name: str, one: Certainty) -> dict[str, Any]:
     }
 
 
-def _saved(folder: Path, of: Mapping[str, Any]) -> SavedNull:
-    """Every test has a file of its own, so that one that was stopped does not stand in another's way."""
-    name = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
-    return SavedNull(folder / f"{name}.npz", of)
+def _state_file(folder: Path, identity: Mapping[str, Any]) -> StateFile:
+    """The state of one test: each has a file of its own, so that one that was stopped blocks no other."""
+    return StateFile(folder / f"{json_fingerprint(identity)[:16]}.npz", "a permutation test", identity)
 
 
 def pairs_needed(tested: Tested) -> float:

@@ -23,8 +23,8 @@ from jaxdissect.encoder.protocol import Encoder, LayeredEncoder
 from jaxdissect.errors import InputError
 from jaxdissect.runtime.files import json_fingerprint, locked, parse_part, require_folder, sha256_file
 from jaxdissect.runtime.machine import computed_by
-from jaxdissect.runtime.progress import note, progress_bar, under_way, warn
-from jaxdissect.runtime.resume import Clock, resumable
+from jaxdissect.runtime.progress import note, progress_bar, under_way
+from jaxdissect.runtime.resume import resumable
 from jaxdissect.runtime.run_directory import Run, save_or_rescue
 from jaxdissect.selection.neuron_sets import NeuronSet
 from jaxdissect.significance.cautions import independence_cautions
@@ -328,21 +328,18 @@ def _judge(
     options: AblateOptions, plan: _Plan, suite: SuiteFiles, numbers: Sequence[int], state: SuiteState, path: Path
 ) -> None:
     """Judge some interventions, from where their state stands."""
-    subject, chosen, clock = plan.subject, suite.some(numbers), Clock(options.save_minutes)
+    subject, chosen = plan.subject, suite.some(numbers)
     check_judging(subject.task, subject.judges, chosen, plan.means)
     controls = sum(len(one.controls) for one in chosen)
     passes = (len(chosen) + controls) * len(subject.task)
     note(f"{len(chosen):,} interventions and {controls:,} controls on {len(subject.task):,} clips: {passes:,} passes.")
 
     def save() -> None:
-        try:
-            suite.write(path, numbers, state)
-        except InputError as error:
-            warn(f"the state was not saved, the one before is kept: {error}")
+        suite.write(path, numbers, state, needed=False)
 
     with (
         progress_bar(what=f"Ablating {subject.task.name}", total=passes, unit="pass", at_once=True) as bar,
-        resumable(save, clock.due) as between,
+        resumable(save, options.save_minutes) as between,
     ):
         judge_suite(
             subject.encoder, subject.task, subject.judges, chosen, plan.ablation, plan.means, subject.shape, state,

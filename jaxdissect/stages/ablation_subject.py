@@ -62,7 +62,7 @@ def read_subject(options: Any, run: Run) -> Subject:
         "front_end": json_fingerprint(encoder.settings().get("front_end")),
     }
     for stage, what in (("activations", "counts"), ("neurons", "neurons")):
-        run.require_own(stage, what, prints)
+        run.require_inputs(stage, what, prints)
     judges = read_judges(run, encoder, task, prints)
     test = [row for row, split in enumerate(task.splits) if split == "test"]
     judges = {name: dataclasses.replace(judge, members=judge.members[test]) for name, judge in judges.items()}

@@ -24,8 +24,8 @@ from jaxdissect.runtime.machine import computed_by, peak_memory
 from jaxdissect.runtime.processes import DistributedOptions, here, join, leave, require_agreement, together
 from jaxdissect.runtime.progress import note, progress_bar, under_way
 from jaxdissect.runtime.pulse import Pulse
+from jaxdissect.runtime.resume import remove_states
 from jaxdissect.runtime.run_directory import Run, record_attributes, require_same_run, save_or_rescue
-from jaxdissect.runtime.state_files import remove_states
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
 from jaxdissect.stages.inputs import DEFAULTS, recorded_inputs
 from jaxdissect.stages.neurons import forget_neurons
@@ -292,7 +292,7 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     reused = _reuse(run, record, chosen, options.max_bad_clips)
     if reused is not None:
         return reused
-    run.require_own("probe", "a probe", record["fingerprints"])
+    run.require_inputs("probe", "a probe", record["fingerprints"])
     layers, neurons = neuron_shape(encoder, chosen)
     counting = CountJob(
         encoder, chosen, count, _states(run), _identity(options, record, chosen),

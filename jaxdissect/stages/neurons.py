@@ -14,8 +14,8 @@ from jaxdissect.errors import InputError
 from jaxdissect.runtime.files import cannot_write, sha256_file
 from jaxdissect.runtime.machine import computed_by
 from jaxdissect.runtime.progress import under_way
+from jaxdissect.runtime.resume import remove_states
 from jaxdissect.runtime.run_directory import Run, record_attributes, require_same_run
-from jaxdissect.runtime.state_files import remove_states
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
 from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import Neurons, select_neurons

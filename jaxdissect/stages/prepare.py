@@ -11,9 +11,10 @@ from typing import Any
 
 import jaxdissect
 from jaxdissect.audio.decode import ClipStatus
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, require
 from jaxdissect.runtime.files import cannot_write, locked, parse_part, require_folder, require_space, sweep, whole_file
 from jaxdissect.runtime.progress import progress_bar, under_way
+from jaxdissect.runtime.records import differences
 from jaxdissect.tasks.known import label_names, load_task, table_files
 from jaxdissect.tasks.loader import recordings, unit_samples
 from jaxdissect.tasks.shards import (
@@ -203,12 +204,12 @@ def _begin(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> No
             there |= {"complete": False, "files": {}}
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path} cannot be read ({error}): remove it, or choose another --out.") from error
-        differing = [name for name in record if there.get(name) != record[name]]
-        if differing:
-            raise InputError(
-                f"--out {options.out} holds a preparation that differs in {', '.join(differing)}: choose another "
-                f"--out, or remove that folder."
-            )
+        differing = differences(there, record, names=record)
+        require(
+            not differing,
+            f"--out {options.out} holds a preparation that differs in {', '.join(differing.values())}: choose another "
+            f"--out, or remove that folder.",
+        )
         return
     found = [other.name for other in options.out.iterdir() if not other.name.startswith(f".{RECORD}-")]
     if found and not any(name.startswith("shard-") for name in found):

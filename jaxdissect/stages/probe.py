@@ -131,8 +131,8 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
         "task": task.fingerprint(),
         "front_end": json_fingerprint(encoder.settings().get("front_end")),
     }
-    run.require_own("activations", "counts", prints)
-    run.require_own("probe", "a probe", {"encoder": prints["encoder"]})
+    run.require_inputs("activations", "counts", prints)
+    run.require_inputs("probe", "a probe", {"encoder": prints["encoder"]})
     _check(options, encoder, task)
     with run.locked():
         started = time.perf_counter()

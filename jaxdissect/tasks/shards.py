@@ -18,8 +18,8 @@ import numpy as np
 
 from jaxdissect.audio.decode import ClipStatus, Recording, pad_recording
 from jaxdissect.audio.pcm import samples_as_int16
-from jaxdissect.errors import InputError
-from jaxdissect.runtime.files import allow_open_files, first_line, refused_by_system, sha256_file, stays_inside
+from jaxdissect.errors import InputError, first_line
+from jaxdissect.runtime.files import allow_open_files, refused_by_system, sha256_file, stays_inside
 
 RECORD = "prepared.json"
 FORMAT = 2  # of a prepared folder

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxdissect.audio.decode import Recording, make_recording, unreadable
-from jaxdissect.errors import InputError, UnreadableError
-from jaxdissect.runtime.files import first_line, require_regular
+from jaxdissect.errors import InputError, UnreadableError, first_line
+from jaxdissect.runtime.files import require_regular
 from jaxdissect.tasks.table import CONTROL, LabelSet, Task, cell_labels, label_set, make_task
 from jaxdissect.tasks.tfds_audio import decode, find_audio
 from jaxdissect.tasks.tfds_records import AGAIN, FORMAT, SPLITS, DataSet, Records, is_tfds_folder, read_data_set

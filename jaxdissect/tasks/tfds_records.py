@@ -15,8 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from jaxdissect.errors import InputError, UnreadableError
-from jaxdissect.runtime.files import allow_open_files, first_line, refused_by_system, require_regular
+from jaxdissect.errors import InputError, UnreadableError, first_line
+from jaxdissect.runtime.files import allow_open_files, refused_by_system, require_regular
 
 SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}  # by TFDS's names
 FORMAT = "array_record"

@@ -7,8 +7,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdissect.errors import InputError
-from jaxdissect.runtime.array_trees import reason, shapes
+from jaxdissect.errors import InputError, first_line
+from jaxdissect.runtime.array_trees import shapes
 from jaxdissect.runtime.files import require_space
 
 KEPT = 2
@@ -41,8 +41,8 @@ class Checkpoints:
             self._manager.save(step, args=items)
         except (OSError, ValueError) as error:  # tensorstore raises a ValueError where the disk is full
             raise InputError(
-                f"{self.folder / str(step)} cannot be written ({reason(error)}): make room and repeat the command, "
-                f"which goes on from the state before."
+                f"{self.folder / str(step)} cannot be written ({first_line(error)}): make room and repeat the command, "
+                f"which resumes the training from the state before."
             ) from error
 
     def restore(self, like: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
@@ -71,8 +71,8 @@ class Checkpoints:
             found = self._manager.restore(step, args=items)
         except Exception as error:  # orbax raises bare ones for damaged files
             raise InputError(
-                f"{self.folder / str(step)} is damaged or holds a training of other sizes ({reason(error)}): remove "
-                f"that folder to go on from the state before it, or {self.folder.parent} to start afresh."
+                f"{self.folder / str(step)} is damaged or holds a training of other sizes ({first_line(error)}): "
+                f"remove that folder to resume from the state before it, or {self.folder.parent} to start afresh."
             ) from error
         return found["state"], found["record"]
 

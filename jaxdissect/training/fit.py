@@ -12,8 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdissect.errors import InputError, TrainingError
-from jaxdissect.runtime.progress import warn
-from jaxdissect.runtime.resume import deferred_interrupts
+from jaxdissect.runtime.resume import resumable
 from jaxdissect.runtime.sharding import replicate, shard_clips
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, Crops, crops
@@ -100,7 +99,7 @@ def fit(
     fitted = _resumed(state, checkpoints, clips, mesh)
     step = train_step(objective, schedule, feed.seed, mesh)
     pending: list[Any] = []
-    began, saved = time.monotonic() - fitted.seconds, time.monotonic()
+    began = time.monotonic() - fitted.seconds
 
     def look() -> None:
         """Bring what the steps have measured to the host, and stop if it is not finite."""
@@ -114,30 +113,18 @@ def fit(
         record = {"curve": fitted.curve, "rows": fitted.rows, "seconds": fitted.seconds, "audio": clips.sha256}
         checkpoints.save(int(fitted.state.step), fitted.state, record)
 
-    try:
-        with deferred_interrupts() as interrupted:
-            for number, batch in _ahead(
-                lambda number: feed.batch(clips, number), int(fitted.state.step), schedule.steps
-            ):
-                fitted.state, metrics = step(fitted.state, *shard_clips((batch.pcm, batch.members), mesh))
-                pending.append(metrics)
-                done = number + 1
-                if done % log_steps == 0 or done == schedule.steps:
-                    look()
-                    fitted.curve.append(_point(fitted.rows, done, schedule))
-                    fitted.rows = []
-                    progress(done, fitted.curve[-1])
-                if done == schedule.steps or time.monotonic() - saved > 60 * save_minutes:
-                    save()
-                    saved = time.monotonic()
-                if interrupted():
-                    raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        try:
-            save()
-        except (InputError, RuntimeError) as error:  # a second interrupt has come in the middle of a step
-            warn(f"the last steps could not be saved: {error}")
-        raise
+    with resumable(save, save_minutes) as between:
+        for number, batch in _ahead(lambda number: feed.batch(clips, number), int(fitted.state.step), schedule.steps):
+            fitted.state, metrics = step(fitted.state, *shard_clips((batch.pcm, batch.members), mesh))
+            pending.append(metrics)
+            done = number + 1
+            if done % log_steps == 0 or done == schedule.steps:
+                look()
+                fitted.curve.append(_point(fitted.rows, done, schedule))
+                fitted.rows = []
+                progress(done, fitted.curve[-1])
+            between()
+    save()
     return fitted
 
 

@@ -11,7 +11,8 @@ from jaxdissect.encoder.convert import sizes_from_name
 from jaxdissect.encoder.directory import DTYPES, load_encoder
 from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import vit_config
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, require
+from jaxdissect.runtime.records import differences
 from jaxdissect.tasks.known import label_names
 from jaxdissect.tasks.loader import unit_samples
 from jaxdissect.tasks.table import TEST_FOLD, LabelSet, Task
@@ -219,12 +220,12 @@ class TrainOptions:
         wanted = vars(start.config) | {"sample_rate": start.sample_rate}
         given = {} if self.input is None else vars(sizes_from_name(self.input))
         given |= {} if self.size is None else {name: vars(vit_config(self.size))[name] for name in OF_SIZE}
-        differing = [f"{name} {value}, there {wanted[name]}" for name, value in given.items() if value != wanted[name]]
-        if differing:
-            raise InputError(
-                f"--start-from {self.start_from} is an encoder of other sizes than --size and --input say "
-                f"({'; '.join(differing)}): leave them out."
-            )
+        differing = differences(wanted, given, names=given, words=("there", "given"))
+        require(
+            not differing,
+            f"--start-from {self.start_from} is an encoder of other sizes than --size and --input say: "
+            f"{', '.join(differing.values())}. Leave them out.",
+        )
 
     def build(self, encoder: M2D, labels: LabelSet | None) -> Objective:
         """The objective on an encoder.

@@ -13,10 +13,11 @@ import numpy as np
 from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.encoder.directory import fingerprint, save_encoder
 from jaxdissect.encoder.m2d import M2D
-from jaxdissect.errors import InputError, TrainingError
-from jaxdissect.runtime.files import cannot_write, json_fingerprint, locked, require_new, require_regular, whole_file
+from jaxdissect.errors import InputError, TrainingError, require
+from jaxdissect.runtime.files import cannot_write, json_fingerprint, locked, require_new, require_regular, write_json
 from jaxdissect.runtime.machine import device, versions
 from jaxdissect.runtime.progress import progress_bar, under_way, warn
+from jaxdissect.runtime.records import differences, named_parts
 from jaxdissect.runtime.sharding import local_mesh
 from jaxdissect.tasks.known import label_names, load_task
 from jaxdissect.tasks.table import LabelSet, Task
@@ -28,6 +29,7 @@ from jaxdissect.training.objective import Objective
 from jaxdissect.training.options import SPECIFIC, TrainOptions, crop_samples
 from jaxdissect.training.state_folder import CHECKPOINTS, LAST_GOOD, RECORD
 from jaxdissect.training.step import Schedule, TrainState, init_state
+from jaxdissect.types import Record
 
 NORM_BATCH, NORM_BATCHES = 64, 64
 SMALLEST_STD = 1e-3  # of the log-mel over all training crops; below it there is nothing but rounding
@@ -168,24 +170,18 @@ def _require_same(folder: Path, described: dict[str, Any]) -> None:
     file = folder / RECORD
     require_regular(file)
     if not state_folder.has_state(folder):
-        with whole_file(file) as temporary:
-            temporary.write_text(json.dumps(described, indent=2) + "\n")
+        write_json(file, described)
         return
     try:
-        begun = _flat(json.loads(file.read_text()))
+        begun = _named(json.loads(file.read_text()))
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{file} cannot be read ({error}): remove {folder} to start afresh.") from error
-    here = _flat(described)
-    differing = [
-        f"{name} (there {begun.get(name)}, here {here.get(name)})"
-        for name in sorted({*begun, *here})
-        if begun.get(name) != here.get(name)
-    ]
-    if differing:
-        raise InputError(
-            f"{folder} holds a training that was begun with other options: {', '.join(differing)}. Repeat its command "
-            f"to go on, choose another --out, or remove {folder} to start afresh."
-        )
+    differing = differences(begun, _named(described))
+    require(
+        not differing,
+        f"{folder} holds a training that was begun with other options: {', '.join(differing.values())}. Repeat its "
+        f"command to resume it, choose another --out, or remove {folder} to start afresh.",
+    )
 
 
 def _remember_start(folder: Path, encoder: M2D) -> None:
@@ -205,14 +201,12 @@ def _remember_start(folder: Path, encoder: M2D) -> None:
         )
     if (began.get("versions"), began.get("device")) != (here["versions"], here["device"]):
         warn("this training was begun with other versions or on another device: bits may differ.")
-    with whole_file(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(described, indent=2) + "\n")
+    write_json(folder / RECORD, described)
 
 
-def _flat(described: dict[str, Any]) -> dict[str, Any]:
-    flat = {name: value for name, value in described.items() if not isinstance(value, dict)}
-    flat |= {f"--{name.replace('_', '-')}": value for name, value in described["options"].items()}
-    return flat | {f"the {name}": value for name, value in described["fingerprints"].items()}
+def _named(described: Record) -> Record:
+    """What makes a training the one it is, by names for messages; the encoder's settings have a fingerprint."""
+    return {name: value for name, value in described.items() if not isinstance(value, dict)} | named_parts(described)
 
 
 def _clips(task: Task, encoder: M2D, folder: Path, max_bad_clips: float) -> Clips:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from jaxdissect import InputError
-from jaxdissect.ablation import saved_state as parts
 from jaxdissect.ablation import stream as judging
 from jaxdissect.ablation import suite_state as judgements
 from jaxdissect.ablation.controls import Activity
@@ -132,7 +131,7 @@ def test_a_part_that_is_not_finished_is_asked_for(ablate, whole, monkeypatch):
         assert ablate(*OPTIONS, "--part", "2/2")[0] == 2
     code, _, error = ablate(*OPTIONS)
     assert code == 2
-    assert "The part 2/2 is not finished: run it again with --part 2/2, it goes on; or remove" in error
+    assert "The part 2/2 is not finished: run it again with --part 2/2 to resume it, or remove" in error
     assert ablate(*OPTIONS, "--part", "2/2")[0] == 0
     assert ablate(*OPTIONS)[0] == 0
     same_table(results(ablate)["ablation.csv"], whole[0]["ablation.csv"])
@@ -149,11 +148,11 @@ def test_parts_that_overlap_are_told(ablate, whole):
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        (["--controls", "4"], "--controls (3 there, 4 here)"),
-        (["--seed", "1"], "--seed (0 there, 1 here)"),
+        (["--controls", "4"], "--controls (3 before, 4 now)"),
+        (["--seed", "1"], "--seed (0 before, 1 now)"),
         (["--gain", "0.5"], "--gains"),
-        (["--batch-size", "2"], "--batch-size (1 there, 2 here)"),
-        (["--at-once", "2"], "--at-once (4 there, 2 here)"),
+        (["--batch-size", "2"], "--batch-size (1 before, 2 now)"),
+        (["--at-once", "2"], "--at-once (4 before, 2 now)"),
         (["--neurons", "a | b"], "the neuron sets"),
     ],
 )
@@ -241,19 +240,19 @@ def test_parts_that_could_not_read_the_same_clips_are_not_mixed(ablate, whole, d
 
 
 def test_a_state_that_cannot_be_written_does_not_end_the_ablation(ablate, whole, monkeypatch):
-    write = parts.write_state
+    write = interrupts.whole_file
 
-    def full(path, state):
+    def full(path):
         if path.name != "judged.npz":
-            return write(path, state)
+            return write(path)
         raise InputError(f"{path} cannot be written (No space left on device): make room.")
 
     monkeypatch.setattr(interrupts.Clock, "due", lambda clock: True)
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "write_state", full)
+        patch.setattr(interrupts, "whole_file", full)
         code, _, error = ablate(*OPTIONS)
     assert code == 0
-    assert "the state was not saved, the one before is kept" in error
+    assert "the state of an ablation was not saved, the one before is kept" in error
     assert results(ablate) == whole[0]
 
 

@@ -141,11 +141,11 @@ def test_counts_are_reused_and_a_moved_run_goes_on(jaxdissect):
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        ({"seed": 1}, "differs in the encoder (there"),
-        ({"options": ["--split", "test"]}, "differs in --split (there 'train', here 'test')"),
-        ({"options": ["--tokens", "sounding"]}, "differs in --tokens (there 'all', here 'sounding')"),
-        ({"options": ["--threshold", "0.5"]}, "differs in --threshold (there 0.0, here 0.5)"),
-        ({"options": ["--label", "pitch"]}, "differs in --label (there ['label'], here ['pitch']), the task"),
+        ({"seed": 1}, "differs in the encoder ("),
+        ({"options": ["--split", "test"]}, "differs in --split (train before, test now)"),
+        ({"options": ["--tokens", "sounding"]}, "differs in --tokens (all before, sounding now)"),
+        ({"options": ["--threshold", "0.5"]}, "differs in --threshold (0.0 before, 0.5 now)"),
+        ({"options": ["--label", "pitch"]}, "differs in --label (['label'] before, ['pitch'] now), the task"),
         ({"options": ["--unit-seconds", "0.25"]}, "differs in the task"),
     ],
 )
@@ -161,7 +161,13 @@ def test_another_runs_directory_is_refused_and_left_as_it_is(jaxdissect, options
 
 @pytest.mark.parametrize(
     ("other", "found"),
-    [({"seed": 1}, "encoder_sha256"), ({"options": ["--threshold", "0.5", "--split", "test"]}, "split, threshold")],
+    [
+        ({"seed": 1}, "encoder_sha256 ("),
+        (
+            {"options": ["--threshold", "0.5", "--split", "test"]},
+            "split (test in the file, train in run.json), threshold (0.5 in the file, 0.0 in run.json)",
+        ),
+    ],
 )
 def test_files_of_different_runs_are_refused(jaxdissect, other, found):
     jaxdissect("dissect")
@@ -169,7 +175,7 @@ def test_files_of_different_runs_are_refused(jaxdissect, other, found):
     shutil.copy(jaxdissect.path.parent / "other" / "activations.nc", jaxdissect.path)
     code, _, error = jaxdissect("neurons")
     assert code == 2
-    assert f"its files are of different runs, {found} differ" in error
+    assert f"its files are of different runs, which differ in {found}" in error
 
 
 @pytest.mark.parametrize("name", ["activations.nc", "clips.csv", "top_clips.nc", "clip_counts.npy"])

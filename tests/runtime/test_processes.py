@@ -114,9 +114,9 @@ def test_processes_compare_notes():
         assert said[3] == f"nothing here {index}"
         assert said[4:6] == [index, None]
         assert (
-            f"do not agree on --batch-size: 8 in process 0 on {host}, 16 in process 1 on {host}. Start all" in said[6]
+            f"do not agree on --batch-size (8 in process 0 on {host}, 16 in process 1 on {host}). Start all" in said[6]
         )
-        assert "do not agree on the version of jax: None in process 0" in said[7]
+        assert "do not agree on the version of jax (None in process 0" in said[7]
         assert said[8] == [f"{index}-of-2", 3, 2]
 
 
@@ -130,7 +130,7 @@ def test_processes_that_were_started_differently_end_at_once(work):
     both[1] = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     for code, error in finish(both):
         assert code == 2, error
-        assert "The processes do not agree on --batch-size: 2 in process 0" in error
+        assert "The processes do not agree on --batch-size (2 in process 0" in error
         assert "3 in process 1" in error
     assert not (work.folder / "differ").exists()
 

@@ -12,6 +12,7 @@ from made_runs import make_run
 
 from jaxdissect import InputError, ViTConfig, load_task, save_encoder, untrained_m2d
 from jaxdissect.cli import main
+from jaxdissect.runtime.resume import StateFile
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import read_netcdf, write_netcdf
 from jaxdissect.significance import assess as certainty
@@ -403,7 +404,7 @@ def test_permutations_of_other_counts_are_not_gone_on_from(done, tmp_path, monke
     counts = read_netcdf(tmp_path / "run" / "activations.nc")
     write_netcdf(counts.assign_attrs(recounted=1), tmp_path / "run" / "activations.nc")
     read = []
-    monkeypatch.setattr(certainty.SavedNull, "read", lambda saved, nothing: read.append(saved.path.exists()) or nothing)
+    monkeypatch.setattr(StateFile, "read", lambda file, parse: read.append(file.path.exists()))
     run_neurons(options)
     assert read == [False, False]
 
@@ -466,7 +467,7 @@ def test_files_of_other_runs_and_selections_are_not_mixed(done, folder, tmp_path
     for name in ("scores.nc", "permutations.nc"):
         shutil.copytree(done[0], tmp_path / name)
         shutil.copy(tmp_path / "other" / name, tmp_path / name / name)
-        with pytest.raises(InputError, match=r"its files are of different runs, encoder_sha256 differ"):
+        with pytest.raises(InputError, match=r"its files are of different runs, which differ in encoder_sha256"):
             run_share(ShareOptions(run=tmp_path / name))
     shutil.copytree(done[0], tmp_path / "mixed")
     shutil.copy(tmp_path / "other" / "neurons.csv", tmp_path / "mixed" / "neurons.csv")

@@ -506,8 +506,8 @@ def test_a_folder_that_holds_something_else(options):
     (out / "mine.txt").unlink()
     run_prepare(options())
     for changes, found in (
-        ({"sample_rate": 32000}, "sample_rate"),
-        ({"unit_seconds": 0.1}, "task_sha256, unit_seconds"),
+        ({"sample_rate": 32000}, r"sample_rate \(16000 before, 32000 now\)"),
+        ({"unit_seconds": 0.1}, r"task_sha256 .*, unit_seconds \(0.2 before, 0.1 now\)"),
     ):
         with pytest.raises(InputError, match=f"holds a preparation that differs in {found}"):
             run_prepare(options(**changes))

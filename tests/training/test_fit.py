@@ -271,7 +271,7 @@ def test_resuming_at_every_checkpoint_ends_the_same(name, tmp_path):
     def run(folder, stop=None):
         def progress(step, _point, stop=stop):
             if step == stop:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
 
         checkpoints = Checkpoints(folder)
         try:
@@ -351,7 +351,7 @@ def test_an_interrupted_training_has_saved_its_last_step(tmp_path):
 
     def interrupt(step, _point):
         if step == 4:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
     state = init_state(objective, schedule, 0)
     with pytest.raises(KeyboardInterrupt):

@@ -262,7 +262,11 @@ def test_float16_that_cannot_hold_the_parameters_is_refused(tmp_path):
         ("m2d", {"task": "nothing.csv"}, "nothing.csv is missing"),
         ("m2d", {"start_from": "nowhere"}, "nowhere is no encoder directory"),
         ("m2d", {"decoder_width": 6}, "--decoder-width must be a multiple of 4, got 6"),
-        ("m2d", {"size": "small"}, "is an encoder of other sizes than --size and --input say .width 384, there 16"),
+        (
+            "m2d",
+            {"size": "small"},
+            r"of other sizes than --size and --input say: width \(16 there, 384 given\)",
+        ),
         ("m2d", {"seed": -1}, "--seed must be 0 or a positive number, got -1"),
         ("m2d", {"seed": 2**32}, r"--seed must be below 2\*\*32"),
         ("m2d", {"part_size": 1}, "--objective m2d compares the clips of a part: --part-size must be 2 at least"),
@@ -293,7 +297,7 @@ def test_a_training_is_not_resumed_with_other_options(setting, monkeypatch, caps
             run_train(options_of(setting, "m2d"))
     assert main(arguments(setting, "m2d", learning_rate=5e-4, epochs=9)) == 2
     told = capsys.readouterr().err
-    assert "begun with other options: --epochs (there 2, here 9), --learning-rate (there 0.001, here 0.0005)" in told
+    assert "begun with other options: --epochs (2 before, 9 now), --learning-rate (0.001 before, 0.0005 now)" in told
     assert "to start afresh" in told
     assert main(arguments(setting, "m2d", save_minutes=1.0)) == 0  # this one may change
 

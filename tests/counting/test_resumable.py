@@ -3,7 +3,6 @@
 import itertools
 import json
 import random
-import signal
 
 import jax
 import numpy as np
@@ -17,11 +16,10 @@ from jaxdissect.audio.decode import ClipStatus
 from jaxdissect.counting.clip_log import ClipLog
 from jaxdissect.counting.resumable import CountJob, count_job, room_needed, whole_store
 from jaxdissect.counting.stream import count_clips
-from jaxdissect.runtime.files import json_fingerprint
+from jaxdissect.runtime import resume
 from jaxdissect.runtime.processes import Processes
 from jaxdissect.runtime.pulse import Pulse
-from jaxdissect.runtime.resume import resumable
-from jaxdissect.runtime.state_files import State, read_state, require_same, write_state
+from jaxdissect.runtime.resume import StateFile
 
 CLIPS, SECONDS = 22, 0.2
 VIT = untrained_m2d(ViTConfig(frames=16, width=64, depth=2, heads=1, mlp=32))
@@ -164,7 +162,7 @@ def test_the_first_process_tells_what_is_missing(task, tmp_path, devices):
     job = job_of(task, tmp_path / "job")
     run(job, 1, 2)
     (job.folder / "counts-1-of-2.npz").unlink()
-    with pytest.raises(InputError, match=r"do not add up to the 22 clips of the task, 11 are there"):
+    with pytest.raises(InputError, match=r"do not add up to the 22 clips of the task, they hold 11"):
         run(job, 0, 2)
 
 
@@ -186,7 +184,7 @@ def test_anothers_state_is_refused(task, tmp_path, devices):
     other = CountJob(VIT, task, CountOptions(batch_size=4), job.folder, {"the encoder": "another", "--batch-size": 4})
     with pytest.raises(
         InputError,
-        match=r"differs in the encoder \(untrained there, another here\), --batch-size \(None there, 4 here\)",
+        match=r"differs in the encoder \(untrained before, another now\), --batch-size \(None before, 4 now\)",
     ):
         run(other, 1, 2)
     with pytest.raises(InputError, match="differs in the encoder"):
@@ -214,16 +212,16 @@ def test_a_state_that_lacks_something_is_told(task, tmp_path, devices):
     with np.load(path) as archive:
         content = dict(archive)
     record = json.loads(content.pop("record").tobytes())
-    whole = State(record.pop("of"), content, record)
+    file = StateFile(path, "a count", record.pop("of"))
 
     def without(part, name):
         return {key: value for key, value in part.items() if key != name}
 
-    for damaged in [
-        *(State(whole.of, without(whole.arrays, name), whole.record) for name in whole.arrays),
-        *(State(whole.of, whole.arrays, without(whole.record, name)) for name in whole.record),
+    for arrays, rest in [
+        *((without(content, name), record) for name in content),
+        *((content, without(record, name)) for name in record),
     ]:
-        write_state(path, damaged)
+        file.write(arrays, rest)
         for process, count in ((1, 2), (0, 1)):  # its own, and another's
             with pytest.raises(InputError, match=r"counts-1-of-2.npz cannot be read as the state of a count"):
                 run(job, process, count)
@@ -247,14 +245,14 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(task, tmp_path, de
     devices(1)
     whole = run(job_of(task, tmp_path / "whole"))
     job = job_of(task, tmp_path / "full", save_minutes=1e-9)
-    written, write = itertools.count(), write_state
+    written, write = itertools.count(), resume.whole_file
 
-    def full(path, state):
+    def full(path):
         if next(written) > 2:
             raise InputError(f"{path} cannot be written (No space left on device): make room.")
-        write(path, state)
+        return write(path)
 
-    monkeypatch.setattr("jaxdissect.counting.saved_state.write_state", full)
+    monkeypatch.setattr(resume, "whole_file", full)
     with monkeypatch.context() as patch:
         checks = itertools.count()
         patch.setattr(Pulse, "check", lambda pulse: next(checks) == 6 and _raise(LostProcessError("died")))
@@ -262,7 +260,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(task, tmp_path, de
             run(job)
     assert "was not saved, the one before is kept" in capsys.readouterr().err
     seen = []
-    monkeypatch.setattr("jaxdissect.counting.saved_state.write_state", write)
+    monkeypatch.setattr(resume, "whole_file", write)
     assert same_bits(whole, run(job, progress=seen.append))
     assert seen[:2] == [6, 8]  # three batches of two were in the state
 
@@ -272,11 +270,11 @@ def test_a_share_that_cannot_be_saved_at_its_end_is_not_called_done(task, tmp_pa
     devices(1)
     job = job_of(task, tmp_path / "full")
 
-    def full(path, state):
+    def full(path):
         raise InputError(f"{path} cannot be written (No space left on device): make room.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxdissect.counting.saved_state.write_state", full)
+        patch.setattr(resume, "whole_file", full)
         with pytest.raises(InputError, match="No space left on device"):
             run(job, 1, 2)
     assert "failed" in (job.folder / "pulse-1-of-2.json").read_text()
@@ -300,22 +298,6 @@ def test_clips_that_can_be_read_again_are_counted(task, tmp_path, devices, monke
     same_counts(whole, run(job))
     if keep_clips:
         np.testing.assert_array_equal(np.load(whole_store(job)), store)
-
-
-@pytest.fixture
-def as_a_command():
-    """Signals end the work as they do in a command."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-def test_a_signal_during_the_last_step_is_answered(as_a_command):
-    saved = []
-    with pytest.raises(KeyboardInterrupt), resumable(lambda: saved.append(1), lambda: False) as between:  # noqa: PT012
-        between()
-        signal.raise_signal(signal.SIGTERM)
-    assert saved == [1]
 
 
 def test_a_store_of_clips_that_is_gone_is_told(task, tmp_path, devices, monkeypatch):
@@ -345,27 +327,6 @@ def test_room_needed_holds_for_what_is_written(task, tmp_path, devices):
     run(job, 1, 2)
     written = (job.folder / "counts-1-of-2.npz").stat().st_size
     assert written - 2**14 < room_needed(job, Processes(0, 2)) / 4 < 1.5 * written  # 2**14: names and records
-
-
-def test_state_files_hold_what_they_are_given(tmp_path):
-    arrays = {"a.b['c']": np.arange(3) + 2**60, "empty": np.zeros((0, 3), np.float32), "scalar": np.array(1.5)}
-    write_state(tmp_path / "s.npz", State({"a": "b"}, arrays, {"x": [1, "ü"], "y": None}))
-    found = read_state(tmp_path / "s.npz", "a test", {"a": "b"}, lambda state: state)
-    assert found.record == {"x": [1, "ü"], "y": None}
-    assert found.arrays.keys() == arrays.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found.arrays[name], array)
-        assert found.arrays[name].dtype == array.dtype
-    assert read_state(tmp_path / "none.npz", "a test", {}, lambda state: state) is None
-    require_same(tmp_path, {"a": 1}, {"a": 1})
-    with pytest.raises(InputError, match=r"differs in b \(None there, 2 here\), a \(1 there, None here\)"):
-        require_same(tmp_path, {"a": 1}, {"b": 2})
-
-
-def test_a_state_runs_no_pickled_code(tmp_path):
-    np.savez(tmp_path / "s.npz", record=np.array([json_fingerprint], dtype=object))
-    with pytest.raises(InputError, match="cannot be read as the state"):
-        read_state(tmp_path / "s.npz", "a test", {}, lambda state: state)
 
 
 def test_logs_join(tmp_path):
