@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxdissect.activations.read import capture_neurons
-from jaxdissect.encoder.protocol import Encoder, module_input
-from jaxdissect.errors import InputError
+from jaxdissect.encoder.protocol import Encoder, Variables, module_input
+from jaxdissect.errors import require
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +18,7 @@ class ActivationGrid:
     """Activations of some neurons of a layer on one clip.
 
     Attributes:
-      activation: of every patch; bands from the lowest up, columns in time.
+      activation: activation of every patch; bands from the lowest up, columns in time.
       start, stop: samples that each column spans.
     """
 
@@ -33,27 +32,22 @@ class GridReader:
     """Reads the same neurons, of any layers, on many clips of one length; compiled once for each number of clips.
 
     Attributes:
-      bands: patches of one time span.
+      bands: number of patches of one time span.
       start, stop: samples that each column of the grid spans.
     """
 
     bands: int
     start: Int[np.ndarray, " column"]
     stop: Int[np.ndarray, " column"]
-    _read: Callable[[Any], Any]
-    _order: Int[np.ndarray, " neuron"]
+    _read: Callable[[Float[np.ndarray, "clip sample"]], Array]
 
     def __call__(self, pcm: Float[np.ndarray, "clip sample"]) -> Float[np.ndarray, "clip neuron band column"]:
         """Activations of every patch; bands from the lowest up, columns in time.
 
         Args:
-          pcm: at the encoder's rate, full scale -1 to 1.
+          pcm: clips at the encoder's rate, full scale -1 to 1.
         """
-        if not len(self._order):
-            return np.zeros((len(pcm), 0, self.bands, len(self.start)), np.float32)
-        values = np.asarray(self._read(pcm), np.float32)[..., self._order]
-        grid = values.reshape(len(pcm), len(self.start), self.bands, len(self._order))
-        return grid.transpose(0, 3, 2, 1)
+        return np.array(self._read(pcm))  # a copy, which the caller may change
 
 
 def grid_reader(encoder: Encoder, samples: int, neurons: Int[np.ndarray, "neuron 2"]) -> GridReader:
@@ -63,38 +57,40 @@ def grid_reader(encoder: Encoder, samples: int, neurons: Int[np.ndarray, "neuron
 
     Args:
       encoder: any `Encoder`.
-      samples: of a clip, at the encoder's rate.
-      neurons: layer and number within the layer of each.
+      samples: length of a clip, in samples at the encoder's rate.
+      neurons: layer, and number within the layer, of each neuron.
 
     Raises:
       InputError: there is no such layer or neuron, or the time spans do not have equally many patches.
     """
 
-    def outputs(variables: Any, clips: Any) -> list[Any]:
+    def outputs(variables: Variables, clips: Array) -> list[tuple[Array, ...]]:
         inputs = module_input(encoder, variables, clips)
         return list(capture_neurons(encoder.module, variables, inputs, neurons=encoder.neurons).values())
 
     shapes = jax.eval_shape(outputs, encoder.variables, jax.ShapeDtypeStruct((1, samples), jnp.float32))
     for layer, number in np.asarray(neurons).tolist():
-        if not 0 <= layer < len(shapes):
-            raise InputError(f"There are layers 0 to {len(shapes) - 1}, got {layer}.")
+        require(0 <= layer < len(shapes), f"There are layers 0 to {len(shapes) - 1}, got {layer}.")
         width = shapes[layer][0].shape[-1]
-        if not 0 <= number < width:
-            raise InputError(f"Layer {layer} has neurons 0 to {width - 1}, got {number}.")
+        require(0 <= number < width, f"Layer {layer} has neurons 0 to {width - 1}, got {number}.")
+    # Which tokens are patches, and in which order they make a grid (column, band).
     tokens, start, stop = _grid(encoder, samples)
-    layers = [np.flatnonzero(neurons[:, 0] == layer) for layer in range(len(shapes))]
+    bands = len(tokens) // len(start)
+    rows_of_layer = [np.flatnonzero(neurons[:, 0] == layer) for layer in range(len(shapes))]
+    given_order = np.argsort(np.concatenate(rows_of_layer))  # from the order of the layers back to that of `neurons`
 
-    def read(variables: Any, clips: Any) -> Any:
-        kept = []
-        for calls, own in zip(outputs(variables, clips), layers, strict=True):
-            if len(own):
-                flat = [call.reshape(len(clips), -1, call.shape[-1])[..., neurons[own, 1]] for call in calls]
-                kept.append(jnp.concatenate(flat, axis=1)[:, tokens])
-        return jnp.concatenate(kept, axis=-1)
+    @jax.jit
+    def read(variables: Variables, clips: Array) -> Float[Array, "clip neuron band column"]:
+        layers = [jnp.zeros((len(clips), len(tokens), 0), jnp.float32)]  # for a choice of no neuron at all
+        for calls, rows in zip(outputs(variables, clips), rows_of_layer, strict=True):
+            if len(rows):
+                # The tokens of all calls and chunks as one axis, in the order of the token layout.
+                flat = [call.reshape(len(clips), -1, call.shape[-1])[..., neurons[rows, 1]] for call in calls]
+                layers.append(jnp.concatenate(flat, axis=1)[:, tokens].astype(jnp.float32))
+        values = jnp.concatenate(layers, axis=-1)[..., given_order]
+        return values.reshape(len(clips), len(start), bands, len(neurons)).transpose(0, 3, 2, 1)
 
-    compiled = jax.jit(read)
-    order = np.argsort(np.concatenate(layers)) if len(neurons) else np.zeros(0, np.int64)
-    return GridReader(len(tokens) // len(start), start, stop, lambda pcm: compiled(encoder.variables, pcm), order)
+    return GridReader(bands, start, stop, lambda pcm: read(encoder.variables, pcm))
 
 
 def activation_grid(
@@ -104,13 +100,14 @@ def activation_grid(
 
     Args:
       encoder: any `Encoder`.
-      pcm: the clip, at the encoder's rate, full scale -1 to 1.
+      pcm: samples of the clip at the encoder's rate, full scale -1 to 1.
       layer: number of the layer.
-      neurons: numbers within the layer.
+      neurons: numbers of the neurons within the layer.
 
     Raises:
       InputError: as `grid_reader`.
     """
+    # One row (layer, number) for each neuron.
     pairs = np.stack([np.full(len(neurons), layer), np.asarray(neurons)], axis=1)
     read = grid_reader(encoder, len(pcm), pairs)
     return ActivationGrid(read(pcm[None])[0], read.start, read.stop)
@@ -125,7 +122,11 @@ def _grid(
         np.concatenate([getattr(tokens, name).ravel() for tokens in layout]) for name in ("is_patch", "start", "stop")
     )
     patches = np.flatnonzero(is_patch)
-    begins, first, count = np.unique(start[patches], return_index=True, return_counts=True)
-    if len(set(count.tolist())) != 1:
-        raise InputError(f"The time spans of this encoder's patches have {min(count)} to {max(count)} patches each.")
-    return patches[np.argsort(start[patches], kind="stable")], begins, stop[patches][first]
+    # Columns are the different starts; each must have as many patches, its bands.
+    column_start, first, count = np.unique(start[patches], return_index=True, return_counts=True)
+    require(
+        len(set(count.tolist())) == 1,
+        f"The time spans of this encoder's patches have {min(count)} to {max(count)} patches each.",
+    )
+    by_time = np.argsort(start[patches], kind="stable")  # stable: bands of a span keep their order
+    return patches[by_time], column_start, stop[patches][first]

@@ -16,7 +16,7 @@ def clip(seconds):
 
 
 @pytest.mark.parametrize("seconds", [0.3, 0.75])  # one chunk of 2 columns; two and a last one of one column
-def test_patches_lie_where_they_are(seconds):
+def test_activation_grid_lays_patches_where_they_are(seconds):
     encoder, pcm, neurons = untrained_m2d(CONFIG), clip(seconds), np.array([5, 2])
     grid = activation_grid(encoder, pcm, 1, neurons)
     inputs = module_input(encoder, encoder.variables, jnp.asarray(pcm[None]))
@@ -32,7 +32,7 @@ def test_patches_lie_where_they_are(seconds):
     np.testing.assert_array_equal(grid.stop - grid.start, 16 * 160)
 
 
-def test_what_is_not_there_is_told():
+def test_activation_grid_refuses_layers_and_neurons_that_are_not_there():
     encoder, pcm = untrained_m2d(CONFIG), clip(0.3)
     with pytest.raises(InputError, match="There are layers 0 to 1, got 2"):
         activation_grid(encoder, pcm, 2, np.array([0]))

@@ -27,7 +27,7 @@ def mlp():
     return module, module.init(jax.random.key(1), x), x
 
 
-def test_counts_of_a_foreign_model_equal_numpys(mlp):
+def test_read_neurons_counts_a_foreign_model_as_numpy_does(mlp):
     module, variables, x = mlp
     output, readings = jax.jit(lambda v, x: read_neurons(module, v, x, neurons="relu_*"))(variables, x)
     np.testing.assert_array_equal(output, module.apply(variables, x))
@@ -42,12 +42,12 @@ def test_counts_of_a_foreign_model_equal_numpys(mlp):
         np.testing.assert_allclose(reading.maximum, activation.max(axis=1), rtol=1e-5, atol=1e-5)
 
 
-def test_threshold_is_exclusive():
+def test_read_neurons_threshold_is_exclusive():
     _, reading = read_neurons(Rectifier(), {}, jnp.array([[[0.5], [0.25], [0.75]]]), neurons="*", threshold=0.5)
     assert reading[""].active_tokens.tolist() == [[1]]
 
 
-def test_masks_leave_tokens_out_even_if_they_are_nan():
+def test_read_neurons_masks_leave_tokens_out_even_if_they_are_nan():
     activation = jnp.array([[[1.0, -1.0], [jnp.nan, jnp.nan], [2.0, -3.0]]])
     mask = jnp.array([[True, False, True]])
     _, reading = read_neurons(nn.Dropout(0.0, deterministic=True), {}, activation, neurons="*", masks=[mask])
@@ -59,7 +59,7 @@ def test_masks_leave_tokens_out_even_if_they_are_nan():
     assert reading.maximum.tolist() == [[2.0, -1.0]]
 
 
-def test_a_clip_without_a_token_counts_nothing():
+def test_read_neurons_counts_nothing_of_a_clip_without_a_token():
     _, reading = read_neurons(
         Rectifier(), {}, jnp.ones((2, 3, 1)), neurons="*", masks=[jnp.array([[False] * 3, [True] * 3])]
     )
@@ -68,7 +68,7 @@ def test_a_clip_without_a_token_counts_nothing():
     assert reading[""].maximum.tolist() == [[-np.inf], [1.0]]
 
 
-def test_several_calls_of_one_module_add_up():
+def test_read_neurons_adds_up_several_calls_of_one_module():
     parts = [jax.random.normal(jax.random.key(n), (3, tokens, 4)) for n, tokens in enumerate((5, 2))]
     _, twice = read_neurons(CalledTwice(), {}, parts, neurons="act")
     _, once = read_neurons(Rectifier(), {}, jnp.concatenate(parts, axis=1), neurons="*")
@@ -77,20 +77,20 @@ def test_several_calls_of_one_module_add_up():
     np.testing.assert_array_equal(once[""].active_tokens, twice["act"].active_tokens)
 
 
-def test_a_model_without_tokens_has_one_per_clip():
+def test_read_neurons_of_a_model_without_tokens_has_one_per_clip():
     _, reading = read_neurons(Rectifier(), {}, jnp.array([[1.0, -1.0], [2.0, 3.0]]), neurons="*")
     assert reading[""].tokens.tolist() == [1, 1]
     assert reading[""].active_tokens.tolist() == [[1, 0], [1, 1]]
 
 
-def test_it_can_be_vmapped(mlp):
+def test_read_neurons_can_be_vmapped(mlp):
     module, variables, x = mlp
     stacked = jax.vmap(lambda x: read_neurons(module, variables, x, neurons="relu_0")[1]["relu_0"])(x[None] * 1.0)
     single = read_neurons(module, variables, x, neurons="relu_0")[1]["relu_0"]
     np.testing.assert_array_equal(stacked.active_tokens[0], single.active_tokens)
 
 
-def test_layers_stack_in_call_order():
+def test_stack_layers_keeps_the_order_of_calls():
     module = TwoLayers(widths=(4,) * 12)  # "relu_10" sorts before "relu_2"
     x = jax.random.normal(jax.random.key(0), (2, 3, 4))
     variables = module.init(jax.random.key(1), x)
@@ -101,19 +101,19 @@ def test_layers_stack_in_call_order():
     np.testing.assert_array_equal(stacked.active_tokens[:, 10], readings["relu_10"].active_tokens)
 
 
-def test_layers_of_unequal_width_do_not_stack(mlp):
+def test_stack_layers_refuses_layers_of_unequal_width(mlp):
     module, variables, x = mlp
     with pytest.raises(InputError, match=r"relu_0.*5.*relu_1.*7"):
         stack_layers(read_neurons(module, variables, x, neurons="relu_*")[1])
 
 
-def test_a_pattern_without_a_match_names_the_modules(mlp):
+def test_read_neurons_names_the_modules_if_none_matches(mlp):
     module, variables, x = mlp
     with pytest.raises(InputError, match=r"blocks_\*.*Dense_0.*relu_1"):
         read_neurons(module, variables, x, neurons="blocks_*")
 
 
-def test_masks_of_another_shape_are_refused(mlp):
+def test_read_neurons_refuses_masks_of_another_shape(mlp):
     module, variables, x = mlp
     with pytest.raises(InputError, match=r"\(4, 6\).*\(4, 5\)"):
         read_neurons(module, variables, x, neurons="relu_*", masks=[jnp.ones((4, 5), bool)])

@@ -34,7 +34,7 @@ def mlp():
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.3, 1.0, 2.5, -1.0])
-def test_a_gain_equals_scaling_the_rows_of_the_second_matrix(vit, gain):
+def test_run_with_gains_equals_scaling_the_rows_of_the_second_matrix(vit, gain):
     _, encoder, x = vit
     chosen = np.random.default_rng(2).random((CONFIG.depth, CONFIG.mlp)) < 0.2
     gains = jnp.where(chosen, gain, 1.0).astype(jnp.float32)
@@ -50,7 +50,7 @@ def test_a_gain_equals_scaling_the_rows_of_the_second_matrix(vit, gain):
 
 
 @pytest.mark.parametrize("gain", [0.0, 2.0])
-def test_the_vit_under_gains_equals_transformers_under_hooks(vit, gain):
+def test_run_with_gains_of_the_vit_equals_transformers_under_hooks(vit, gain):
     state, encoder, x = vit
     chosen = np.random.default_rng(3).random((CONFIG.depth, CONFIG.mlp)) < 0.3
     gains = np.where(chosen, gain, 1.0).astype(np.float32)
@@ -64,7 +64,7 @@ def test_the_vit_under_gains_equals_transformers_under_hooks(vit, gain):
     assert_within("tokens under gains against torch, relative", relative_error(found[:, 0], wanted))
 
 
-def test_gain_zero_with_an_offset_puts_the_offset_in_place(mlp):
+def test_run_with_gains_of_zero_puts_the_offset_in_place(mlp):
     variables, x = mlp
     gains, offsets = jnp.ones((2, 6)).at[:, 2].set(0), jnp.zeros((2, 6)).at[:, 2].set(0.75)
     seen = {}
@@ -83,7 +83,7 @@ def test_gain_zero_with_an_offset_puts_the_offset_in_place(mlp):
     np.testing.assert_allclose(found, hidden @ params["Dense_2"]["kernel"] + params["Dense_2"]["bias"], atol=1e-6)
 
 
-def test_every_clip_may_have_gains_of_its_own(mlp):
+def test_run_with_gains_takes_gains_for_every_clip(mlp):
     variables, x = mlp
     gains = arrays(4, 2, 6, seed=5)
     found = run_with_gains(WIDE, variables, x, neurons="relu_*", gains=gains)
@@ -92,7 +92,7 @@ def test_every_clip_may_have_gains_of_its_own(mlp):
         np.testing.assert_allclose(found[clip], alone[0], rtol=1e-6, atol=1e-6)
 
 
-def test_vmap_over_gains_equals_one_at_a_time_and_compiles_once(mlp):
+def test_run_with_gains_under_vmap_equals_one_at_a_time_and_compiles_once(mlp):
     variables, x = mlp
     many = arrays(5, 2, 6, seed=6)
     traces = []
@@ -110,7 +110,7 @@ def test_vmap_over_gains_equals_one_at_a_time_and_compiles_once(mlp):
     assert len(traces) == 1
 
 
-def test_the_gradient_with_respect_to_a_gain_is_activation_times_gradient(mlp):
+def test_run_with_gains_has_activation_times_gradient_as_gradient(mlp):
     variables, x = mlp
 
     def total(gains):
@@ -126,7 +126,7 @@ def test_the_gradient_with_respect_to_a_gain_is_activation_times_gradient(mlp):
     assert_within("activation x gradient by hand, relative", relative_error(found, wanted))
 
 
-def test_a_module_called_twice_is_one_layer():
+def test_run_with_gains_takes_a_module_called_twice_as_one_layer():
     parts = [arrays(2, 3, 4), arrays(2, 5, 4, seed=1)]
     gains = jnp.array([[0.0, 1.0, 2.0, 1.0]])
     found = run_with_gains(CalledTwice(), {}, parts, neurons="act", gains=gains)
@@ -134,7 +134,7 @@ def test_a_module_called_twice_is_one_layer():
         np.testing.assert_array_equal(out, np.maximum(part, 0) * np.asarray(gains[0]))
 
 
-def test_layers_are_numbered_as_read_neurons_lists_them():
+def test_run_with_gains_numbers_layers_as_read_neurons_lists_them():
     class Backwards(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -168,13 +168,13 @@ def test_layers_are_numbered_as_read_neurons_lists_them():
         (jnp.ones(6), r"\(layer, neuron\) or \(clip, layer, neuron\), got \(6,\)"),
     ],
 )
-def test_gains_that_do_not_fit_are_refused(mlp, gains, message):
+def test_run_with_gains_refuses_gains_that_do_not_fit(mlp, gains, message):
     variables, x = mlp
     with pytest.raises(InputError, match=message):
         run_with_gains.__wrapped__(WIDE, variables, x, neurons="relu_*", gains=gains)
 
 
-def test_offsets_must_fit_the_gains_and_some_module_the_pattern(mlp):
+def test_run_with_gains_refuses_other_offsets_and_patterns_without_a_match(mlp):
     variables, x = mlp
     with pytest.raises(InputError, match="Offsets must have the axes of the gains"):
         run_with_gains.__wrapped__(
@@ -184,7 +184,7 @@ def test_offsets_must_fit_the_gains_and_some_module_the_pattern(mlp):
         run_with_gains(WIDE, variables, x, neurons="gelu_*", gains=jnp.ones((2, 6)))
 
 
-def test_scanned_layers_are_refused():
+def test_run_with_gains_refuses_scanned_layers():
     """Under nn.scan all layers are one module: its one gain would silently act on each of them."""
 
     class Layer(nn.Module):

@@ -15,7 +15,7 @@ from jaxdissect.audio.decode import read_clip
 from jaxdissect.probe.embeddings import embed_clips
 
 
-def test_embeddings_equal_a_slow_loop(tones):
+def test_embed_clips_matches_a_slow_loop(tones):
     (tones.path / "5.wav").write_bytes(b"no audio")
     (tones.path / "6.wav").unlink()
     soundfile.write(tones.path / "7.wav", np.zeros(SAMPLES), 16000)
@@ -31,7 +31,7 @@ def test_embeddings_equal_a_slow_loop(tones):
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (5, 1), (64, 1), (1, 8), (3, 8), (7, 3)])
-def test_any_batch_size_and_device_count_gives_the_same_embeddings(tones, batch_size, devices):
+def test_embed_clips_is_the_same_for_any_batch_size_and_device_count(tones, batch_size, devices):
     (tones.path / "5.wav").write_bytes(b"no audio")
     encoder, task = IntegerEncoder(), load(tones.table)
     one = embed_clips(encoder, task, 4, devices=jax.devices()[:1])
@@ -40,7 +40,7 @@ def test_any_batch_size_and_device_count_gives_the_same_embeddings(tones, batch_
     np.testing.assert_array_equal(one.usable, other.usable)
 
 
-def test_a_clip_with_an_infinite_embedding_is_not_usable_and_harms_no_other(tones):
+def test_embed_clips_leaves_out_an_infinite_embedding_and_harms_no_other(tones):
     encoder, task = IntegerEncoder(), load(tones.table)
     before = embed_clips(encoder, task, batch_size=2)
     soundfile.write(tones.path / "5.wav", np.full(SAMPLES, 3e38), 16000, subtype="FLOAT")
@@ -50,13 +50,13 @@ def test_a_clip_with_an_infinite_embedding_is_not_usable_and_harms_no_other(tone
     np.testing.assert_array_equal(np.delete(found.values, 5, axis=0), np.delete(before.values, 5, axis=0))
 
 
-def test_progress_is_told_after_every_batch(tones):
+def test_embed_clips_reports_progress_after_every_batch(tones):
     told = []
     embed_clips(IntegerEncoder(), load(tones.table), 5, devices=jax.devices()[:4], progress=told.append)
     assert told == [20, 40, 48]
 
 
-def test_the_encoder_compiles_once(tones):
+def test_embed_clips_compiles_the_encoder_once(tones):
     encoder = IntegerEncoder()
     embed_clips(encoder, load(tones.table), 5, devices=jax.devices()[:4])
     assert encoder.traces == [(2, SAMPLES), (5, SAMPLES)]  # for the shape of an embedding; for a device's own clips

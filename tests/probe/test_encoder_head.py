@@ -24,7 +24,7 @@ from jaxdissect.probe.linear import EPSILON
 from jaxdissect.stages.probe import ProbeResult, run_probe
 
 
-def test_the_own_head_of_an_encoder_is_scored(options, tones):
+def test_own_head_is_scored(options, tones):
     (evaluation,) = run_probe(options(encoder="tones:three_classes", head="encoder", seeds=3)).evaluations
     encoder, task = three_classes(None), load(tones.table)
     head = encoder.variables["head"]
@@ -42,7 +42,7 @@ def test_the_own_head_of_an_encoder_is_scored(options, tones):
         np.testing.assert_array_equal(leaf, head[name][None])
 
 
-def test_a_trained_head_put_into_the_encoder_scores_the_same(options, tones, tmp_path):
+def test_own_head_scores_as_when_it_was_trained(options, tones, tmp_path):
     """Out of a run, into an encoder directory, and through `--head encoder`."""
     encoder = untrained_m2d(ViTConfig(frames=16, width=64, depth=1, heads=1, mlp=64))
     save_encoder(encoder, tmp_path / "bare")
@@ -69,14 +69,14 @@ def test_a_trained_head_put_into_the_encoder_scores_the_same(options, tones, tmp
         ),
     ],
 )
-def test_heads_that_do_not_fit(jaxdissect, given, found):
+def test_own_head_must_fit(jaxdissect, given, found):
     code, _, error = jaxdissect("probe", *given)
     assert code == 2
     assert found in error
     assert not (jaxdissect.path / "probe").exists()
 
 
-def test_an_own_head_needs_no_clips_to_train_on(options, tones):
+def test_own_head_needs_no_clips_to_train_on(options, tones):
     table = tones.write("judge.csv", split=lambda clip: "test")
     (evaluation,) = run_probe(options(task=str(table), encoder="tones:three_classes", head="encoder")).evaluations
     assert evaluation.scores.set_index("split")["clips"].to_dict() == {"train": 0, "valid": 0, "test": CLIPS}
@@ -84,7 +84,7 @@ def test_an_own_head_needs_no_clips_to_train_on(options, tones):
     assert re.search(r"label +3 +accuracy +- +- +\d", told)
 
 
-def test_an_own_head_is_not_judged_on_what_it_was_trained_on(options, tones):
+def test_own_head_is_not_judged_on_what_it_was_trained_on(options, tones):
     table = tones.write("folds.csv", fold=lambda clip: clip // 3 % 4 + 2)
     given = options(task=str(table), encoder="tones:heard_all_but_five", head="encoder")
     run_probe(given)
@@ -100,6 +100,6 @@ def test_an_own_head_is_not_judged_on_what_it_was_trained_on(options, tones):
         ("head_of_other_features", r"needs an array 'mean' of the shape \(16,\) .* found \(7,\)"),
     ],
 )
-def test_foreign_encoders_that_break_the_rules(options, encoder, message):
+def test_own_head_of_foreign_encoders_that_break_the_rules(options, encoder, message):
     with pytest.raises(InputError, match=message):
         run_probe(options(encoder=f"tones:{encoder}", head="encoder"))

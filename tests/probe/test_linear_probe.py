@@ -119,7 +119,7 @@ def test_accuracy_equals_a_loop():
         assert float(accuracy(scores, members, chosen)) == pytest.approx(sum(hits) / len(hits), rel=1e-6)
 
 
-def test_many_clips_are_ranked_right():
+def test_average_precision_of_many_clips_is_scikit_learns():
     """Few positives among 20,000 clips: rounding adds up here."""
     random = np.random.default_rng(0)
     scores = random.normal(size=(20_000, 1)).astype(np.float32)
@@ -155,7 +155,7 @@ def test_logits_are_those_of_pytorchs_layers():
     assert norm.eps == EPSILON
 
 
-def test_constant_features_give_finite_logits():
+def test_train_probe_with_constant_features_has_finite_logits():
     embeddings, members = blobs(60)
     embeddings[:, 1], embeddings[:, 4] = 3.25, 0
     train, valid = parts(60, 30, 12)
@@ -220,7 +220,7 @@ def slow_probe(embeddings, members, train, valid, key, rule, multi_label):
         (ProbeRule(), 60, None, False),  # one batch, larger than the training set
     ],
 )
-def test_training_equals_a_slow_one(rule, train, stops, multi_label):
+def test_train_probe_matches_a_slow_training(rule, train, stops, multi_label):
     embeddings, members = (tags if multi_label else blobs)(110)
     train, valid = parts(110, train, 30)
     key = jax.random.key(3)
@@ -235,7 +235,7 @@ def test_training_equals_a_slow_one(rule, train, stops, multi_label):
     assert valid_score > 0.3
 
 
-def test_training_stops_after_patience_and_returns_the_best_epoch():
+def test_train_probe_stops_after_patience_and_returns_the_best_epoch():
     """Validation labels that contradict the training labels: what is learned soon makes the score worse."""
     embeddings, members = blobs(120, distance=1.0)
     train, valid = parts(120, 60, 30)
@@ -253,7 +253,7 @@ def test_training_stops_after_patience_and_returns_the_best_epoch():
         np.testing.assert_array_equal(a, b)
 
 
-def test_many_probes_at_once_are_each_trained_as_alone():
+def test_train_probe_under_vmap_trains_each_as_alone():
     """Splits of different sizes, which stop at different epochs. One label a clip: see test_linear_evaluation.py."""
     embeddings, members = tags(110)
     sizes = [(60, 20), (9, 5), (25, 60), (60, 20)]
@@ -279,7 +279,7 @@ def test_many_probes_at_once_are_each_trained_as_alone():
 
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("scale", [1e3, 1e18, 3e38])
-def test_other_clips_have_no_influence(scale, multi_label):
+def test_train_probe_ignores_other_clips(scale, multi_label):
     """Neither their embeddings, however wild (any float32 that is finite is usable), nor their classes."""
     embeddings, members = (tags if multi_label else blobs)(60)
     train, valid = parts(60, 30, 12)
@@ -294,7 +294,7 @@ def test_other_clips_have_no_influence(scale, multi_label):
         np.testing.assert_array_equal(a, b)
 
 
-def test_validation_clips_decide_on_the_epoch_alone():
+def test_train_probe_uses_validation_clips_for_the_epoch_alone():
     """They take part neither in the standardisation nor in the gradient."""
     embeddings, members = blobs(60)
     train, valid = parts(60, 30, 12)
@@ -306,7 +306,7 @@ def test_validation_clips_decide_on_the_epoch_alone():
         np.testing.assert_array_equal(a, b)
 
 
-def test_another_key_is_another_probe():
+def test_train_probe_with_another_key_is_another_probe():
     embeddings, members = blobs(60)
     train, valid = parts(60, 30, 12)
     rule = ProbeRule(1e-2, 16, 1, 1)
@@ -318,7 +318,7 @@ def test_another_key_is_another_probe():
 
 
 @pytest.mark.parametrize(("distance", "least"), [(5.0, 0.99), (0.8, 0.6)])
-def test_a_probe_is_as_good_as_logistic_regression(distance, least):
+def test_train_probe_is_as_good_as_logistic_regression(distance, least):
     """Blobs that lie apart, and blobs that overlap."""
     embeddings, members = blobs(900, distance=distance)
     train, valid = parts(900, 300, 100)
@@ -331,7 +331,7 @@ def test_a_probe_is_as_good_as_logistic_regression(distance, least):
     assert found > least
 
 
-def test_shuffled_labels_give_chance():
+def test_train_probe_on_shuffled_labels_is_at_chance():
     embeddings, members = blobs(900, distance=3)
     members = members[np.random.default_rng(1).permutation(900)]
     train, valid = parts(900, 300, 100)
@@ -356,7 +356,7 @@ def test_shuffled_labels_give_chance():
         ({"learning_rate": float("inf")}, "--learning-rate must be .*positive.*, got inf"),
     ],
 )
-def test_bad_rules(options, message):
+def test_probe_rule_refuses_bad_numbers(options, message):
     """The message names the option of `jaxdissect probe`, where --batch-size is the encoder's."""
     with pytest.raises(InputError, match=message):
         ProbeRule(**options)
@@ -376,7 +376,7 @@ def one_class_tables(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(one_class_tables(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), st.integers(0, 3))
-def test_the_validation_part_of_one_class_a_clip(table, share, seed):
+def test_held_out_of_one_class_a_clip(table, share, seed):
     members, train = table
     valid = held_out(members, train, share, seed)
     assert not (valid & ~train).any()
@@ -400,7 +400,7 @@ def many_class_tables(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(many_class_tables(), st.sampled_from([0.1, 0.5]), st.integers(0, 3))
-def test_the_validation_part_of_several_classes_a_clip(table, share, seed):
+def test_held_out_of_several_classes_a_clip(table, share, seed):
     """No class leaves the training part, and no class that one more clip could bring in is missing from validation."""
     members, train = table
     valid = held_out(members, train, share, seed)
@@ -413,7 +413,7 @@ def test_the_validation_part_of_several_classes_a_clip(table, share, seed):
         assert not (could_go and valid.sum() < max(1, round(share * train.sum())))
 
 
-def test_the_size_of_the_validation_part_is_the_share():
+def test_held_out_has_the_size_asked_for():
     members = np.eye(10, dtype=bool)[np.arange(1000) % 10]
     train = np.arange(1000) % 5 > 0
     for share in (0.1, 0.25):
@@ -421,7 +421,7 @@ def test_the_size_of_the_validation_part_is_the_share():
             assert held_out(members, train, share, seed).sum() == 800 * share
 
 
-def test_validation_parts_differ_between_seeds_and_are_drawn_evenly():
+def test_held_out_differs_between_seeds_and_is_drawn_evenly():
     members, train = np.eye(2, dtype=bool)[np.arange(40) % 2], np.arange(40) < 30
     drawn = np.stack([held_out(members, train, 0.2, seed) for seed in range(300)])
     assert len({row.tobytes() for row in drawn}) > 290
@@ -430,7 +430,7 @@ def test_validation_parts_differ_between_seeds_and_are_drawn_evenly():
     assert np.abs(often[:30] - 0.2).max() < 5 * (0.2 * 0.8 / 300) ** 0.5
 
 
-def test_a_clip_of_several_classes_is_held_out_where_all_of_them_can_spare_it():
+def test_held_out_takes_a_clip_that_all_its_classes_can_spare():
     members = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 0, 0]], bool)
     for seed in range(20):
         valid = held_out(members, np.ones(6, bool), 0.5, seed)
@@ -439,6 +439,6 @@ def test_a_clip_of_several_classes_is_held_out_where_all_of_them_can_spare_it():
         assert members[valid].any(axis=0).tolist() == [True, False, True]
 
 
-def test_nothing_can_be_held_out_of_classes_with_one_clip_each():
+def test_held_out_takes_nothing_of_classes_with_one_clip_each():
     for members in (np.eye(3, dtype=bool), np.ones((1, 3), bool)):
         assert not held_out(members, np.ones(len(members), bool), 0.1, 0).any()

@@ -46,7 +46,7 @@ def folded(test_fold, of=(1, 2, 3, 5)):
 # --- splits
 
 
-def test_a_table_with_a_validation_split_is_taken_as_it_is():
+def test_task_splits_take_a_table_with_a_validation_split_as_it_is():
     names = (["train"] * 3 + ["valid", "test"]) * 6
     splits = splits_of(make_task(names), seeds=2)
     assert [(split.test_fold, split.seed) for split in splits] == [(None, 0), (None, 1)]
@@ -55,7 +55,7 @@ def test_a_table_with_a_validation_split_is_taken_as_it_is():
             assert clips(getattr(split, name)) == [clip for clip, of in enumerate(names) if of == name]
 
 
-def test_without_a_validation_split_a_tenth_of_the_training_clips_serves():
+def test_task_splits_validate_on_a_tenth_of_the_training_clips_by_default():
     names = (["train"] * 4 + ["test"]) * 30
     splits = splits_of(make_task(names), seeds=4)
     for split in splits:
@@ -70,7 +70,7 @@ def test_without_a_validation_split_a_tenth_of_the_training_clips_serves():
         np.testing.assert_array_equal(one.valid, other.valid)
 
 
-def test_the_test_fold_is_held_out():
+def test_task_splits_hold_out_the_test_fold():
     task = folded(test_fold=3)
     splits = splits_of(task, seeds=2)
     assert [(split.test_fold, split.seed) for split in splits] == [(3, 0), (3, 1)]
@@ -79,7 +79,7 @@ def test_the_test_fold_is_held_out():
         assert clips(split.train | split.valid) == [clip for clip, fold in enumerate(task.folds) if fold != 3]
 
 
-def test_every_fold_is_held_out_in_turn():
+def test_task_splits_hold_out_every_fold_in_turn():
     task = folded(test_fold=3)
     splits = splits_of(task, "all", seeds=2)
     assert [(split.test_fold, split.seed) for split in splits] == [
@@ -96,7 +96,7 @@ def test_every_fold_is_held_out_in_turn():
 
 
 @pytest.mark.parametrize("folds", ["test", "all"])
-def test_clips_that_are_unreadable_or_without_a_class_take_no_part(folds):
+def test_task_splits_leave_out_clips_that_are_unreadable_or_without_a_class(folds):
     task = folded(test_fold=5)
     members = [() if clip % 10 == 4 else row for clip, row in enumerate(task.label_sets[0].members)]
     task = make_task(task.splits, task.folds, members)
@@ -106,7 +106,7 @@ def test_clips_that_are_unreadable_or_without_a_class_take_no_part(folds):
         assert clips(took_part) == [clip for clip in range(CLIPS) if clip % 10 not in (4, 7)]
 
 
-def test_multi_label_keeps_the_clips_without_a_class():
+def test_task_splits_of_several_labels_keep_clips_without_a_class():
     """They are negatives of every class."""
     names = (["train"] * 3 + ["valid", "test"]) * 6
     members = [() if clip % 7 == 0 else (0, 1) if clip % 7 == 1 else (clip % CLASSES,) for clip in range(30)]
@@ -114,7 +114,7 @@ def test_multi_label_keeps_the_clips_without_a_class():
     assert clips(split.train | split.valid | split.test) == [clip for clip in range(30) if clip != 7]
 
 
-def test_a_validation_split_of_which_nothing_is_usable_is_replaced():
+def test_task_splits_replace_a_validation_split_without_usable_clips():
     names = (["train"] * 3 + ["valid", "test"]) * 6
     usable = np.array([name != "valid" for name in names])
     (split,) = splits_of(make_task(names), usable=usable)
@@ -129,26 +129,26 @@ def error_of(task, folds="test", usable=None):
     return str(error.value)
 
 
-def test_there_must_be_clips_to_train_and_to_test_on():
+def test_task_splits_need_clips_to_train_and_to_test_on():
     assert "clips to train and to test on, got 6 and 0" in error_of(make_task(["train"] * 6))
     assert "clips to train and to test on, got 0 and 6" in error_of(make_task(["test"] * 6))
     assert "clips to train and to test on, got 0 and 6" in error_of(make_task(["test"] * 6, [5] * 6), "all")
 
 
-def test_a_task_of_which_no_file_is_usable_is_told_so():
+def test_task_splits_without_a_usable_file_blame_the_data_folder():
     """The table is all right: the data folder is not, and the message must not send the user to the table."""
     names = ["train"] * 6 + ["test"] * 6
     for usable in (np.zeros(12, bool), np.arange(12) >= 6, np.arange(12) < 6):
         assert "read" in error_of(make_task(names), usable=usable)
 
 
-def test_the_training_clips_must_be_of_two_classes():
+def test_task_splits_need_training_clips_of_two_classes():
     members = [(0,)] * 6 + [(1,), (2,)] * 3
     names = ["train"] * 6 + ["test"] * 6
     assert "two classes" in error_of(make_task(names, members=members))
 
 
-def test_all_folds_of_a_table_without_folds():
+def test_task_splits_refuse_all_folds_of_a_table_without_folds():
     assert "has no folds: leave --folds all out" in error_of(make_task(["train"] * 6 + ["test"] * 6), "all")
 
 
@@ -160,7 +160,7 @@ def test_all_folds_of_a_table_without_folds():
         (["train"] * 3 + ["valid"] + ["test"] * 3, [(0, 1), (1, 2), (0,), (), (0,), (1,), (2,)]),
     ],
 )
-def test_there_must_be_something_to_stop_by(names, members):
+def test_task_splits_need_something_to_stop_by(names, members):
     """Without a validation score the first weights would be returned, as they were drawn."""
     assert "valid" in error_of(make_task(names, members=members))
 
@@ -207,7 +207,7 @@ def evaluated_tags():
     return task, embeddings, splits, evaluate(embeddings, task.label_sets[0], splits, RULE)
 
 
-def test_the_table_of_scores_equals_a_loop(evaluated):
+def test_evaluate_scores_match_a_loop(evaluated):
     task, embeddings, splits, found = evaluated
     of_class = np.array([row[0] for row in task.label_sets[0].members])
     rows = []
@@ -225,7 +225,7 @@ def test_the_table_of_scores_equals_a_loop(evaluated):
     assert found.scores[found.scores["split"] == "test"]["score"].mean() > 0.6
 
 
-def test_the_scores_of_classes_are_recalls(evaluated):
+def test_evaluate_class_scores_are_recalls(evaluated):
     task, embeddings, splits, found = evaluated
     of_class = np.array([row[0] for row in task.label_sets[0].members])
     table = found.class_scores
@@ -239,7 +239,7 @@ def test_the_scores_of_classes_are_recalls(evaluated):
         assert rows["clips"].tolist() == np.bincount(of_class[split.test], minlength=CLASSES).tolist()
 
 
-def test_several_labels_are_scored_by_average_precision(evaluated_tags):
+def test_evaluate_scores_several_labels_by_average_precision(evaluated_tags):
     task, embeddings, splits, found = evaluated_tags
     members = task.label_sets[0].table()
     assert set(found.scores["metric"]) == {"mean_average_precision"}
@@ -256,7 +256,7 @@ def test_several_labels_are_scored_by_average_precision(evaluated_tags):
             assert next(of_classes) == pytest.approx(expected, rel=1e-5)
 
 
-def test_every_probe_is_the_one_of_its_split_and_seed(evaluated):
+def test_evaluate_trains_every_probe_on_its_split_and_seed(evaluated):
     task, embeddings, splits, found = evaluated
     train_alone = jax.jit(train_probe, static_argnames=("rule", "multi_label"))
     members = task.label_sets[0].table()
@@ -270,7 +270,7 @@ def test_every_probe_is_the_one_of_its_split_and_seed(evaluated):
             assert_within("probes at once against alone, relative", error)
 
 
-def test_how_many_are_trained_at_once_changes_nothing(evaluated, monkeypatch):
+def test_evaluate_is_the_same_however_many_train_at_once(evaluated, monkeypatch):
     """As where the memory holds few copies of the embeddings, and the last group is smaller."""
     task, embeddings, splits, found = evaluated
     monkeypatch.setattr(linear_evaluation, "AT_ONCE_BYTES", 3 * embeddings.values.nbytes)
@@ -282,7 +282,7 @@ def test_how_many_are_trained_at_once_changes_nothing(evaluated, monkeypatch):
     pd.testing.assert_frame_equal(few.scores, found.scores)
 
 
-def test_unusable_clips_have_no_influence(evaluated):
+def test_evaluate_ignores_unusable_clips(evaluated):
     task, embeddings, _, _ = evaluated
     usable = np.arange(CLIPS) % 4 != 1
     splits = splits_of(task, "all", seeds=2, usable=usable)
@@ -300,7 +300,7 @@ def test_unusable_clips_have_no_influence(evaluated):
     np.testing.assert_array_equal(found[0].probe.head.kernel, found[1].probe.head.kernel)
 
 
-def test_a_split_without_validation_clips_or_a_class_without_test_clips_has_no_score():
+def test_scored_gives_no_score_to_splits_and_classes_without_clips():
     """`scored` serves encoders' own heads too, which need no validation."""
     task = make_task(["train"] * 4 + ["test"] * 2)
     nobody = np.zeros(6, bool)
