@@ -1,4 +1,4 @@
-"""A judge: the probes of one label set, which say of every clip whether its class can be read off."""
+"""A judge: the probes of one label set, which decide of every clip whether its class can be read off."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ class Judge:
     """The probes of one label set, which judge every intervention.
 
     Attributes:
-      head: trained heads, stacked along a first axis `probe`; what they say is averaged.
-      members: which clips of the task belong to which classes.
-      multi_label: a clip may belong to several classes, or to none.
+      head: trained heads, stacked along a first axis `probe`; their verdicts are averaged.
+      members: membership of the task's clips in the classes.
+      multi_label: whether a clip may belong to several classes, or to none.
     """
 
     head: Head

@@ -6,19 +6,21 @@ cross entropy (multi-label: binary cross entropy), early stopping on the validat
 
 import dataclasses
 import math
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 
 EPSILON = 1e-5  # added to the variance, as by PyTorch's BatchNorm1d
-LARGEST_FEATURE = 1e18  # of an embedding: float32 holds its square, and sums of them
+LARGEST_FEATURE = 1e18  # bound of an embedding's features: float32 holds their squares, and sums of these
+NO_SCORE = -1.0  # below every validation score
+Params: TypeAlias = dict[str, Array]  # kernel and bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +28,10 @@ class ProbeRule:
     """How a probe is trained.
 
     Attributes:
-      learning_rate: of Adam; 3e-5 is the papers' for M2D.
-      batch_size: clips of a step at most.
-      epochs: passes over the training clips at most.
-      patience: epochs without a better validation score after which training stops.
+      learning_rate: learning rate of Adam; 3e-5 is the papers' for M2D.
+      batch_size: largest number of clips in a step.
+      epochs: largest number of passes over the training clips.
+      patience: number of epochs without a better validation score after which training stops.
 
     Raises:
       InputError: a number is not positive.
@@ -41,13 +43,10 @@ class ProbeRule:
     patience: int = 20
 
     def __post_init__(self) -> None:
-        for name, option in (
-            ("batch_size", "--probe-batch-size"), ("epochs", "--epochs"), ("patience", "--patience"),
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise InputError(f"{option} must be positive, got {getattr(self, name)}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"--learning-rate must be a positive number, got {self.learning_rate}.")
+        for name in ("batch_size", "epochs", "patience"):
+            require(getattr(self, name) >= 1, f"A probe's {name} must be positive, got {getattr(self, name)}.")
+        finite = 0 < self.learning_rate < math.inf
+        require(finite, f"A probe's learning_rate must be a positive number, got {self.learning_rate}.")
 
 
 @flax.struct.dataclass
@@ -55,15 +54,15 @@ class Head:
     """A linear head on a clip embedding: `(x - mean) / sqrt(variance + EPSILON) @ kernel + bias`.
 
     Attributes:
-      mean, variance: of the training embeddings; float32 (feature).
-      kernel: float32 (feature, class).
-      bias: float32 (class).
+      mean, variance: moments of the training embeddings; float32 (feature).
+      kernel: weights of the standardised features; float32 (feature, class).
+      bias: summand of each class; float32 (class).
     """
 
-    mean: Any
-    variance: Any
-    kernel: Any
-    bias: Any
+    mean: PyTree
+    variance: PyTree
+    kernel: PyTree
+    bias: PyTree
 
 
 @flax.struct.dataclass
@@ -71,26 +70,37 @@ class Probe:
     """A trained head and how it came to be; a pytree, with further axes in front where many were trained at once.
 
     Attributes:
-      head: of the best epoch, a `Head`: (feature), (feature, class), (class).
-      best_epoch: from 0; the head after it; int32 ().
-      epochs: that were run; int32 ().
-      valid_score: of the best epoch, accuracy or mean average precision from 0 to 1; float32 ().
+      head: head of the best epoch, a `Head`: (feature), (feature, class), (class).
+      best_epoch: number of the epoch, from 0, that the head is from; int32 ().
+      epochs: number of epochs that were run; int32 ().
+      valid_score: score of the best epoch, accuracy or mean average precision from 0 to 1; float32 ().
     """
 
-    head: Any
-    best_epoch: Any
-    epochs: Any
-    valid_score: Any
+    head: PyTree
+    best_epoch: PyTree
+    epochs: PyTree
+    valid_score: PyTree
+
+
+class _Training(NamedTuple):
+    """State between two epochs."""
+
+    params: Params
+    optimizer: PyTree
+    best: Params
+    epoch: Int[Array, ""]
+    best_epoch: Int[Array, ""]
+    best_score: Float[Array, ""]
 
 
 def logits(head: Head, embeddings: Float[Array, "clip feature"]) -> Float[Array, "clip class"]:
-    """What a head says of some clips.
+    """Outputs of a head, one for each class.
 
     Args:
-      head: one, without axes in front.
-      embeddings: of the clips.
+      head: one head, without axes in front.
+      embeddings: embeddings of some clips.
     """
-    return jnp.matmul(_scaled(head.mean, head.variance, embeddings), head.kernel, precision="highest") + head.bias[None]
+    return _outputs({"kernel": head.kernel, "bias": head.bias}, _scaled(head.mean, head.variance, embeddings))
 
 
 def train_probe(
@@ -107,12 +117,12 @@ def train_probe(
     Source: the EVAR protocol, as M2D's and AAPE's papers use it (arXiv:2404.06095, arXiv:2602.15307).
 
     Args:
-      embeddings: of all clips.
+      embeddings: embeddings of all clips.
       members: classes of all clips.
-      train, valid: which clips are trained on, at least one, and which decide when to stop.
-      key: of the initial weights and the order of the clips.
-      rule: how.
-      multi_label: binary cross entropy and mean average precision, not cross entropy and accuracy.
+      train, valid: clips to train on, at least one, and clips that decide when to stop.
+      key: random key of the initial weights and the order of the clips.
+      rule: how the probe is trained.
+      multi_label: whether to use binary cross entropy and mean average precision, not cross entropy and accuracy.
 
     Returns:
       the head of the epoch with the best validation score: mean and variance (feature,), kernel (feature, class), bias
@@ -121,78 +131,70 @@ def train_probe(
     """
     embeddings, labels = jnp.asarray(embeddings, jnp.float32), jnp.asarray(members).astype(jnp.float32)
     mean, variance = _moments(embeddings, train)
+    # Clips of neither part are set to zero: theirs may be huge, and 0 times infinity is not 0.
     scaled = jnp.where((train | valid)[:, None], _scaled(mean, variance, embeddings), 0)
+    # The validation score, which picks the epoch.
     score = average_precision if multi_label else accuracy
     optimizer = optax.adam(rule.learning_rate)
     init_key, order_key = jax.random.split(key)
     features, classes = embeddings.shape[1], labels.shape[1]
     bound = features**-0.5  # PyTorch's Linear
+    # One draw for kernel and bias.
     weights = jax.random.uniform(init_key, (features + 1, classes), minval=-bound, maxval=bound)
     params = {"kernel": weights[:-1], "bias": weights[-1]}
 
-    def outputs(params: Any, rows: Any) -> Any:
-        return jnp.matmul(rows, params["kernel"], precision="highest") + params["bias"][None]
+    in_training = jnp.append(train, False)  # and the number behind the last clip, which fills up batches
 
-    def epoch(carry: Any) -> Any:
-        now, optimizer_state, best, number, best_number, best_score = carry
-        key = jax.random.fold_in(order_key, number)
-        now, optimizer_state = _epoch(
-            now, optimizer_state, optimizer, outputs, scaled, labels, train, key, rule, multi_label
-        )
-        found = score(outputs(now, scaled), labels > 0, valid)
-        better = found > best_score
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)
-        return (
-            now, optimizer_state, best, number + 1, jnp.where(better, number, best_number),
-            jnp.where(better, found, best_score),
-        )  # fmt: skip
-
-    def going(carry: Any) -> Any:
-        _, _, _, number, best_number, _ = carry
-        return (number < rule.epochs) & (number - best_number <= rule.patience)
-
-    start = (params, optimizer.init(params), params, 0, 0, jnp.float32(-1))
-    _, _, best, number, best_number, best_score = jax.lax.while_loop(going, epoch, jax.tree.map(jnp.asarray, start))
-    return Probe(Head(mean, variance, best["kernel"], best["bias"]), best_number, number, best_score)
-
-
-def _epoch(
-    params: Any, state: Any, optimizer: Any, outputs: Any, scaled: Any, labels: Any, train: Any, key: Any,
-    rule: ProbeRule, multi_label: bool,
-) -> Any:  # fmt: skip
-    """One pass over the training clips in a random order; batches that hold none of them change nothing."""
-    clips = len(scaled)
-    order = jnp.argsort(jnp.where(train, jax.random.uniform(key, (clips,)), 2.0))
-    batch = min(rule.batch_size, clips)
-    steps = -(-clips // batch)
-    order = jnp.pad(order, (0, steps * batch - clips), constant_values=clips).reshape(steps, batch)
-    train = jnp.append(train, False)
-
-    def loss(params: Any, rows: Any, weight: Any) -> Any:
-        wanted = labels[jnp.minimum(rows, clips - 1)]
-        found = outputs(params, scaled[jnp.minimum(rows, clips - 1)])
+    def loss(params: Params, clips: Int[Array, " clip"], weight: Float[Array, " clip"]) -> Float[Array, ""]:
+        outputs, wanted = _outputs(params, scaled[clips]), labels[clips]
         if multi_label:
-            losses = optax.sigmoid_binary_cross_entropy(found, wanted).mean(axis=1)
+            losses = optax.sigmoid_binary_cross_entropy(outputs, wanted).mean(axis=1)
         else:
-            losses = optax.softmax_cross_entropy(found, wanted)
+            losses = optax.softmax_cross_entropy(outputs, wanted)
         return (losses * weight).sum() / jnp.maximum(weight.sum(), 1)
 
-    def step(carry: Any, rows: Any) -> Any:
-        params, state = carry
-        weight = train[rows].astype(jnp.float32)
-        gradient = jax.grad(loss)(params, rows, weight)
+    def step(now: tuple[Params, PyTree], clips: Int[Array, " clip"]) -> tuple[tuple[Params, PyTree], None]:
+        weight = in_training[clips].astype(jnp.float32)
+        gradient = jax.grad(loss)(now[0], jnp.minimum(clips, len(train) - 1), weight)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an int
-            updates, new_state = optimizer.update(gradient, state, params)
-        new = (optax.apply_updates(params, updates), new_state)
-        return jax.tree.map(lambda new, old: jnp.where(weight.any(), new, old), new, carry), None
+            updates, state = optimizer.update(gradient, now[1], now[0])
+        new = (optax.apply_updates(now[0], updates), state)
+        # A batch without a training clip changes nothing: its gradient is zero, but Adam's momentum would move on.
+        return jax.tree.map(lambda new, old: jnp.where(weight.any(), new, old), new, now), None
 
-    return jax.lax.scan(step, (params, state), order)[0]
+    def epoch(now: _Training) -> _Training:
+        order = _batches(train, jax.random.fold_in(order_key, now.epoch), rule.batch_size)
+        (params, state), _ = jax.lax.scan(step, (now.params, now.optimizer), order)
+        found = score(_outputs(params, scaled), labels > 0, valid)
+        better = found > now.best_score
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, now.best)
+        best_epoch = jnp.where(better, now.epoch, now.best_epoch)
+        return _Training(params, state, best, now.epoch + 1, best_epoch, jnp.where(better, found, now.best_score))
+
+    def is_unfinished(now: _Training) -> Bool[Array, ""]:
+        return (now.epoch < rule.epochs) & (now.epoch - now.best_epoch <= rule.patience)
+
+    # No epoch yet: the first one is better whatever its score is, unless there is no validation clip (NaN).
+    start = _Training(params, optimizer.init(params), params, *map(jnp.asarray, (0, 0, jnp.float32(NO_SCORE))))
+    end = jax.lax.while_loop(is_unfinished, epoch, start)
+    head = Head(mean, variance, end.best["kernel"], end.best["bias"])
+    return Probe(head, end.best_epoch, end.epoch, end.best_score)
+
+
+def _batches(train: Bool[Array, " clip"], key: PRNGKeyArray, batch_size: int) -> Int[Array, "batch clip_of_batch"]:
+    """Numbers of all clips in a random order, the training clips in front, in batches of one size."""
+    clips = len(train)
+    # Draws are below 1. The other clips are there so that shapes do not depend on how many train.
+    order = jnp.argsort(jnp.where(train, jax.random.uniform(key, (clips,)), 2.0))
+    batch = min(batch_size, clips)
+    batches = -(-clips // batch)
+    return jnp.pad(order, (0, batches * batch - clips), constant_values=clips).reshape(batches, batch)
 
 
 def accuracy(
     scores: Float[Array, "clip class"], members: Bool[Array, "clip class"], chosen: Bool[Array, " clip"]
 ) -> Float[Array, ""]:
-    """Share of the chosen clips whose highest score is of a class of theirs."""
+    """Fraction of the chosen clips whose highest score is that of a class of theirs."""
     hit = jnp.take_along_axis(members, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
     return (hit & chosen).sum() / chosen.sum()
 
@@ -201,8 +203,7 @@ def average_precision(
     scores: Float[Array, "clip class"], members: Bool[Array, "clip class"], chosen: Bool[Array, " clip"]
 ) -> Float[Array, ""]:
     """Mean over the classes that have a chosen clip of the average precision (scikit-learn's, ties as one step)."""
-    each = class_average_precision(scores, members, chosen)
-    return jnp.nanmean(each)
+    return jnp.nanmean(class_average_precision(scores, members, chosen))
 
 
 def class_average_precision(
@@ -210,35 +211,44 @@ def class_average_precision(
 ) -> Float[Array, " class"]:
     """Average precision of every class over the chosen clips; NaN for a class that none of them belongs to."""
 
-    def one(score: Any, positive: Any) -> Any:
+    def of_class(score: Float[Array, " clip"], positive: Bool[Array, " clip"]) -> Float[Array, ""]:
+        # From the highest score down; clips that are not chosen come last and are no hits.
         order = jnp.argsort(jnp.where(chosen, -score, jnp.inf))
         ranked, positive = jnp.where(chosen, score, -jnp.inf)[order], (positive & chosen)[order]
         hits = jnp.cumsum(positive)
         place = jnp.arange(len(ranked))
+        # For every rank the last rank of its tie: the precision is taken behind the whole tie.
         last_of_tie = jnp.append(ranked[1:] != ranked[:-1], True)
         end = jax.lax.cummin(jnp.where(last_of_tie, place, len(ranked)), reverse=True)
         precision = hits[end] / (end + 1)
         total = positive.sum().astype(jnp.float32)
         return jnp.where(total > 0, jnp.where(positive, precision, 0.0).sum() / jnp.maximum(total, 1), jnp.nan)
 
-    return jax.vmap(one, in_axes=(1, 1))(scores, members)
+    return jax.vmap(of_class, in_axes=(1, 1))(scores, members)
 
 
-def _moments(embeddings: Any, chosen: Any) -> Any:
+def _moments(
+    embeddings: Float[Array, "clip feature"], chosen: Bool[Array, " clip"]
+) -> tuple[Float[Array, " feature"], Float[Array, " feature"]]:
+    """Mean and variance of the chosen embeddings."""
     chosen = chosen[:, None]
     count = jnp.maximum(chosen.sum(), 1).astype(jnp.float32)
     mean = jnp.where(chosen, embeddings, 0).sum(axis=0) / count
     return mean, jnp.square(jnp.where(chosen, embeddings - mean[None], 0)).sum(axis=0) / count
 
 
-def _scaled(mean: Any, variance: Any, embeddings: Any) -> Any:
+def _scaled(mean: Array, variance: Array, embeddings: Float[Array, "clip feature"]) -> Float[Array, "clip feature"]:
     return (embeddings - mean[None]) / jnp.sqrt(variance + EPSILON)[None]
 
 
+def _outputs(params: Params, features: Float[Array, "clip feature"]) -> Float[Array, "clip class"]:
+    return jnp.matmul(features, params["kernel"], precision="highest") + params["bias"][None]
+
+
 def held_out(
-    members: Bool[np.ndarray, "clip class"], train: Bool[np.ndarray, " clip"], share: float, seed: int
+    members: Bool[np.ndarray, "clip class"], train: Bool[np.ndarray, " clip"], fraction: float, seed: int
 ) -> Bool[np.ndarray, " clip"]:
-    """A validation part of the training clips: a share of them, drawn so that every class is present.
+    """A validation part of the training clips: a fraction of them, drawn so that every class is present.
 
     A class with a single training clip stays wholly in training. Where clips have several labels, a class may be absent
     because each clip of its own would take another class's last training clip. Clips are drawn one by one: two clips
@@ -247,24 +257,25 @@ def held_out(
     Args:
       members: classes of all clips.
       train: clips to draw from.
-      share: of them, at least one clip.
-      seed: of the order in which they are drawn.
+      fraction: fraction of these clips to draw, at least one clip.
+      seed: seed of the order in which clips are drawn.
     """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(np.flatnonzero(train))
-    wanted = max(1, round(share * len(order)))
-    left = members[train].sum(axis=0)
-    have = np.zeros(members.shape[1], int)
-    valid, taken = np.zeros(len(train), bool), 0
-    for must in (True, False):  # first a clip of every class, then any
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(train))
+    size = max(1, round(fraction * len(order)))
+    left = members[train].sum(axis=0)  # training clips of each class that are left
+    drawn = np.zeros(members.shape[1], int)  # validation clips of each class
+    valid, count = np.zeros(len(train), bool), 0
+    for for_missing_classes in (True, False):  # first a clip of every class, then any
         for clip in order:
-            missing = (have == 0) & (left > 1)
-            if not missing.any() if must else taken >= wanted:
+            missing = (drawn == 0) & (left > 1)
+            if not missing.any() if for_missing_classes else count >= size:
                 break
             classes = members[clip]
-            if valid[clip] or (must and not (classes & missing).any()) or (left[classes] < 2).any():
+            if valid[clip] or (for_missing_classes and not (classes & missing).any()):
                 continue
-            valid[clip], taken = True, taken + 1
-            have += classes
-            left = left - classes
+            if (left[classes] < 2).any():  # the last training clip of a class stays
+                continue
+            valid[clip], count = True, count + 1
+            drawn += classes
+            left -= classes
     return valid

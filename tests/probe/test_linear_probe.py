@@ -348,12 +348,12 @@ def test_train_probe_on_shuffled_labels_is_at_chance():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "--epochs must be positive, got 0"),
-        ({"patience": -1}, "--patience must be positive, got -1"),
-        ({"batch_size": 0}, "--probe-batch-size must be positive, got 0"),
-        ({"learning_rate": 0.0}, "--learning-rate must be .*positive.*, got 0.0"),
-        ({"learning_rate": float("nan")}, "--learning-rate must be .*positive.*, got nan"),
-        ({"learning_rate": float("inf")}, "--learning-rate must be .*positive.*, got inf"),
+        ({"epochs": 0}, "A probe's epochs must be positive, got 0"),
+        ({"patience": -1}, "A probe's patience must be positive, got -1"),
+        ({"batch_size": 0}, "A probe's batch_size must be positive, got 0"),
+        ({"learning_rate": 0.0}, "A probe's learning_rate must be .*positive.*, got 0.0"),
+        ({"learning_rate": float("nan")}, "A probe's learning_rate must be .*positive.*, got nan"),
+        ({"learning_rate": float("inf")}, "A probe's learning_rate must be .*positive.*, got inf"),
     ],
 )
 def test_probe_rule_refuses_bad_numbers(options, message):
