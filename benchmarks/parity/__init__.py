@@ -1,1 +1,1 @@
-"""How far numbers differ between implementations, devices and types."""
+"""How far numbers differ between implementations, devices and types of computation."""

@@ -2,24 +2,23 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.common import table
-
-
-class Trace(NamedTuple):
-    """What one side computed of a batch: arrays (clip, token, feature), the neurons' as one array per layer."""
-
-    output: np.ndarray
-    before: list[np.ndarray]
-    after: list[np.ndarray]
+from benchmarks.parity.tracers import Trace
 
 
 @dataclasses.dataclass
 class Error:
-    """Difference of two arrays, gathered over batches."""
+    """Difference of two arrays, gathered over batches.
+
+    Attributes:
+      largest_difference: largest absolute difference.
+      largest: largest absolute value of the reference.
+      squared_difference: sum of the squared differences.
+      squared: sum of the reference's squares.
+    """
 
     largest_difference: float = 0.0
     largest: float = 0.0
@@ -28,6 +27,7 @@ class Error:
 
     def add(self, ours: np.ndarray, reference: np.ndarray) -> None:
         """Add a batch."""
+        # In float64, so that the comparison adds no rounding of its own.
         difference = np.abs(ours - reference, dtype=np.float64)
         self.largest_difference = max(self.largest_difference, float(difference.max()))
         self.largest = max(self.largest, float(np.abs(reference).max()))
@@ -35,8 +35,8 @@ class Error:
         self.squared += float(np.square(reference, dtype=np.float64).sum())
 
     @staticmethod
-    def of(parts: Sequence["Error"]) -> "Error":
-        """Of several arrays as if they were one."""
+    def joined(parts: Sequence["Error"]) -> "Error":
+        """The error of several arrays as if they were one."""
         return Error(
             max(part.largest_difference for part in parts),
             max(part.largest for part in parts),
@@ -45,24 +45,32 @@ class Error:
         )
 
     @property
-    def of_largest(self) -> float:
+    def relative_to_largest(self) -> float:
         """Largest difference / largest value."""
         return self.largest_difference / self.largest
 
     @property
-    def of_rms(self) -> float:
+    def relative_to_rms(self) -> float:
         """Root mean square of the difference / of the values."""
         return (self.squared_difference / self.squared) ** 0.5
 
     @property
     def text(self) -> str:
-        """Both, in words."""
-        return f"{self.of_largest:.1e} of the largest, {self.of_rms:.1e} of the RMS"
+        """Both relative errors in words."""
+        return f"{self.relative_to_largest:.1e} of the largest, {self.relative_to_rms:.1e} of the RMS"
 
 
 @dataclasses.dataclass
-class Layer:
-    """The neurons of one layer (or of several): how far activations differ, and how many of them in being active."""
+class LayerDifference:
+    """How far the neurons of one layer, or of several, differ.
+
+    Attributes:
+      before: error of the pre-activations.
+      after: error of the activations.
+      pairs: number of neuron-token pairs.
+      differing: pairs that are active on one side only.
+      largest_differing: largest pre-activation among those.
+    """
 
     before: Error = dataclasses.field(default_factory=Error)
     after: Error = dataclasses.field(default_factory=Error)
@@ -77,15 +85,16 @@ class Layer:
         differs = (ours.after[layer] > 0) != (reference.after[layer] > 0)
         self.pairs += differs.size
         self.differing += int(differs.sum())
+        # How far from zero a pair was that differs: rounding can move only a pre-activation of nearly zero.
         magnitude = np.maximum(np.abs(ours.before[layer]), np.abs(reference.before[layer]))
         self.largest_differing = max(self.largest_differing, float(magnitude.max(where=differs, initial=0.0)))
 
     def row(self, name: object) -> list[object]:
-        """Its row in a table of `NEURONS`."""
+        """The cells below `HEAD`."""
         return [
             name,
-            f"{self.after.of_largest:.1e}",
-            f"{self.after.of_rms:.1e}",
+            f"{self.after.relative_to_largest:.1e}",
+            f"{self.after.relative_to_rms:.1e}",
             f"{self.pairs:,}",
             self.differing,
             f"{self.differing / self.pairs:.1e}",
@@ -94,7 +103,7 @@ class Layer:
         ]
 
 
-NEURONS = [
+HEAD = [
     "layer",
     "activation, of the largest",
     "activation, of the RMS",
@@ -108,18 +117,26 @@ NEURONS = [
 
 @dataclasses.dataclass
 class Comparison:
-    """Our side against a reference, gathered over batches."""
+    """Our side against a reference, gathered over batches.
+
+    Attributes:
+      output: error of the final tokens.
+      layers: difference of the neurons, layer by layer.
+      log_mel: error of the spectrograms.
+      counts: number of counts of active tokens that were compared.
+      differing_counts: counts that differ.
+    """
 
     output: Error
-    layers: list[Layer]
+    layers: list[LayerDifference]
     log_mel: Error
     counts: int = 0
     differing_counts: int = 0
 
     @staticmethod
-    def of(depth: int) -> "Comparison":
-        """Nothing compared so far."""
-        return Comparison(Error(), [Layer() for _ in range(depth)], Error())
+    def empty(depth: int) -> "Comparison":
+        """A comparison of an encoder of so many layers before the first batch."""
+        return Comparison(Error(), [LayerDifference() for _ in range(depth)], Error())
 
     def add(self, ours: Trace, reference: Trace) -> None:
         """Add a batch."""
@@ -133,11 +150,11 @@ class Comparison:
         self.differing_counts += int((ours != reference).sum())
 
     @property
-    def total(self) -> Layer:
+    def total(self) -> LayerDifference:
         """All layers together."""
-        return Layer(
-            Error.of([layer.before for layer in self.layers]),
-            Error.of([layer.after for layer in self.layers]),
+        return LayerDifference(
+            Error.joined([layer.before for layer in self.layers]),
+            Error.joined([layer.after for layer in self.layers]),
             sum(layer.pairs for layer in self.layers),
             sum(layer.differing for layer in self.layers),
             max(layer.largest_differing for layer in self.layers),
@@ -146,4 +163,4 @@ class Comparison:
     def table(self) -> str:
         """One row per layer, and one for all."""
         rows = [layer.row(number) for number, layer in enumerate(self.layers)]
-        return table(NEURONS, [*rows, self.total.row("all")])
+        return table(HEAD, [*rows, self.total.row("all")])

@@ -2,10 +2,9 @@
 
 `python -m benchmarks.parity.device_parity --data ESC-50 --out benchmarks/results/parity-NAME.json`
 
-The same weights and the same clips on both. The reference is PyTorch in float64 on the processor, so that both are held
-to the truth and not only to each other. A control computes the linear layers at the accelerator's default precision,
-which is what float32 must not mean: it shows what this comparison would find. Whole counts are compared by
-`benchmarks.parity.compare_runs`.
+Both compute the same weights and clips and are compared with each other and with PyTorch in float64 on the processor.
+A control computes the linear layers at the accelerator's default precision, which float32 must not mean: it shows what
+this comparison would find. `benchmarks.parity.compare_runs` compares whole counts. Expected time: some minutes.
 """
 
 import dataclasses
@@ -13,18 +12,16 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import tyro
 
-from benchmarks.common import build_encoder, table, write_record
-from benchmarks.parity.comparison import Comparison, Error, Layer, Trace
-from benchmarks.parity.parity import join_calls, torch_tracer
+from benchmarks.common import build_encoder, options_record, table, write_record
+from benchmarks.parity.comparison import Comparison, Error
+from benchmarks.parity.tracers import Trace, flax_tracer, torch_tracer
 from benchmarks.speed.torch_training import load_params
 from benchmarks.speed.torch_vit import TorchViT, random_checkpoint
 from jaxdissect import load_encoder, load_task
@@ -33,58 +30,29 @@ from jaxdissect.encoder.protocol import module_input
 from jaxdissect.encoder.vit import vit_config
 from jaxdissect.tasks.loader import batches
 from jaxdissect.tasks.table import Task
+from jaxdissect.types import Record
 
 HOST, DEVICE, CONTROL = "processor", "device", "device, default precision"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to compare."""
+    """Encoders and clips to compare."""
 
     data: Path  # data folder of the task
     table: str = "esc50"  # a known task, or a CSV in EVAR's format
     out: Path | None = None  # the JSON file to write
     label: str | None = None  # label sets, where the table has several
-    unit_seconds: float | None = None  # for a CSV
+    unit_seconds: float | None = None  # of a CSV's clips
     split: str = "all"
     encoder: str = "m2d_tiny"
-    size: str = "base"  # of an encoder of random weights, the second one
-    clips: int = 16  # evenly spaced
+    size: str = "base"  # of a second encoder, which has random weights
+    clips: int = 16  # evenly spaced over the task
     batch_size: int = 8
 
 
-def jax_tracer(encoder: M2D, device: jax.Device, lowered: bool = False) -> Callable[[np.ndarray], Trace]:
-    """Run an encoder on a device on inputs (clip, frame, band), keeping every neuron before and after GELU."""
-
-    def dense(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if not (lowered and isinstance(context.module, nn.Dense) and context.method_name == "__call__"):
-            return call(*args, **kwargs)
-        params = context.module.variables["params"]
-        return jnp.matmul(args[0], params["kernel"], precision="default") + params["bias"]
-
-    @jax.jit
-    def run(params: Any, inputs: jax.Array) -> Any:
-        with nn.intercept_methods(dense):
-            return encoder.module.apply(
-                {"params": params},
-                inputs,
-                mutable=["intermediates"],
-                capture_intermediates=lambda module, _: module.name in ("fc1", "act"),
-            )
-
-    params = jax.device_put(encoder.variables["params"], device)
-
-    def trace(inputs: np.ndarray) -> Trace:
-        output, captured = jax.device_get(run(params, jax.device_put(inputs, device)))
-        layers = [captured["intermediates"][f"blocks_{layer}"]["mlp"] for layer in range(encoder.config.depth)]
-        before, after = ([join_calls(layer[name]["__call__"]) for layer in layers] for name in ("fc1", "act"))
-        return Trace(join_calls(output), before, after)
-
-    return trace
-
-
 def exact_tracer(encoder: M2D) -> Callable[[np.ndarray], Trace]:
-    """The same in float64 by PyTorch."""
+    """The neurons in float64 by PyTorch."""
     model = TorchViT(encoder.config).eval().requires_grad_(False)
     load_params(model, encoder.variables["params"])
     model = model.double()
@@ -92,49 +60,50 @@ def exact_tracer(encoder: M2D) -> Callable[[np.ndarray], Trace]:
     return lambda inputs: trace(inputs.astype(np.float64))
 
 
-def compare_neurons(encoders: Mapping[str, M2D], task: Task, options: Options) -> dict[str, Any]:
-    """Every encoder on real clips: front end, tokens, and neurons one by one."""
-    chosen = task.rows(np.linspace(0, len(task) - 1, min(options.clips, len(task))).astype(int).tolist())
-    return {name: _neurons(encoder, chosen, options.batch_size) for name, encoder in encoders.items()}
+def compare_neurons(encoders: Mapping[str, M2D], task: Task, options: Options) -> Record:
+    """Compare front end, tokens and single neurons of every encoder on real clips."""
+    clips = np.linspace(0, len(task) - 1, min(options.clips, len(task))).astype(int).tolist()
+    return {name: _compare(encoder, task.rows(clips), options.batch_size) for name, encoder in encoders.items()}
 
 
-def _neurons(encoder: M2D, task: Task, size: int) -> dict[str, Any]:
+def _compare(encoder: M2D, task: Task, batch_size: int) -> Record:
     host, device = jax.local_devices(backend="cpu")[0], jax.local_devices()[0]
-    sides = {HOST: jax_tracer(encoder, host), DEVICE: jax_tracer(encoder, device)}
-    sides[CONTROL] = jax_tracer(encoder, device, lowered=True)
+    sides = {HOST: flax_tracer(encoder, host), DEVICE: flax_tracer(encoder, device)}
+    sides[CONTROL] = flax_tracer(encoder, device, default_precision=True)
     exact, spectra = exact_tracer(encoder), Error()
-    against_exact = {name: Comparison.of(encoder.config.depth) for name in sides}
-    against_host = {name: Comparison.of(encoder.config.depth) for name in (DEVICE, CONTROL)}
+    against_exact = {name: Comparison.empty(encoder.config.depth) for name in sides}
+    against_host = {name: Comparison.empty(encoder.config.depth) for name in (DEVICE, CONTROL)}
     front_end = jax.jit(partial(module_input, encoder))
-    for batch in batches(task, encoder.sample_rate, size):
+    for batch in batches(task, encoder.sample_rate, batch_size):
+        pcm = batch.pcm[: len(batch.statuses)]  # without the padding of the last batch
         inputs, ours = (
-            np.asarray(front_end(*jax.device_put((dict(encoder.variables), batch.pcm[: len(batch.statuses)]), where)))
-            for where in (host, device)
+            np.asarray(front_end(*jax.device_put((dict(encoder.variables), pcm), place))) for place in (host, device)
         )
         spectra.add(ours, inputs)
+        # All sides get the processor's spectrogram, so that only the encoder differs.
         truth = exact(inputs)
         traces = {name: side(inputs) for name, side in sides.items()}
         for name, trace in traces.items():
             against_exact[name].add(trace, truth)
-        for name, found in against_host.items():
-            found.add(traces[name], traces[HOST])
+        for name, comparison in against_host.items():
+            comparison.add(traces[name], traces[HOST])
     return {
         "clips": len(task),
-        "log_mel": _error(spectra),
-        "against_float64": {name: _told(found) for name, found in against_exact.items()},
-        "against_processor": {name: _told(found) for name, found in against_host.items()},
+        "log_mel": _error_record(spectra),
+        "against_float64": {name: _comparison_record(comparison) for name, comparison in against_exact.items()},
+        "against_processor": {name: _comparison_record(comparison) for name, comparison in against_host.items()},
     }
 
 
-def _error(error: Error) -> dict[str, float]:
-    return {"of_largest": error.of_largest, "of_rms": error.of_rms}
+def _error_record(error: Error) -> dict[str, float]:
+    return {"of_largest": error.relative_to_largest, "of_rms": error.relative_to_rms}
 
 
-def _told(found: Comparison) -> dict[str, Any]:
-    total: Layer = found.total
+def _comparison_record(comparison: Comparison) -> Record:
+    total = comparison.total
     return {
-        "tokens": _error(found.output),
-        "activations": _error(total.after),
+        "tokens": _error_record(comparison.output),
+        "activations": _error_record(total.after),
         "pairs": total.pairs,
         "differing": total.differing,
         "largest_pre_activation_among_them": total.largest_differing,
@@ -143,10 +112,10 @@ def _told(found: Comparison) -> dict[str, Any]:
 
 
 def weights_agree(size: str) -> dict[str, float]:
-    """Seeded random weights, drawn on device and processor: share of the numbers that differ, and how far."""
+    """Seeded random weights drawn on device and processor: fraction of the numbers that differ, and how far."""
     drawn = []
-    for where in (jax.local_devices(backend="cpu")[0], jax.local_devices()[0]):
-        with jax.default_device(where):
+    for place in (jax.local_devices(backend="cpu")[0], jax.local_devices()[0]):
+        with jax.default_device(place):
             drawn.append(jax.device_get(untrained_m2d(vit_config(size, depth=1)).variables["params"]))
     pairs = list(zip(*map(jax.tree.leaves, drawn), strict=True))
     return {
@@ -155,42 +124,43 @@ def weights_agree(size: str) -> dict[str, float]:
     }
 
 
-def report(found: dict[str, Any]) -> str:
-    """The tables."""
-    head = ["encoder", "side", "against", "tokens, of the RMS", "activations, of the RMS", "of the largest", "pairs",
-            "differing", "largest pre-activation among them", "largest error of a pre-activation"]  # fmt: skip
+def report(neurons: Record) -> str:
+    """The tables of what `compare_neurons` returned."""
+    head = (
+        "encoder | side | against | tokens, of the RMS | activations, of the RMS | of the largest | pairs | "
+        "differing | largest pre-activation among them | largest error of a pre-activation"
+    )
     rows = [
         [
-            encoder, side, reference, f"{one['tokens']['of_rms']:.1e}", f"{one['activations']['of_rms']:.1e}",
-            f"{one['activations']['of_largest']:.1e}", f"{one['pairs']:,}", f"{one['differing']:,}",
-            f"{one['largest_pre_activation_among_them']:.1e}", f"{one['largest_error_of_a_pre_activation']:.1e}",
+            *(encoder, side, reference),
+            *(f"{row['tokens']['of_rms']:.1e}", f"{row['activations']['of_rms']:.1e}"),
+            *(f"{row['activations']['of_largest']:.1e}", f"{row['pairs']:,}", f"{row['differing']:,}"),
+            f"{row['largest_pre_activation_among_them']:.1e}",
+            f"{row['largest_error_of_a_pre_activation']:.1e}",
         ]
-        for encoder, parts in found["neurons"].items()
+        for encoder, parts in neurons.items()
         for reference, key in (("float64", "against_float64"), ("processor", "against_processor"))
-        for side, one in parts[key].items()
-    ]  # fmt: skip
-    log_mel = [f"{name}: log-mel {parts['log_mel']['of_largest']:.1e}" for name, parts in found["neurons"].items()]
-    return "\n\n".join([*log_mel, table(head, rows)])
+        for side, row in parts[key].items()
+    ]
+    log_mel = [f"{name}: log-mel {parts['log_mel']['of_largest']:.1e}" for name, parts in neurons.items()]
+    return "\n\n".join([*log_mel, table(head.split(" | "), rows)])
 
 
 @torch.inference_mode()
 def main(options: Options) -> None:
-    """Compare, print and write down."""
-    task = load_task(
-        options.table, options.data, options.label.split(",") if options.label else (), options.unit_seconds
-    )
-    task = task if options.split == "all" else task.only(options.split)
-    trained: Any = load_encoder(options.encoder)
+    """Compare, print the tables and write the record."""
+    label = options.label.split(",") if options.label else ()
+    task = load_task(options.table, options.data, label, options.unit_seconds).only(options.split)
     with tempfile.TemporaryDirectory() as folder:
         config = vit_config(options.size)
         random = build_encoder(random_checkpoint(Path(folder) / "checkpoint.pth", config), config)
+    trained = cast(M2D, load_encoder(options.encoder))
     encoders = {options.encoder: trained, f"ViT of random weights, {options.size}": random}
     found = {"neurons": compare_neurons(encoders, task, options), "random_weights": weights_agree("tiny")}
-    print(report(found))
+    print(report(found["neurons"]))
     if options.out is not None:
-        told = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("data", "out")}
-        told["table"] = Path(options.table).name
-        write_record(options.out, ("jax", "jaxlib", "flax", "numpy", "torch"), options=told, found=found)
+        given = options_record(options, "data", "out") | {"table": Path(options.table).name}
+        write_record(options.out, ("jax", "jaxlib", "flax", "numpy", "torch"), options=given, found=found)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Parity at full size: our encoder against transformers' ViT, waveform to neuron counts against nnAudio and PyTorch.
+"""Parity at full size: our encoder against transformers' ViT, and the whole chain against nnAudio and PyTorch.
 
-Weights are random, since what is compared is arithmetic; recordings are real. Writes the tables of `docs/parity.md`:
-`python -m benchmarks.parity.parity --data ESC-50`
+`python -m benchmarks.parity.parity --data ESC-50` writes the tables of `docs/parity.md`. The chain goes from waveforms
+to neuron counts. Weights are random, since arithmetic is compared; recordings are real. Expected time: a few minutes.
 """
 
 import csv
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,23 @@ import tyro
 from torch import nn
 
 from benchmarks.common import build_encoder, machine, table, versions
-from benchmarks.parity.comparison import Comparison, Trace
+from benchmarks.parity.comparison import Comparison
+from benchmarks.parity.tracers import flax_tracer, torch_tracer
 from benchmarks.speed.torch_vit import NeuronCounter, TorchViT, load_torch_vit, random_checkpoint
 from jaxdissect.activations.read import read_neurons, stack_layers
 from jaxdissect.audio.decode import read_clip
 from jaxdissect.encoder.convert import load_state, sizes_from_name
-from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViTConfig, vit_config
 from jaxdissect.runtime.files import whole_file
 
 TINY = {"width": 64, "depth": 2, "heads": 4, "mlp": 256}
 CLIP_SECONDS = 5  # of ESC-50
-OTHER_SECTION = "## On a GPU\n"  # what runs on other machines found
+OTHER_SECTION = "## On a GPU\n"  # the part of the page about other machines, which this program keeps
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to compare."""
+    """Models and clips to compare."""
 
     data: Path  # the ESC-50 folder, with meta/esc50.csv and audio/
     out: Path = Path("docs/parity.md")  # the page to write
@@ -46,60 +46,8 @@ class Options:
     seed: int = 0  # of weights and inputs
 
 
-def flax_tracer(encoder: M2D) -> Callable[[np.ndarray], Trace]:
-    """Run our encoder on inputs (clip, frame, band), keeping every neuron before and after GELU."""
-
-    @jax.jit
-    def run(params: Any, inputs: jax.Array) -> Any:
-        return encoder.module.apply(
-            {"params": params},
-            inputs,
-            mutable=["intermediates"],
-            capture_intermediates=lambda module, _: module.name in ("fc1", "act"),
-        )
-
-    def trace(inputs: np.ndarray) -> Trace:
-        output, captured = jax.device_get(run(encoder.variables["params"], inputs))
-        layers = [captured["intermediates"][f"blocks_{layer}"]["mlp"] for layer in range(encoder.config.depth)]
-        return Trace(
-            join_calls(output), *([join_calls(layer[name]["__call__"]) for layer in layers] for name in ("fc1", "act"))
-        )
-
-    return trace
-
-
-def join_calls(calls: Sequence[np.ndarray]) -> np.ndarray:
-    """(clip, chunk, token, feature) of every call -> (clip, token, feature)."""
-    return np.concatenate([part.reshape(len(part), -1, part.shape[-1]) for part in calls], axis=1)
-
-
-def torch_tracer(
-    model: nn.Module, mlps: Sequence[nn.Module], activation: str, output: Callable[[Any], Sequence[torch.Tensor]]
-) -> Callable[[np.ndarray], Trace]:
-    """The same of a PyTorch model, whose blocks' MLPs have `fc1` and an activation module; by forward hooks."""
-    kept: dict[tuple[int, str], list[torch.Tensor]] = {}
-
-    def keep(key: tuple[int, str]) -> Callable[..., None]:
-        return lambda _module, _inputs, value: kept.setdefault(key, []).append(value)
-
-    for layer, mlp in enumerate(mlps):
-        for name in ("fc1", activation):
-            getattr(mlp, name).register_forward_hook(keep((layer, name)))
-
-    def trace(inputs: np.ndarray) -> Trace:
-        kept.clear()
-        with torch.inference_mode():
-            parts = output(model(torch.from_numpy(inputs).mT[:, None].contiguous()))
-        before, after = (
-            [torch.cat(kept[layer, name], dim=1).numpy() for layer in range(len(mlps))] for name in ("fc1", activation)
-        )
-        return Trace(torch.cat(list(parts), dim=1).numpy(), before, after)
-
-    return trace
-
-
 def transformers_vit(checkpoint: Path, config: ViTConfig) -> nn.Module:
-    """The `ViTModel` of transformers with the checkpoint's weights; it has query, key and value apart."""
+    """The `ViTModel` of transformers with the checkpoint's weights."""
     import transformers
 
     model = transformers.ViTModel(
@@ -119,7 +67,7 @@ def transformers_vit(checkpoint: Path, config: ViTConfig) -> nn.Module:
     )
     state = {}
     for name, array in load_state(checkpoint).items():
-        if name.startswith("blocks.") and ".attn.qkv." in name:
+        if name.startswith("blocks.") and ".attn.qkv." in name:  # transformers keeps query, key and value apart
             for part, value in zip("qkv", np.split(array, 3), strict=True):
                 state[_transformers_name(name.replace("attn.qkv", f"attention.{part}_proj"))] = torch.from_numpy(value)
         elif name.startswith(("cls_token", "pos_embed", "patch_embed", "blocks.", "norm.")):
@@ -147,18 +95,18 @@ def compare_encoder(checkpoint: Path, config: ViTConfig, options: Options) -> Co
     reference: Any = transformers_vit(checkpoint, config)
     mlps = [layer.mlp for layer in reference.layers]
     theirs = torch_tracer(reference, mlps, "activation_fn", lambda output: [output.last_hidden_state])
-    ours, found = flax_tracer(build_encoder(checkpoint, config)), Comparison.of(config.depth)
+    ours, comparison = flax_tracer(build_encoder(checkpoint, config)), Comparison.empty(config.depth)
     generator = np.random.default_rng(options.seed)
     for _ in _batches(options):
         inputs = generator.standard_normal((options.batch, config.frames, config.bands), np.float32)
-        found.add(ours(inputs), theirs(inputs))
-    return found
+        comparison.add(ours(inputs), theirs(inputs))
+    return comparison
 
 
 def compare_chain(checkpoint: Path, config: ViTConfig, batches: Iterator[np.ndarray], sample_rate: int) -> Comparison:
     """PCM to neuron counts: `front_end` and `read_neurons` against nnAudio and PyTorch with hooks."""
     encoder, reference = build_encoder(checkpoint, config, sample_rate=sample_rate), load_torch_vit(checkpoint, config)
-    ours, found = flax_tracer(encoder), Comparison.of(config.depth)
+    ours, comparison = flax_tracer(encoder), Comparison.empty(config.depth)
     theirs = torch_tracer(reference, [block.mlp for block in reference.blocks], "act", list)
     front_end, counter = jax.jit(lambda pcm: encoder.front_end(encoder.variables, pcm)), NeuronCounter(reference)
     read = jax.jit(
@@ -169,11 +117,11 @@ def compare_chain(checkpoint: Path, config: ViTConfig, batches: Iterator[np.ndar
     nnaudio = nnaudio_front_end(reference, sample_rate)
     for pcm in batches:
         our_input, their_input = np.asarray(front_end(pcm)), nnaudio(pcm)
-        found.log_mel.add(our_input, their_input)
-        found.add(ours(our_input), theirs(their_input))
+        comparison.log_mel.add(our_input, their_input)
+        comparison.add(ours(our_input), theirs(their_input))  # each side encodes its own spectrogram
         reading = read(encoder.variables["params"], our_input)
-        found.add_counts(np.asarray(reading.active_tokens), counter.take().active_tokens.numpy())
-    return found
+        comparison.add_counts(np.asarray(reading.active_tokens), counter.take().active_tokens.numpy())
+    return comparison
 
 
 def nnaudio_front_end(model: TorchViT, sample_rate: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -205,15 +153,15 @@ def nnaudio_front_end(model: TorchViT, sample_rate: int) -> Callable[[np.ndarray
 
 
 def recordings(options: Options, sample_rate: int) -> np.ndarray:
-    """Recordings, evenly spaced over the data set: (clip, sample)."""
+    """PCM of recordings that are evenly spaced over the data set, (clip, sample)."""
     with (options.data / "meta" / "esc50.csv").open() as file:
         names = [row["filename"] for row in csv.DictReader(file)]
     chosen = names[:: max(1, len(names) // options.clips)][: options.clips]
-    clips = [read_clip(options.data, f"audio/{name}", sample_rate, CLIP_SECONDS * sample_rate) for name in chosen]
-    reasons = [one.clip.reason for one in clips if one.clip.status == "unreadable"]
-    if reasons or len(clips) < options.clips:
-        raise SystemExit(f"{options.clips} recordings are needed, found {len(clips)}; unreadable: {reasons}")
-    return np.stack([clip.pcm for clip in clips])
+    read = [read_clip(options.data, f"audio/{name}", sample_rate, CLIP_SECONDS * sample_rate) for name in chosen]
+    reasons = [recording.clip.reason for recording in read if recording.clip.status == "unreadable"]
+    if reasons or len(read) < options.clips:
+        raise SystemExit(f"{options.clips} recordings are needed, found {len(read)}; unreadable: {reasons}")
+    return np.stack([recording.pcm for recording in read])
 
 
 def _batches(options: Options) -> Iterator[slice]:
@@ -232,18 +180,18 @@ def compare_shapes(folder: Path, options: Options) -> str:
             samples = (frames - 1) * (sizes.sample_rate // 100)
             starts = (CLIP_SECONDS * sizes.sample_rate // 2, len(sound) // 2)
             pcm = np.stack([sound[start : start + samples] for start in starts])
-            found = compare_chain(checkpoint, config, iter([pcm]), sizes.sample_rate)
-            total = found.total
+            comparison = compare_chain(checkpoint, config, iter([pcm]), sizes.sample_rate)
+            total = comparison.total
             rows.append(
                 [
                     shape,
                     frames,
-                    f"{found.log_mel.of_largest:.1e}",
-                    f"{found.output.of_largest:.1e}",
-                    f"{total.after.of_largest:.1e}",
+                    f"{comparison.log_mel.relative_to_largest:.1e}",
+                    f"{comparison.output.relative_to_largest:.1e}",
+                    f"{total.after.relative_to_largest:.1e}",
                     f"{total.pairs:,}",
                     total.differing,
-                    f"{found.differing_counts:,} of {found.counts:,}",
+                    f"{comparison.differing_counts:,} of {comparison.counts:,}",
                 ]
             )
     return table(["shape", "frames", "log-mel", "output", "activation", "pairs", "differing", "differing counts"], rows)
@@ -307,12 +255,12 @@ def main(options: Options) -> None:
         chain = compare_chain(checkpoint, config, (pcm[part] for part in _batches(options)), 16000)
         text = page(config, encoder, chain, compare_shapes(folder, options), options)
     with whole_file(options.out) as temporary:
-        temporary.write_text(text + elsewhere(options.out))
+        temporary.write_text(text + section_of_other_machines(options.out))
     print(text)
 
 
-def elsewhere(page: Path) -> str:
-    """The section of a page that this program does not write."""
+def section_of_other_machines(page: Path) -> str:
+    """The section of the page that this program keeps as it is."""
     _, mark, rest = (page.read_text() if page.exists() else "").partition(OTHER_SECTION)
     return f"\n{mark}{rest}" if mark else ""
 

@@ -1,22 +1,21 @@
-"""What computing in bfloat16 does to counts, AAPE and the neurons that are chosen, on a trained encoder.
+"""What computing in bfloat16 does to counts, AAPE and the chosen neurons of a trained encoder.
 
-`python -m benchmarks.parity.precision --data ESC-50 --out benchmarks/results/precision-cpu.json`. Both precisions see
-the same spectrograms; the counts of each are checked against sums of whole numbers on the host.
+`python -m benchmarks.parity.precision --data ESC-50 --out benchmarks/results/precision-cpu.json` compares float32 with
+bfloat16 on the same spectrograms. It checks the counts of both against sums of whole numbers on the host. Expected
+time: ten minutes.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jaxtyping import PyTree
 
-from benchmarks.common import table, write_record
+from benchmarks.common import options_record, table, write_record
 from jaxdissect import CountOptions, SelectionRule, load_encoder, load_task
 from jaxdissect.ablation.causal_map import spearman
 from jaxdissect.activations.write import edit_neurons
@@ -27,6 +26,7 @@ from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate
 from jaxdissect.selection.aape import Selection, select
 from jaxdissect.tasks.loader import device_batches
 from jaxdissect.tasks.table import Task
+from jaxdissect.types import Record
 
 DTYPES = ("float32", "bfloat16")
 RULES = {"aape": SelectionRule("aape", 0.02), "lape": SelectionRule("lape", 0.02)}
@@ -34,62 +34,67 @@ RULES = {"aape": SelectionRule("aape", 0.02), "lape": SelectionRule("lape", 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to compare."""
+    """Encoders and clips to compare."""
 
     data: Path  # folder of ESC-50, or of another known task
     out: Path | None = None  # the JSON file to write
     task: str = "esc50"
     encoders: tuple[str, ...] = ("m2d_tiny", "supervised_tiny")
-    split: str = "train"  # clips that are counted
+    split: str = "train"  # clips to count
     batch_size: int = 16  # clips per device
 
 
-def sign_flips(encoders: dict[str, Encoder], task: Task, batch_size: int) -> dict[str, Any]:
-    """Share of neuron-token pairs of each layer that are active in one precision only."""
+def sign_flips(encoders: dict[str, Encoder], task: Task, batch_size: int) -> Record:
+    """Fraction of neuron-token pairs of each layer that are active in one precision only."""
     mesh = local_mesh()
 
-    def signs(encoder: Encoder, variables: Any, pcm: jax.Array) -> list[jax.Array]:
-        found: dict[int, list[jax.Array]] = {}
+    def signs(encoder: Encoder, variables: PyTree, pcm: jax.Array) -> list[jax.Array]:
+        """Whether each neuron is active at each token, one array (clip, token, neuron) per layer."""
+        seen: dict[int, list[jax.Array]] = {}
 
         def observe(layer: int, activation: jax.Array) -> jax.Array:
-            found.setdefault(layer, []).append((activation > 0).reshape(len(pcm), -1, activation.shape[-1]))
+            # One call for each chunk of a long clip, with any axes between clip and neuron.
+            seen.setdefault(layer, []).append((activation > 0).reshape(len(pcm), -1, activation.shape[-1]))
             return activation
 
         inputs = module_input(encoder, variables, pcm)
         edit_neurons(encoder.module, variables, inputs, neurons=encoder.neurons, edit=observe)
-        return [jnp.concatenate(found[layer], axis=1) for layer in sorted(found)]
+        return [jnp.concatenate(seen[layer], axis=1) for layer in sorted(seen)]
 
-    def compare(variables: Any, pcm: jax.Array) -> jax.Array:
-        one, other = (signs(encoder, variables, pcm) for encoder in encoders.values())
-        return jnp.stack([(a != b).sum(axis=(1, 2), dtype=jnp.int32) for a, b in zip(one, other, strict=True)], axis=1)
+    def compare(variables: PyTree, pcm: jax.Array) -> jax.Array:
+        """Differing signs (clip, layer)."""
+        sides = (signs(encoder, variables, pcm) for encoder in encoders.values())
+        return jnp.stack([(a != b).sum(axis=(1, 2), dtype=jnp.int32) for a, b in zip(*sides, strict=True)], axis=1)
 
     encoder = encoders["float32"]
+    layers, neurons = neuron_shape(encoder, task)
     step, variables = map_clips(compare, mesh, (None, 0)), replicate(encoder.variables, mesh)
-    flips, clips = 0, 0
+    flips, clips = np.zeros(layers, np.int64), 0
     with progress_bar(what="Comparing signs", total=len(task)) as bar:
         for batch, arrays in device_batches(task, encoder.sample_rate, batch_size * mesh.size, mesh):
-            counted = batch.members[:, -1]
-            flips = flips + np.asarray(step(variables, arrays["pcm"]), np.int64)[counted].sum(axis=0)
-            clips += int(counted.sum())
+            readable = batch.members[:, -1]
+            flips += np.asarray(step(variables, arrays["pcm"]), np.int64)[readable].sum(axis=0)
+            clips += int(readable.sum())
             bar.update(len(batch.statuses))
-    layers, neurons = neuron_shape(encoder, task)
-    tokens = sum(
-        layout.is_patch.size for layout in encoder.token_layout(round(task.unit_seconds * encoder.sample_rate))
-    )
-    per_layer = np.asarray(flips) / (clips * tokens * neurons)
-    return {
-        "share": float(per_layer.mean()),
-        "per_layer": per_layer.tolist(),
-        "pairs": clips * tokens * neurons * layers,
-    }
+    layouts = encoder.token_layout(round(task.unit_seconds * encoder.sample_rate))
+    pairs_per_layer = clips * sum(layout.is_patch.size for layout in layouts) * neurons
+    per_layer = flips / pairs_per_layer
+    return {"share": float(per_layer.mean()), "per_layer": per_layer.tolist(), "pairs": pairs_per_layer * layers}
 
 
-def exact_counts(encoder: Encoder, task: Task, batch_size: int, progress: Callable[[int], object]) -> Counted:
+def exact_counts(encoder: Encoder, task: Task, dtype: str, batch_size: int) -> Counted:
     """Count, and check every class sum against whole numbers added up on the host from every clip's counts."""
     store = np.zeros((len(task), *neuron_shape(encoder, task)), np.uint16)
-    counted = count_clips(encoder, task, CountOptions(batch_size=batch_size), store, progress=progress)
-    readable = [status.status != "unreadable" for status in counted.log.statuses()]
-    members = task.members(range(len(task))) & np.array(readable)[:, None]
+    with progress_bar(what=f"Counting in {dtype}", total=len(task)) as bar:
+        counted = count_clips(
+            encoder,
+            task,
+            CountOptions(batch_size=batch_size),
+            store,
+            progress=lambda clips: bar.update(clips - bar.n),
+        )
+    readable = np.array([status.status != "unreadable" for status in counted.log.statuses()])
+    members = task.members(range(len(task))) & readable[:, None]
     for index in range(members.shape[1]):
         expected = store[members[:, index]].sum(axis=0, dtype=np.int64)
         if not np.array_equal(expected, counted.totals.active_tokens[index]):
@@ -97,76 +102,71 @@ def exact_counts(encoder: Encoder, task: Task, batch_size: int, progress: Callab
     return counted
 
 
-def choose(counted: Counted, rule: SelectionRule, classes: slice = slice(-1)) -> Selection:
-    """Neurons of the label set of these classes; by default of the only one."""
-    return select(counted.totals.active_tokens[classes], counted.totals.tokens[classes], rule)
+def choose(counted: Counted, rule: SelectionRule) -> Selection:
+    """Neurons of a task with one label set; the last row, of all clips, is no class."""
+    return select(counted.totals.active_tokens[:-1], counted.totals.tokens[:-1], rule)
 
 
-def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """Shared members over all members of two sets, as boolean arrays; NaN if both are empty."""
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else math.nan
+def jaccard(left: np.ndarray, right: np.ndarray) -> float:
+    """Jaccard coefficient of two sets given as boolean arrays; NaN if both are empty."""
+    union = int((left | right).sum())
+    return int((left & right).sum()) / union if union else math.nan
 
 
-def changes(counted: dict[str, Counted]) -> dict[str, Any]:
+def changes(counted: dict[str, Counted]) -> Record:
     """How far AAPE and the chosen sets move from float32 to bfloat16."""
-    found: dict[str, Any] = {}
     active = [counted[dtype].totals.active_tokens[-1] for dtype in DTYPES]
-    found["active_tokens_changed"] = float(np.abs(active[0] - active[1]).sum() / active[0].sum())
+    moved: Record = {"active_tokens_changed": float(np.abs(active[0] - active[1]).sum() / active[0].sum())}
     for name, rule in RULES.items():
-        one, other = (choose(counted[dtype], rule) for dtype in DTYPES)
-        both = np.isfinite(one.aape) & np.isfinite(other.aape)
-        difference = np.abs(one.aape - other.aape)[both]
-        found[name] = {
+        before, after = (choose(counted[dtype], rule) for dtype in DTYPES)
+        both = np.isfinite(before.aape) & np.isfinite(after.aape)  # neurons that fire in both precisions
+        difference = np.abs(before.aape - after.aape)[both]
+        moved[name] = {
             "aape_change_median": float(np.median(difference)),
             "aape_change_95th_percentile": float(np.quantile(difference, 0.95)),
-            "aape_spread": float(np.quantile(one.aape[both], 0.95) - np.quantile(one.aape[both], 0.05)),
-            "aape_rank_correlation": spearman(one.aape[both], other.aape[both]),
-            "kept_neurons": [int(one.kept.sum()), int(other.kept.sum())],
-            "kept_jaccard": jaccard(one.kept, other.kept),
-            "class_neuron_pairs": [int(one.specific.sum()), int(other.specific.sum())],
-            "class_neuron_jaccard": jaccard(one.specific, other.specific),
-            "covered_classes": [int(part.specific.any(axis=(1, 2)).sum()) for part in (one, other)],
+            "aape_spread": float(np.quantile(before.aape[both], 0.95) - np.quantile(before.aape[both], 0.05)),
+            "aape_rank_correlation": spearman(before.aape[both], after.aape[both]),
+            "kept_neurons": [int(before.kept.sum()), int(after.kept.sum())],
+            "kept_jaccard": jaccard(before.kept, after.kept),
+            "class_neuron_pairs": [int(before.specific.sum()), int(after.specific.sum())],
+            "class_neuron_jaccard": jaccard(before.specific, after.specific),
+            "covered_classes": [int(chosen.specific.any(axis=(1, 2)).sum()) for chosen in (before, after)],
         }
-    return found
+    return moved
 
 
-def advance(bar: Any, clips: int) -> None:
-    """Set a bar to the clips that are done."""
-    bar.update(clips - bar.n)
-
-
-def _share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
+def row(encoder: str, preset: str, result: Record) -> list[str]:
+    """A row of the printed table."""
+    moved, pairs = result[preset], result[preset]["class_neuron_jaccard"]
+    return [
+        encoder,
+        preset,
+        f"{result['sign_flips']['share']:.2%}",
+        f"{moved['aape_change_median']:.4f}",
+        f"{moved['aape_rank_correlation']:.4f}",
+        f"{moved['kept_jaccard']:.2f}",
+        "-" if math.isnan(pairs) else f"{pairs:.2f}",
+        " -> ".join(map(str, moved["covered_classes"])),
+    ]
 
 
 def main(options: Options) -> None:
-    """Compare, print and write down."""
+    """Compare, print a table and write the record."""
     task = load_task(options.task, options.data).only(options.split)
     results = {}
     for name in options.encoders:
         encoders = {dtype: load_encoder(name, dtype) for dtype in DTYPES}
         flips = sign_flips(encoders, task, options.batch_size)
-        counted = {}
-        for dtype, encoder in encoders.items():
-            with progress_bar(what=f"Counting in {dtype}", total=len(task)) as bar:
-                counted[dtype] = exact_counts(encoder, task, options.batch_size, functools.partial(advance, bar))
+        counted = {dtype: exact_counts(encoders[dtype], task, dtype, options.batch_size) for dtype in DTYPES}
         results[name] = {"sign_flips": flips, "counts_exact": True, **changes(counted)}
-    rows = [
-        (
-            name, preset, f"{found['sign_flips']['share']:.2%}", f"{found[preset]['aape_change_median']:.4f}",
-            f"{found[preset]['aape_rank_correlation']:.4f}", f"{found[preset]['kept_jaccard']:.2f}",
-            _share(found[preset]["class_neuron_jaccard"]), " -> ".join(map(str, found[preset]["covered_classes"])),
-        )
-        for name, found in results.items()
-        for preset in RULES
-    ]  # fmt: skip
-    head = ("encoder", "preset", "signs that flip", "AAPE change, nats (median)", "rank correlation of AAPE",
-            "Jaccard of kept neurons", "of (class, neuron) pairs", "classes covered")  # fmt: skip
-    print(table(head, rows))
+    head = (
+        "encoder | preset | signs that flip | AAPE change, nats (median) | rank correlation of AAPE | "
+        "Jaccard of kept neurons | of (class, neuron) pairs | classes covered"
+    )
+    print(table(head.split(" | "), [row(name, preset, one) for name, one in results.items() for preset in RULES]))
     if options.out is not None:
-        told = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("data", "out")}
-        write_record(options.out, ("jax", "flax", "numpy"), options=told, results=results)
+        given = options_record(options, "data", "out")
+        write_record(options.out, ("jax", "flax", "numpy"), options=given, results=results)
 
 
 if __name__ == "__main__":
