@@ -1,1 +1,1 @@
-"""Speed against peers, in the same run."""
+"""Speed against a peer that is measured in the same run."""

@@ -2,9 +2,11 @@
 
 `python -m benchmarks.speed.certainty_cost --data ESC-50 --out benchmarks/results/certainty-cost-cpu.json`
 
-1. Permutations of 2,000 clips x 50 classes x 9,216 and 36,864 neurons, each with the selection: seconds, the most
-   memory, beside the same in NumPy (BLAS), and beside the time that the matrix products alone take.
+1. Permutations of 2,000 clips of 50 classes with 9,216 and 36,864 neurons, each with the selection: seconds and peak
+   memory, the same in NumPy (BLAS), and the matrix products alone.
 2. Counting ESC-50 with and without every clip's counts, interleaved; and the other selectors' scores.
+
+Expected time: fifteen minutes.
 """
 
 import dataclasses
@@ -13,14 +15,14 @@ import shutil
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from benchmarks.common import table, write_record
+from benchmarks.common import seconds_of, table, write_record
 from jaxdissect.bench.matrix_products import matrix_products, product_seconds
 from jaxdissect.runtime.machine import peak_memory
 from jaxdissect.runtime.tables import read_netcdf
@@ -30,13 +32,15 @@ from jaxdissect.significance.permutation import AT_ONCE, CutOffs, PermutationTes
 from jaxdissect.significance.unit_counts import UnitCounts, _sums
 from jaxdissect.significance.units import find_units
 from jaxdissect.stages.activations import ActivationsOptions, run_activations
+from jaxdissect.types import Record
 
-CLIPS, CLASSES, FOLDS, TOKENS = 2000, 50, 5, 160
+CLIPS, CLASSES, FOLDS, TOKENS = 2000, 50, 5, 160  # of ESC-50; tokens of a clip
+LAYERS = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """Sizes to measure."""
 
     data: Path  # folder of ESC-50
     out: Path | None = None  # the JSON file to write
@@ -47,19 +51,20 @@ class Options:
     rounds: int = 5  # of counting with and without every clip's counts
 
 
-def clips_of(neurons: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts of independent neurons of very different rates, tokens, and classes."""
+def draw_counts(neurons: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts (clip, layer, neuron) of independent neurons of very different rates, tokens and classes of the clips."""
     rng = np.random.default_rng(0)
-    rate = 1 / (1 + np.exp(-rng.normal(-2, 1.5, (12, neurons // 12))))
+    rate = 1 / (1 + np.exp(-rng.normal(-2, 1.5, (LAYERS, neurons // LAYERS))))
     counts = np.stack([rng.binomial(TOKENS, rate).astype(np.uint16) for _ in range(CLIPS)])
     members = np.eye(CLASSES, dtype=bool)[np.arange(CLIPS) % CLASSES]
     return counts, np.full(CLIPS, TOKENS), members
 
 
-def permute(neurons: int, permutations: int, in_numpy: int) -> dict[str, Any]:
-    """Time and memory of one size, in a process of its own."""
-    counts, tokens, members = clips_of(neurons)
+def permute(neurons: int, permutations: int, in_numpy: int) -> Record:
+    """Time and memory of one number of neurons, in a process of its own."""
+    counts, tokens, members = draw_counts(neurons)
     folds = (np.arange(CLIPS) // CLASSES % FOLDS).tolist()
+    # In float32, so that BLAS adds them up; sums stay below 2^24 and so are exact.
     active = np.tensordot(members.T.astype(np.float32), counts.astype(np.float32), 1).astype(np.int64)
     chosen = select(active, members.T.astype(np.int64) @ tokens, SelectionRule("lape", 0.02))
     cut = CutOffs(chosen.aape_cutoff, chosen.rate_cutoff, chosen.probability_bar)
@@ -68,25 +73,27 @@ def permute(neurons: int, permutations: int, in_numpy: int) -> dict[str, Any]:
     test, shared = PermutationTest(units, cut, 0), np.zeros((CLASSES, CLASSES), np.int64)
     prepared = time.perf_counter() - started
     null = test.nothing()
-    started = time.perf_counter()
-    test.run(permutations, null, shared)
-    taken = time.perf_counter() - started
+    seconds = seconds_of(lambda: test.run(permutations, null, shared))
     test.tested(null)
-    found = {
-        "neurons": neurons, "permutations": permutations, "prepare_seconds": prepared, "seconds": taken,
-        "seconds_per_1000": 1000 * taken / permutations, "peak_memory_mb": peak_memory() / 1e6,
+    return {
+        "neurons": neurons,
+        "permutations": permutations,
+        "prepare_seconds": prepared,
+        "seconds": seconds,
+        "seconds_per_1000": 1000 * seconds / permutations,
+        "peak_memory_mb": peak_memory() / 1e6,
         "products_seconds_per_1000": products_per_1000(units),
-    }  # fmt: skip
-    return found | {"numpy_seconds_per_1000": numpy_per_1000(units, test, cut, in_numpy)}
+        "numpy_seconds_per_1000": numpy_per_1000(units, test, cut, in_numpy),
+    }
 
 
 def products_per_1000(units: UnitCounts) -> float:
-    """What the sums over classes take alone."""
+    """Seconds that the sums over classes take alone in 1,000 permutations."""
     members = jnp.zeros((AT_ONCE // (CLASSES * units.chunks[0].shape[1]) or 1, CLASSES, len(units.tokens)))
     seconds = 0.0
     for chunk in units.chunks:
         products, _ = matrix_products(_sums, members, chunk)
-        seconds += sum(count * product_seconds(one, chunk.device) for one, count in products.items())
+        seconds += sum(count * product_seconds(product, chunk.device) for product, count in products.items())
     return 1000 * seconds / len(members)
 
 
@@ -98,22 +105,23 @@ def numpy_per_1000(units: UnitCounts, test: PermutationTest, cut: CutOffs, permu
     mean, scale = (
         np.concatenate([np.asarray(chunk.arrays[place]) for chunk in test.chunks], axis=1) for place in (2, 3)
     )
-    started = time.perf_counter()
-    for number in range(permutations):
+
+    def permute_once(number: int) -> None:
         members = units.units.exchanged(np.random.default_rng([0, number])).T.astype(np.float32)
-        active, of_class = members @ counts, (members @ tokens)[:, None]
-        z = (active - of_class * rate - mean) * scale
+        active, class_tokens = members @ counts, (members @ tokens)[:, None]
+        z = (active - class_tokens * rate - mean) * scale
         for row in z:
             np.histogram(row, bins)
-        p = active / of_class
+        p = active / class_tokens
         q = p / np.maximum(p.sum(axis=0), 1e-30)
         aape = -(q * np.log(np.maximum(q, 1e-30))).sum(axis=0)
         passing = (p > cut.probability) & (aape <= cut.aape) & (p.mean(axis=0) > cut.rate)
         passing.astype(np.float32) @ passing.T.astype(np.float32)
-    return 1000 * (time.perf_counter() - started) / permutations
+
+    return 1000 * sum(seconds_of(partial(permute_once, number)) for number in range(permutations)) / permutations
 
 
-def count(options: Options) -> dict[str, Any]:
+def count(options: Options) -> Record:
     """Counting with and without every clip's counts, and the scores of other selectors from one pass."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as folder:
@@ -121,36 +129,33 @@ def count(options: Options) -> dict[str, Any]:
             for keep in (True, False) if number % 2 else (False, True):
                 run = Path(folder) / f"{keep}"
                 shutil.rmtree(run, ignore_errors=True)
-                started = time.perf_counter()
-                run_activations(
-                    ActivationsOptions(
-                        encoder=options.encoder, task="esc50", data=options.data, run=run, keep_clips=keep, split="all"
-                    )
+                counting = ActivationsOptions(
+                    encoder=options.encoder, task="esc50", data=options.data, run=run, keep_clips=keep, split="all"
                 )
-                seconds[keep].append(time.perf_counter() - started)
+                seconds[keep].append(seconds_of(partial(run_activations, counting)))
         counts = read_netcdf(run / "activations.nc")
-        scoring = []
-        for _ in range(options.rounds):
-            started = time.perf_counter()
-            class_scores(counts)
-            scoring.append(time.perf_counter() - started)
+        scoring = [seconds_of(lambda: class_scores(counts)) for _ in range(options.rounds)]
     kept, plain = seconds[True][1:], seconds[False][1:]  # the first compiles
-    ratios = [one / other for one, other in zip(kept, plain, strict=True)]
+    ratios = [with_clips / without for with_clips, without in zip(kept, plain, strict=True)]
     return {
-        "clips": int(counts["total_clips"]), "with_clips_seconds": kept, "without_seconds": plain,
-        "with_over_without": ratios, "median_ratio": statistics.median(ratios), "scores_seconds": scoring,
+        "clips": int(counts["total_clips"]),
+        "with_clips_seconds": kept,
+        "without_seconds": plain,
+        "with_over_without": ratios,
+        "median_ratio": statistics.median(ratios),
+        "scores_seconds": scoring,
         "scores_over_counting": statistics.median(scoring) / statistics.median(plain),
-    }  # fmt: skip
+    }
 
 
 def main(options: Options) -> None:
-    """Measure, print and write down."""
+    """Measure, print and write the record."""
     context, sizes = multiprocessing.get_context("spawn"), []
     for neurons, permutations in zip(options.neurons, options.permutations, strict=True):
         with context.Pool(1) as pool:
             sizes.append(pool.apply(permute, (neurons, permutations, options.in_numpy)))
     counting = count(options)
-    print(table(list(sizes[0]), [[f"{value:,.4g}" for value in row.values()] for row in sizes]))
+    print(table(list(sizes[0]), [[f"{value:,.4g}" for value in size.values()] for size in sizes]))
     print({name: value for name, value in counting.items() if not isinstance(value, list)})
     if options.out is not None:
         shape = {"clips": CLIPS, "classes": CLASSES, "folds": FOLDS, "tokens": TOKENS}

@@ -1,1 +1,1 @@
-"""What the method finds, and how far it can be trusted."""
+"""What the method finds, and how far its results can be trusted."""
