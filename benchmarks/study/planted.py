@@ -1,46 +1,51 @@
 """Ground truth for selectors and significance: neurons that are known to answer to known classes, among noise.
 
-`python -m benchmarks.study.planted --out benchmarks/results/planted.json`;
-`python -m benchmarks.study.planted_figure` draws what it has written.
+`python -m benchmarks.study.planted --out benchmarks/results/planted.json --figures docs/figures` measures
 
-1. With no planted pairs, or with labels shuffled over recordings: how often is anything found?
-2. With planted pairs: recall and false discovery rate of every selector over strength, clips and classes.
-3. The same on an encoder whose planted neurons hear tones in synthesised audio: the whole chain from WAV files on.
+1. how often anything is found without planted pairs, or with labels shuffled over recordings;
+2. recall and false discovery rate of every selector with planted pairs, over strength, clips and classes;
+3. the same on an encoder whose planted neurons hear tones in synthesised audio: the whole chain from WAV files on.
 
-Selectors by score are told how many pairs are planted, `aape` and `lape` how many neurons; the test is told nothing.
+Selectors by score get the number of planted pairs, `aape` and `lape` the number of planted neurons; the permutation
+test gets neither. `--record benchmarks/results/planted.json` prints and draws a record instead. Expected time: twenty
+minutes; seconds with a record.
 """
 
 import dataclasses
 import itertools
+import json
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
 
-from benchmarks.common import table, write_record
+from benchmarks.common import options_record, table, write_record
 from benchmarks.study.planted_encoder import hear_tones
+from benchmarks.study.planted_figure import write_figure
 from benchmarks.study.planted_null import ENOUGH, measure_null, print_null
 from benchmarks.study.planted_selectors import LEVEL, SELECTORS, TESTED, columns, compare, means, standard_errors
 from benchmarks.study.planted_stores import FOLDS, Design, composition, draw_sums, make_store, streams
 from jaxdissect.runtime.progress import progress_bar
+from jaxdissect.types import Record
 
-PLANTED, LAYERS, NEURONS = 3, 4, 128  # of each class; layers and their neurons, on the grid
+PLANTED, LAYERS, NEURONS = 3, 4, 128  # planted neurons of each class; layers; neurons of a layer, on the grid
 REPETITIONS = 4  # of each point, at least
-PROMISED = 0.95  # recall
+PROMISED_RECALL = 0.95
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much to draw."""
+    """How much to draw, or a record to print."""
 
     out: Path | None = None  # the JSON file to write
-    runs: int = 400  # of each scenario without discoveries to make
-    null_permutations: int = ENOUGH  # in each of those
+    figures: Path | None = None  # folder of the figure and its data
+    record: Path | None = None  # JSON file of an earlier run, which is printed and drawn instead
+    runs: int = 400  # of each scenario in which there is nothing to find
+    null_permutations: int = ENOUGH  # in each of these runs
     permutations: int = 200  # at least, where pairs are planted; more where classes are many (`permutations_for`)
     pairs: int = 180  # to plant at each point of the grid, at least, in `REPETITIONS` or more
     strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)  # log-odds
@@ -59,7 +64,7 @@ class Options:
             raise SystemExit(f"--clips-per-class must be multiples of {FOLDS}, the number of folds.")
 
     def shortened(self) -> "Options":
-        """What `quick` leaves of it."""
+        """These options, or what `quick` leaves of them."""
         if not self.quick:
             return self
         return dataclasses.replace(
@@ -67,7 +72,7 @@ class Options:
         )
 
 
-def grid_point(options: Options, classes: int, clips_per_class: int, strength: float) -> dict[str, Any]:
+def grid_point(options: Options, classes: int, clips_per_class: int, strength: float) -> Record:
     """Repetitions of one design, and their means."""
     design = Design(classes, clips_per_class, LAYERS, NEURONS, PLANTED, strength)
     raw = []
@@ -75,46 +80,50 @@ def grid_point(options: Options, classes: int, clips_per_class: int, strength: f
         rng, seed = streams(options.seed, 1, classes, clips_per_class, round(100 * strength), number)
         store = make_store(design, rng)
         raw.append(compare(store, draw_sums(store, rng), options.permutations, seed))
+    _, _, recordings = design.clips()
     return {
-        "classes": classes, "clips_per_class": clips_per_class, "clips": classes * clips_per_class,
-        "recordings_per_class": len(np.unique(design.clips()[2])) // classes, "strength": strength,
+        "classes": classes,
+        "clips_per_class": clips_per_class,
+        "clips": classes * clips_per_class,
+        "recordings_per_class": len(np.unique(recordings)) // classes,
+        "strength": strength,
         **over_repetitions(raw),
-    }  # fmt: skip
+    }
 
 
-def over_repetitions(raw: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Means, their standard errors, and what they are of."""
+def over_repetitions(raw: list[dict[str, dict[str, float]]]) -> Record:
+    """Means over repetitions, their standard errors, and the single values."""
     return {"mean": means(raw), "standard_error": standard_errors(raw), "repetitions": columns(raw)}
 
 
-def holds_from(grid: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def holds_from(grid: list[Record]) -> list[Record]:
     """For each number of clips the least strength from which on the test finds what is planted, whatever the classes.
 
-    From there on: at every point with as many clips or more and as much strength or more.
+    "From which on" means at every point with as many clips or more and as much strength or more.
     """
     rows = []
     for clips in sorted({point["clips_per_class"] for point in grid}):
         for strength in sorted({point["strength"] for point in grid}):
             beyond = [p for p in grid if p["clips_per_class"] >= clips and p["strength"] >= strength]
-            found = taken_together(beyond)
-            if found["lowest_recall"] >= PROMISED:
+            together = taken_together(beyond)
+            if together["lowest_recall"] >= PROMISED_RECALL:
                 recordings = min(point["recordings_per_class"] for point in beyond)
-                what = {"clips_per_class": clips, "recordings_per_class": recordings, "strength": strength}
-                rows.append({**what, **found})
+                point = {"clips_per_class": clips, "recordings_per_class": recordings, "strength": strength}
+                rows.append({**point, **together})
                 break
     return rows
 
 
-def taken_together(points: list[dict[str, Any]]) -> dict[str, float]:
-    """Of the test at several points: the lowest recall, and what is false among all that it finds at any of them.
+def taken_together(points: list[Record]) -> dict[str, float]:
+    """Lowest recall of the test at several points, and the false discovery rate of all that it finds at any of them.
 
-    The rate of the worst point is stated beside. As the highest of many means of few repetitions it is too high, by
-    about its standard error.
+    The false discovery rate of the worst point is given, too. As the highest of many means of few repetitions it is
+    too high, by about its standard error.
     """
     weakest = min(points, key=lambda point: point["mean"][TESTED]["recall"])
     worst = max(points, key=lambda point: point["mean"][TESTED]["false"])
     raw = [point["repetitions"][TESTED] for point in points]
-    pairs, false = (np.concatenate([one[what] for one in raw]) for what in ("pairs", "false"))
+    pairs, false = (np.concatenate([values[name] for values in raw]) for name in ("pairs", "false"))
     return {
         "points": len(points),
         "lowest_recall": weakest["mean"][TESTED]["recall"],
@@ -125,14 +134,14 @@ def taken_together(points: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def measure(options: Options) -> dict[str, Any]:
-    """Everything."""
+def measure(options: Options) -> Record:
+    """The parts of the record."""
     null = measure_null(options.runs, options.null_permutations, options.seed)
     grid = measure_grid(options)
     return {"null": null, "grid": grid, "holds_from": holds_from(grid), "encoder": measure_encoders(options)}
 
 
-def measure_encoders(options: Options) -> dict[str, Any]:
+def measure_encoders(options: Options) -> Record:
     """Small encoders that hear tones."""
     raw = []
     for number in progress_bar(range(options.encoders), what="Small encoders", unit="encoder"):
@@ -141,7 +150,7 @@ def measure_encoders(options: Options) -> dict[str, Any]:
     return over_repetitions(raw)
 
 
-def measure_grid(options: Options) -> list[dict[str, Any]]:
+def measure_grid(options: Options) -> list[Record]:
     """Every combination of classes, clips and strength."""
     grid = []
     points = list(itertools.product(options.classes, options.clips_per_class, options.strengths))
@@ -152,10 +161,10 @@ def measure_grid(options: Options) -> list[dict[str, Any]]:
     return grid
 
 
-def print_planted(results: Mapping[str, Any]) -> None:
-    """Recall / false discovery rate, and from where on the test finds what is planted."""
+def print_planted(results: Record) -> None:
+    """Print recall / false discovery rate, and from where on the test finds what is planted."""
 
-    def cells(mean: Mapping[str, Any]) -> list[str]:
+    def cells(mean: Mapping[str, Mapping[str, float]]) -> list[str]:
         return [f"{mean[name]['recall']:.2f} / {mean[name]['false']:.2f}" for name in SELECTORS]
 
     rows = [
@@ -176,22 +185,26 @@ def print_planted(results: Mapping[str, Any]) -> None:
             f"{row['false_of_all']:.1%} of all that it finds is false, {false} at the worst of {row['points']} points."
         )
     if not results["holds_from"]:
-        print(f"Nowhere on the grid does q <= {LEVEL} find {PROMISED:.0%} of the planted pairs.")
+        print(f"Nowhere on the grid does q <= {LEVEL} find {PROMISED_RECALL:.0%} of the planted pairs.")
 
 
 def main(options: Options) -> None:
-    """Measure, print and write down."""
+    """Measure or read a record, print it, draw the figure, write the record of what was measured."""
     options, started = options.shortened(), time.perf_counter()
-    results = measure(options)
+    results = measure(options) if options.record is None else json.loads(options.record.read_text())
     print_null(results["null"])
     print_planted(results)
-    if options.out is not None:
-        told = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
-        seconds = round(time.perf_counter() - started, 1)
+    if options.figures is not None:
+        write_figure(results["grid"], options.figures)
+    if options.out is not None and options.record is None:
         write_record(
-            options.out, ("jax", "flax", "numpy", "scipy"), options=told, seconds=seconds, composition=composition(),
+            options.out,
+            ("jax", "flax", "numpy", "scipy"),
+            options=options_record(options, "out", "figures", "record"),
+            seconds=round(time.perf_counter() - started, 1),
+            composition=composition(),
             **results,
-        )  # fmt: skip
+        )
 
 
 if __name__ == "__main__":

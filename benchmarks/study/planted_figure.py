@@ -1,25 +1,18 @@
-"""Figure of recall and false discovery rate of every selector, from the record of `benchmarks.study.planted`.
+"""Figure of recall and false discovery rate of every selector, for `benchmarks.study.planted`."""
 
-`python -m benchmarks.study.planted_figure --record benchmarks/results/planted.json --out docs/figures`;
-the data behind it, and those for other numbers of clips, are written beside it.
-"""
-
-import dataclasses
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import tyro
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.study.planted_selectors import LEVEL, TESTED
 from jaxdissect.runtime.tables import write_csv
+from jaxdissect.types import Record
 
-# What a reader calls a selector; colour (Okabe and Ito's, safe for the colour-blind), marker and dashes of its line.
+# Name of a selector in the legend; colour (Okabe and Ito's, safe for the colour-blind), marker and dashes of its line.
 LINES = {
     TESTED: (f"permutation test, q <= {LEVEL}", "black", "o", "-"),
     "aape": ("AAPE (preset aape)", "#CC79A7", "s", "-"),
@@ -38,15 +31,7 @@ NOTE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to draw."""
-
-    record: Path  # the JSON file of `benchmarks.study.planted`
-    out: Path  # folder of the figure
-
-
-def rates(grid: list[dict[str, Any]]) -> pd.DataFrame:
+def rates(grid: list[Record]) -> pd.DataFrame:
     """A row for each point of the grid and selector; no false discovery rate where nothing is ever found."""
     rows = [
         {
@@ -70,7 +55,8 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(
         2, len(classes), figsize=(9, 5.4), sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
-    panels[0, 0].set(ylim=(-0.04, 1.04), xticks=strengths, xticklabels=[f"{one:g}" for one in strengths])  # of all
+    # The panels share their axes, so these are the limits and ticks of all.
+    panels[0, 0].set(ylim=(-0.04, 1.04), xticks=strengths, xticklabels=[f"{strength:g}" for strength in strengths])
     for row, (rate, name) in zip(panels, RATES.items(), strict=True):
         row[0].set_ylabel(name)
         for axes, number in zip(row, classes, strict=True):
@@ -84,42 +70,53 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def draw_panel(axes: Axes, table: pd.DataFrame, rate: str, clips: int) -> None:
-    """One rate of every selector at a number of clips per class; a band has the test's at any."""
+    """One rate of every selector at a number of clips per class; a band spans the test's rates at any number."""
     tested = table[table["selector"] == TESTED].groupby("strength")[rate]
     axes.fill_between(tested.min().index, tested.min(), tested.max(), color="0.87", linewidth=0, label="band")
     for selector, (label, colour, marker, dashes) in LINES.items():
         line = table[(table["selector"] == selector) & (table["clips_per_class"] == clips)].sort_values("strength")
-        width, size, order = (2.6, 6, 3) if selector == TESTED else (1.2, 6, 4)
+        width, order = (2.6, 3) if selector == TESTED else (1.2, 4)
         axes.plot(
-            line["strength"], line[rate], color=colour, marker=marker, linestyle=dashes, label=label, linewidth=width,
-            markersize=size, markerfacecolor=colour if selector == TESTED else "none", zorder=order, clip_on=False,
-        )  # fmt: skip
+            line["strength"],
+            line[rate],
+            color=colour,
+            marker=marker,
+            linestyle=dashes,
+            label=label,
+            linewidth=width,
+            markersize=6,
+            markerfacecolor=colour if selector == TESTED else "none",
+            zorder=order,
+            clip_on=False,
+        )
         if selector == TESTED:
             axes.errorbar(line["strength"], line[rate], line[f"{rate}_error"], color=colour, fmt="none", capsize=3)
     axes.grid(alpha=0.3)
 
 
 def draw_legend(figure: Figure, axes: Axes, band: str) -> None:
-    """Below the panels: first the test with what belongs to it."""
+    """Draw the legend below the panels, first the entries that belong to the test."""
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     handles[band] = handles.pop("band")
-    own = [LINES[TESTED][0], band, f"nominal rate, {LEVEL}"]
-    names = own + [name for name in handles if name not in own]
+    first = [LINES[TESTED][0], band, f"nominal rate, {LEVEL}"]
+    names = first + [name for name in handles if name not in first]
     figure.legend(
-        [handles[name] for name in names], names, loc="outside lower center", ncols=4, fontsize=8.5, frameon=False,
-        title=NOTE, title_fontsize=8.5,
-    )  # fmt: skip
+        [handles[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8.5,
+        frameon=False,
+        title=NOTE,
+        title_fontsize=8.5,
+    )
 
 
-def main(options: Options) -> None:
-    """Draw it."""
-    options.out.mkdir(parents=True, exist_ok=True)
+def write_figure(grid: list[Record], folder: Path) -> None:
+    """Write `planted.svg` and, with the data for all numbers of clips, `planted.csv`."""
+    folder.mkdir(parents=True, exist_ok=True)
     plt.switch_backend("svg")
     plt.rcParams["svg.hashsalt"] = "jaxdissect"  # the same data give the same file
-    table = rates(json.loads(options.record.read_text())["grid"])
-    write_csv(table, options.out / "planted.csv")
-    draw(table).savefig(options.out / "planted.svg", metadata={"Date": None})
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))
+    points = rates(grid)
+    write_csv(points, folder / "planted.csv")
+    draw(points).savefig(folder / "planted.svg", metadata={"Date": None})
