@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -272,7 +273,8 @@ def map_cost(work: Work, rounds: int) -> Record:
 
     def embed(variables: PyTree, pcm: jax.Array) -> jax.Array:
         inputs = encoder.front_end(variables, pcm)
-        return encoder.embed(encoder.module.apply({"params": variables["params"]}, inputs))
+        output: Any = encoder.module.apply({"params": variables["params"]}, inputs)
+        return encoder.embed(output)
 
     forward = map_clips(embed, mesh, (None, 0))
     heads, size = {"set": work.head}, min(4, len(work.pcm))

@@ -104,14 +104,14 @@ def dissect(options: Options, encoder: str, case: Case, tokens: Tokens, preset: 
 
 def survey(options: Options) -> tuple[list[Record], list[Record]]:
     """Rows per encoder, task, label set, preset and kind of tokens; and the agreement of selectors."""
-    rows, agreement = list[Record](), list[Record]()
+    rows, agreement = list[dict](), list[dict]()
     for encoder in options.encoders:
         for case in cases(options):
             for preset in PRESETS:
                 selected, rows_of_tokens = {}, {}
                 for tokens in TOKENS:
                     run, selected[tokens] = dissect(options, encoder, case, tokens, preset)
-                    key = {"encoder": short_name(encoder), "case": case.name, "preset": preset, "tokens": tokens}
+                    key: dict = {"encoder": short_name(encoder), "case": case.name, "preset": preset, "tokens": tokens}
                     rows_of_tokens[tokens] = [key | row for row in selected[tokens].coverage.to_dict("records")]
                     agreement += [key | row for row in pd.read_csv(run / "agreement.csv").to_dict("records")]
                 detectors = duration_detectors(selected["all"], selected["sounding"])

@@ -8,6 +8,7 @@ an encoder.
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -45,11 +46,11 @@ class MelStatistics(M2D):
     """A baseline without an encoder: mean and standard deviation over time of each log-mel band."""
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> Any:
         """A module that leaves the spectrogram as it is."""
         return Identity()
 
-    def embed(self, output: jax.Array) -> jax.Array:
+    def embed(self, output: Any) -> jax.Array:
         """The baseline's features."""
         return jnp.concatenate([output.mean(axis=1), output.std(axis=1)], axis=1)
 
