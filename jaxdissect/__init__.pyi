@@ -29,6 +29,7 @@ from .encoder.vit import vit_config as vit_config
 from .errors import InputError as InputError
 from .errors import LostProcessError as LostProcessError
 from .errors import TrainingError as TrainingError
+from .options.probe import ProbeOptions as ProbeOptions
 from .probe.embeddings import Embeddings as Embeddings
 from .probe.embeddings import embed_clips as embed_clips
 from .probe.judge import Judge as Judge
@@ -46,7 +47,6 @@ from .sharing.share import Sets as Sets
 from .sharing.share import Sharing as Sharing
 from .sharing.share import read_sets as read_sets
 from .sharing.share import share as share
-from .stages.probe import ProbeOptions as ProbeOptions
 from .stages.probe import ProbeResult as ProbeResult
 from .stages.probe import run_probe as run_probe
 from .tasks.known import load_task as load_task

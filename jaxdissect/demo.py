@@ -12,29 +12,20 @@ from jaxdissect.encoder.directory import load_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.shipped import shipped_encoder
 from jaxdissect.errors import InputError
+from jaxdissect.options.activations import ActivationsOptions
+from jaxdissect.options.demo import DemoOptions
+from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.options.share import ShareOptions
 from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import Neurons, select_neurons
-from jaxdissect.stages.activations import ActivationsOptions, ActivationsResult, run_activations
-from jaxdissect.stages.neurons import NeuronsOptions, run_neurons
+from jaxdissect.stages.activations import ActivationsResult, run_activations
+from jaxdissect.stages.neurons import run_neurons
 from jaxdissect.stages.report import ReportOptions, ReportResult, run_report
-from jaxdissect.stages.share import ShareOptions, run_share
+from jaxdissect.stages.share import run_share
 from jaxdissect.training.objective import initial_encoder
 
 SELF_SUPERVISED, SUPERVISED, UNTRAINED = "m2d_tiny", "supervised_tiny", "untrained_tiny"
 REPORT_MB = 5.0  # enough for the best clips of every neuron, and made in seconds
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoOptions:
-    """Dissect a self-supervised, a supervised and an untrained encoder on synthesised notes, side by side.
-
-    Attributes:
-      run: folder to write, one run directory per encoder in it. Default: a new temporary one.
-      batch_size: clips per device and step.
-    """
-
-    run: Path | None = None
-    batch_size: int = 32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ import tyro
 
 from benchmarks.common import seconds_of, table, write_record
 from jaxdissect.bench.matrix_products import matrix_products, product_seconds
+from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.runtime.machine import peak_memory
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.selection.aape import SelectionRule, select
@@ -31,7 +32,7 @@ from jaxdissect.selection.score_tables import class_scores
 from jaxdissect.significance.permutation import AT_ONCE, CutOffs, PermutationTest
 from jaxdissect.significance.unit_counts import UnitCounts, _sums
 from jaxdissect.significance.units import find_units
-from jaxdissect.stages.activations import ActivationsOptions, run_activations
+from jaxdissect.stages.activations import run_activations
 from jaxdissect.types import Record
 
 CLIPS, CLASSES, FOLDS, TOKENS = 2000, 50, 5, 160  # of ESC-50; tokens of a clip

@@ -19,9 +19,10 @@ from benchmarks.common import median_and_range, options_record, seconds_of, tabl
 from jaxdissect import CountOptions, load_encoder, load_task, untrained_m2d, vit_config
 from jaxdissect.counting.stream import Counter, count_clips
 from jaxdissect.encoder.protocol import Encoder
+from jaxdissect.options.prepare import PrepareOptions
 from jaxdissect.runtime.progress import progress_bar
 from jaxdissect.runtime.sharding import shard_clips
-from jaxdissect.stages.prepare import PrepareOptions, run_prepare
+from jaxdissect.stages.prepare import run_prepare
 from jaxdissect.tasks.loader import Batch, batches, clip_reader
 from jaxdissect.tasks.table import Task
 from jaxdissect.types import Record

@@ -21,11 +21,14 @@ import pandas as pd
 import tyro
 
 from benchmarks.common import short_name, table, write_record
+from jaxdissect.options.activations import ActivationsOptions
+from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.options.share import ShareOptions
 from jaxdissect.selection.labelled import Neurons
 from jaxdissect.significance.assess import LEVEL
-from jaxdissect.stages.activations import ActivationsOptions, run_activations
-from jaxdissect.stages.neurons import NeuronsOptions, run_neurons
-from jaxdissect.stages.share import ShareOptions, run_share
+from jaxdissect.stages.activations import run_activations
+from jaxdissect.stages.neurons import run_neurons
+from jaxdissect.stages.share import run_share
 from jaxdissect.types import Record
 
 Tokens = Literal["all", "sounding"]

@@ -22,9 +22,10 @@ from benchmarks.study.probes import RATES, mel_statistics, probe_rows
 from jaxdissect.commands.summary import normalised_cutoff
 from jaxdissect.demo import both_presets
 from jaxdissect.encoder.directory import fingerprint, load_encoder
+from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.probe.embeddings import embed_clips
 from jaxdissect.selection.aape import PRESETS
-from jaxdissect.stages.activations import ActivationsOptions, run_activations
+from jaxdissect.stages.activations import run_activations
 from jaxdissect.tasks.known import load_task
 
 COLUMNS = ("coverage", "kept_neurons", "mean_neurons_per_class", "mean_classes_per_neuron")

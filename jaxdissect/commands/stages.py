@@ -21,21 +21,27 @@ from jaxdissect.commands.answers import (
     shared,
 )
 from jaxdissect.commands.outcome import Outcome, OutputOptions, without_output
-from jaxdissect.demo import DemoOptions, demo_report, run_demo
+from jaxdissect.demo import demo_report, run_demo
 from jaxdissect.errors import InputError
+from jaxdissect.options.activations import ActivationsOptions
+from jaxdissect.options.demo import DemoOptions
+from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.options.probe import ProbeOptions
+from jaxdissect.options.reproduce import ReproduceOptions
+from jaxdissect.options.share import ShareOptions
 from jaxdissect.runtime.processes import here
 from jaxdissect.runtime.progress import note, under_way
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.selection.scores import FROM_CLIPS
 from jaxdissect.sharing.heatmaps import draw_sharing
 from jaxdissect.stages.ablate import AblateOptions, check_ahead, run_ablate, run_ablate_part
-from jaxdissect.stages.activations import ActivationsOptions, run_activations
+from jaxdissect.stages.activations import run_activations
 from jaxdissect.stages.inputs import load_inputs, stage_inputs
-from jaxdissect.stages.neurons import NeuronsOptions, run_neurons
-from jaxdissect.stages.probe import ProbeOptions, run_probe
+from jaxdissect.stages.neurons import run_neurons
+from jaxdissect.stages.probe import run_probe
 from jaxdissect.stages.report import ReportOptions, run_report
-from jaxdissect.stages.reproduce import ReproduceOptions, run_reproduce
-from jaxdissect.stages.share import ShareOptions, run_share
+from jaxdissect.stages.reproduce import run_reproduce
+from jaxdissect.stages.share import run_share
 
 PAIR = ("label_set", "class", "layer", "neuron")
 

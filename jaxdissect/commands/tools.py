@@ -10,8 +10,9 @@ from jaxdissect.bench.rates import BenchOptions, run_bench
 from jaxdissect.commands.answers import converted, measured, prepared, trained, verified
 from jaxdissect.commands.outcome import Outcome, OutputOptions, without_output
 from jaxdissect.encoder.convert import convert_checkpoint
+from jaxdissect.options.prepare import PrepareOptions
 from jaxdissect.runtime.progress import under_way
-from jaxdissect.stages.prepare import PrepareOptions, run_prepare, verify
+from jaxdissect.stages.prepare import run_prepare, verify
 from jaxdissect.training.options import TrainOptions
 from jaxdissect.training.train import run_train
 

@@ -1,1 +1,1 @@
-"""Options of every command. These modules import nothing heavy, so that `--help` answers at once."""
+"""Options of every command, checked where they are declared. Nothing heavy is imported, so `--help` answers at once."""

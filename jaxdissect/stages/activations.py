@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,11 @@ from jaxdissect.counting.stream import Counted, CountOptions, neuron_shape
 from jaxdissect.encoder.directory import fingerprint, load_encoder
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
+from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.runtime.files import json_fingerprint, require_space, sweep
 from jaxdissect.runtime.job import end_job, follow_job, job
 from jaxdissect.runtime.machine import computed_by, peak_memory
-from jaxdissect.runtime.processes import DistributedOptions, here, join, leave, require_agreement, together
+from jaxdissect.runtime.processes import here, join, leave, require_agreement, together
 from jaxdissect.runtime.progress import note, progress_bar, under_way
 from jaxdissect.runtime.pulse import Pulse
 from jaxdissect.runtime.resume import remove_states
@@ -34,50 +35,6 @@ from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import TEST_FOLD, Task
 
 OF_TABLE = ("sample_rate", "splits", "recordings")  # of a record, on which no count depends
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ActivationsOptions(DistributedOptions):
-    """Count how often every neuron fires for every class.
-
-    Attributes:
-      encoder: encoder directory, the name of a shipped encoder, or package.module:factory.
-      task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
-      run: run directory to write.
-      data: data folder; file names are relative to it. Default for a CSV: its own folder.
-      label: label sets to count, joined by commas. Default: the task's first; of a CSV the column `label`.
-      split: train, valid, test or all. With folds, train is every fold but the test fold.
-      test_fold: of a table with folds, the one held out as the test split. Default: 5.
-      unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
-      multi_label: commas separate several labels in every label set that is counted. Default: as a known task says,
-        else they do not.
-      batch_size: clips per device and step.
-      dtype: of the computation, float32 (float32 products) or bfloat16.
-      tokens: all; patches, without the class token; or sounding, only patches inside the recording and within 60 dB of
-        its loudest patch.
-      threshold: a neuron is active where its activation is above this.
-      keep_clips: also write every clip's counts, clip_counts.npy.
-      max_bad_clips: share of unreadable clips above which the command fails, after everything else was counted and
-        saved.
-      save_minutes: minutes between two states on the disk, from which a run that was killed goes on.
-    """
-
-    encoder: str
-    task: str
-    run: Path
-    data: Path | None = None
-    label: str | None = None
-    split: Literal["train", "valid", "test", "all"] = "train"
-    test_fold: int | None = None
-    unit_seconds: float | None = None
-    multi_label: bool | None = None
-    batch_size: int = 16
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    tokens: Literal["all", "patches", "sounding"] = "all"
-    threshold: float = 0.0
-    keep_clips: bool = False
-    max_bad_clips: float = 0.01
-    save_minutes: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -272,10 +229,6 @@ def _forget_selection(run: Run) -> None:
 def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     """What is to be counted, checked; or the counts that are there already."""
     count = CountOptions(options.tokens, options.threshold, options.batch_size)
-    if not 0 <= options.max_bad_clips <= 1:
-        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
-    if not options.save_minutes > 0:
-        raise InputError(f"--save-minutes must be positive, got {options.save_minutes}.")
     with under_way(f"Loading {options.encoder}"):
         encoder = load_encoder(options.encoder, options.dtype)
     task = load_task(

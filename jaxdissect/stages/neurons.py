@@ -3,14 +3,14 @@
 import dataclasses
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from jaxdissect.errors import InputError
+from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.runtime.files import cannot_write, sha256_file
 from jaxdissect.runtime.machine import computed_by
 from jaxdissect.runtime.progress import under_way
@@ -21,59 +21,12 @@ from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import Neurons, select_neurons
 from jaxdissect.selection.score_tables import SCORES, agreement_table, class_scores
 from jaxdissect.selection.scores import FROM_CLIPS
-from jaxdissect.significance.assess import LEVEL, CertaintyOptions
+from jaxdissect.significance.assess import LEVEL
 from jaxdissect.significance.tables import DRAWN, OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
+from jaxdissect.types import Record
 
+DRAW_OPTIONS = ("permutations", "resamples", "splits", "seed", "save_minutes")
 CAN_BE_NONE = ("permutations", "resamples", "splits")  # 0 asks for none, which is answered without clip counts, too
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NeuronsOptions:
-    """Choose the class-specific neurons of what was counted.
-
-    Attributes:
-      run: run directory that holds the counts.
-      preset: aape, the audio paper's filters; lape, those of the language paper.
-      keep: fraction of all neurons to keep. Default: the task's, 0.01, and 0.02 for esc50 and gise51.
-      drop_weakest: fraction of neurons of the weakest activation rate that preset aape drops.
-      bar: a kept neuron is specific to the classes whose probability exceeds this quantile of all probabilities.
-      selector: score by which neurons are chosen. Others than aape give every class the fraction --keep of all neurons
-        with the highest score; auroc and average_precision need --keep-clips.
-      permutations: of the labels, for p-values; with --keep-clips only. 0: nor are intervals and stability found.
-        Default: 1000.
-      resamples: of the recordings, for intervals. Default: 200.
-      splits: into random halves, for the stability. Default: 50.
-      seed: of all of these draws. Default: 0.
-      save_minutes: minutes between two states on the disk, from which permutations that were killed go on. Default: 10.
-    """
-
-    run: Path
-    preset: Literal["aape", "lape"] = "aape"
-    keep: float | None = None
-    drop_weakest: float = 0.05
-    bar: float = 0.95
-    selector: Literal["aape", "probability", "class_selectivity", "d_prime", "auroc", "average_precision"] = "aape"
-    permutations: int | None = None
-    resamples: int | None = None
-    splits: int | None = None
-    seed: int | None = None
-    save_minutes: float | None = None
-
-    def rule(self, task_keep: float) -> SelectionRule:
-        """The checked rule; `task_keep` serves where `keep` is not given."""
-        keep = task_keep if self.keep is None else self.keep
-        return SelectionRule(self.preset, keep, self.drop_weakest, self.bar)
-
-    @property
-    def certainty(self) -> CertaintyOptions:
-        """The checked numbers of draws."""
-        return CertaintyOptions(**self.drawing)
-
-    @property
-    def drawing(self) -> dict[str, Any]:
-        """Those of the options of the draws that were given."""
-        names = [field.name for field in dataclasses.fields(CertaintyOptions)]
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def run_neurons(options: NeuronsOptions) -> Neurons:
@@ -84,8 +37,8 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     """
     run = Run(options.run)
     counted = run.require("activations")
-    rule = options.rule(counted.get("keep", SelectionRule.keep))
-    certainty = options.certainty
+    rule = selection_rule(options, counted.get("keep", SelectionRule.keep))
+    certainty = CertaintyOptions(**_given_draws(options))
     started = time.perf_counter()
     with under_way("Reading the counts and scoring neurons by AAPE"):
         counts = read_netcdf(run.file("activations.nc"))
@@ -128,14 +81,31 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     return neurons
 
 
+def selection_rule(options: NeuronsOptions, task_keep: float) -> SelectionRule:
+    """The rule by which neurons are chosen.
+
+    Args:
+      options: options of the stage.
+      task_keep: fraction of all neurons to keep where the options give none.
+    """
+    keep = task_keep if options.keep is None else options.keep
+    return SelectionRule(options.preset, keep, options.drop_weakest, options.bar)
+
+
+def _given_draws(options: NeuronsOptions) -> Record:
+    """Those of the options of permutations, resamples and splits that were given."""
+    return {name: getattr(options, name) for name in DRAW_OPTIONS if getattr(options, name) is not None}
+
+
 def _require_no_clips(options: NeuronsOptions) -> None:
     """Refuse what only every clip's counts can answer, which were not kept."""
     if options.selector in FROM_CLIPS:
         raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
-    asked = [name for name, value in options.drawing.items() if value or name not in CAN_BE_NONE]
+    given = _given_draws(options)
+    asked = [name for name, value in given.items() if value or name not in CAN_BE_NONE]
     if asked:
         raise InputError(
-            f"--{asked[0].replace('_', '-')} {options.drawing[asked[0]]} needs every clip's counts, which this run has "
+            f"--{asked[0].replace('_', '-')} {given[asked[0]]} needs every clip's counts, which this run has "
             f"not kept: leave it out, or count again with --keep-clips into another --run."
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 import jaxdissect
 from jaxdissect.audio.decode import ClipStatus
 from jaxdissect.errors import InputError, require
+from jaxdissect.options.prepare import PrepareOptions
 from jaxdissect.runtime.files import cannot_write, locked, parse_part, require_folder, require_space, sweep, whole_file
 from jaxdissect.runtime.progress import progress_bar, under_way
 from jaxdissect.runtime.records import differences
@@ -33,33 +34,6 @@ from jaxdissect.tasks.table import Task
 from jaxdissect.tasks.tfds import PREFIX
 
 LOCK = ".part-"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrepareOptions:
-    """Decode a task's clips once: 16-bit PCM in shards, which then take the place of the data folder.
-
-    Attributes:
-      task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
-      out: folder to make; afterwards the --data of every other command. A preparation that was interrupted goes on.
-      data: data folder; file names are relative to it. Default for a CSV: its own folder.
-      sample_rate: Hz, that of the encoders to come: 16000 or, for M2D's 32 kHz models, 32000.
-      unit_seconds: length to which clips are cropped, s. A known task brings its own.
-      label: tfds:NAME: features that its new table lists, joined by commas; other tables are copied whole.
-      shard_clips: clips in a shard.
-      part: I/N: of N processes that share the work this is the I-th; run the command without it at the end.
-      max_bad_clips: share of unreadable clips above which the command fails, after everything else was prepared.
-    """
-
-    task: str
-    out: Path
-    data: Path | None = None
-    sample_rate: int = 16000
-    unit_seconds: float | None = None
-    label: str | None = None
-    shard_clips: int = 2048  # 655 MB if of 10 s at 16 kHz: little to lose or to copy again, and 2 million are 977 files
-    part: str | None = None
-    max_bad_clips: float = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +74,6 @@ def run_prepare(options: PrepareOptions) -> PrepareResult:
         is no room; finished shards stay.
     """
     part, parts = parse_part(options.part or "1/1")
-    if options.shard_clips < 1 or options.sample_rate < 1:
-        raise InputError(
-            f"--shard-clips and --sample-rate must be positive, got {options.shard_clips} and {options.sample_rate}."
-        )
-    if not 0 <= options.max_bad_clips <= 1:
-        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
     task = _task(options)
     plan = _plan(options, task)
     begun = time.perf_counter()

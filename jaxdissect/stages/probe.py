@@ -4,8 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +12,11 @@ import pandas as pd
 from jaxdissect.encoder.directory import fingerprint
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
+from jaxdissect.options.probe import ProbeOptions
 from jaxdissect.probe.embeddings import Embeddings, embed_clips
 from jaxdissect.probe.encoder_head import own_head
 from jaxdissect.probe.evaluation import Evaluation, Split, evaluate, judging_split, scored, task_splits
-from jaxdissect.probe.linear import Probe, ProbeRule
+from jaxdissect.probe.linear import Probe
 from jaxdissect.runtime.array_trees import write_arrays
 from jaxdissect.runtime.files import json_fingerprint, replaced_folder
 from jaxdissect.runtime.progress import progress_bar, under_way
@@ -24,62 +24,6 @@ from jaxdissect.runtime.run_directory import Run, save_or_rescue
 from jaxdissect.runtime.tables import write_csv
 from jaxdissect.stages.inputs import load_inputs, recorded_inputs, stage_inputs
 from jaxdissect.tasks.table import Task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeOptions:
-    """Train a linear probe on an encoder's clip embeddings, by the protocol of the M2D and AAPE papers.
-
-    Attributes:
-      run: run directory; encoder, task and their options are those of its stage `activations`, if that was run.
-      encoder: encoder directory, the name of a shipped encoder, or package.module:factory.
-      task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
-      data: data folder; file names are relative to it. Default for a CSV: its own folder.
-      label: label sets, joined by commas. Default: the task's first; of a CSV the column `label`.
-      test_fold: of a table with folds, the one held out as the test split; with --folds all, the one that `ablate`
-        judges on. Default: the run's, or 5.
-      unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
-      multi_label: commas separate several labels in every label set. Default: as the run or a known task says, else
-        they do not.
-      head: trained: a new one; encoder: the encoder's own task head, whose outputs must be the task's classes in order.
-      folds: hold out the test fold, or every fold in turn.
-      seeds: probes per fold, each with its own initial weights, order and validation clips.
-      learning_rate: of Adam.
-      epochs: passes over the training clips at most.
-      patience: epochs without a better validation score after which training stops.
-      probe_batch_size: clips of a step of the probe at most.
-      batch_size: clips per device and step of the encoder.
-      dtype: of the encoder's computation. Default: the run's, or float32.
-      max_bad_clips: share of unreadable clips above which the command fails, after the probes of the others were saved.
-    """
-
-    run: Path
-    encoder: str | None = None
-    task: str | None = None
-    data: Path | None = None
-    label: str | None = None
-    test_fold: int | None = None
-    unit_seconds: float | None = None
-    multi_label: bool | None = None
-    head: Literal["trained", "encoder"] = "trained"
-    folds: Literal["test", "all"] = "test"
-    seeds: int = 3
-    learning_rate: float = 3e-5
-    epochs: int = 200
-    patience: int = 20
-    probe_batch_size: int = 200
-    batch_size: int = 16
-    dtype: Literal["float32", "bfloat16"] | None = None
-    max_bad_clips: float = 0.01
-
-    @property
-    def rule(self) -> ProbeRule:
-        """How a probe is trained.
-
-        Raises:
-          InputError: a number is not positive.
-        """
-        return ProbeRule(self.learning_rate, self.probe_batch_size, self.epochs, self.patience)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +64,6 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
       InputError: an option breaks a rule, the run directory is of another encoder or task, or a label set cannot be
         probed, after those that can were saved.
     """
-    check_numbers(options)
     run = Run(options.run)
     inputs = stage_inputs(options, run, "probe")
     if options.folds == "all" and options.test_fold is None and "activations" not in run.stages():
@@ -159,21 +102,9 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
     return ProbeResult(evaluations, unusable, len(task), options.max_bad_clips)
 
 
-def check_numbers(options: ProbeOptions) -> None:
-    """Refuse options that break a rule whatever encoder and task are.
-
-    Raises:
-      InputError: names the option.
-    """
-    _ = options.rule
-    if options.seeds < 1:
-        raise InputError(f"--seeds must be positive, got {options.seeds}.")
-    if not 0 <= options.max_bad_clips <= 1:
-        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size must be positive, got {options.batch_size}.")
-    if options.head == "encoder" and options.folds == "all":
-        raise InputError("--head encoder: its head was trained once, on some of the folds: leave --folds all out.")
+def probe_rule(options: ProbeOptions) -> ProbeRule:
+    """How every probe is trained, by the options."""
+    return ProbeRule(options.learning_rate, options.probe_batch_size, options.epochs, options.patience)
 
 
 def _check(options: ProbeOptions, encoder: Encoder, task: Task) -> None:
@@ -204,7 +135,7 @@ def _evaluations(
             else:
                 splits = task_splits(task, labels, embeddings.usable, options.folds, options.seeds)
                 with under_way(f"Training {len(splits)} probe{'s' * (len(splits) > 1)} of {labels.name}"):
-                    done.append(evaluate(embeddings, labels, splits, options.rule))
+                    done.append(evaluate(embeddings, labels, splits, probe_rule(options)))
         except InputError as error:
             failed.append(error)
     if not done:
@@ -215,7 +146,11 @@ def _evaluations(
 def _recorded_options(options: ProbeOptions) -> dict[str, Any]:
     if options.head == "encoder":
         return {"head": options.head, "folds": options.folds}
-    return dataclasses.asdict(options.rule) | {"head": options.head, "folds": options.folds, "seeds": options.seeds}
+    return dataclasses.asdict(probe_rule(options)) | {
+        "head": options.head,
+        "folds": options.folds,
+        "seeds": options.seeds,
+    }
 
 
 def _save(run: Run, evaluations: tuple[Evaluation, ...], record: dict[str, Any]) -> None:

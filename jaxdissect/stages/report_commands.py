@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdissect.options.activations import ActivationsOptions
+from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.options.probe import ProbeOptions
+from jaxdissect.options.share import ShareOptions
 from jaxdissect.report.run_contents import Contents
 from jaxdissect.significance.assess import CertaintyOptions
 from jaxdissect.stages.ablate import AblateOptions
-from jaxdissect.stages.activations import ActivationsOptions
 from jaxdissect.stages.inputs import OF_TASK, given_before
-from jaxdissect.stages.neurons import NeuronsOptions
-from jaxdissect.stages.probe import ProbeOptions
-from jaxdissect.stages.share import ShareOptions
 
 OPTIONS = {
     "activations": ActivationsOptions, "neurons": NeuronsOptions, "share": ShareOptions, "probe": ProbeOptions,

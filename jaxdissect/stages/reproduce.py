@@ -5,8 +5,7 @@ Source: arXiv:2602.15307, and the configurations that its authors published (`pu
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,10 @@ from jaxdissect.counting.stream import neuron_shape
 from jaxdissect.encoder.directory import load_encoder
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
+from jaxdissect.options.activations import ActivationsOptions
+from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.options.probe import ProbeOptions
+from jaxdissect.options.reproduce import PUBLISHED_ABLATIONS, ReproduceOptions
 from jaxdissect.runtime.progress import under_way
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import write_csv
@@ -24,45 +27,15 @@ from jaxdissect.selection.neuron_set_files import CONTROL_SUFFIX, published_sets
 from jaxdissect.selection.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
 from jaxdissect.selection.neuron_table import read_specific
 from jaxdissect.stages.ablate import AblateOptions, AblateResult, check_ahead, run_ablate
-from jaxdissect.stages.activations import ActivationsOptions, ActivationsResult, run_activations
-from jaxdissect.stages.neurons import NeuronsOptions, run_neurons
-from jaxdissect.stages.probe import ProbeOptions, check_numbers, run_probe
+from jaxdissect.stages.activations import ActivationsResult, run_activations
+from jaxdissect.stages.neurons import run_neurons
+from jaxdissect.stages.probe import run_probe
 from jaxdissect.tasks.known import load_task
 from jaxdissect.tasks.table import Task
 
 COLUMNS = ("figure", "class", "published", "found")
 NEURONS_PER_CLASS = {"cremad": 172.0, "esc50": 37.9}
 COVERAGE = 1.0  # "about 100%" of every task, self-supervised
-SETS = {"cremad": "cremad_ang_hap", "gtzan": "gtzan_jazz_classical"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReproduceOptions:
-    """Print the paper's published figures beside what is found with this encoder and data set.
-
-    Attributes:
-      encoder: encoder directory, of m2d_vit_base-80x608p16x16-221006-mr7 in the paper.
-      task: one of the tasks with published figures.
-      data: data folder of the task, as EVAR lays it out (cremad.csv, gtzan.csv; ESC-50's own layout).
-      run: run directory to write.
-      controls: random neuron sets that the published ablation is also compared with.
-      seeds: probes, whose scores are averaged.
-      learning_rate: of the probe; 3e-5 is the paper's.
-      batch_size: clips per device and step of the counting; the ablation takes fewer.
-      dtype: of the computation, float32 (float32 products) or bfloat16.
-      seed: of the controls.
-    """
-
-    encoder: str
-    task: Literal["cremad", "gtzan", "esc50"]
-    data: Path
-    run: Path
-    controls: int = 200
-    seeds: int = 3
-    learning_rate: float = 3e-5
-    batch_size: int = 16
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +63,7 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
     Raises:
       InputError: an option or a file breaks a rule, or the encoder lacks neurons of the published set.
     """
-    name, run = SETS.get(options.task), Run(options.run)
+    name, run = PUBLISHED_ABLATIONS.get(options.task), Run(options.run)
     published = None if name is None else published_sets()[name]
     task = load_task(options.task, options.data)
     with under_way(f"Loading {options.encoder}"):
@@ -103,7 +76,6 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
         causal_map=False,
     )  # fmt: skip
     if name is not None:  # a mistake is told before the long count, not after
-        check_numbers(probing)
         sets = _require_published(name, encoder, task)
         ablating = dataclasses.replace(ablating, match=check_ahead(encoder, task))
         check_sets(sets, neuron_shape(encoder, task), ablating.ablation)

@@ -1,6 +1,5 @@
 """`jaxdissect share`: which classes share neurons, in one run and across runs, and how much chance would share."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,25 +8,10 @@ import numpy as np
 import xarray as xr
 
 from jaxdissect.errors import InputError
+from jaxdissect.options.share import ShareOptions
 from jaxdissect.runtime.run_directory import Run, require_same_run
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
 from jaxdissect.sharing.share import Sets, Sharing, read_sets, share
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShareOptions:
-    """Compare the neuron sets of classes, within a run and with other runs.
-
-    Attributes:
-      run: run directory with the stage `neurons`; it gets the results.
-      with_: other run directories, of an encoder with as many layers and neurons.
-      figures: also draw heatmaps with dendrograms into RUN/figures, as SVG and PNG with their data as CSV; needs
-        matplotlib.
-    """
-
-    run: Path
-    with_: tuple[Path, ...] = ()
-    figures: bool = False
 
 
 def run_share(options: ShareOptions) -> Sharing:

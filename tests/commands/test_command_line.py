@@ -26,10 +26,10 @@ from jaxdissect.commands.overview import COMMANDS, FIRST
 from jaxdissect.commands.parsing import examples, first_sentence, parse
 from jaxdissect.commands.stages import _listed
 from jaxdissect.errors import InputError
+from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.runtime import progress
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.significance.cautions import INDEPENDENT
-from jaxdissect.stages.neurons import NeuronsOptions
 
 RULE = ("--keep", "0.3", "--preset", "lape", "--bar", "0.5")  # by which every class has a neuron
 KEYS = ["command", "run", "results", "files", "warnings", "error", "exit_code"]

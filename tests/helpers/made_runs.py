@@ -6,12 +6,13 @@ import xarray as xr
 
 from jaxdissect.ablation.files import with_effects
 from jaxdissect.ablation.tables import COLUMNS, SUITE_COLUMNS
+from jaxdissect.options.share import ShareOptions
 from jaxdissect.runtime.run_directory import Run, record_attributes
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
 from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import select_neurons
 from jaxdissect.stages.neurons import layer_table
-from jaxdissect.stages.share import ShareOptions, run_share
+from jaxdissect.stages.share import run_share
 from jaxdissect.tasks.table import CLIP_COLUMNS
 
 PRINTS = {"encoder": "e" * 64, "task": "f" * 64, "front_end": "0" * 64}

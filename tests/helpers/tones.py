@@ -13,7 +13,7 @@ from foreign import HOP, IntegerEncoder
 
 from jaxdissect import load_task
 from jaxdissect.cli import main
-from jaxdissect.stages.probe import ProbeOptions
+from jaxdissect.options.probe import ProbeOptions
 
 CLIPS, SECONDS, SAMPLES = 48, 0.1, 1600
 FILES = {"head", "probe.json", "scores.csv", "class_scores.csv"}

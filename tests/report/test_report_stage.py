@@ -21,6 +21,7 @@ from jaxdissect import InputError
 from jaxdissect.cli import main
 from jaxdissect.commands.overview import COMMANDS
 from jaxdissect.commands.parsing import parse
+from jaxdissect.options.share import ShareOptions
 from jaxdissect.report.media import FORMATS, audio_format, encode_audio, encode_png
 from jaxdissect.report.numbers import packed, short, to_json
 from jaxdissect.report.paper import dose_table
@@ -31,7 +32,7 @@ from jaxdissect.runtime.tables import read_netcdf, write_netcdf
 from jaxdissect.selection.neuron_set_files import published_sets, read_neuron_set
 from jaxdissect.selection.neuron_sets import parse_neuron_set
 from jaxdissect.stages.report import ReportOptions, run_report
-from jaxdissect.stages.share import ShareOptions, run_share
+from jaxdissect.stages.share import run_share
 
 FILES = (
     "run.json", "activations.nc", "top_clips.nc", "clips.csv", "scores.nc", "neurons.csv", "coverage.csv", "layers.csv",

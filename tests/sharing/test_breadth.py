@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tolerances import assert_within, relative_error
 
+from jaxdissect.options.activations import ActivationsOptions
+from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.options.share import ShareOptions
 from jaxdissect.selection.overlap import overlap
 from jaxdissect.sharing.breadth import margin_overlap, random_classes
 from jaxdissect.sharing.share import RATE, Sets, share
-from jaxdissect.stages.activations import ActivationsOptions, run_activations
-from jaxdissect.stages.neurons import NeuronsOptions, run_neurons
-from jaxdissect.stages.share import ShareOptions, run_share
+from jaxdissect.stages.activations import run_activations
+from jaxdissect.stages.neurons import run_neurons
+from jaxdissect.stages.share import run_share
 
 FSDD = Path(__file__).resolve().parents[3] / "shared" / "data" / "fsdd" / "fsdd.csv"
 ENUMERATED = "sharing by breadth by enumeration, relative"

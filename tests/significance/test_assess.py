@@ -13,6 +13,9 @@ from made_runs import make_run
 from jaxdissect import InputError, ViTConfig, load_task, save_encoder, untrained_m2d
 from jaxdissect.cli import main
 from jaxdissect.runtime.resume import StateFile
+from jaxdissect.options.activations import ActivationsOptions
+from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.options.share import ShareOptions
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import read_netcdf, write_netcdf
 from jaxdissect.significance import assess as certainty
@@ -21,9 +24,9 @@ from jaxdissect.significance.assess import CertaintyOptions
 from jaxdissect.significance.p_values import benjamini_hochberg
 from jaxdissect.significance.tables import pairs_needed, read_clips
 from jaxdissect.significance.units import find_units
-from jaxdissect.stages.activations import ActivationsOptions, run_activations
-from jaxdissect.stages.neurons import NeuronsOptions, run_neurons
-from jaxdissect.stages.share import ShareOptions, run_share
+from jaxdissect.stages.activations import run_activations
+from jaxdissect.stages.neurons import run_neurons
+from jaxdissect.stages.share import run_share
 
 FEW = {"permutations": 40, "resamples": 6, "splits": 4}
 CLIPS, SECONDS = 36, 0.2

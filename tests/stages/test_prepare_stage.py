@@ -18,10 +18,11 @@ from jaxdissect import CountOptions, InputError, load_task
 from jaxdissect.audio.pcm import FULL_SCALE
 from jaxdissect.cli import main
 from jaxdissect.counting.stream import count_clips
+from jaxdissect.options.prepare import PrepareOptions
 from jaxdissect.probe.embeddings import embed_clips
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.stages import prepare as preparing
-from jaxdissect.stages.prepare import PrepareOptions, run_prepare, verify
+from jaxdissect.stages.prepare import run_prepare, verify
 from jaxdissect.tasks import shards as prepared_module
 from jaxdissect.tasks.loader import batches
 from jaxdissect.tasks.shards import prepared_reader, shard_file

@@ -12,9 +12,9 @@ from tones import (
     strict_json,
 )
 
+from jaxdissect.options.probe import ProbeOptions
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.stages.inputs import DEFAULTS, given_before, recorded_inputs, stage_inputs
-from jaxdissect.stages.probe import ProbeOptions
 from jaxdissect.tasks.known import task_in_full
 
 

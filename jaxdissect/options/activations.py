@@ -1,0 +1,52 @@
+"""Options of `jaxdissect activations`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from jaxdissect.options.distributed import DistributedOptions
+from jaxdissect.options.rules import Count, Finite, Fraction, Positive
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActivationsOptions(DistributedOptions):
+    """Count how often every neuron fires for every class.
+
+    Attributes:
+      encoder: encoder directory, name of a shipped encoder, or package.module:factory.
+      task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
+      run: run directory to write.
+      data: data folder; file names are relative to it. Default for a CSV: its own folder.
+      label: label sets to count, joined by commas. Default: the task's first; for a CSV the column `label`.
+      split: train, valid, test or all. With folds, train is every fold but the test fold.
+      test_fold: fold that is held out as the test split, in a table with folds. Default: 5.
+      unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
+      multi_label: commas separate several labels in every label set that is counted. Default: as the known task says,
+        else they do not.
+      batch_size: clips per device and step.
+      dtype: type of the computation, float32 (float32 products) or bfloat16.
+      tokens: all; patches, without the class token; or sounding, only patches inside the recording and within 60 dB of
+        its loudest patch.
+      threshold: activation above which a neuron is active.
+      keep_clips: also write every clip's counts, clip_counts.npy.
+      max_bad_clips: fraction of unreadable clips above which the command fails, after everything else was counted and
+        saved.
+      save_minutes: minutes between two saved states, from which a killed run resumes.
+    """
+
+    encoder: str
+    task: str
+    run: Path
+    data: Path | None = None
+    label: str | None = None
+    split: Literal["train", "valid", "test", "all"] = "train"
+    test_fold: int | None = None
+    unit_seconds: Positive | None = None
+    multi_label: bool | None = None
+    batch_size: Count = 16
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tokens: Literal["all", "patches", "sounding"] = "all"
+    threshold: Finite = 0.0
+    keep_clips: bool = False
+    max_bad_clips: Fraction = 0.01
+    save_minutes: Positive = 10.0

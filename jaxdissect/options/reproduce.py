@@ -1,0 +1,40 @@
+"""Options of `jaxdissect reproduce`."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from jaxdissect.options.rules import Count, Options, Positive, Whole
+
+# The published ablation of each task that has one, by its name in published_ablations.toml.
+PUBLISHED_ABLATIONS: Mapping[str, str] = {"cremad": "cremad_ang_hap", "gtzan": "gtzan_jazz_classical"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(Options):
+    """Print the paper's published figures beside what is found with this encoder and data set.
+
+    Attributes:
+      encoder: encoder directory; the paper's is m2d_vit_base-80x608p16x16-221006-mr7.
+      task: one of the tasks with published figures.
+      data: data folder of the task, as EVAR lays it out (cremad.csv, gtzan.csv; ESC-50's own layout).
+      run: run directory to write.
+      controls: random neuron sets that the published ablation is also compared with.
+      seeds: probes, whose scores are averaged.
+      learning_rate: learning rate of the probe; 3e-5 is the paper's.
+      batch_size: clips per device and step of the counting; the ablation takes fewer.
+      dtype: type of the computation, float32 (float32 products) or bfloat16.
+      seed: seed of the controls.
+    """
+
+    encoder: str
+    task: Literal["cremad", "gtzan", "esc50"]
+    data: Path
+    run: Path
+    controls: Whole = 200
+    seeds: Count = 3
+    learning_rate: Positive = 3e-5
+    batch_size: Count = 16
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: Whole = 0
