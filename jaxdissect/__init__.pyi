@@ -30,6 +30,7 @@ from .errors import InputError as InputError
 from .errors import LostProcessError as LostProcessError
 from .errors import TrainingError as TrainingError
 from .options.probe import ProbeOptions as ProbeOptions
+from .options.train import TrainOptions as TrainOptions
 from .probe.embeddings import Embeddings as Embeddings
 from .probe.embeddings import embed_clips as embed_clips
 from .probe.judge import Judge as Judge
@@ -52,7 +53,6 @@ from .stages.probe import run_probe as run_probe
 from .tasks.known import load_task as load_task
 from .tasks.table import LabelSet as LabelSet
 from .tasks.table import Task as Task
-from .training.options import TrainOptions as TrainOptions
 from .training.train import run_train as run_train
 
 __version__: str

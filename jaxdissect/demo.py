@@ -15,12 +15,13 @@ from jaxdissect.errors import InputError
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.options.demo import DemoOptions
 from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.options.report import ReportOptions
 from jaxdissect.options.share import ShareOptions
 from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import Neurons, select_neurons
 from jaxdissect.stages.activations import ActivationsResult, run_activations
 from jaxdissect.stages.neurons import run_neurons
-from jaxdissect.stages.report import ReportOptions, ReportResult, run_report
+from jaxdissect.stages.report import ReportResult, run_report
 from jaxdissect.stages.share import run_share
 from jaxdissect.training.objective import initial_encoder
 

@@ -1,13 +1,11 @@
 """`jaxdissect bench`: how fast this machine counts with an encoder and decodes clips."""
 
-import dataclasses
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +18,7 @@ from jaxdissect.counting.stream import Counter, CountOptions, neuron_shape
 from jaxdissect.encoder.directory import load_encoder
 from jaxdissect.encoder.protocol import Encoder, module_input
 from jaxdissect.errors import InputError, require
+from jaxdissect.options.bench import BenchOptions
 from jaxdissect.runtime.files import require_folder, require_regular, whole_file
 from jaxdissect.runtime.machine import device, versions
 from jaxdissect.runtime.progress import progress_bar, under_way
@@ -33,42 +32,6 @@ from jaxdissect.types import Record
 CLASSES = 50  # of the noise that is counted; a step takes as long with ten times as many
 DECODED_CLIPS = 200  # at most, from the beginning of a task's table
 LEAST_SECONDS = 0.1  # of one repetition, which runs a short step several times
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """Measure how fast this machine counts with an encoder and decodes the clips of a task.
-
-    Attributes:
-      encoder: encoder directory, name of a shipped encoder, or package.module:factory.
-      task: task whose first 200 clips to decode: a known task (esc50, ...), tfds:NAME, or a CSV in EVAR's format.
-      data: data folder of the task, as it is or prepared.
-      seconds: length of a clip that is counted, s, and of a decoded clip unless its task or prepared data give it.
-      batch_sizes: clips per step; each number is measured.
-      dtypes: types of the computation, float32 (with float32 products) and bfloat16; each is measured.
-      rounds: repetitions of every measurement.
-      out: JSON file to write, with every repetition.
-
-    Raises:
-      InputError: an option breaks a rule.
-    """
-
-    encoder: str
-    task: str | None = None
-    data: Path | None = None
-    seconds: float = 6.0
-    batch_sizes: tuple[int, ...] = (4, 16, 64)
-    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-    rounds: int = 5
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        for name, values in (("--batch-sizes", self.batch_sizes), ("--dtypes", self.dtypes)):
-            given = " ".join(map(str, values)) or "nothing"
-            require(0 < len(set(values)) == len(values), f"{name} must be one or more, each given once, got {given}.")
-        sizes = " ".join(map(str, self.batch_sizes))
-        require(min(self.batch_sizes) >= 1, f"--batch-sizes must be at least 1, got {sizes}.")
-        require(self.rounds >= 1, f"--rounds must be a whole number, at least 1, got {self.rounds}.")
 
 
 def run_bench(options: BenchOptions) -> Record:

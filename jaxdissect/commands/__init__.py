@@ -1,1 +1,1 @@
-"""The commands: what each one asks for, does and answers."""
+"""One module a command: it runs the stages, puts their results into JSON, and makes the summary from that JSON."""

@@ -4,13 +4,16 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from jaxdissect.options.distributed import DistributedOptions
-from jaxdissect.options.rules import Count, Finite, Fraction, Positive
+from jaxdissect.options.base import Count, DistributedOptions, Finite, Fraction, Positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActivationsOptions(DistributedOptions):
     """Count how often every neuron fires for every class.
+
+    Examples:
+      jaxdissect activations --encoder m2d_base --task esc50 --data ESC-50 --run runs/esc50
+      jaxdissect activations --encoder m2d_tiny --task sounds.csv --unit-seconds 2.5 --run runs/mine --tokens sounding
 
     Attributes:
       encoder: encoder directory, name of a shipped encoder, or package.module:factory.

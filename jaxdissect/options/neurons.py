@@ -2,14 +2,20 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from jaxdissect.options.rules import Fraction, Options, Positive, Whole
+from jaxdissect.options.base import Fraction, Options, Positive, Whole
+
+CLIP_SELECTORS = ("auroc", "average_precision")  # selectors that need every clip's counts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NeuronsOptions(Options):
     """Choose the class-specific neurons from the counts.
+
+    Examples:
+      jaxdissect neurons --run runs/esc50 --preset lape
+      jaxdissect neurons --run runs/esc50 --keep 0.02 --permutations 10000
 
     Attributes:
       run: run directory that holds the counts.
@@ -26,6 +32,8 @@ class NeuronsOptions(Options):
       seed: seed of permutations, resamples and splits. Default: 0.
       save_minutes: minutes between two saved states, from which killed permutations resume. Default: 10.
     """
+
+    NEEDS: ClassVar[tuple[str, ...]] = ("activations",)
 
     run: Path
     preset: Literal["aape", "lape"] = "aape"

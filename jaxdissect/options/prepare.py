@@ -1,14 +1,22 @@
-"""Options of `jaxdissect prepare`."""
+"""Options of `jaxdissect prepare` and `jaxdissect verify`."""
 
 import dataclasses
 from pathlib import Path
 
-from jaxdissect.options.rules import Count, Fraction, Options, Positive
+import tyro
+
+from jaxdissect.options.base import Count, Fraction, Options, Positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareOptions(Options):
-    """Decode a task's clips once: 16-bit PCM in shards, which then take the place of the data folder.
+    """Decode a task's clips once, into shards of 16-bit PCM.
+
+    The shards then take the place of the data folder.
+
+    Examples:
+      jaxdissect prepare --task esc50 --data ESC-50 --out ESC-50-16k
+      jaxdissect prepare --task esc50 --data ESC-50 --out ESC-50-32k --sample-rate 32000
 
     Attributes:
       task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
@@ -32,3 +40,19 @@ class PrepareOptions(Options):
     shard_clips: Count = 2048
     part: str | None = None
     max_bad_clips: Fraction = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyOptions(Options):
+    """Compare every file of a prepared folder with its SHA-256.
+
+    Shards, lists and tables are read whole.
+
+    Examples:
+      jaxdissect verify ESC-50-16k
+
+    Attributes:
+      folder: folder that `jaxdissect prepare` made.
+    """
+
+    folder: tyro.conf.Positional[Path]

@@ -5,12 +5,18 @@ from pathlib import Path
 from typing import Literal
 
 from jaxdissect.errors import require
-from jaxdissect.options.rules import Count, Fraction, Options, Positive
+from jaxdissect.options.base import Count, Fraction, Options, Positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeOptions(Options):
-    """Train a linear probe on an encoder's clip embeddings, by the protocol of the M2D and AAPE papers.
+    """Train a linear probe on an encoder's clip embeddings.
+
+    The protocol is that of the M2D and AAPE papers.
+
+    Examples:
+      jaxdissect probe --run runs/esc50
+      jaxdissect probe --encoder m2d_tiny --task esc50 --data ESC-50 --run runs/probe --folds all
 
     Attributes:
       run: run directory; its stage `activations`, if there is one, gives encoder, task and their options.

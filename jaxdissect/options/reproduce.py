@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from jaxdissect.options.rules import Count, Options, Positive, Whole
+from jaxdissect.options.base import Count, Options, Positive, Whole
 
 # The published ablation of each task that has one, by its name in published_ablations.toml.
 PUBLISHED_ABLATIONS: Mapping[str, str] = {"cremad": "cremad_ang_hap", "gtzan": "gtzan_jazz_classical"}
@@ -13,7 +13,13 @@ PUBLISHED_ABLATIONS: Mapping[str, str] = {"cremad": "cremad_ang_hap", "gtzan": "
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReproduceOptions(Options):
-    """Print the paper's published figures beside what is found with this encoder and data set.
+    """Put the paper's published figures beside what is found here.
+
+    The command counts, chooses, probes, and repeats the published ablation with this encoder and data set.
+
+    Examples:
+      jaxdissect reproduce --encoder m2d_base --task cremad --data CREMA-D --run runs/reproduce
+      jaxdissect reproduce --encoder m2d_base --task esc50 --data ESC-50 --run runs/reproduce50 --dtype bfloat16
 
     Attributes:
       encoder: encoder directory; the paper's is m2d_vit_base-80x608p16x16-221006-mr7.

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdissect.errors import InputError, LostProcessError, first_line, require
+from jaxdissect.options.base import DistributedOptions
 from jaxdissect.runtime.progress import note
 from jaxdissect.runtime.records import differences
 from jaxdissect.runtime.rendezvous import meet
@@ -61,26 +62,6 @@ class Processes:
     def share(self, clips: int) -> Int[np.ndarray, " some"]:
         """Numbers of the clips that are this process's."""
         return np.arange(clips, dtype=np.int32)[self.index :: self.count]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistributedOptions:
-    """One job in several processes, each with its own devices.
-
-    Attributes:
-      distributed: this is one process of several, started with the same command on every host; SLURM, Open MPI, GKE
-        and Cloud TPU tell JAX which, elsewhere the next three options do.
-      coordinator: host:port of process 0.
-      processes: how many there are.
-      process: number of this one, from 0.
-      patience: seconds without a sign of life after which another process is taken for dead.
-    """
-
-    distributed: bool = False
-    coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
-    patience: float = 60.0
 
 
 def join(options: DistributedOptions) -> Processes:

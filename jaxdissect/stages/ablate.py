@@ -21,6 +21,7 @@ from jaxdissect.ablation.suite_state import SuiteState, join_states, judge_suite
 from jaxdissect.ablation.tables import Ablation, check_judging, require_clips, suite_tables
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder
 from jaxdissect.errors import InputError
+from jaxdissect.options.ablate import AblateOptions
 from jaxdissect.runtime.files import json_fingerprint, locked, parse_part, require_folder, sha256_file
 from jaxdissect.runtime.machine import computed_by
 from jaxdissect.runtime.progress import note, progress_bar, under_way
@@ -31,63 +32,6 @@ from jaxdissect.significance.cautions import independence_cautions
 from jaxdissect.stages.ablation_subject import Subject, chosen_sets, neuron_means, read_subject
 from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import Task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AblateOptions:
-    """Silence, attenuate or amplify neuron sets, and see what it does to each class of the test split.
-
-    Attributes:
-      run: run directory with the stages `neurons` and `probe`; encoder and task are theirs.
-      neurons: neuron sets: classes joined by &, |, - and brackets; label_set:class; @file.csv or .yaml (EVAR);
-        @name of a published set.
-      suite: further sets: classes, the neurons of each class; pairs, those that two classes share. Default without
-        --neurons: classes.
-      gain: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. Default: what a .yaml asks
-        for, else 0.
-      mode: gain; or mean, which replaces activations by the neuron's mean over the tokens that were counted.
-      controls: random neuron sets that each set is compared with; 0: none. Of --match shift there is one.
-      match: controls matched by activity (layer, activation rate and size of what neurons write), by layer, or the
-        published shift of every index by one.
-      causal_map: also estimate, for every single neuron, what silencing it does to each class's margin.
-      map_sample: neurons per layer that are silenced one by one, on 64 clips, to check that estimate; 0: none.
-      evar: folder to which every neuron set is written in EVAR's YAML.
-      data: data folder, if it has moved.
-      resamples: bootstrap resamples of the intervals.
-      seed: of controls and resamples.
-      batch_size: clips per device and step.
-      at_once: interventions that run together on a device. Default: 16 / batch size on a CPU, else 256 / batch size.
-      dtype: of the encoder's computation. Default: the run's.
-      max_bad_clips: share of unreadable test clips above which the command fails, after the others were judged.
-      save_minutes: minutes between two states on the disk, from which an ablation that was killed goes on.
-      part: I/N: judge the I-th of N shares of the interventions, as one of N independent jobs on any hosts; the same
-        command without it then puts all together, and heeds --causal-map, --map-sample, --evar and --max-bad-clips.
-    """
-
-    run: Path
-    neurons: tuple[str, ...] = ()
-    suite: tuple[Literal["classes", "pairs"], ...] = ()
-    gain: tuple[float, ...] | None = None
-    mode: Literal["gain", "mean"] = "gain"
-    controls: int = 200
-    match: Literal["activity", "layer", "shift"] = "activity"
-    causal_map: bool = True
-    map_sample: int = 12
-    evar: Path | None = None
-    data: Path | None = None
-    resamples: int = 1000
-    seed: int = 0
-    batch_size: int = 4
-    at_once: int | None = None
-    dtype: Literal["float32", "bfloat16"] | None = None
-    max_bad_clips: float = 0.01
-    save_minutes: float = 10.0
-    part: str | None = None
-
-    @property
-    def ablation(self) -> AblationOptions:
-        """The checked options of the interventions."""
-        return AblationOptions(self.gain, self.mode, self.controls, self.match, self.seed, self.resamples)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -247,24 +191,13 @@ def check_ahead(encoder: Encoder, task: Task) -> Literal["activity", "layer"]:
     return "activity" if isinstance(encoder, LayeredEncoder) else "layer"
 
 
-def _checked(options: AblateOptions) -> AblationOptions:
-    if not 0 <= options.max_bad_clips <= 1:
-        raise InputError(f"--max-bad-clips must be a share from 0 to 1, got {options.max_bad_clips}.")
-    if options.evar is not None and options.mode == "mean":
-        raise InputError("--evar: a configuration of EVAR has gains only: leave --evar or --mode mean out.")
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size must be positive, got {options.batch_size}.")
-    if options.at_once is not None and options.at_once < 1:
-        raise InputError(f"--at-once must be positive, got {options.at_once}.")
-    if not options.save_minutes > 0:
-        raise InputError(f"--save-minutes must be positive, got {options.save_minutes}.")
-    if options.map_sample < 0 or options.map_sample == 1:
-        raise InputError(f"--map-sample must be 0 or at least 2, got {options.map_sample}.")
-    return options.ablation
+def ablation_options(options: AblateOptions) -> AblationOptions:
+    """How neuron sets are intervened on, by the options."""
+    return AblationOptions(options.gain, options.mode, options.controls, options.match, options.seed, options.resamples)
 
 
 def _plan(options: AblateOptions) -> _Plan:
-    ablation = _checked(options)
+    ablation = ablation_options(options)
     run = Run(options.run)
     subject = read_subject(options, run)
     sets, left_out = chosen_sets(options.neurons, options.suite, run, subject)

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxdissect.errors import InputError
-from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.options.neurons import CLIP_SELECTORS, NeuronsOptions
 from jaxdissect.runtime.files import cannot_write, sha256_file
 from jaxdissect.runtime.machine import computed_by
 from jaxdissect.runtime.progress import under_way
@@ -20,8 +20,7 @@ from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
 from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import Neurons, select_neurons
 from jaxdissect.selection.score_tables import SCORES, agreement_table, class_scores
-from jaxdissect.selection.scores import FROM_CLIPS
-from jaxdissect.significance.assess import LEVEL
+from jaxdissect.significance.assess import LEVEL, CertaintyOptions
 from jaxdissect.significance.tables import DRAWN, OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
 from jaxdissect.types import Record
 
@@ -44,7 +43,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         counts = read_netcdf(run.file("activations.nc"))
         require_same_run(run, counts.attrs, counted)
         by_aape = select_neurons(counts, rule)
-    clips = read_clips(run, counts, needed=certainty.permutations > 0 or options.selector in FROM_CLIPS)
+    clips = read_clips(run, counts, needed=certainty.permutations > 0 or options.selector in CLIP_SELECTORS)
     if clips is None:
         _require_no_clips(options)
     score = class_scores(counts, *((clips.counts, clips.tokens, clips.members) if clips else ()))
@@ -99,7 +98,7 @@ def _given_draws(options: NeuronsOptions) -> Record:
 
 def _require_no_clips(options: NeuronsOptions) -> None:
     """Refuse what only every clip's counts can answer, which were not kept."""
-    if options.selector in FROM_CLIPS:
+    if options.selector in CLIP_SELECTORS:
         raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
     given = _given_draws(options)
     asked = [name for name, value in given.items() if value or name not in CAN_BE_NONE]

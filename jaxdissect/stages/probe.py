@@ -16,7 +16,7 @@ from jaxdissect.options.probe import ProbeOptions
 from jaxdissect.probe.embeddings import Embeddings, embed_clips
 from jaxdissect.probe.encoder_head import own_head
 from jaxdissect.probe.evaluation import Evaluation, Split, evaluate, judging_split, scored, task_splits
-from jaxdissect.probe.linear import Probe
+from jaxdissect.probe.linear import Probe, ProbeRule
 from jaxdissect.runtime.array_trees import write_arrays
 from jaxdissect.runtime.files import json_fingerprint, replaced_folder
 from jaxdissect.runtime.progress import progress_bar, under_way

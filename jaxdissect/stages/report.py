@@ -10,6 +10,7 @@ from typing import Any
 import jaxdissect
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
+from jaxdissect.options.report import ReportOptions
 from jaxdissect.report.numbers import to_json
 from jaxdissect.report.overview import overview
 from jaxdissect.report.page import Page, render
@@ -32,33 +33,6 @@ SECTIONS = {
     "overview": "Overview", "classes": "Classes", "neurons": "Neurons", "layers": "Layers", "sharing": "Sharing",
     "ablation": "Ablation", "compare": "Compare",
 }  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """Write a page on which the neurons of a run can be seen and heard.
-
-    Attributes:
-      run: run directory; it gets report.html, and figures/.
-      with_: another run directory to compare with, e.g. of a supervised or an untrained encoder.
-      data: data folder, if it has moved.
-      encoder: encoder directory, if it has moved.
-      max_mb: size of the page, MB, by which clips are left out; more neurons come first, then more clips of each.
-      full: write a folder report/ with every top clip in a file of its own instead, whatever its size.
-      figures: also draw figures for papers into RUN/figures, as PNG and SVG with their data as CSV; needs matplotlib.
-    """
-
-    run: Path
-    with_: Path | None = None
-    data: Path | None = None
-    encoder: str | None = None
-    max_mb: float = 25.0
-    full: bool = False
-    figures: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.max_mb > 0:
-            raise InputError(f"--max-mb must be a positive number of megabytes, got {self.max_mb}.")
 
 
 @dataclasses.dataclass(frozen=True)

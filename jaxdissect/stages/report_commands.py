@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdissect.options.ablate import AblateOptions
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.options.probe import ProbeOptions
 from jaxdissect.options.share import ShareOptions
 from jaxdissect.report.run_contents import Contents
 from jaxdissect.significance.assess import CertaintyOptions
-from jaxdissect.stages.ablate import AblateOptions
 from jaxdissect.stages.inputs import OF_TASK, given_before
 
 OPTIONS = {

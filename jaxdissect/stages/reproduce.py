@@ -15,6 +15,7 @@ from jaxdissect.counting.stream import neuron_shape
 from jaxdissect.encoder.directory import load_encoder
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
+from jaxdissect.options.ablate import AblateOptions
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.options.probe import ProbeOptions
@@ -26,7 +27,7 @@ from jaxdissect.selection.labelled import Neurons
 from jaxdissect.selection.neuron_set_files import CONTROL_SUFFIX, published_sets
 from jaxdissect.selection.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
 from jaxdissect.selection.neuron_table import read_specific
-from jaxdissect.stages.ablate import AblateOptions, AblateResult, check_ahead, run_ablate
+from jaxdissect.stages.ablate import AblateResult, ablation_options, check_ahead, run_ablate
 from jaxdissect.stages.activations import ActivationsResult, run_activations
 from jaxdissect.stages.neurons import run_neurons
 from jaxdissect.stages.probe import run_probe
@@ -78,7 +79,7 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
     if name is not None:  # a mistake is told before the long count, not after
         sets = _require_published(name, encoder, task)
         ablating = dataclasses.replace(ablating, match=check_ahead(encoder, task))
-        check_sets(sets, neuron_shape(encoder, task), ablating.ablation)
+        check_sets(sets, neuron_shape(encoder, task), ablation_options(ablating))
     counted = run_activations(
         ActivationsOptions(
             encoder=options.encoder, task=options.task, data=options.data, run=options.run,

@@ -14,6 +14,7 @@ from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.encoder.directory import fingerprint, save_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.errors import InputError, TrainingError, require
+from jaxdissect.options.train import OBJECTIVES_OF, TrainOptions
 from jaxdissect.runtime.files import cannot_write, json_fingerprint, locked, require_new, require_regular, write_json
 from jaxdissect.runtime.machine import device, versions
 from jaxdissect.runtime.progress import progress_bar, under_way, warn
@@ -26,7 +27,14 @@ from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, crops, decoded_clips, forget_clips
 from jaxdissect.training.fit import Feed, Fitted, fit
 from jaxdissect.training.objective import Objective
-from jaxdissect.training.options import SPECIFIC, TrainOptions, crop_samples
+from jaxdissect.training.options import (
+    batch_parts,
+    build_objective,
+    crop_samples,
+    encoder_to_train,
+    held_out_fold,
+    training_folder,
+)
 from jaxdissect.training.state_folder import CHECKPOINTS, LAST_GOOD, RECORD
 from jaxdissect.training.step import Schedule, TrainState, init_state
 from jaxdissect.types import Record
@@ -51,18 +59,17 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
         `OUT.training` is of another training.
       TrainingError: a loss was not finite, or the training collapsed; the last good state is kept.
     """
-    options.check()
     _require_place(options)
     if jax.process_count() > 1:
         raise InputError("jaxdissect train runs in one process, over all of its devices.")
-    task, encoder, mesh = _task(options), options.encoder(), local_mesh()
-    parts, part_size = options.parts
+    task, encoder, mesh = _task(options), encoder_to_train(options), local_mesh()
+    parts, part_size = batch_parts(options)
     feed = Feed(crop_samples(encoder, task), parts * mesh.size, part_size, options.seed)
     labels = task.label_sets[0] if task.label_sets else None
-    objective = options.build(encoder, labels)
+    objective = build_objective(options, encoder, labels)
     with under_way("Checking the objective"):
         _check_objective(objective, feed, len(task.classes))
-    folder = options.folder
+    folder = training_folder(options)
     with locked(folder, f"--out {options.out}"):
         _require_place(options)  # another process may just have finished it
         state_folder.sweep(folder)
@@ -76,7 +83,7 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
             )
         if options.start_from is None:
             with under_way("Measuring the level of the spectrograms"):
-                objective = options.build(_with_norm_stats(encoder, clips, feed), labels)
+                objective = build_objective(options, _with_norm_stats(encoder, clips, feed), labels)
         _remember_start(folder, objective.encoder)
         steps = -(-options.epochs * len(clips.pcm) // feed.batch_size)
         schedule = Schedule(steps, options.learning_rate, options.warm_up, options.weight_decay)
@@ -90,7 +97,7 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
 
 def _require_place(options: TrainOptions) -> None:
     """Refuse an `out` that could not be written at the end, and a state folder that is none."""
-    out, folder = options.out.absolute(), options.folder
+    out, folder = options.out.absolute(), training_folder(options)
     try:
         done, dangling = (out / RECORD).exists(), out.is_symlink() and not out.exists()
     except OSError as error:  # a name too long
@@ -146,9 +153,13 @@ def _check_objective(objective: Objective, feed: Feed, classes: int) -> None:
 def _described(options: TrainOptions, task: Task, objective: Objective, feed: Feed) -> dict[str, Any]:
     """What makes this training the one it is, as JSON values; options left at a default as what they stand for."""
     encoder = objective.encoder
-    given = {name: value for name, value in dataclasses.asdict(options).items() if name not in (*LATER, *SPECIFIC)}
-    given |= {name: getattr(objective, name) for name in SPECIFIC if getattr(objective, name, None) is not None}
-    given |= {"start_from": encoder.source.get("start"), "part_size": feed.part_size, "test_fold": options.held_out}
+    given = {name: value for name, value in dataclasses.asdict(options).items() if name not in (*LATER, *OBJECTIVES_OF)}
+    given |= {name: getattr(objective, name) for name in OBJECTIVES_OF if getattr(objective, name, None) is not None}
+    given |= {
+        "start_from": encoder.source.get("start"),
+        "part_size": feed.part_size,
+        "test_fold": held_out_fold(options),
+    }
     given["multi_label"] = any(labels.multi_label for labels in task.label_sets)
     del given["size"], given["input"]
     return {
@@ -304,7 +315,11 @@ def _trained(options: TrainOptions, objective: Objective, labels: LabelSet | Non
         variables["head"] = {**scale, **params["head"]}
     source = {"file": f"none: trained by jaxdissect, --objective {options.objective}", **encoder.source}
     if labels is not None:
-        source["head"] = {"label_set": labels.name, "classes": list(labels.classes), "test_fold": options.held_out}
+        source["head"] = {
+            "label_set": labels.name,
+            "classes": list(labels.classes),
+            "test_fold": held_out_fold(options),
+        }
     return dataclasses.replace(encoder, variables=variables, dtype=jnp.float32, source=source)
 
 

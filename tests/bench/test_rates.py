@@ -12,12 +12,13 @@ import jax
 import numpy as np
 import pytest
 from foreign import IntegerEncoder
+from jaxdissect.commands.bench_summary import bench_summary
 from tones import strict_json
 
 from jaxdissect.bench import rates
-from jaxdissect.bench.rates import BenchOptions, run_bench, task_to_decode, timing
-from jaxdissect.commands.bench_summary import bench_summary
+from jaxdissect.bench.rates import run_bench, task_to_decode, timing
 from jaxdissect.errors import InputError
+from jaxdissect.options.bench import BenchOptions
 from jaxdissect.stages.prepare import PrepareOptions, run_prepare
 
 RATE, SECONDS = 16000, 0.1
@@ -237,7 +238,7 @@ def test_rounds_compile_nothing(quick, monkeypatch):
         ({"seconds": 1e9}, "--seconds must be a positive number of seconds, at most 3600, got 1000000000.0"),
         ({"batch_sizes": ()}, "--batch-sizes must be one or more, each given once, got nothing"),
         ({"batch_sizes": (4, 4)}, "--batch-sizes must be one or more, each given once, got 4 4"),
-        ({"batch_sizes": (4, 0)}, "--batch-sizes must be at least 1, got 4 0"),
+        ({"batch_sizes": (4, 0)}, "--batch-sizes must be a whole number, at least 1, got 0"),
         ({"dtypes": ()}, "--dtypes must be one or more, each given once, got nothing"),
         ({"rounds": 0}, "--rounds must be a whole number, at least 1, got 0"),
         ({"data": Path("some")}, "--data some needs --task"),

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from jaxdissect.commands.summary import probe_summary
 from tones import (
     CLIPS,
     SAMPLES,
@@ -19,7 +20,6 @@ from tones import (
 
 from jaxdissect import InputError, ViTConfig, save_encoder, untrained_m2d
 from jaxdissect.audio.decode import read_clip
-from jaxdissect.commands.summary import probe_summary
 from jaxdissect.probe.linear import EPSILON
 from jaxdissect.stages.probe import ProbeResult, run_probe
 

@@ -14,7 +14,8 @@ from few_notes import few_notes
 from made_runs import HOSTILE, make_run
 
 from jaxdissect.cli import main
-from jaxdissect.stages.report import ReportOptions, run_report
+from jaxdissect.options.report import ReportOptions
+from jaxdissect.stages.report import run_report
 
 SECTIONS = ("overview", "classes", "neurons", "layers", "sharing", "ablation", "compare")
 CHOOSING = ("--preset", "lape", "--keep-clips", "--permutations", "20", "--resamples", "5", "--splits", "2")

@@ -19,9 +19,10 @@ from jaxdissect import CountOptions, InputError, LostProcessError
 from jaxdissect.cli import main
 from jaxdissect.counting.statistics import init
 from jaxdissect.counting.stream import counting_step
+from jaxdissect.options.base import DistributedOptions
 from jaxdissect.runtime import rendezvous
 from jaxdissect.runtime.job import job
-from jaxdissect.runtime.processes import DistributedOptions, Processes, exchange, join, require_agreement, together
+from jaxdissect.runtime.processes import Processes, exchange, join, require_agreement, together
 from jaxdissect.runtime.pulse import DONE, FAILED, LEFT, SAVED, WORKING, Pulse
 from jaxdissect.runtime.rendezvous import meet
 from jaxdissect.runtime.run_directory import Run
@@ -60,7 +61,8 @@ PROGRAM = """
 import json, sys
 import jax
 from jaxdissect import InputError
-from jaxdissect.runtime.processes import DistributedOptions, exchange, here, join, require_agreement, together
+from jaxdissect.options.base import DistributedOptions
+from jaxdissect.runtime.processes import exchange, here, join, require_agreement, together
 index = int(sys.argv[2])
 join(DistributedOptions(distributed=True, coordinator=sys.argv[1], processes=2, process=index))
 said = [exchange({"index": index, "text": "ä" * (1 + 5000 * index)})]

@@ -12,10 +12,10 @@ from made_runs import make_run
 
 from jaxdissect import InputError, ViTConfig, load_task, save_encoder, untrained_m2d
 from jaxdissect.cli import main
-from jaxdissect.runtime.resume import StateFile
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.options.share import ShareOptions
+from jaxdissect.runtime.resume import StateFile
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import read_netcdf, write_netcdf
 from jaxdissect.significance import assess as certainty

@@ -21,11 +21,12 @@ from jaxdissect.audio.pcm import FULL_SCALE
 from jaxdissect.cli import main
 from jaxdissect.encoder.directory import fingerprint
 from jaxdissect.errors import TrainingError
+from jaxdissect.options.train import TrainOptions
 from jaxdissect.runtime.files import locked
 from jaxdissect.runtime.sharding import local_mesh
 from jaxdissect.training import fit as fit_module
 from jaxdissect.training.crops import crops, decoded_clips
-from jaxdissect.training.options import TrainOptions, crop_samples
+from jaxdissect.training.options import batch_parts, crop_samples, encoder_to_train, training_folder
 from jaxdissect.training.train import run_train
 
 CONFIG = ViTConfig(frames=32, width=16, depth=1, heads=1, mlp=16)
@@ -189,7 +190,7 @@ def test_norm_stats_are_those_of_the_crops(setting, tmp_path, monkeypatch, batch
     from jaxdissect.training.fit import Feed
     from jaxdissect.training.train import _with_norm_stats
 
-    encoder = options.encoder()
+    encoder = encoder_to_train(options)
     task = load_task(setting["task"], None, None, 0.5).only("train")
     clips = decoded_clips(task, 16000, tmp_path / "state")
     samples = crop_samples(encoder, task)
@@ -238,12 +239,12 @@ def test_float16_that_cannot_hold_the_parameters_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("objective", "change", "message"),
     [
-        ("m2d", {"epochs": 0}, "--epochs must be positive, got 0"),
-        ("m2d", {"batch_size": 0}, "--batch-size must be positive, got 0"),
+        ("m2d", {"epochs": 0}, "--epochs must be a whole number, at least 1, got 0"),
+        ("m2d", {"batch_size": 0}, "--batch-size must be a whole number, at least 1, got 0"),
         ("m2d", {"part_size": 3}, "--part-size must divide --batch-size 4, got 3"),
-        ("m2d", {"mask_ratio": 1.0}, "--mask-ratio must be a share between 0 and 1, got 1.0"),
+        ("m2d", {"mask_ratio": 1.0}, "--mask-ratio must be a fraction between 0 and 1, got 1.0"),
         ("m2d", {"mask_ratio": 0.01}, "--mask-ratio 0.01: of a crop's 10 patches at least one must stay visible"),
-        ("m2d", {"ema": (0.9, 1.1)}, "--ema must be two shares from 0 to 1, got 0.9 1.1"),
+        ("m2d", {"ema": (0.9, 1.1)}, "--ema must be a fraction from 0 to 1, got 1.1"),
         ("supervised", {"mixup": -1.0}, "--mixup must be 0 or a positive number"),
         ("m2d", {"mixup": 0.5}, "--mixup is not an option of --objective m2d"),
         ("m2d", {"standardise_patches": ()}, "--standardise-patches is not an option of --objective m2d"),
@@ -267,13 +268,13 @@ def test_float16_that_cannot_hold_the_parameters_is_refused(tmp_path):
             {"size": "small"},
             r"of other sizes than --size and --input say: width \(16 there, 384 given\)",
         ),
-        ("m2d", {"seed": -1}, "--seed must be 0 or a positive number, got -1"),
+        ("m2d", {"seed": -1}, "--seed must be a whole number, at least 0, got -1"),
         ("m2d", {"seed": 2**32}, r"--seed must be below 2\*\*32"),
         ("m2d", {"part_size": 1}, "--objective m2d compares the clips of a part: --part-size must be 2 at least"),
         ("m2d", {"out": "x" * 300}, "File name too long"),
         ("m2d", {"out": "."}, "--out . is the folder you are in"),
-        ("m2d", {"max_bad_clips": 2.0}, "--max-bad-clips must be a share from 0 to 1, got 2.0"),
-        ("m2d", {"decoder_width": 0}, "--decoder-width must be positive, got 0"),
+        ("m2d", {"max_bad_clips": 2.0}, "--max-bad-clips must be a fraction from 0 to 1, got 2.0"),
+        ("m2d", {"decoder_width": 0}, "--decoder-width must be a whole number, at least 1, got 0"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(setting, objective, change, message, capsys):
@@ -352,7 +353,7 @@ def test_a_default_that_is_written_out_is_the_same_option(setting, monkeypatch):
 def test_from_scratch_a_training_is_resumed_with_the_same_norm_stats(setting, monkeypatch, capsys):
     """Interrupted by a signal and started again; then other norm_stats would be told."""
     start = untrained_m2d(CONFIG)
-    monkeypatch.setattr(TrainOptions, "encoder", lambda self: start)
+    monkeypatch.setattr("jaxdissect.training.train.encoder_to_train", lambda options: start)
     scratch = setting | {"start_from": None, "save_minutes": 0.0}
     whole, record = run_train(options_of(scratch, "msm_mae", out=setting["out"].with_name("whole")))
     options, real = options_of(scratch, "msm_mae"), fit_module._finite
@@ -366,7 +367,7 @@ def test_from_scratch_a_training_is_resumed_with_the_same_norm_stats(setting, mo
         patch.setattr(fit_module, "_finite", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_train(options)
-    began = options.folder / "training.json"
+    began = training_folder(options) / "training.json"
     described = json.loads(began.read_text())
     began.write_text(json.dumps(described | {"began": described["began"] | {"norm_stats": [0.0, 1.0]}}))
     with pytest.raises(InputError, match=r"whose spectrograms were normalised by \[0.0, 1.0\], computed here as \[-"):
@@ -425,18 +426,18 @@ def test_silence_trains_nothing(data_folder, tmp_path, capsys):
 
 
 def test_sizes_from_scratch():
-    encoder = TrainOptions(
-        objective="m2d", task="notes", out=Path("o"), size="small", input="64x100p16x4p32k"
-    ).encoder()
+    encoder = encoder_to_train(
+        TrainOptions(objective="m2d", task="notes", out=Path("o"), size="small", input="64x100p16x4p32k")
+    )
     assert (encoder.config.width, encoder.config.bands, encoder.config.frames) == (384, 64, 100)
     assert (encoder.config.patch_bands, encoder.config.patch_frames, encoder.sample_rate) == (16, 4, 32000)
     with pytest.raises(InputError, match="carries no sizes"):
-        TrainOptions(objective="m2d", task="notes", out=Path("o"), input="80").encoder()
+        encoder_to_train(TrainOptions(objective="m2d", task="notes", out=Path("o"), input="80"))
 
 
 def test_parts_of_a_batch():
     def parts(batch_size):
-        return TrainOptions(objective="m2d", task="notes", out=Path("o"), batch_size=batch_size).parts
+        return batch_parts(TrainOptions(objective="m2d", task="notes", out=Path("o"), batch_size=batch_size))
 
     assert [parts(size) for size in (64, 24, 7, 1)] == [(4, 16), (2, 12), (1, 7), (1, 1)]
     with pytest.raises(InputError, match="--batch-size 34 falls into parts of 2 only: choose a multiple of 16"):

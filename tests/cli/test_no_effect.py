@@ -6,12 +6,11 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
-from jaxdissect.cli import main
-from jaxdissect.commands import stages, unheard
-from jaxdissect.commands.outcome import OutputOptions
-from jaxdissect.commands.overview import COMMANDS
-from jaxdissect.commands.parsing import GIVEN_ONCE, parse
-from jaxdissect.commands.unheard import UNHEARD
+from jaxdissect.cli import main, no_effect
+from jaxdissect.cli.catalogue import COMMANDS
+from jaxdissect.cli.no_effect import NO_EFFECT
+from jaxdissect.cli.parsing import GIVEN_ONCE, parse
+from jaxdissect.commands import dissect
 from jaxdissect.errors import InputError
 
 NEEDED = {
@@ -28,12 +27,12 @@ REFUSED = [
     ("dissect", "--processes 2 --no-distributed", "--processes", "without --distributed"),
     ("dissect", "--process 0", "--process", "without --distributed"),
     ("dissect", "--patience 90", "--patience", "without --distributed"),
-    ("neurons", "--selector auroc --preset aape", "--preset", "on what --selector auroc chooses"),
-    ("neurons", "--selector d_prime --bar 0.95", "--bar", "on what --selector d_prime chooses"),
-    ("neurons", "--selector auroc --drop-weakest 0.1", "--drop-weakest", "on what --selector auroc chooses"),
-    ("dissect", "--selector d_prime --preset lape", "--preset", "on what --selector d_prime chooses"),
-    ("dissect", "--selector d_prime --bar 0.9", "--bar", "on what --selector d_prime chooses"),
-    ("dissect", "--selector d_prime --drop-weakest 0", "--drop-weakest", "on what --selector d_prime chooses"),
+    ("neurons", "--selector auroc --preset aape", "--preset", "with --selector auroc, which gives"),
+    ("neurons", "--selector d_prime --bar 0.95", "--bar", "with --selector d_prime, which gives"),
+    ("neurons", "--selector auroc --drop-weakest 0.1", "--drop-weakest", "with --selector auroc, which gives"),
+    ("dissect", "--selector d_prime --preset lape", "--preset", "with --selector d_prime, which gives"),
+    ("dissect", "--selector d_prime --bar 0.9", "--bar", "with --selector d_prime, which gives"),
+    ("dissect", "--selector d_prime --drop-weakest 0", "--drop-weakest", "with --selector d_prime, which gives"),
     ("neurons", "--preset lape --drop-weakest 0.05", "--drop-weakest", "with --preset lape"),
     ("dissect", "--drop-weakest=0.05 --preset=lape", "--drop-weakest", "with --preset lape"),
     ("neurons", "--selector auroc --resamples 200", "--resamples", "with --selector auroc"),
@@ -67,7 +66,7 @@ REFUSED = [
     ("reproduce", "--task esc50 --learning-rate 3e-5", "--learning-rate", "with --task esc50"),
     ("reproduce", "--task esc50 --seed 0", "--seed", "with --task esc50"),
 ]  # fmt: skip
-HEARD_BESIDE = [
+EFFECTIVE = [
     ("activations", "--distributed --coordinator h:1 --processes 2 --process 0 --patience 60"),
     ("neurons", "--preset aape --drop-weakest 0.05 --bar 0.95 --selector aape --resamples 1 --splits 1 --seed 0"),
     ("neurons", "--selector auroc --keep 0.1 --permutations 9 --resamples 0 --splits 0 --seed 0 --save-minutes 1"),
@@ -82,9 +81,7 @@ HEARD_BESIDE = [
     ("reproduce", "--task cremad --controls 9 --seeds 1 --learning-rate 1 --seed 1"),
 ]
 # Options that are heard whatever is given beside them, or that the named function refuses, by their commands.
-HEARD = {
-    "quiet": [*COMMANDS],  # how the command answers
-    "json": [*COMMANDS],
+ALWAYS_EFFECTIVE = {
     "run": ["demo", "dissect", "activations", "neurons", "share", "probe", "ablate", "report", "reproduce"],
     "encoder": ["dissect", "activations", "probe", "report", "reproduce", "bench"],  # report: else it is warned of
     "task": ["dissect", "activations", "probe", "reproduce", "train", "prepare", "bench"],
@@ -157,11 +154,11 @@ HEARD = {
 
 def parsed(command, line):
     needed = NEEDED.get(command, "" if "--run " in line else "--run r")
-    return parse(COMMANDS[command], command, shlex.split(f"{needed} {line}"))
+    return parse([command, *shlex.split(f"{needed} {line}")])[0]
 
 
 @pytest.mark.parametrize(("command", "line", "flag", "why"), REFUSED)
-def test_unheard_option_is_refused_with_the_reason(command, line, flag, why):
+def test_no_effect_option_is_refused_with_the_reason(command, line, flag, why):
     with pytest.raises(InputError) as refused:
         parsed(command, line)
     assert str(refused.value).startswith(f"{command}: {flag} has no effect {why}")
@@ -169,12 +166,12 @@ def test_unheard_option_is_refused_with_the_reason(command, line, flag, why):
     assert "leave" in str(refused.value)
 
 
-@pytest.mark.parametrize(("command", "line"), HEARD_BESIDE)
-def test_unheard_options_are_taken_where_they_have_an_effect(command, line):
-    assert isinstance(parsed(command, line), COMMANDS[command])
+@pytest.mark.parametrize(("command", "line"), EFFECTIVE)
+def test_no_effect_options_are_taken_where_they_have_an_effect(command, line):
+    assert isinstance(parsed(command, line), COMMANDS[command].options)
 
 
-def test_unheard_option_ends_the_command_with_exit_code_2(capsys, monkeypatch, tmp_path):
+def test_no_effect_option_ends_the_command_with_exit_code_2(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(["dissect", *shlex.split(NEEDED["dissect"]), "--controls", "200"]) == 2
     printed, errors = capsys.readouterr()
@@ -185,36 +182,35 @@ def test_unheard_option_ends_the_command_with_exit_code_2(capsys, monkeypatch, t
     assert not list(tmp_path.iterdir())
 
 
-def test_unheard_table_is_tested_row_by_row(monkeypatch):
+def test_no_effect_table_is_tested_row_by_row(monkeypatch):
     """Every option of every row is refused above by that row, and for every command that has it."""
-    monkeypatch.setattr(unheard, "UNHEARD", ())
+    monkeypatch.setattr(no_effect, "NO_EFFECT", ())
     tested, commands = set(), set()
     for command, line, flag, _ in REFUSED:
         option = flag[2:].replace("-", "_")
         given = parsed(command, line)
-        rows = [row for row in UNHEARD if command in row.commands and option in row.options and row.when(given)]
+        rows = [row for row in NO_EFFECT if command in row.commands and option in row.options and row.when(given)]
         tested.add((rows[0].why, option))
         commands.add((command, option))
-    assert tested == {(row.why, option) for row in UNHEARD for option in row.options}
-    assert commands == {(command, option) for row in UNHEARD for command in row.commands for option in row.options}
+    assert tested == {(row.why, option) for row in NO_EFFECT for option in row.options}
+    assert commands == {(command, option) for row in NO_EFFECT for command in row.commands for option in row.options}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_in_the_table_or_is_always_heard(command):
-    """Who adds an option decides: a row of `UNHEARD`, or a line of `HEARD` above."""
-    options = {field.name for field in dataclasses.fields(COMMANDS[command])}
-    conditional = {option for row in UNHEARD if command in row.commands for option in row.options}
-    always = {option for option, commands in HEARD.items() if command in commands}
+    """Who adds an option decides: a row of `NO_EFFECT`, or a line of `ALWAYS_EFFECTIVE` above."""
+    options = {field.name for field in dataclasses.fields(COMMANDS[command].options)}
+    conditional = {option for row in NO_EFFECT if command in row.commands for option in row.options}
+    always = {option for option, commands in ALWAYS_EFFECTIVE.items() if command in commands}
     assert conditional | always == options
     assert not conditional & always
 
 
 def test_every_name_in_the_lists_is_a_command():
-    named = {command for row in UNHEARD for command in row.commands} | {
-        one for names in HEARD.values() for one in names
+    named = {command for row in NO_EFFECT for command in row.commands} | {
+        one for names in ALWAYS_EFFECTIVE.values() for one in names
     }
     assert named <= set(COMMANDS)
-    assert all(issubclass(command, OutputOptions) for command in COMMANDS.values())
 
 
 def test_lists_are_given_once():
@@ -222,7 +218,7 @@ def test_lists_are_given_once():
     lists = {
         f"--{name.strip('_').replace('_', '-')}"
         for command in COMMANDS.values()
-        for name, hint in get_type_hints(command).items()
+        for name, hint in get_type_hints(command.options).items()
         for one in (hint, *get_args(hint))
         if get_origin(one) is tuple and Ellipsis in get_args(one)
     }
@@ -231,11 +227,11 @@ def test_lists_are_given_once():
 
 def test_dissect_hands_seed_and_save_minutes_to_the_stages_that_draw(monkeypatch):
     for name, value in {"load_inputs": (None, None), "stage_inputs": {}, "check_ahead": "layer"}.items():
-        monkeypatch.setattr(stages, name, lambda *given, value=value: value)
-    command = parsed("dissect", "--ablate --controls 9 --seed 3 --save-minutes 2")
-    ablation, choosing = command._ablation(), command._choosing()
+        monkeypatch.setattr(dissect, name, lambda *given, value=value: value)
+    options = parsed("dissect", "--ablate --controls 9 --seed 3 --save-minutes 2")
+    ablation, choosing = dissect.ablation_ahead(options), dissect.selection_options(options)
     assert (ablation.seed, ablation.save_minutes, ablation.controls) == (3, 2.0, 9)
     assert (choosing.seed, choosing.save_minutes) == (None, None)  # where no clips are kept, nothing is drawn
-    choosing = parsed("dissect", "--keep-clips --seed 3 --save-minutes 2")._choosing()
+    choosing = dissect.selection_options(parsed("dissect", "--keep-clips --seed 3 --save-minutes 2"))
     assert (choosing.seed, choosing.save_minutes) == (3, 2.0)
-    assert parsed("dissect", "--ablate")._ablation().seed == 0
+    assert dissect.ablation_ahead(parsed("dissect", "--ablate")).seed == 0

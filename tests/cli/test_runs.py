@@ -307,7 +307,7 @@ def test_the_clip_store(jaxdissect):
         (["--unit-seconds", "0.01"], "choose a longer unit length"),
         (["--batch-size", "0"], "--batch-size must be a whole number, at least 1"),
         (["--threshold", "nan"], "--threshold must be a finite number"),
-        (["--max-bad-clips", "2"], "--max-bad-clips must be a share from 0 to 1"),
+        (["--max-bad-clips", "2"], "--max-bad-clips must be a fraction from 0 to 1"),
         (["--keep", "1.5"], "keep must be a fraction from 0 to 1"),
         (["--task", "gtzam"], "neither a known task"),
         (["--encoder", "nowhere"], "nowhere is no encoder directory"),

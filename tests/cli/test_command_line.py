@@ -19,12 +19,13 @@ import pytest
 from made_runs import make_run
 
 import jaxdissect
-from jaxdissect import cli
+import jaxdissect.commands.share
+from jaxdissect import commands
 from jaxdissect.cli import main
-from jaxdissect.commands.outcome import OutputOptions, plain
-from jaxdissect.commands.overview import COMMANDS, FIRST
-from jaxdissect.commands.parsing import examples, first_sentence, parse
-from jaxdissect.commands.stages import _listed
+from jaxdissect.cli.answer import plain
+from jaxdissect.cli.catalogue import COMMANDS, FIRST_EXAMPLES
+from jaxdissect.cli.parsing import parse
+from jaxdissect.commands.neurons import _listed_pairs
 from jaxdissect.errors import InputError
 from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.runtime import progress
@@ -82,14 +83,14 @@ def dissecting(dissected, tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_is_a_command_that_parses(name):
-    shown = examples(COMMANDS[name])
+    shown = COMMANDS[name].examples
     assert shown
     for line in shown:
         program, command, *options = shlex.split(line)
         assert (program, command) == ("jaxdissect", name)
-        assert isinstance(parse(COMMANDS[name], name, options), COMMANDS[name])
-        with pytest.raises(InputError, match="has no option --there-is-no-such"):
-            parse(COMMANDS[name], name, [*options, "--there-is-no-such"])
+        assert isinstance(parse([name, *options])[0], COMMANDS[name].options)
+        with pytest.raises(InputError, match="Unrecognized options: --there-is-no-such"):
+            parse([name, *options, "--there-is-no-such"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -98,7 +99,7 @@ def test_help_shows_examples_and_defaults_with_units(name, capsys):
     printed, told = capsys.readouterr()
     assert told == ""
     assert printed.startswith(f"usage: jaxdissect {name}")
-    for line in examples(COMMANDS[name]):
+    for line in COMMANDS[name].examples:
         assert f"  {line}\n" in printed
     assert not re.search(r"\{None|default: None", printed)
     assert "\x1b" not in printed
@@ -119,13 +120,12 @@ def test_all_commands_are_told_in_a_line_each(capsys):
     lines = printed.splitlines()
     for name, command in COMMANDS.items():
         (line,) = [line for line in lines if line.startswith(f"  {name} ")]
-        assert line.endswith(first_sentence(command))
+        assert line.endswith(command.purpose)
         assert len(line) <= 80
     order = [line.split()[0] for line in lines if re.match(r"  \w+ +[A-Z]", line)]
     assert order == list(COMMANDS)
-    for line in FIRST:
-        _, name, *options = shlex.split(line)
-        parse(COMMANDS[name], name, options)
+    for line in FIRST_EXAMPLES:
+        parse(shlex.split(line)[1:])
         assert f"  {line}" in lines
     assert main([]) == 2
     assert capsys.readouterr() == ("", printed)
@@ -142,30 +142,54 @@ def test_the_version(capsys):
         ("neuron --run r", "there is no command neuron: did you mean neurons?"),
         ("nonsense", "there is no command nonsense. `jaxdissect --help` shows all commands."),
         ("--quiet neurons", "the command comes first, its options follow"),
-        ("neurons --run r --kep 1", "neurons has no option --kep: did you mean --keep? `jaxdissect neurons --help`"),
-        ("neurons --run r --no-quiet", "neurons has no option --no-quiet"),
-        ("neurons", "neurons needs --run, as in `jaxdissect neurons --run runs/esc50 --preset lape`."),
-        ("dissect --run r", "dissect needs --encoder and --task, as in"),
-        ("neurons --run r --preset lap", "--preset must be aape or lape, got lap: did you mean lape?"),
-        ("dissect --encoder e --task t --run r --tokens some", "must be all or patches or sounding, got some."),
-        ("neurons --run r --keep much", "--keep must be a number, got much."),
-        ("neurons --run r --keep=much", "--keep must be a number, got much."),
-        ("neurons --run r --seed 1.5 --quiet", "--seed must be a whole number, got 1.5."),
-        ("neurons --run r --keep", "--keep needs 1 value."),
-        ("neurons --run r stray", "stray belongs to no option"),
-        ("ablate --run r --gain 0 x", "--gain must be numbers, got 0 x."),
-        ("train --objective m2d --task t --out o --ema 1", "--ema must be 2 numbers, got 1."),
-        ("bench --encoder e --batch-sizes 1 x", "--batch-sizes must be whole numbers, got 1 x."),
-        ("probe --run r --head mine", "--head must be trained or encoder, got mine."),
-        ("verify", "FOLDER must be given, as in `jaxdissect verify ESC-50-16k`."),
-        ("convert", "CHECKPOINT and OUT must be given, as in"),
-        ("verify a b", "b belongs to no option"),
+        ("neurons --run r --kep 1", "neurons: Unrecognized options: --kep, 1 Perhaps you meant: --keep FLOAT"),
+        ("neurons --run r --no-quiet", "neurons: Unrecognized options: --no-quiet"),
+        ("neurons", "Missing from jaxdissect neurons: --run PATH run directory that holds the counts."),
+        ("dissect --run r", "Missing from jaxdissect dissect: --encoder STR"),
+        (
+            "neurons --run r --preset lap",
+            "invalid choice 'lap' for argument '--preset'. Expected one of ('aape', 'lape')",
+        ),
+        ("dissect --encoder e --task t --run r --tokens some", "invalid choice 'some' for argument '--tokens'"),
+        (
+            "neurons --run r --keep much",
+            "Error parsing --keep: no type matching FLOAT could be instantiated from ['much']",
+        ),
+        (
+            "ablate --run r --resamples much",
+            "Error parsing --resamples: invalid literal for int() with base 10: 'much'",
+        ),
+        (
+            "neurons --run r --seed 1.5 --quiet",
+            "Error parsing --seed: no type matching INT could be instantiated from ['1.5']",
+        ),
+        ("neurons --run r --keep", "Missing value for argument '--keep'"),
+        ("neurons --run r stray", "Unrecognized options: stray"),
+        (
+            "ablate --run r --gain 0 x",
+            "Error parsing --gain: no type matching {[FLOAT [FLOAT ...]]} could be instantiated from ['0', 'x']",
+        ),
+        (
+            "train --objective m2d --task t --out o --ema 1",
+            "Error parsing --ema: no type matching {FLOAT FLOAT} could be instantiated from ['1']",
+        ),
+        (
+            "bench --encoder e --batch-sizes 1 x",
+            "Error parsing --batch-sizes: invalid literal for int() with base 10: 'x'",
+        ),
+        (
+            "probe --run r --head mine",
+            "invalid choice 'mine' for argument '--head'. Expected one of ('trained', 'encoder')",
+        ),
+        ("verify", "Missing from jaxdissect verify: FOLDER folder that `jaxdissect prepare` made."),
+        ("convert", "Missing from jaxdissect convert: CHECKPOINT"),
+        ("verify a b", "Unrecognized options: b"),
         ("share --run r --with a b --with c", "--with was given twice: give it once"),
         ("ablate --run r --neurons a --neurons b", "--neurons was given twice: give it once"),
         ("ablate --run r --gain 0 --gain=2", "--gain was given twice: give it once"),
-        ("report --run r --max-mb 0", "jaxdissect: report: --max-mb must be a positive number of megabytes, got 0.0."),
-        ("share --run r --with", "--with stands without a value"),
-        ("ablate --neurons --run r", "--neurons stands without a value"),
+        ("report --run r --max-mb 0", "jaxdissect: report: --max-mb must be a positive number, got 0.0."),
+        ("share --run r --with", "--with has no value"),
+        ("ablate --neurons --run r", "--neurons has no value"),
     ],
 )
 def test_mistakes_are_told_in_one_paragraph(line, found, capsys, monkeypatch, tmp_path):
@@ -245,10 +269,14 @@ def test_results_of_neurons_that_were_replaced_are_told(dissected, tmp_path, ans
     before = pd.read_csv(run / "neurons.csv")
     warnings = answer("neurons", "--run", run, "--preset", "lape", "--keep", "0.1", "--bar", "0.5")[1]["warnings"]
     assert len(pd.read_csv(run / "neurons.csv")) < len(before)
-    assert [text for text in warnings if "sharing.csv still tell of those: run `jaxdissect share` again" in text]
+    assert [
+        text
+        for text in warnings
+        if "The results in sharing.csv are still of those: run `jaxdissect share` again" in text
+    ]
     assert not any("ablation.csv" in text for text in warnings), "nothing was ablated"
     (tmp_path / "neurons.csv").write_text("label_set,class,layer,neuron,score\ncountry,NA,0,1,\n")
-    assert _listed(tmp_path) == _listed(tmp_path) == {("country", "NA", "0", "1")}
+    assert _listed_pairs(tmp_path) == {("country", "NA", "0", "1")}
 
 
 def test_where_no_class_has_a_neuron_the_summary_says_what_helps(dissected, tmp_path, capsys):
@@ -345,23 +373,23 @@ def test_json_of_what_was_done_before_it_was_stopped(dissected, tmp_path, answer
     def stop(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxdissect.commands.stages.run_neurons", stop)
+    monkeypatch.setattr("jaxdissect.commands.neurons.run_neurons", stop)
     code, found, _ = answer(*dissecting(dissected, tmp_path))
     assert code == 130
     assert list(found["results"]) == ["activations"]
-    assert "the same command goes on" in found["error"]
+    assert "the same command resumes" in found["error"]
 
 
 def test_json_tells_what_was_warned_of_on_the_way(tmp_path, answer, monkeypatch):
     run = make_run(tmp_path / "run", ["a", "b"], ablated=False, shared=False)
     (run / "permutations.nc").unlink()
-    original = cli.COMMANDS["share"].__call__
+    original = commands.share.run
 
-    def warned(command):
+    def warned(options):
         progress.warn("the state was not saved")
-        return original(command)
+        return original(options)
 
-    monkeypatch.setattr(cli.COMMANDS["share"], "__call__", warned)
+    monkeypatch.setattr(commands.share, "run", warned)
     code, found, told = answer("share", "--run", run)
     assert code == 0
     assert found["warnings"] == ["the state was not saved"]
@@ -394,21 +422,12 @@ def test_values_that_json_does_not_know():
     assert found["o"]["run"] == "r"
 
 
-def test_how_a_command_answers_is_in_no_record():
-    """A training goes on, whether the command that began it was quiet or not."""
-    for name in ("train", "bench"):
-        command = parse(COMMANDS[name], name, [*shlex.split(examples(COMMANDS[name])[0])[2:], "--quiet"])
-        taken = {}
-        module = "jaxdissect.commands.tools"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                f"{module}.run_{name}", lambda options, taken=taken: taken.update(vars(options)) or (None, None)
-            )
-            patch.setattr(f"{module}.trained", lambda *given: None)
-            patch.setattr(f"{module}.measured", lambda *given: None)
-            list(command())
-        assert taken
-        assert not {"quiet", "json"} & set(taken)
+def test_options_of_a_command_do_not_hold_how_it_answers():
+    """A training resumes, whether the command that began it was quiet or not."""
+    for name, command in COMMANDS.items():
+        options, output = parse([*shlex.split(command.examples[0])[1:], "--quiet"])
+        assert output.quiet
+        assert not {"quiet", "json"} & set(vars(options)), name
 
 
 @pytest.mark.parametrize(("index", "speaks"), [(0, True), (1, False)])
@@ -416,7 +435,7 @@ def test_of_several_processes_the_first_answers(index, speaks, capsys, monkeypat
     def fail(options):
         raise InputError("no")
 
-    monkeypatch.setattr("jaxdissect.commands.stages.run_activations", fail)
+    monkeypatch.setattr("jaxdissect.commands.activations.run_activations", fail)
     given = ["--distributed", "--coordinator", "h:1", "--processes", "2", "--process", str(index), "--json"]
     assert main(["activations", "--encoder", "e", "--task", "t", "--run", "r", *given]) == 2
     printed, told = capsys.readouterr()
@@ -485,7 +504,3 @@ def test_what_takes_long_at_no_known_rate_is_told(monkeypatch):
         with progress.listening(quiet), progress.under_way("Drawing"):
             wait_for(lambda found=found: found.getvalue().endswith("\n"), 30 if told else 0.3)
         assert found.getvalue() == told
-
-
-def test_every_command_answers_in_the_same_ways():
-    assert all(issubclass(command, OutputOptions) for command in COMMANDS.values())

@@ -1,61 +1,62 @@
-"""Options that a command would not hear: one that is given to no effect is refused, with the reason and the remedy.
+"""Options without effect: an option that would change nothing is refused, with the reason and the remedy.
 
-Only what the options alone tell is in the table. What depends on the table of clips, the run directory or the encoder
-is refused by the function that reads them.
+The table holds what the options alone show. What depends on the table of clips, the run directory or the encoder is
+refused by the function that reads them.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
 
 from jaxdissect.errors import InputError
-from jaxdissect.stages.reproduce import SETS
+from jaxdissect.options.base import Options, flag
+from jaxdissect.options.reproduce import PUBLISHED_ABLATIONS
 
 COUNTING, CHOOSING = ("activations", "dissect"), ("neurons", "dissect")
 
 
 @dataclass(frozen=True)
-class Unheard:
+class NoEffect:
     """When some options have no effect.
 
     Attributes:
       commands: names of the commands that have the options.
       options: names of the options, as fields.
-      when: whether they have no effect, told from the command with all of its options.
-      why: the reason and the remedy, which end the sentence "--option has no effect ..."; names of options in braces
-        stand for their values.
-      nothing: the value that asks for nothing, and so gets what it asks for.
+      when: whether they have no effect beside the command's other options.
+      why: reason and remedy, the end of the sentence "--option has no effect ..."; names of options in braces stand for
+        their values.
+      nothing: value that asks for nothing, and so is never refused.
     """
 
     commands: tuple[str, ...]
     options: tuple[str, ...]
-    when: Callable[[Any], bool]
+    when: Callable[[SimpleNamespace], bool]
     why: str
     nothing: int | None = None
 
 
-UNHEARD = (
-    Unheard(
+NO_EFFECT = (
+    NoEffect(
         COUNTING,
         ("coordinator", "processes", "process", "patience"),
         lambda given: not given.distributed,
-        "without --distributed, as there is one process only: add --distributed, or leave it out.",
+        "without --distributed, since there is one process only: add --distributed, or leave it out.",
     ),
-    Unheard(
+    NoEffect(
         CHOOSING,
         ("preset", "bar", "drop_weakest"),
         lambda given: given.selector != "aape",
-        "on what --selector {selector} chooses, the fraction --keep of all neurons for every class: leave it out, or "
+        "with --selector {selector}, which gives every class the fraction --keep of all neurons: leave it out, or "
         "choose --selector aape.",
     ),
-    Unheard(
+    NoEffect(
         CHOOSING,
         ("drop_weakest",),
         lambda given: given.preset != "aape",
         "with --preset {preset}, which drops no neurons by their activation rate: leave it out, or choose "
         "--preset aape.",
     ),
-    Unheard(
+    NoEffect(
         CHOOSING,
         ("resamples", "splits"),
         lambda given: given.selector != "aape",
@@ -63,93 +64,93 @@ UNHEARD = (
         "--selector aape.",
         nothing=0,
     ),
-    Unheard(
+    NoEffect(
         ("dissect",),
         ("permutations", "resamples", "splits"),
         lambda given: not given.keep_clips,
-        "without every clip's counts, from which is drawn: add --keep-clips, or leave it out.",
+        "without every clip's counts, which are permuted and resampled: add --keep-clips, or leave it out.",
         nothing=0,
     ),
-    Unheard(
+    NoEffect(
         CHOOSING,
         ("resamples", "splits"),
         lambda given: given.permutations == 0,
         "with --permutations 0, after which nothing is resampled either: leave one of the two out.",
         nothing=0,
     ),
-    Unheard(
+    NoEffect(
         ("neurons",),
         ("seed", "save_minutes"),
         lambda given: given.permutations == 0,
         "with --permutations 0, which draws nothing: leave one of the two out.",
     ),
-    Unheard(
+    NoEffect(
         ("dissect",),
         ("seed",),
         lambda given: not given.ablate and (not given.keep_clips or given.permutations == 0),
         "where nothing is drawn: add --keep-clips for permutations, or --ablate for controls, or leave it out.",
     ),
-    Unheard(
+    NoEffect(
         ("dissect",),
         ("controls",),
         lambda given: not given.ablate,
         "without --ablate: add --ablate, or leave it out.",
     ),
-    Unheard(
+    NoEffect(
         ("probe",),
         ("seeds", "learning_rate", "epochs", "patience", "probe_batch_size"),
         lambda given: given.head == "encoder",
-        "with --head encoder, whose head is judged and not trained: leave it out, or take --head trained.",
+        "with --head encoder, whose head is judged and not trained: leave it out, or choose --head trained.",
     ),
-    Unheard(
+    NoEffect(
         ("ablate",),
         ("controls",),
         lambda given: given.match == "shift",
         "with --match shift, which has one control, every neuron index + 1: leave it out, or match by activity or "
         "layer.",
     ),
-    Unheard(
+    NoEffect(
         ("ablate",),
         ("match",),
         lambda given: given.controls == 0,
-        "with --controls 0, as there is nothing to match: leave one of the two out.",
+        "with --controls 0, since there is nothing to match: leave one of the two out.",
     ),
-    Unheard(
+    NoEffect(
         ("ablate",),
         ("map_sample",),
         lambda given: not given.causal_map,
         "with --no-causal-map, the map that it checks: leave one of the two out.",
         nothing=0,
     ),
-    Unheard(
+    NoEffect(
         ("report",),
         ("max_mb",),
         lambda given: given.full,
         "with --full, which writes every top clip whatever its size: leave one of the two out.",
     ),
-    Unheard(
+    NoEffect(
         ("reproduce",),
         ("controls", "seeds", "learning_rate", "seed"),
-        lambda given: given.task not in SETS,
-        "with --task {task}, of which no ablation is published, so that nothing is probed or ablated: leave it out.",
+        lambda given: given.task not in PUBLISHED_ABLATIONS,
+        "with --task {task}, for which no ablation is published, so that nothing is probed or ablated: leave it out.",
     ),
 )
 
 
-def require_heard(name: str, command: Any, given: Collection[str]) -> None:
+def require_effect(name: str, options: Options, given: Collection[str]) -> None:
     """Refuse an option that was given and has no effect beside the others.
 
     Args:
-      name: of the command.
-      command: with its options.
+      name: name of the command.
+      options: options of the command.
       given: names of the options that were given, be it with their defaults.
 
     Raises:
       InputError: names the option, the reason and what to do.
     """
-    for row in UNHEARD:
-        if name in row.commands and row.when(command):
+    values = SimpleNamespace(**vars(options))
+    for row in NO_EFFECT:
+        if name in row.commands and row.when(values):
             for option in row.options:
-                if option in given and (row.nothing is None or getattr(command, option) != row.nothing):
-                    flag = f"--{option.replace('_', '-')}"
-                    raise InputError(f"{name}: {flag} has no effect {row.why.format(**vars(command))}")
+                if option in given and (row.nothing is None or getattr(options, option) != row.nothing):
+                    raise InputError(f"{name}: {flag(option)} has no effect {row.why.format(**vars(options))}")

@@ -1,4 +1,4 @@
-"""Rules for the values of options, written into their types: `batch_size: Count = 16`.
+"""What all options share: rules for their values, written into their types, as in `batch_size: Count = 16`.
 
 `Options` checks every field against the rule in its type, so that a rule and its message exist once. The commands and
 the Python API make the same objects; both get the same `InputError`, which names the option as the command line has it.
@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from numbers import Integral
-from typing import Annotated, TypeAlias, get_args, get_type_hints
+from typing import Annotated, ClassVar, TypeAlias, get_args, get_type_hints
 
 from jaxdissect.errors import InputError
 
@@ -48,9 +48,14 @@ Finite: TypeAlias = Annotated[float, Rule("a finite number")]
 class Options:
     """Options of a command, checked when they are made.
 
+    Attributes:
+      NEEDS: stages that must have run in the run directory before the command can.
+
     Raises:
       InputError: a value breaks the rule in its type; the message names option, rule and value.
     """
+
+    NEEDS: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Check every field against its rule; subclasses add what concerns several options."""
@@ -74,3 +79,36 @@ def _rules(hint: object) -> Iterator[Rule]:
     yield from (entry for entry in getattr(hint, "__metadata__", ()) if isinstance(entry, Rule))
     for part in get_args(hint):
         yield from _rules(part)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions(Options):
+    """How a command answers; every command has these options beside its own.
+
+    Attributes:
+      quiet: no progress and no summary; warnings and errors are still printed.
+      json: one JSON object in place of the summary; see docs/command-line.md.
+    """
+
+    quiet: bool = False
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistributedOptions(Options):
+    """One job in several processes, each with its own devices.
+
+    Attributes:
+      distributed: this is one process of several, started with the same command on every host. SLURM, Open MPI, GKE and
+        Cloud TPU tell JAX which one; elsewhere the next three options do.
+      coordinator: host:port of process 0.
+      processes: number of processes.
+      process: number of this process, from 0.
+      patience: seconds without a sign of life after which another process counts as dead.
+    """
+
+    distributed: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    patience: Positive = 60.0

@@ -1,8 +1,10 @@
-"""The result of `jaxdissect bench` in words, for a terminal."""
+"""`jaxdissect bench`: measure how fast this machine counts and decodes."""
 
 from collections.abc import Iterator
 
-from jaxdissect.commands.summary import table
+from jaxdissect.bench.rates import run_bench
+from jaxdissect.commands.outcome import Outcome, table
+from jaxdissect.options.bench import BenchOptions
 from jaxdissect.types import Record
 
 CEILING = "The ceiling: the encoder's matrix products, each measured alone, the best of several;"
@@ -10,6 +12,13 @@ ABOVE_CEILING = (
     "Above 100% it is no ceiling: alone, a product pays for its launch and for what the compiler merges with its\n"
     "neighbours in the step, such as conversions of bfloat16 on a processor that computes in float32."
 )
+
+
+def run(options: BenchOptions) -> Iterator[Outcome]:
+    """Measure; the results are those that `--out` writes."""
+    result = run_bench(options)
+    files = () if options.out is None else (options.out,)
+    yield Outcome(stage="bench", results=result, summary=bench_summary(result), files=files)
 
 
 def bench_summary(result: Record) -> str:

@@ -1,0 +1,47 @@
+"""`jaxdissect convert`: convert a PyTorch checkpoint into an encoder directory."""
+
+from collections.abc import Iterator
+
+from jaxdissect.commands.outcome import Outcome
+from jaxdissect.encoder.convert import convert_checkpoint
+from jaxdissect.encoder.m2d import M2D
+from jaxdissect.options.convert import ConvertOptions
+from jaxdissect.runtime.progress import under_way
+from jaxdissect.types import Record
+
+
+def run(options: ConvertOptions) -> Iterator[Outcome]:
+    """Convert a checkpoint."""
+    with under_way(f"Converting {options.checkpoint}"):
+        encoder = convert_checkpoint(options.checkpoint, options.out, options.name, options.heads, options.licence)
+    results = encoder_results(encoder)
+    yield Outcome(stage="convert", results=results, summary=encoder_summary(results), files=(options.out,))
+
+
+def encoder_results(encoder: M2D) -> Record:
+    """An encoder's name and sizes."""
+    vit, head = encoder.config, encoder.variables.get("head")
+    return {
+        "encoder": encoder.name,
+        "layers": vit.depth,
+        "neurons_per_layer": vit.mlp,
+        "width": vit.width,
+        "heads": vit.heads,
+        "input_bands": vit.bands,
+        "input_frames": vit.frames,
+        "patch_bands": vit.patch_bands,
+        "patch_frames": vit.patch_frames,
+        "sample_rate_hz": encoder.sample_rate,
+        "head_classes": None if head is None else len(head["bias"]),
+    }
+
+
+def encoder_summary(results: Record) -> str:
+    """An encoder's name and sizes."""
+    layers, neurons, classes = results["layers"], results["neurons_per_layer"], results["head_classes"]
+    head = f", task head of {classes} classes." if classes else "."
+    return (
+        f"{results['encoder']}: {layers} layers of {neurons} neurons ({layers * neurons:,}), width {results['width']}, "
+        f"{results['heads']} heads, input {results['input_bands']} bands x {results['input_frames']} frames in patches "
+        f"of {results['patch_bands']}x{results['patch_frames']}, {results['sample_rate_hz']} Hz{head}"
+    )

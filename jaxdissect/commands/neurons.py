@@ -1,0 +1,168 @@
+"""`jaxdissect neurons`: choose the class-specific neurons from the counts."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jaxdissect.commands.outcome import Outcome, existing, table
+from jaxdissect.options.neurons import NeuronsOptions
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.selection.labelled import Neurons
+from jaxdissect.significance.assess import LEVEL
+from jaxdissect.significance.cautions import (
+    counting_cautions,
+    has_p_values,
+    read_basis,
+    recording_cautions,
+    selection_cautions,
+)
+from jaxdissect.stages.neurons import run_neurons
+from jaxdissect.types import Record
+
+SELECTION_FILES = ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc")
+PAIR_COLUMNS = ["label_set", "class", "layer", "neuron"]
+# What other stages make from the neurons, by stage.
+MADE_FROM_NEURONS = {"share": "sharing.csv", "ablate": "ablation.csv", "report": "report.html"}
+BUSIEST_LAYERS = 3
+FEW_PAIRS = 20  # of which permutations can tell some from chance alone
+WITH_P_VALUES = (
+    "Significant does not mean large, nor that the class is what the neuron is for: compare with an untrained encoder."
+)
+WITHOUT_P_VALUES = (
+    "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
+    "Compare with an untrained encoder."
+)
+
+
+def run(options: NeuronsOptions) -> Iterator[Outcome]:
+    """Choose neurons, and answer with what the counts should be read with, too."""
+    yield choose(options, warn_of_counts=True)
+
+
+def choose(options: NeuronsOptions, warn_of_counts: bool) -> Outcome:
+    """The answer of the stage `neurons`.
+
+    Args:
+      options: options of the stage.
+      warn_of_counts: whether to repeat the warnings of the stage `activations`, which has not just answered.
+    """
+    before = _listed_pairs(options.run)
+    neurons = run_neurons(options)
+    basis = read_basis(Run(options.run))
+    warnings = neurons_warnings(neurons)
+    warnings += counting_cautions(basis.record, basis.clips) if warn_of_counts else []
+    if has_p_values(neurons.coverage):
+        warnings += recording_cautions(basis, int(neurons.coverage["classes"].max()))
+    if before is not None and before != _listed_pairs(options.run):
+        warnings += _outdated(options.run)
+    results = neurons_results(neurons)
+    return Outcome(
+        stage="neurons",
+        results=results,
+        summary=neurons_summary(results),
+        warnings=warnings,
+        advice=WITH_P_VALUES if has_p_values(neurons.coverage) else WITHOUT_P_VALUES,
+        files=existing(options.run, SELECTION_FILES),
+    )
+
+
+def neurons_warnings(neurons: Neurons) -> list[str]:
+    """Label sets and classes without neurons, and classes that were left out or could not be tested."""
+    return selection_cautions(neurons.coverage, neurons.scores.attrs)
+
+
+def neurons_results(neurons: Neurons) -> Record:
+    """A row of `coverage.csv` for every label set, with the neurons of each class and layer."""
+    label_sets = []
+    for row in neurons.coverage.to_dict("records"):
+        pairs = neurons.neurons[neurons.neurons["label_set"] == row["label_set"]]
+        layers = pairs.drop_duplicates(["layer", "neuron"])["layer"].astype(int)  # a neuron of two classes counts once
+        by_class = pairs.groupby("class", sort=False).size().to_dict()
+        by_layer = np.bincount(layers, minlength=neurons.scores.sizes["layer"])
+        label_sets.append({**row, "neurons_by_class": by_class, "neurons_by_layer": by_layer})
+    return {"keep": neurons.scores.attrs["keep"], "label_sets": label_sets}
+
+
+def neurons_summary(results: Record) -> str:
+    """Coverage, neurons per class, the busiest layers, and how sure all of this is, for every label set."""
+    rows = results["label_sets"]
+    header = ["label set", "classes", "coverage", "kept neurons", "neurons/class", "classes/neuron", "busiest layers"]
+    cells = [
+        [
+            row["label_set"],
+            row["classes"],
+            f"{row['coverage']:.0%}",
+            row["kept_neurons"],
+            f"{row['mean_neurons_per_class']:.1f}",
+            f"{row['mean_classes_per_neuron']:.2f}",
+            _busiest_layers(row["neurons_by_layer"]),
+        ]
+        for row in rows
+    ]
+    classes = [_richest_classes(row) for row in rows if row["neurons_by_class"]]
+    certainty = [_certainty(row) for row in rows if "pairs_significant" in row]
+    return "\n".join([table(header, cells), *classes, *certainty])
+
+
+def _busiest_layers(neurons: np.ndarray) -> str:
+    order = np.argsort(-neurons, kind="stable")[:BUSIEST_LAYERS]
+    return ", ".join(f"{layer} ({neurons[layer]})" for layer in order if neurons[layer]) or "-"
+
+
+def _richest_classes(row: Record) -> str:
+    """The classes with most and with fewest neurons."""
+    names = sorted(row["neurons_by_class"].items(), key=lambda entry: -entry[1])
+    most, fewest = (", ".join(f"{name} {count}" for name, count in part) for part in (names[:5], names[-2:]))
+    return f"{row['label_set']}: most {most}" + (f"; fewest {fewest}" if len(names) > 5 else "")
+
+
+def _certainty(row: Mapping[str, float]) -> str:
+    """How sure the selection of a label set is; NaN stands for what was not drawn."""
+    parts = [f"{row['label_set']}: {row['pairs']:,} pairs of class and neuron"]
+    if not math.isnan(row["pairs_by_chance"]):
+        parts.append(f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels")
+    parts.append(
+        f"{row['pairs_significant']:,} of them have q <= {LEVEL} (of all pairs, selected or not, "
+        f"{row['all_pairs_significant']:,})"
+    )
+    if not math.isnan(row["split_half_jaccard"]):
+        parts.append(
+            f"coverage {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings; halves of "
+            f"them agree on {row['split_half_jaccard']:.0%} of the pairs"
+        )
+    if row["classes_untested"] < row["classes"] and not row["pairs_needed"] <= FEW_PAIRS:
+        needed = "even more than all" if math.isnan(row["pairs_needed"]) else f"{row['pairs_needed']:,.0f}"
+        parts.append(
+            f"with so few permutations {needed} pairs must be beyond all of them before any has q <= {LEVEL}: draw "
+            f"more (--permutations)"
+        )
+    if row["fixed_clips"] > 0:
+        parts.append(f"the labels of {row['fixed_clips']:.1%} of the clips could not be exchanged")
+    return "; ".join(parts) + "."
+
+
+def _listed_pairs(run: Path) -> set[tuple[str, ...]] | None:
+    """The pairs of class and neuron in `neurons.csv`; None where there is no such file, or a damaged one."""
+    try:
+        pairs = pd.read_csv(run / "neurons.csv", dtype=str, keep_default_na=False)  # a class may be called NA
+        return set(pairs[PAIR_COLUMNS].itertuples(index=False, name=None))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _outdated(run: Path) -> Sequence[str]:
+    """A warning that names the results of neurons that were chosen before."""
+    stages = [stage for stage in Run(run).stages() if (run / MADE_FROM_NEURONS.get(stage, "")).is_file()]
+    if not stages:
+        return []
+    files, commands = (
+        ", ".join(text.format(stage=stage, file=file) for stage, file in MADE_FROM_NEURONS.items() if stage in stages)
+        for text in ("{file}", "`jaxdissect {stage}`")
+    )
+    return [
+        f"These are other neurons than those that were chosen before. The results in {files} are still of those: run "
+        f"{commands} again."
+    ]

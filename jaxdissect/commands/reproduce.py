@@ -1,0 +1,76 @@
+"""`jaxdissect reproduce`: the paper's published figures beside those found here."""
+
+import math
+from collections.abc import Iterator
+
+from jaxdissect.commands.ablate import ABLATION_FILES, ablation_warnings, unjudged
+from jaxdissect.commands.activations import COUNT_FILES, activations_warnings, unread
+from jaxdissect.commands.neurons import SELECTION_FILES, neurons_warnings
+from jaxdissect.commands.outcome import Outcome, existing, p_text, percent, signed, table
+from jaxdissect.options.reproduce import ReproduceOptions
+from jaxdissect.stages.reproduce import Reproduction, run_reproduce
+from jaxdissect.types import Record
+
+
+def run(options: ReproduceOptions) -> Iterator[Outcome]:
+    """Count, choose, probe, and repeat the published ablation."""
+    reproduction = run_reproduce(options)
+    results = reproduce_results(reproduction)
+    warnings = [*activations_warnings(reproduction.counted), *neurons_warnings(reproduction.neurons)]
+    failures = [unread(reproduction.counted)]
+    files = ["reproduction.csv", *COUNT_FILES, *SELECTION_FILES]
+    if reproduction.ablation is not None:
+        warnings += ablation_warnings(reproduction.ablation)
+        failures.append(unjudged(reproduction.ablation))
+        files += ABLATION_FILES
+    yield Outcome(
+        stage="reproduce",
+        results=results,
+        summary=reproduce_summary(results),
+        warnings=warnings,
+        files=existing(options.run, files),
+        failure=" ".join(filter(None, failures)) or None,
+    )
+
+
+def reproduce_results(reproduction: Reproduction) -> Record:
+    """The rows of `reproduction.csv`, and the published neuron set that was ablated."""
+    published = reproduction.published
+    published_set = published and {"classes": published["classes"], "neurons": len(published["neurons"])}
+    return {"figures": reproduction.figures.to_dict("records"), "published_set": published_set}
+
+
+def reproduce_summary(results: Record) -> str:
+    """Published figures beside those found here, class by class for the published ablation."""
+    overall = [row for row in results["figures"] if not row["class"]]
+    cells = [[row["figure"], _figure(row["published"]), _figure(row["found"])] for row in overall]
+    lines = [table(["figure", "published", "here"], cells)]
+    published = results["published_set"]
+    if published is not None:
+        lines.append(
+            f"The published set of {published['neurons']} neurons ({' & '.join(published['classes'])}) silenced, "
+            f"published | here; control: every neuron index + 1"
+        )
+        lines.append(_ablation_table(results["figures"]))
+    return "\n".join(lines)
+
+
+def _ablation_table(figures: list[Record]) -> str:
+    """What silencing the published set does to every class: in the paper, here, and by random control sets."""
+    by_figure = {(row["figure"], row["class"]): row for row in figures if row["class"]}
+    header = ["class", "before", "after", "change", "change by control", "margin change", "random controls", "p"]
+    columns = ("accuracy before", "accuracy after ablation", "change by ablation", "change by the control")
+    cells = []
+    for name in dict.fromkeys(row["class"] for row in figures if row["class"]):
+        row = [name]
+        for column in columns:
+            sides = (by_figure[column, name][side] for side in ("published", "found"))
+            row.append(" | ".join(percent(value, sign=column.startswith("change")) for value in sides))
+        row.append(signed(by_figure["margin change by ablation", name]["found"], 3))
+        row.append(signed(by_figure["margin change by random controls", name]["found"], 3))
+        cells.append([*row, p_text(by_figure["p-value of the margin change", name]["found"])])
+    return table(header, cells)
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}" if value < 1 else f"{value:.1f}"

@@ -1,0 +1,46 @@
+"""Options of `jaxdissect dissect`."""
+
+import dataclasses
+from typing import ClassVar
+
+from jaxdissect.errors import require
+from jaxdissect.options.activations import ActivationsOptions
+from jaxdissect.options.base import Positive, Whole
+from jaxdissect.options.neurons import CLIP_SELECTORS, NeuronsOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DissectOptions(ActivationsOptions, NeuronsOptions):
+    """Count, then choose: `activations` and `neurons` in one go.
+
+    With --ablate, `probe` and `ablate` run too, and with --report, `share` and `report`. --seed and --save-minutes hold
+    for all stages that draw random numbers or save states.
+
+    Examples:
+      jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --preset lape --keep-clips --run runs/esc50
+      jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad --ablate --report
+
+    Attributes:
+      ablate: then train a probe and silence every class's neurons on the test split, as `probe` and `ablate` do by
+        default; that takes (1 + controls) passes of the test split for each class.
+      controls: random neuron sets that each class's neurons are compared with.
+      report: at the end, compare the neuron sets of classes and write report.html, as `share` and `report` do.
+    """
+
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+
+    ablate: bool = False
+    controls: Whole = 200
+    report: bool = False
+    save_minutes: Positive = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.keep_clips or self.selector not in CLIP_SELECTORS,
+            f"--selector {self.selector} needs every clip's counts: add --keep-clips.",
+        )
+        require(
+            not (self.ablate and self.distributed),
+            "--ablate runs in one process or in parts: leave it out here, see `jaxdissect ablate --help`.",
+        )
