@@ -84,7 +84,9 @@ class Answer:
 
 
 def plain(value: object) -> Json:
-    """A value as JSON knows it: paths and other objects as text, null for NaN and infinity."""
+    """A value as JSON knows it: a table as a list of rows, paths as text, null for NaN and infinity."""
+    if hasattr(value, "to_dict"):  # a table of pandas
+        return plain(value.to_dict("records"))
     if hasattr(value, "tolist"):  # an array or a number of NumPy
         return plain(value.tolist())
     if isinstance(value, Mapping):

@@ -4,13 +4,9 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import os
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, get_type_hints
-
-if os.environ.get("NO_COLOR"):  # tyro reads its own variable, when it is imported
-    os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "0")
 
 import tyro
 
@@ -133,7 +129,7 @@ def _require_lists_once(given: Sequence[str]) -> None:
 def _without_frame(box: str) -> str:
     """The message in a box that tyro printed: without colours, frame, help text and the hint at --help."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
-    text = [line.strip("│| ") for line in lines if not re.match(r"[╭╰+]", line)]
-    parts = re.split(r"\n─+\n|\n-{20,}\n", "\n".join(text))
+    text = "\n".join(line.strip("│| ") for line in lines[1:-1])  # without the title and the lower edge
+    parts = re.split(r"\n[─-]{9,}\n", text)
     shown = [part for part in parts if not part.startswith(("For full helptext", "Argument helptext"))]
     return " ".join(" ".join(shown).partition("Got errors:")[0].split())

@@ -62,12 +62,12 @@ def ablate_results(ablated: AblateResult) -> Record:
     rate, impact = ablated.balance or (None, None)
     return {
         "interventions": len(ablated.chosen),
-        "own_classes": own_classes(ablated).to_dict("records"),
-        "suite": ablated.ablation.suite.to_dict("records"),
+        "own_classes": own_classes(ablated),
+        "suite": ablated.ablation.suite,
         "controls_rate_over_targets": rate,
         "controls_impact_over_targets": impact,
         "controls_overlap_share": ablated.overlap,
-        "causal_map_check": None if ablated.map_check is None else ablated.map_check.to_dict("records"),
+        "causal_map_check": ablated.map_check,
         "sets_left_out": ablated.left_out,
         "clips": ablated.clips,
         "clips_left_out": len(ablated.unusable),
@@ -115,7 +115,7 @@ def ablate_summary(results: Record, ablation: Ablation, chosen: Sequence[Interve
             lines += [_classes_table(one, by_name[one.name], ablation) for one in chosen]
         else:
             lines.append(_interventions_table(str(label_set), chosen, rows))
-    if results["suite"]:
+    if len(results["suite"]):
         lines.append(_aggregate_table(results["suite"]))
     rate, impact = results["controls_rate_over_targets"], results["controls_impact_over_targets"]
     if rate is not None and not math.isnan(rate):
@@ -124,7 +124,7 @@ def ablate_summary(results: Record, ablation: Ablation, chosen: Sequence[Interve
             f"(mean |a| x norm of the outgoing weights)."
         )
     if results["causal_map_check"] is not None:
-        lines.append(_map_check(pd.DataFrame(results["causal_map_check"])))
+        lines.append(_map_check(results["causal_map_check"]))
     return "\n".join(lines)
 
 
@@ -185,7 +185,7 @@ def _interventions_table(label_set: str, chosen: Sequence[Intervention], rows: p
     return _shortened(header, cells)
 
 
-def _aggregate_table(suite: Sequence[Record]) -> str:
+def _aggregate_table(suite: pd.DataFrame) -> str:
     cells = [
         [
             row["label_set"],
@@ -196,7 +196,7 @@ def _aggregate_table(suite: Sequence[Record]) -> str:
             _mean_and_deviation(row["control_mean"], row["control_sd"], 4),
             p_text(row["p_value"]),
         ]
-        for row in suite
+        for _, row in suite.iterrows()
     ]
     title = f"All interventions together: mean margin change on {', '.join(CONTRASTS[:2])}, and the difference"
     header = ["label set", "gain", "interventions", "on", "margin change", "controls", "p"]

@@ -1,7 +1,7 @@
 """`jaxdissect neurons`: choose the class-specific neurons from the counts."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +119,7 @@ def _richest_classes(row: Record) -> str:
     return f"{row['label_set']}: most {most}" + (f"; fewest {fewest}" if len(names) > 5 else "")
 
 
-def _certainty(row: Mapping[str, float]) -> str:
+def _certainty(row: Record) -> str:
     """How sure the selection of a label set is; NaN stands for what was not drawn."""
     parts = [f"{row['label_set']}: {row['pairs']:,} pairs of class and neuron"]
     if not math.isnan(row["pairs_by_chance"]):

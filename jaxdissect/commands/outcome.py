@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxdissect.types import Record
 
@@ -34,6 +34,7 @@ class Outcome:
     failure: str | None = None
 
 
+@runtime_checkable
 class CountsBadClips(Protocol):
     """A stage's result that knows how many clips could not be read."""
 

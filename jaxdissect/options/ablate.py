@@ -12,7 +12,7 @@ LARGEST_GAIN = 1e6  # beyond it float32 keeps nothing of the other neurons
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblateOptions(Options):
-    """Silence, attenuate or amplify neuron sets, and measure the effect.
+    """Silence, attenuate or amplify neurons, and measure the effect.
 
     The effect is measured on each class of the test split, beside that of matched random neuron sets.
 

@@ -27,7 +27,6 @@ from jaxdissect.cli.catalogue import COMMANDS, FIRST_EXAMPLES
 from jaxdissect.cli.parsing import parse
 from jaxdissect.commands.neurons import _listed_pairs
 from jaxdissect.errors import InputError
-from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.runtime import progress
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.significance.cautions import INDEPENDENT
@@ -105,7 +104,7 @@ def test_help_shows_examples_and_defaults_with_units(name, capsys):
     assert "\x1b" not in printed
     told = " ".join(line.strip("│| ") for line in printed.splitlines())
     assert ("(default: 10 min)" in told) == ("--save-minutes" in told and name not in ("train", "neurons"))
-    assert ("which permutations that were killed go on. Default: 10." in told) == (name == "neurons")
+    assert ("from which killed permutations resume. Default: 10." in told) == (name == "neurons")
     for option in ("--quiet", "--json"):
         assert re.search(rf"^[│| ]*{option}  ", printed, re.MULTILINE)
     rows = re.split(r"(?m)^[│|]? {0,2}(?=--)", printed.partition("-h, --help")[2])
@@ -175,7 +174,7 @@ def test_the_version(capsys):
         ),
         (
             "bench --encoder e --batch-sizes 1 x",
-            "Error parsing --batch-sizes: invalid literal for int() with base 10: 'x'",
+            "--batch-sizes: Could not find valid parse for arguments: ['1', 'x']",
         ),
         (
             "probe --run r --head mine",
@@ -413,13 +412,12 @@ def test_json_stands_alone_whatever_an_encoder_prints(dissected, tmp_path, answe
 
 def test_values_that_json_does_not_know():
     table = pd.DataFrame({"a": [1.5, np.nan], "b": ["x", None], "n": pd.array([1, None], "Int64")})
-    options = NeuronsOptions(run=Path("r"))
     found = strict(
-        json.dumps(plain({"t": table, "x": np.float32(0.5), "i": np.inf, "o": options, "s": {3: (np.int64(2),)}}))
+        json.dumps(plain({"t": table, "x": np.float32(0.5), "i": np.inf, "p": Path("r"), "s": {3: (np.int64(2),)}}))
     )
     assert found["t"] == [{"a": 1.5, "b": "x", "n": 1}, {"a": None, "b": None, "n": None}]
     assert (found["x"], found["i"], found["s"]) == (0.5, None, {"3": [2]})
-    assert found["o"]["run"] == "r"
+    assert found["p"] == "r"
 
 
 def test_options_of_a_command_do_not_hold_how_it_answers():

@@ -12,6 +12,7 @@ from jaxdissect.cli.no_effect import NO_EFFECT
 from jaxdissect.cli.parsing import GIVEN_ONCE, parse
 from jaxdissect.commands import dissect
 from jaxdissect.errors import InputError
+from jaxdissect.options.base import flag as flag_of
 
 NEEDED = {
     "dissect": "--encoder e --task t.csv --run r",
@@ -216,9 +217,10 @@ def test_every_name_in_the_lists_is_a_command():
 def test_lists_are_given_once():
     """Of an option given twice the last counts, which would lose values of a list."""
     lists = {
-        f"--{name.strip('_').replace('_', '-')}"
+        flag_of(field.name)
         for command in COMMANDS.values()
-        for name, hint in get_type_hints(command.options).items()
+        for field in dataclasses.fields(command.options)
+        for hint in [get_type_hints(command.options)[field.name]]
         for one in (hint, *get_args(hint))
         if get_origin(one) is tuple and Ellipsis in get_args(one)
     }

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from jaxdissect.commands.summary import probe_summary
 from tones import (
     CLIPS,
     SAMPLES,
@@ -20,6 +19,7 @@ from tones import (
 
 from jaxdissect import InputError, ViTConfig, save_encoder, untrained_m2d
 from jaxdissect.audio.decode import read_clip
+from jaxdissect.commands.probe import probe_results, probe_summary
 from jaxdissect.probe.linear import EPSILON
 from jaxdissect.stages.probe import ProbeResult, run_probe
 
@@ -80,7 +80,7 @@ def test_own_head_needs_no_clips_to_train_on(options, tones):
     table = tones.write("judge.csv", split=lambda clip: "test")
     (evaluation,) = run_probe(options(task=str(table), encoder="tones:three_classes", head="encoder")).evaluations
     assert evaluation.scores.set_index("split")["clips"].to_dict() == {"train": 0, "valid": 0, "test": CLIPS}
-    told = probe_summary(ProbeResult((evaluation,), {}, CLIPS, 0.01))
+    told = probe_summary(probe_results(ProbeResult((evaluation,), {}, CLIPS, 0.01)))
     assert re.search(r"label +3 +accuracy +- +- +\d", told)
 
 

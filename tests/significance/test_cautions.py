@@ -12,7 +12,9 @@ import pytest
 import xarray as xr
 
 from jaxdissect.cli import main
-from jaxdissect.commands.outcome import Answer, Outcome, OutputOptions
+from jaxdissect.cli.answer import Answer
+from jaxdissect.commands.outcome import Outcome
+from jaxdissect.options.base import OutputOptions
 from jaxdissect.report.overview import _cautions
 from jaxdissect.report.run_contents import read_contents
 from jaxdissect.runtime.files import json_fingerprint
@@ -269,7 +271,7 @@ def test_renew_strikes_what_was_made_of_clips_grouped_otherwise(tmp_path):
 
 def test_answer_tells_a_warning_once(capsys):
     answer = Answer("dissect", None, OutputOptions())
-    first = Outcome("activations", "counted\ntwice", {}, warnings=("twice",))
-    assert answer.take([first, Outcome("neurons", "chosen\ntwice\nonce", {}, warnings=("twice", "once"))]) == 0
+    first = Outcome("activations", {}, "counted", warnings=("twice",))
+    assert answer.print_outcomes([first, Outcome("neurons", {}, "chosen", warnings=("twice", "once"))]) == 0
     assert capsys.readouterr().out == "counted\ntwice\nchosen\nonce\n"
     assert json.loads(answer.to_json(0, None, []))["warnings"] == ["twice", "once"]
