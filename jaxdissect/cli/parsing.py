@@ -128,8 +128,8 @@ def _require_lists_once(given: Sequence[str]) -> None:
 
 def _without_frame(box: str) -> str:
     """The message in a box that tyro printed: without colours, frame, help text and the hint at --help."""
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
-    text = "\n".join(line.strip("│| ") for line in lines[1:-1])  # without the title and the lower edge
-    parts = re.split(r"\n[─-]{9,}\n", text)
-    shown = [part for part in parts if not part.startswith(("For full helptext", "Argument helptext"))]
+    rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]  # the first one is a title
+    text = "\n".join(row.strip("│| ") for row in rows)
+    parts = re.split(r"^[╰─╯-]{9,}$", text, flags=re.MULTILINE)
+    shown = [part for part in parts if not part.strip().startswith(("For full helptext", "Argument helptext"))]
     return " ".join(" ".join(shown).partition("Got errors:")[0].split())
