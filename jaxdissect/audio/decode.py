@@ -14,12 +14,12 @@ from jaxdissect.audio.file_names import find_clip
 from jaxdissect.audio.sound_files import FAILURES, read_frames
 from jaxdissect.errors import UnreadableError
 
-MARGIN_SECONDS = 0.25  # read past the crop, so that resampling does not see the end of what was read
+EXTRA_SECONDS = 0.25  # read beyond the crop, so that resampling does not see the end of what was read
 
 
 @dataclass(frozen=True)
 class ClipStatus:
-    """What became of one clip's file.
+    """The outcome of reading one clip's file.
 
     Attributes:
       samples: recorded samples within the unit length, at the encoder's rate; the rest is padding.
@@ -37,8 +37,8 @@ class Recording:
     """One clip, ready for the front end.
 
     Attributes:
-      pcm: of the task's unit length, float32, or 16-bit integers as in shards; all zero if unreadable.
-      clip: what became of its file.
+      pcm: samples of the task's unit length: float32, or 16-bit integers as in shards; all zero if unreadable.
+      clip: outcome of reading its file.
     """
 
     pcm: Float[np.ndarray, " sample"] | Int16[np.ndarray, " sample"]
@@ -46,12 +46,12 @@ class Recording:
 
 
 def read_clip(data: Path, file_name: str, sample_rate: int, samples: int) -> Recording:
-    """Read one clip of the data folder. Never raises for what is wrong with one file: that is its status.
+    """Read one clip of the data folder. A fault of the file is the clip's status and raises nothing.
 
     Args:
-      data: the data folder; a name that leaves it is not opened, a link in it leads wherever its owner wants.
-      file_name: relative to `data`.
-      sample_rate: of the result, Hz.
+      data: data folder; a name that leaves it is not opened, but a link in it may lead anywhere.
+      file_name: path of the file, relative to `data`.
+      sample_rate: rate of the result, Hz.
       samples: unit length of the result.
     """
     try:
@@ -65,8 +65,8 @@ def decode_file(source: Path | bytes, sample_rate: int, samples: int) -> tuple[F
     """The frames of an audio file that a clip of `samples` samples needs, in [-1, 1], and their rate.
 
     Args:
-      source: path of the file, or what it holds.
-      sample_rate: of the clip, Hz.
+      source: path of the file, or its bytes.
+      sample_rate: rate of the clip, Hz.
       samples: unit length of the clip.
 
     Raises:
@@ -75,24 +75,30 @@ def decode_file(source: Path | bytes, sample_rate: int, samples: int) -> tuple[F
     try:
         return read_frames(source, lambda rate: frames_needed(rate, sample_rate, samples))
     except FAILURES as error:
-        reason = str(getattr(error, "error_string", error))
+        reason = str(getattr(error, "error_string", error))  # soundfile's own text, without the path
         if isinstance(source, Path):
             reason = reason.replace(str(source), source.name)
         raise UnreadableError(f"cannot be decoded: {reason}") from error
 
 
 def frames_needed(rate: int, sample_rate: int, samples: int) -> int:
-    """Frames at `rate` that resampling to `samples` samples at `sample_rate` takes."""
-    return -(-samples * rate // sample_rate) + int(MARGIN_SECONDS * rate)
+    """Frames of a file from which a clip is resampled.
+
+    Args:
+      rate: rate of the file, Hz.
+      sample_rate: rate of the clip, Hz.
+      samples: unit length of the clip.
+    """
+    return -(-samples * rate // sample_rate) + int(EXTRA_SECONDS * rate)
 
 
 def make_recording(pcm: Float[np.ndarray, "frame channel"], rate: int, sample_rate: int, samples: int) -> Recording:
-    """Mix to mono, resample, crop from the start, zero-pad at the end. Never raises: what is wrong is the status.
+    """Mix to mono, resample, crop from the start, zero-pad at the end. A fault is the clip's status, and never raises.
 
     Args:
       pcm: samples in [-1, 1].
-      rate: of `pcm`, Hz.
-      sample_rate: of the result, Hz.
+      rate: rate of `pcm`, Hz.
+      sample_rate: rate of the result, Hz.
       samples: unit length of the result.
     """
     if not len(pcm):
@@ -110,17 +116,29 @@ def make_recording(pcm: Float[np.ndarray, "frame channel"], rate: int, sample_ra
 def pad_recording(
     mono: Float[np.ndarray, " sample"] | Int16[np.ndarray, " sample"], sample_rate: int, samples: int
 ) -> Recording:
-    """Zero-pad a clip of at most `samples` samples at the end, and say what became of it."""
+    """Zero-pad a clip at the end, and note its status.
+
+    Args:
+      mono: at most `samples` samples.
+      sample_rate: rate of the clip, Hz.
+      samples: unit length of the result.
+    """
     recorded = len(mono)
     padded = np.pad(mono, (0, samples - recorded))
+    status = ClipStatus(recorded, "ok")
     if not padded.any():
-        return Recording(padded, ClipStatus(recorded, "silent", "every sample is zero"))
-    if recorded < samples:
+        status = ClipStatus(recorded, "silent", "every sample is zero")
+    elif recorded < samples:
         reason = f"{recorded / sample_rate:.3f} s, padded to {samples / sample_rate:g} s"
-        return Recording(padded, ClipStatus(recorded, "short", reason))
-    return Recording(padded, ClipStatus(recorded, "ok"))
+        status = ClipStatus(recorded, "short", reason)
+    return Recording(padded, status)
 
 
 def unreadable(reason: str, samples: int) -> Recording:
-    """A clip that is not to be counted, and why."""
+    """A clip that is not to be counted.
+
+    Args:
+      reason: why it is not.
+      samples: unit length of the result, which is silence.
+    """
     return Recording(np.zeros(samples, np.float32), ClipStatus(0, "unreadable", reason))

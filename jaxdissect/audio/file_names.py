@@ -1,13 +1,12 @@
 """A clip's name in the table -> its file in the data folder, or why there is none.
 
-The table names files; what lies behind a name is the user's own affair: a link inside the data folder may lead
-anywhere, to another disk or into the store of a model hub.
+A name must stay inside the data folder. A link there may lead anywhere, to another disk or into the store of a model
+hub: the folder's owner made it.
 """
 
 import errno
 import threading
 import unicodedata
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
@@ -15,21 +14,22 @@ from stat import S_ISREG
 from jaxdissect.errors import UnreadableError
 from jaxdissect.runtime.files import stays_inside
 
-SOUND = "wav wave flac mp3 mp2 ogg oga opus aif aiff aifc au snd caf w64 rf64 sph nist m4a mp4 aac wma webm mka amr wv"
-ENDINGS = frozenset(SOUND.split())  # a table may lie beside a clip under the same name
-FOLDERS = 1024  # whose names are remembered
-_listing = threading.Lock()  # threads that decode meet the same missing folder at once
+AUDIO = "wav wave flac mp3 mp2 ogg oga opus aif aiff aifc au snd caf w64 rf64 sph nist m4a mp4 aac wma webm mka amr wv"
+ENDINGS = frozenset(AUDIO.split())  # of files that are proposed for a clip: a table may have the clip's name, too
+FOLDERS_REMEMBERED = 1024  # folders whose listings are kept
+ACCENTS, CASE, ENDING = "how accents are written (Unicode normalisation)", "upper and lower case", "its ending"
+_one_listing_at_a_time = threading.Lock()  # many threads that decode come to the same missing folder at once
 
 
 def find_clip(data: Path, file_name: str) -> Path:
     """The file of a clip.
 
     Args:
-      data: the data folder.
-      file_name: relative to `data`.
+      data: data folder.
+      file_name: path of the file, relative to `data`.
 
     Raises:
-      UnreadableError: the name leaves the data folder, or no regular file with bytes in it has it.
+      UnreadableError: the name leaves the data folder, or there is no regular file of that name with bytes in it.
     """
     if not stays_inside(file_name):
         raise UnreadableError("lies outside the data folder")
@@ -46,20 +46,19 @@ def find_clip(data: Path, file_name: str) -> Path:
 
 
 def _why_not_opened(data: Path, file_name: str, error: OSError | ValueError) -> str:
-    """What is said of a name that the system does not open: no permission, too long, a loop of links, not there."""
+    """Why the system does not open a file: no permission, a name too long, a loop of links, or no such file."""
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.ELOOP:
-        return f"cannot be opened: {_first_link(data, file_name)}, a loop of links: make the link anew"
+        return f"cannot be opened: {_first_broken_link(data, file_name)}, a loop of links: make the link anew"
     if number not in (errno.ENOENT, errno.ENOTDIR):
         return f"cannot be opened: {getattr(error, 'strerror', None) or error}"
-    link = _first_link(data, file_name)
+    link = _first_broken_link(data, file_name)
     if link is not None:
         return f"missing: {link}, which is not there: mount or fetch that, or make the link anew"
-    return _near_name(data, file_name)
+    return _why_missing(data, file_name)
 
 
-def _first_link(data: Path, file_name: str) -> str | None:
-    """The first part of a path that is a link without an end."""
+def _first_broken_link(data: Path, file_name: str) -> str | None:
     path = data
     for part in PurePosixPath(file_name).parts:
         path = path / part
@@ -68,23 +67,26 @@ def _first_link(data: Path, file_name: str) -> str | None:
     return None
 
 
-def _near_name(data: Path, file_name: str) -> str:
-    """What to say of a file that is missing: which one is there whose name differs by what people overlook."""
-    parts = PurePosixPath(file_name.replace("\\", "/")).parts
-    folder = data
-    present: list[str] = []
-    for number, part in enumerate(parts):
-        name = _match(folder, part, is_file=number == len(parts) - 1)
-        if name is None and number < len(parts) - 1:
-            return f"missing: there is no folder {'/'.join([*present, part])!r} in the data folder"
+def _why_missing(data: Path, file_name: str) -> str:
+    """Where the path of a missing file ends, or which file has nearly its name."""
+    *folders, last = PurePosixPath(file_name.replace("\\", "/")).parts
+    path, present = data, []
+    for part in folders:
+        name = _near_name(path, part, is_file=False)
         if name is None:
-            return "missing"
+            return f"missing: there is no folder {'/'.join([*present, part])!r} in the data folder"
         present.append(name)
-        folder = folder / name
-        if number < len(parts) - 1 and not folder.is_dir():
+        path = path / name
+        if not path.is_dir():
             return f"missing: {'/'.join(present)!r} is a file and no folder, perhaps a link that was copied as text"
-    differences = _differences(file_name, parts, present)
-    if not differences:  # it came after it was looked for
+    name = _near_name(path, last, is_file=True)
+    if name is None:
+        return "missing"
+    present.append(name)
+    kinds = {_difference(part, name) for part, name in zip((*folders, last), present, strict=True)}
+    differences = ["'\\' for '/'"] if "\\" in file_name else []
+    differences += [kind for kind in (ACCENTS, CASE, ENDING) if kind in kinds]
+    if not differences:  # the file came after it was looked for
         return "missing"
     return (
         f"missing; {'/'.join(present)!r} is there, which differs in {' and in '.join(differences)}: write that name "
@@ -92,25 +94,30 @@ def _near_name(data: Path, file_name: str) -> str:
     )
 
 
-def _match(folder: Path, part: str, *, is_file: bool) -> str | None:
-    """The name in a folder that is the same but for what people overlook."""
+def _near_name(folder: Path, part: str, *, is_file: bool) -> str | None:
+    """The name in a folder that differs from a part of a path by nothing, or by what people overlook."""
     try:
-        with _listing:
-            names, stems = _names(str(folder), folder.stat().st_mtime_ns)
+        with _one_listing_at_a_time:
+            names, stems = _listing(str(folder), folder.stat().st_mtime_ns)
     except (OSError, ValueError):
         return None
     key = _key(part)
-    same = names.get(key, [])
-    if part in same:
+    near = names.get(key, [])
+    if part in near:
         return part
-    if not same and is_file:
-        same = stems.get(key, []) or stems.get(_stem(key), [])
-    return same[0] if same else None
+    if not near and is_file:
+        near = stems.get(key, []) or stems.get(_stem(key), [])
+    return near[0] if near else None
 
 
-@lru_cache(maxsize=FOLDERS)
-def _names(folder: str, changed: int) -> tuple[Mapping[str, list[str]], Mapping[str, list[str]]]:
-    """The names in a folder, by what is left of them without case and ways to write a letter; and without ending."""
+@lru_cache(maxsize=FOLDERS_REMEMBERED)
+def _listing(folder: str, changed_ns: int) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The names in a folder by their keys, and those of audio files by their keys without ending.
+
+    Args:
+      folder: path of the folder.
+      changed_ns: time of its last change, so that a listing is not kept beyond it.
+    """
     names: dict[str, list[str]] = {}
     stems: dict[str, list[str]] = {}
     for name in sorted(path.name for path in Path(folder).iterdir()):
@@ -122,24 +129,22 @@ def _names(folder: str, changed: int) -> tuple[Mapping[str, list[str]], Mapping[
 
 
 def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    """What names share that differ in upper and lower case, or in how accents are written."""
+    return _composed(_composed(name).casefold())
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _differences(file_name: str, parts: tuple[str, ...], present: list[str]) -> list[str]:
-    """By what a name in the table and one on the disk differ."""
-    differences = ["'\\' for '/'"] if "\\" in file_name else []
-    pairs = [
-        (unicodedata.normalize("NFC", part), unicodedata.normalize("NFC", name))
-        for part, name in zip(parts, present, strict=True)
-    ]
-    if any(part != name and plain == other for part, name, (plain, other) in zip(parts, present, pairs, strict=True)):
-        differences.append("how accents are written (Unicode normalisation)")
-    if any(part != name and _key(part) == _key(name) for part, name in pairs):
-        differences.append("upper and lower case")
-    if any(_key(part) != _key(name) for part, name in pairs):
-        differences.append("its ending")
-    return differences
+def _difference(part: str, name: str) -> str:
+    """How a part of a path in the table differs from a name on the disk."""
+    if part == name:
+        return ""
+    if _composed(part) == _composed(name):
+        return ACCENTS
+    return CASE if _key(part) == _key(name) else ENDING

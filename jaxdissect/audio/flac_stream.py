@@ -1,9 +1,9 @@
-"""What a FLAC file says of its length, and how to make its decoder forget that.
+"""The length that a FLAC file's header gives, and how to make its decoder forget it.
 
-The decoder stops at the number of samples that the header promises. Programs that write to a pipe cannot go back to the
-header: it then promises nothing, or a guess made before, and has no checksum of the samples.
+The decoder stops at the number of samples in the header. A program that writes to a pipe cannot go back to the header:
+the header then has no number, or an early guess, and no checksum of the samples.
 
-Source: RFC 9639, sections 8.2 (STREAMINFO) and 9.1 (frame header).
+Source: RFC 9639, sections 8.2 (STREAMINFO), 9.1 (frame header) and 9.1.8 (its checksum).
 """
 
 import hashlib
@@ -13,25 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32
 
-from jaxdissect.audio.byte_windows import Content, content_size, read_at
+from jaxdissect.audio.byte_windows import OpenFile, file_size, read_at
 from jaxdissect.audio.mpeg_frames import skip_tags
 
-LENGTH_AT, LENGTH_BYTES = 18, 8  # of the field that ends with the 36 bits of the length, from "fLaC" on
+# Layout from "fLaC" on, in bytes: 4 "fLaC", 4 header of the block STREAMINFO, then STREAMINFO itself: 8: smallest block
+# (16 bits), 10: largest block (16), 12: smallest frame (24), 15: largest frame (24), 18: rate (20), channels - 1 (3),
+# bits of a sample - 1 (5), samples (36), 26: MD5 of all samples (128).
+BLOCK_AT, BLOCK_BYTES = 10, 2
+LENGTH_AT, LENGTH_BYTES = 18, 8  # the 64 bits that end with the number of samples
 MD5_AT, MD5_BYTES = 26, 16
-LENGTH_MASK = 2**36 - 1
-FRAME_HEADER = 16  # bytes; none is longer
-TAIL = 2**16  # bytes in which the last frame begins, unless it is uncommonly long
-SYNC = (b"\xff\xf8", b"\xff\xf9")
-ID3V1 = 128  # bytes
-
-
-def _crc8(byte: int) -> int:
-    for _ in range(8):
-        byte = (byte << 1 ^ 0x07) & 0xFF if byte & 0x80 else byte << 1
-    return byte
-
-
-CRC8 = tuple(map(_crc8, range(256)))
+SAMPLES_BITS = 36
+LONGEST_HEADER_BYTES = 16  # of a frame's header
+TAIL_BYTES = 2**16  # bytes at the end of a file in which the last frame begins, unless it is uncommonly long
+SYNC_CODES = (b"\xff\xf8", b"\xff\xf9")  # 15 bits that begin a frame; the last bit is 1 where samples are numbered
+ID3V1_BYTES = 128  # size of the tag "TAG" at the end of a file
 
 
 @dataclass(frozen=True)
@@ -40,11 +35,11 @@ class FlacHeader:
 
     Attributes:
       start: offset of the stream, behind tags.
-      end: offset behind the last byte that may be of the stream.
-      block: samples of a frame; of the last one fewer.
-      bits: of a sample.
-      md5: of all samples; zeros where the program that wrote the file never came back to the header.
-      unknown_length: what to replace so that no length is promised; bytes by their offset in the file.
+      end: offset behind the last byte that may belong to the stream.
+      block: samples of a frame; the last frame has fewer.
+      bits: bits of a sample.
+      md5: checksum of all samples; zeros if the program that wrote the file never came back to the header.
+      unknown_length: bytes to replace, by their offset in the file, so that the header gives no length.
     """
 
     start: int
@@ -54,60 +49,62 @@ class FlacHeader:
     md5: bytes
     unknown_length: dict[int, bytes]
 
-    @property
-    def finished(self) -> bool:
-        """Whether the header was written when all samples were known."""
-        return any(self.md5)
 
-
-def read_flac_header(content: Content) -> FlacHeader | None:
-    """STREAMINFO, which comes first in a FLAC file; None: it is no FLAC file.
+def read_flac_header(file: OpenFile) -> FlacHeader | None:
+    """STREAMINFO, the first block of a FLAC file; None: it is no FLAC file.
 
     Args:
-      content: the file; its position changes.
+      file: open file; its position changes.
     """
-    start, end = skip_tags(content, 0), content_size(content)
-    head = read_at(content, start, MD5_AT + MD5_BYTES)
+    start, end = skip_tags(file, 0), file_size(file)
+    head = read_at(file, start, MD5_AT + MD5_BYTES)
     if not head.startswith(b"fLaC") or len(head) < MD5_AT + MD5_BYTES:
         return None
-    if read_at(content, max(0, end - ID3V1), 3) == b"TAG":
-        end -= ID3V1
+    if read_at(file, max(0, end - ID3V1_BYTES), 3) == b"TAG":
+        end -= ID3V1_BYTES
     field = int.from_bytes(head[LENGTH_AT : LENGTH_AT + LENGTH_BYTES], "big")
-    unknown = (field & ~LENGTH_MASK).to_bytes(LENGTH_BYTES, "big")
-    bits = (field >> 36 & 31) + 1
-    block = int.from_bytes(head[10:12], "big")
-    return FlacHeader(start, end, block, bits, head[MD5_AT:], {start + LENGTH_AT: unknown})
+    bits = (field >> SAMPLES_BITS & 0b11111) + 1
+    without_samples = field >> SAMPLES_BITS << SAMPLES_BITS  # a number of 0 means "unknown" to the decoder
+    return FlacHeader(
+        start,
+        end,
+        int.from_bytes(head[BLOCK_AT : BLOCK_AT + BLOCK_BYTES], "big"),
+        bits,
+        head[MD5_AT:],
+        {start + LENGTH_AT: without_samples.to_bytes(LENGTH_BYTES, "big")},
+    )
 
 
-def header_begins(content: Content, header: FlacHeader) -> list[int]:
-    """Offsets in the last bytes of a file at which the header of a frame could begin, the file being cut within it.
+def cut_header_offsets(file: OpenFile, header: FlacHeader) -> list[int]:
+    """Offsets in the last bytes of a file at which a frame's header may begin that the end of the file cuts.
 
-    The decoder says nothing of such a rest; any longer one it calls damaged.
+    The decoder ignores such a rest without an error; it calls any longer one damaged.
 
     Args:
-      content: the file; its position changes.
-      header: of the file.
+      file: open file; its position changes.
+      header: STREAMINFO of the file.
     """
-    first = max(header.start, header.end - FRAME_HEADER)
-    tail = read_at(content, first, header.end - first)
-    return [first + at for at in range(len(tail)) if tail[at : at + 2] in SYNC or tail[at:] == SYNC[0][:1]]
+    first = max(header.start, header.end - LONGEST_HEADER_BYTES)
+    tail = read_at(file, first, header.end - first)
+    first_byte = SYNC_CODES[0][:1]  # the last byte of a file may be the first of a header
+    return [first + at for at in range(len(tail)) if tail[at : at + 2] in SYNC_CODES or tail[at:] == first_byte]
 
 
-def may_go_on(content: Content, header: FlacHeader, samples: int) -> bool:
-    """Whether frames behind those with so many samples may be there, by the numbers in the headers of the last ones.
+def may_have_more(file: OpenFile, header: FlacHeader, samples: int) -> bool:
+    """Whether a file may hold more samples than a number, by the headers of its last frames.
 
     Args:
-      content: the file; its position changes.
-      header: of the file.
-      samples: that the header promises.
+      file: open file; its position changes.
+      header: STREAMINFO of the file.
+      samples: number of samples, as the header gives it.
 
     Returns:
-      False: surely not. What looks like a header by chance makes it True.
+      False: certainly not. Bytes that look like a header by chance make it True.
     """
-    first = max(header.start, header.end - TAIL)
-    tail = read_at(content, first, header.end - first)
-    headers = [tail[begin : begin + FRAME_HEADER] for sync in SYNC for begin in _offsets(tail, sync)]
-    ends = [end for end in (_frame_end(found, header.block) for found in headers) if end is not None]
+    first = max(header.start, header.end - TAIL_BYTES)
+    tail = read_at(file, first, header.end - first)
+    headers = (tail[at : at + LONGEST_HEADER_BYTES] for sync in SYNC_CODES for at in _offsets(tail, sync))
+    ends = [end for head in headers if (end := _frame_end(head, header.block)) is not None]
     return not ends or max(ends) > samples
 
 
@@ -119,42 +116,59 @@ def _offsets(content: bytes, pattern: bytes) -> Iterator[int]:
 
 
 def _frame_end(head: bytes, block: int) -> int | None:
-    """Samples up to the end of a frame, by its header; None: it is none, since its checksum is wrong.
+    """Samples up to the end of a frame, by its header; None: the bytes are no header, since the checksum is wrong.
+
+    Layout: sync (15 bits), numbering (1), code of the block size (4), code of the rate (4), channels (4), sample size
+    (3), reserved (1), number of the frame or of its first sample (1 to 7 bytes), block size (0 to 2 bytes), rate (0 to
+    2 bytes), checksum (1 byte).
 
     Args:
-      head: what may be a header.
+      head: bytes that may begin a header.
       block: samples of every frame but the last, where frames are numbered and not samples.
     """
     if len(head) < 6:
         return None
-    ones = 8 - (head[4] ^ 0xFF).bit_length()  # of a number as in UTF-8, but of up to 36 bits
-    after = 4 + max(1, ones)
-    kind, rate = head[2] >> 4, head[2] & 15
-    size = after + {6: 1, 7: 2}.get(kind, 0) + {12: 1, 13: 2, 14: 2}.get(rate, 0)
-    checksum = 0
-    for byte in head[: size + 1]:  # over the checksum itself, too: then nothing is left
-        checksum = CRC8[checksum ^ byte]
-    if len(head) <= size or checksum or kind == 0:
+    # The number is coded as in UTF-8, but has up to 36 bits: the ones that lead its first byte count its bytes.
+    ones = 8 - (head[4] ^ 0xFF).bit_length()
+    number_end = 4 + max(1, ones)
+    size_code, rate_code = head[2] >> 4, head[2] & 0b1111
+    size_bytes, rate_bytes = {6: 1, 7: 2}.get(size_code, 0), {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    checksum_at = number_end + size_bytes + rate_bytes
+    # A checksum over the checksum, too, leaves nothing.
+    if len(head) <= checksum_at or size_code == 0 or _crc8(head[: checksum_at + 1]):
         return None
     number = head[4] & (0x7F >> ones)
-    for byte in head[5:after]:
+    for byte in head[5:number_end]:
         number = number << 6 | byte & 0x3F
-    if kind in (6, 7):
-        own = int.from_bytes(head[after : after + kind - 5], "big") + 1
-    else:
-        own = 192 if kind == 1 else 576 << kind - 2 if kind < 6 else 256 << kind - 8
-    return (number if head[1] & 1 else number * block) + own  # the last bit of the sync tells which are numbered
+    if size_bytes:
+        samples = int.from_bytes(head[number_end : number_end + size_bytes], "big") + 1
+    elif size_code == 1:
+        samples = 192
+    else:  # codes 2 to 5 are 576 times a power of two, 8 to 15 are powers of two from 256 on
+        samples = 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8
+    samples_are_numbered = head[1] & 1
+    return (number if samples_are_numbered else number * block) + samples
+
+
+def _crc8(content: bytes) -> int:
+    """Remainder by the polynomial x^8 + x^2 + x + 1."""
+    remainder = 0
+    for byte in content:
+        remainder ^= byte
+        for _ in range(8):
+            remainder = remainder << 1 ^ (0x107 if remainder & 0x80 else 0)
+    return remainder
 
 
 def samples_md5(samples: Int32[np.ndarray, "frame channel"], bits: int) -> bytes:
     """The checksum of samples as STREAMINFO has it.
 
     Args:
-      samples: whose `bits` uppermost bits are in use.
-      bits: of a sample.
+      samples: samples in the uppermost bits of 32.
+      bits: bits of a sample.
     """
-    width = -(-bits // 8)
-    plain = np.ascontiguousarray(samples >> (32 - bits)).astype("<i4")
-    return hashlib.md5(
-        plain.view(np.uint8).reshape(*samples.shape, 4)[..., :width].tobytes(), usedforsecurity=False
-    ).digest()
+    # It is made over little-endian samples of whole bytes: the lowest ones of each 32-bit integer.
+    bytes_per_sample = -(-bits // 8)
+    integers = np.ascontiguousarray(samples >> (32 - bits)).astype("<i4")
+    kept = integers.view(np.uint8).reshape(*samples.shape, 4)[..., :bytes_per_sample]
+    return hashlib.md5(kept.tobytes(), usedforsecurity=False).digest()

@@ -6,15 +6,19 @@ Source: RFC 3533 (pages, flags, checksum), RFC 7845 section 4 (Opus: what may be
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
-from jaxdissect.audio.byte_windows import Content, content_size, read_at
+from jaxdissect.audio.byte_windows import OpenFile, file_size, read_at
 
-HEADER = 27  # bytes, before the table of the segments' sizes
-LONGEST_PAGE = HEADER + 255 + 255 * 255  # bytes
-BEGINS, ENDS = 2, 4  # flags of a page
-UNKNOWN = 2**62  # a last position that no stream reaches: it trims nothing
-BACKWARDS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+# Layout of a page (RFC 3533, section 6), in bytes, numbers little-endian: 0: "OggS", 4: version (1), 5: flags (1),
+# 6: position, the samples up to the end of the page (8), 14: serial number of the stream (4), 18: number of the page
+# (4), 22: checksum (4), 26: number of segments (1), 27: size of each segment (1 byte each), then the segments.
+FLAGS_AT, SEGMENTS_AT = 5, 26
+POSITION, SERIAL, NUMBER, CHECKSUM = slice(6, 14), slice(14, 18), slice(18, 22), slice(22, 26)
+PAGE_HEADER_BYTES = 27  # without the table of the segments' sizes
+LONGEST_PAGE_BYTES = PAGE_HEADER_BYTES + 255 + 255 * 255
+BEGINS_STREAM, ENDS_STREAM = 2, 4  # flags
+NO_TRIMMING = 2**62  # a last position that no stream reaches
+REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True)
@@ -22,34 +26,29 @@ class Page:
     """One page.
 
     Attributes:
-      offset: of its first byte.
+      offset: offset of its first byte.
       size: bytes, header included.
-      flags: 1: continues a packet; 2: begins a stream; 4: ends it.
+      begins: whether a stream begins with it.
       stream: serial number of its stream.
-      number: of the page in its stream.
-      whole: its checksum is right.
+      number: number of the page in its stream.
+      whole: whether its checksum is right.
     """
 
     offset: int
     size: int
-    flags: int
+    begins: bool
     stream: int
     number: int
     whole: bool
 
-    @property
-    def end(self) -> int:
-        """Offset behind its last byte."""
-        return self.offset + self.size
-
 
 @dataclass(frozen=True)
 class Link:
-    """One stream of a chain, or several that were recorded together.
+    """One stream of a chain, or the first of several that were recorded together.
 
     Attributes:
-      pages: in their order; those of other streams in between are left out.
-      end: offset behind the last byte of all streams.
+      pages: pages of the stream in their order; those of other streams in between are left out.
+      end: offset behind the last byte of all streams of the link.
     """
 
     pages: tuple[Page, ...]
@@ -61,89 +60,85 @@ class Link:
         return all(page.whole and page.number == number for number, page in enumerate(self.pages))
 
 
-def ogg_ends(content: Content) -> bool:
-    """Whether the last page of a file is there to its last byte and says that its stream ends.
+def ogg_ends(file: OpenFile) -> bool:
+    """Whether the last page of a file is there to its last byte and is marked as the end of its stream.
 
     Args:
-      content: the file; its position changes.
+      file: open file; its position changes.
     """
-    size = content_size(content)
-    tail = read_at(content, max(0, size - LONGEST_PAGE), LONGEST_PAGE)
-    page = tail[tail.rfind(b"OggS") :]  # without any: the last byte, too short for one
-    if len(page) < HEADER or not page[5] & ENDS:
-        return False
-    return len(page) >= _page_size(page)
+    size = file_size(file)
+    tail = read_at(file, max(0, size - LONGEST_PAGE_BYTES), LONGEST_PAGE_BYTES)
+    page = tail[tail.rfind(b"OggS") :]  # where there is none: the last byte, too short for a page
+    return len(page) >= PAGE_HEADER_BYTES and bool(page[FLAGS_AT] & ENDS_STREAM) and len(page) >= _page_size(page)
 
 
-def ogg_links(content: Content) -> list[Link]:
+def ogg_links(file: OpenFile) -> list[Link]:
     """The streams that follow one another in a file, each with its pages.
 
     Args:
-      content: the file; its position changes.
+      file: open file; its position changes.
     """
-    numbered: list[tuple[int, Page]] = []
-    link, within = 0, False
-    for page in _pages(content):
-        begins = bool(page.flags & BEGINS)
-        link += begins and within  # all streams of a link begin before any goes on
-        within = not begins
-        numbered.append((link, page))
+    chain: list[list[Page]] = []
+    for page in _pages(file):
+        # The streams of a link all begin before any of them continues: a page that begins one later begins a link.
+        if not chain or (page.begins and not chain[-1][-1].begins):
+            chain.append([])
+        chain[-1].append(page)
     links = []
-    for _, group in groupby(numbered, key=lambda entry: entry[0]):
-        pages = [page for _, page in group]
-        own = tuple(page for page in pages if page.stream == pages[0].stream)
-        links.append(Link(own, pages[-1].end))
+    for pages in chain:
+        end = pages[-1].offset + pages[-1].size
+        links.append(Link(tuple(page for page in pages if page.stream == pages[0].stream), end))
     return links
 
 
-def without_end(content: Content, page: Page) -> dict[int, bytes]:
-    """What to replace in a last page so that it says of no sound that it is to be trimmed.
+def without_end(file: OpenFile, page: Page) -> dict[int, bytes]:
+    """Bytes to replace in a last page, by their offset in the file, so that its position trims no sound.
 
     Args:
-      content: the file; its position changes.
-      page: the last page of a stream.
-
-    Returns:
-      Bytes by their offset in the file.
+      file: open file; its position changes.
+      page: last page of a stream.
     """
-    altered = bytearray(read_at(content, page.offset, page.size))
-    altered[6:14] = UNKNOWN.to_bytes(8, "little")
-    altered[22:26] = bytes(4)
-    altered[22:26] = _checksum(altered).to_bytes(4, "little")
-    return {page.offset: bytes(altered[:HEADER])}
+    altered = bytearray(read_at(file, page.offset, page.size))
+    altered[POSITION] = NO_TRIMMING.to_bytes(8, "little")
+    altered[CHECKSUM] = _checksum(altered).to_bytes(4, "little")
+    return {page.offset: bytes(altered[:PAGE_HEADER_BYTES])}
 
 
-def endless_ogg(content: Content) -> dict[int, bytes]:
-    """As `without_end`, of the first stream of a file; nothing where no Ogg stream begins.
+def endless_ogg(file: OpenFile) -> dict[int, bytes]:
+    """As `without_end`, for the first stream of a file; nothing where no Ogg stream begins.
 
     Args:
-      content: the file; its position changes.
+      file: open file; its position changes.
     """
-    links = ogg_links(content)
-    return without_end(content, links[0].pages[-1]) if links else {}
+    links = ogg_links(file)
+    return without_end(file, links[0].pages[-1]) if links else {}
 
 
-def _pages(content: Content) -> Iterator[Page]:
-    """All pages up to the first place where none begins, or the last that is there to its end."""
-    offset, size = 0, content_size(content)
+def _pages(file: OpenFile) -> Iterator[Page]:
+    """All pages up to the first place where none begins, or the last one that is there to its end."""
+    offset, size = 0, file_size(file)
     while offset < size:
-        page = bytearray(read_at(content, offset, LONGEST_PAGE))
-        if not page.startswith(b"OggS") or len(page) < HEADER or len(page) < _page_size(page):
+        page = read_at(file, offset, LONGEST_PAGE_BYTES)
+        if not page.startswith(b"OggS") or len(page) < PAGE_HEADER_BYTES or len(page) < _page_size(page):
             return
-        del page[_page_size(page) :]
-        stored = int.from_bytes(page[22:26], "little")
-        page[22:26] = bytes(4)
-        stream, number = (int.from_bytes(page[at : at + 4], "little") for at in (14, 18))
-        yield Page(offset, len(page), page[5], stream, number, stored == _checksum(page))
+        page = page[: _page_size(page)]
+        stored, stream, number = (int.from_bytes(page[field], "little") for field in (CHECKSUM, SERIAL, NUMBER))
+        begins = bool(page[FLAGS_AT] & BEGINS_STREAM)
+        yield Page(offset, len(page), begins, stream, number, stored == _checksum(page))
         offset += len(page)
 
 
-def _page_size(page: bytes | bytearray) -> int:
-    table = HEADER + page[26]
-    return table + sum(page[HEADER:table])
+def _page_size(page: bytes) -> int:
+    table_end = PAGE_HEADER_BYTES + page[SEGMENTS_AT]
+    return table_end + sum(page[PAGE_HEADER_BYTES:table_end])
 
 
 def _checksum(page: bytes | bytearray) -> int:
-    """Ogg's checksum: that of zlib with the bits of every byte, and of the result, backwards, and nothing inverted."""
-    mirrored = zlib.crc32(page.translate(BACKWARDS), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int.from_bytes(mirrored.to_bytes(4, "little").translate(BACKWARDS), "big")
+    """Ogg's CRC-32 of a page whose own checksum is taken as zero.
+
+    It has zlib's polynomial. zlib starts with each byte's lowest bit, and inverts the remainder before and after; Ogg
+    does neither. So the bits of every byte and of the result are reversed, and zlib's inversions are undone.
+    """
+    cleared = page[: CHECKSUM.start] + bytes(4) + page[CHECKSUM.stop :]
+    remainder = zlib.crc32(cleared.translate(REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(remainder.to_bytes(4, "little").translate(REVERSED_BITS), "big")

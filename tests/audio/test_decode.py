@@ -1,4 +1,4 @@
-"""Decoding: what a file becomes, and what is said of a bad one."""
+"""Decoding: the samples of a file, and the status of a bad one."""
 
 import os
 from types import SimpleNamespace
@@ -22,21 +22,21 @@ def read(folder, name, seconds=1.0):
     return SimpleNamespace(pcm=recording.pcm, **vars(recording.clip))
 
 
-def test_a_clip_of_the_unit_length_is_read_as_it_is(data_folder):
+def test_read_clip_returns_a_clip_of_the_unit_length_as_it_is(data_folder):
     data_folder.write("a.wav", tone(1), subtype="FLOAT")
     recording = read(data_folder, "a.wav")
     assert (recording.status, recording.reason, recording.samples) == ("ok", "", RATE)
     np.testing.assert_array_equal(recording.pcm, tone(1).astype(np.float32))
 
 
-def test_a_long_clip_is_cropped_from_the_start(data_folder):
+def test_read_clip_crops_a_long_clip_from_the_start(data_folder):
     data_folder.write("a.wav", np.concatenate([tone(1), np.ones(RATE)]), subtype="FLOAT")
     recording = read(data_folder, "a.wav")
     assert (recording.status, recording.samples) == ("ok", RATE)
     np.testing.assert_array_equal(recording.pcm, tone(1).astype(np.float32))
 
 
-def test_a_short_clip_is_padded_with_zeros_at_the_end(data_folder):
+def test_read_clip_pads_a_short_clip_with_zeros_at_the_end(data_folder):
     data_folder.write("a.wav", tone(0.25), subtype="FLOAT")
     recording = read(data_folder, "a.wav")
     assert (recording.status, recording.samples) == ("short", 4000)
@@ -45,19 +45,19 @@ def test_a_short_clip_is_padded_with_zeros_at_the_end(data_folder):
     assert not recording.pcm[4000:].any()
 
 
-def test_silence_is_said_and_kept(data_folder):
+def test_read_clip_marks_silence_and_keeps_it(data_folder):
     data_folder.write("a.wav", np.zeros(RATE))
     recording = read(data_folder, "a.wav")
     assert (recording.status, recording.samples) == ("silent", RATE)
 
 
-def test_stereo_is_mixed_to_mono(data_folder):
+def test_read_clip_mixes_stereo_to_mono(data_folder):
     data_folder.write("a.wav", np.stack([tone(1), np.zeros(RATE)], axis=1), subtype="FLOAT")
     np.testing.assert_allclose(read(data_folder, "a.wav").pcm, tone(1) / 2, atol=1e-7)
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000])
-def test_other_rates_are_resampled_as_if_the_whole_file_was(data_folder, rate):
+def test_read_clip_resamples_as_if_it_had_read_the_whole_file(data_folder, rate):
     whole = np.random.default_rng(rate).normal(size=3 * rate).astype(np.float32) * 0.1
     data_folder.write("a.wav", whole, rate, subtype="FLOAT")
     recording = read(data_folder, "a.wav")
@@ -66,7 +66,7 @@ def test_other_rates_are_resampled_as_if_the_whole_file_was(data_folder, rate):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "mp3"])
-def test_formats(data_folder, suffix):
+def test_read_clip_reads_formats(data_folder, suffix):
     data_folder.write(f"a.{suffix}", tone(1.5))
     recording = read(data_folder, f"a.{suffix}")
     assert recording.status == "ok"
@@ -75,7 +75,7 @@ def test_formats(data_folder, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "mp3", "au", "w64", "rf64"])
-def test_a_truncated_file_is_not_counted(data_folder, suffix):
+def test_read_clip_refuses_a_truncated_file(data_folder, suffix):
     data_folder.write(f"a.{suffix}", np.random.default_rng(0).normal(size=3 * RATE) * 0.1)
     file = data_folder.path / f"a.{suffix}"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -86,7 +86,7 @@ def test_a_truncated_file_is_not_counted(data_folder, suffix):
     assert not recording.pcm.any()
 
 
-def test_a_streamed_wav_without_a_length_is_not_truncated(data_folder):
+def test_read_clip_reads_a_streamed_wav_without_a_length(data_folder):
     data_folder.write("a.wav", tone(1))
     file = data_folder.path / "a.wav"
     content = bytearray(file.read_bytes())
@@ -100,7 +100,7 @@ def test_a_streamed_wav_without_a_length_is_not_truncated(data_folder):
     ("content", "reason"),
     [(b"", "empty file"), (b"not audio at all", "cannot be decoded"), (b"RIFF\0\0\0\0WAVE", "cannot be decoded")],
 )
-def test_what_is_no_audio_is_not_counted(data_folder, content, reason):
+def test_read_clip_refuses_what_is_no_audio(data_folder, content, reason):
     data_folder.table("a.wav", "")
     (data_folder.path / "a.wav").write_bytes(content)
     recording = read(data_folder, "a.wav")
@@ -109,7 +109,7 @@ def test_what_is_no_audio_is_not_counted(data_folder, content, reason):
     assert str(data_folder.path) not in recording.reason
 
 
-def test_a_missing_file_a_folder_and_a_file_of_no_samples(data_folder):
+def test_read_clip_refuses_a_missing_file_a_folder_and_a_file_of_no_samples(data_folder):
     data_folder.write("folder/none.wav", np.zeros(0))
     assert read(data_folder, "missing.wav").reason == "missing"
     assert read(data_folder, "folder").reason == "is not a regular file"
@@ -119,7 +119,7 @@ def test_a_missing_file_a_folder_and_a_file_of_no_samples(data_folder):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_not_finite(data_folder, value):
+def test_read_clip_refuses_samples_that_are_not_finite(data_folder, value):
     samples = tone(1)
     samples[100] = value
     data_folder.write("a.wav", samples, subtype="FLOAT")
@@ -147,7 +147,7 @@ def test_read_clip_follows_links_and_refuses_names_that_leave_the_data_folder(da
         assert read(data_folder, name).reason == "lies outside the data folder"
 
 
-def test_what_the_system_refuses_is_a_status_too(data_folder):
+def test_read_clip_makes_a_status_of_what_the_system_refuses(data_folder):
     data_folder.table("unused.csv", "")
     (data_folder.path / "loop.wav").symlink_to("loop.wav")
     os.mkfifo(data_folder.path / "pipe.wav")

@@ -1,4 +1,4 @@
-"""Files that are not what their name says: the reason names what they are, and what to do."""
+"""Files that are not what their names promise: the reason names their kind, and what to do."""
 
 import gzip
 import io
@@ -14,10 +14,10 @@ import torch
 from jaxdissect.audio.decode import read_clip
 
 
-def made(write, *things):
-    """What a writer writes into a file."""
+def made(write, *contents):
+    """The content of a file that a writer makes."""
     buffer = io.BytesIO()
-    write(*things, buffer) if write is torch.save else write(buffer, *things)
+    write(*contents, buffer) if write is torch.save else write(buffer, *contents)
     return buffer.getvalue()
 
 
@@ -69,7 +69,7 @@ OTHERS = [
     (b"MThd\0\0\0\6\0\1\0\1\0\x60MTrk", "MIDI", "fluidsynth"),
     (bytes(5000), "nothing but zeros", "fetch the file again"),
     (b"RIFF\x24\0\0\0WAVEfmt ", "WAV with a codec that is not read, or a damaged header", "ffmpeg"),
-    (np.random.default_rng(0).bytes(3000), "of no format that is known here", "ffmpeg -f s16le -ar RATE"),
+    (np.random.default_rng(0).bytes(3000), "in a format that is unknown here", "ffmpeg -f s16le -ar RATE"),
 ]
 
 
@@ -84,21 +84,19 @@ def reason(data_folder, name, content):
 
 @pytest.mark.parametrize("ending", UNREAD_SOUND)
 @pytest.mark.parametrize("name", ["a", "a.wav", "a.mp3"])
-def test_file_kinds_of_sound_that_is_not_read_name_the_command_that_converts(data_folder, ending, name):
-    """Case B12, among others."""
-    said = reason(data_folder, name, UNREAD_SOUND[ending])
-    assert f"ffmpeg -i NAME.{ending} NAME.wav" in said
+def test_describe_kind_names_the_command_that_converts_unread_sound(data_folder, ending, name):
+    assert f"ffmpeg -i NAME.{ending} NAME.wav" in reason(data_folder, name, UNREAD_SOUND[ending])
 
 
 @pytest.mark.parametrize(("content", "kind", "remedy"), OTHERS, ids=[kind for _, kind, _ in OTHERS])
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.raw"])
-def test_file_kinds_that_hold_no_sound_are_named(data_folder, name, content, kind, remedy):
-    said = reason(data_folder, name, content)
-    assert f"it is {kind}" in said
-    assert remedy in said
+def test_describe_kind_names_files_that_hold_no_sound(data_folder, name, content, kind, remedy):
+    refusal = reason(data_folder, name, content)
+    assert f"it is {kind}" in refusal
+    assert remedy in refusal
 
 
-def test_file_kinds_that_unpickle_are_never_loaded(data_folder, tmp_path):
+def test_describe_kind_never_loads_a_pickle(data_folder, tmp_path):
     class Trap:
         def __reduce__(self):
             return (open, (str(tmp_path / "sprung"), "w"))

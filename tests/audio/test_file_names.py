@@ -1,4 +1,4 @@
-"""Names of clips: links lead where their owner wants, and names that nearly fit are told."""
+"""Names of clips: links may lead anywhere, and a missing file's reason names one whose name nearly fits."""
 
 import unicodedata
 
@@ -38,15 +38,14 @@ def reason(folder, name):
     ],
 )
 def test_find_clip_names_the_file_that_differs_by_what_people_overlook(folder, name, present, difference):
-    said = reason(folder, name)
-    assert said == (
+    assert reason(folder, name) == (
         f"missing; {present!r} is there, which differs in {difference}: write that name into the table, or rename the "
         f"file"
     )
     assert find_clip(folder, present).is_file()
 
 
-def test_find_clip_of_what_is_not_there_at_all(folder):
+def test_find_clip_says_where_the_path_of_a_missing_file_ends(folder):
     assert reason(folder, "audio/horse.wav") == "missing"
     assert reason(folder, "sound/Dog.wav") == "missing: there is no folder 'sound' in the data folder"
     assert reason(folder, "audio/Dog.wav/0.wav").startswith("missing: 'audio/Dog.wav' is a file and no folder")
@@ -67,7 +66,7 @@ def test_find_clip_sees_a_file_that_came_later(folder):
 
 
 def test_find_clip_follows_links_as_in_the_cache_of_a_model_hub(tmp_path):
-    """Case B03: all were refused."""
+    """Links out of the data folder are the rule there."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots/1/audio"
     blobs.mkdir()
     snapshot.mkdir(parents=True)

@@ -108,10 +108,20 @@ def slow_mel_power(pcm: np.ndarray, front_end: LogMel) -> np.ndarray:
 
 def nnaudio_mel_power(pcm: np.ndarray, front_end: LogMel) -> np.ndarray:
     layer = MelSpectrogram(
-        sr=front_end.sample_rate, n_fft=front_end.n_fft, win_length=front_end.n_fft, hop_length=front_end.hop,
-        n_mels=front_end.bands, fmin=front_end.f_min, fmax=front_end.f_max, center=True, pad_mode="reflect",
-        power=2.0, norm=1, htk=False, verbose=False,
-    )  # fmt: skip
+        sr=front_end.sample_rate,
+        n_fft=front_end.n_fft,
+        win_length=front_end.n_fft,
+        hop_length=front_end.hop,
+        n_mels=front_end.bands,
+        fmin=front_end.f_min,
+        fmax=front_end.f_max,
+        center=True,
+        pad_mode="reflect",
+        power=2.0,
+        norm=1,
+        htk=False,
+        verbose=False,
+    )
     with torch.no_grad():
         return layer(torch.from_numpy(pcm)[None])[0].numpy().T
 
@@ -129,7 +139,7 @@ def assert_close(found: np.ndarray, mel_power: np.ndarray, comparison: str) -> N
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("source", CLIPS, ids=lambda source: getattr(source, "stem", None) or source.__name__)
-def test_parity(source, rate):
+def test_log_mel_equals_nnaudio_and_float64(source, rate):
     front_end, pcm = m2d_front_end(rate), clip(source, rate)
     found = run(pcm[None], front_end)
     assert found.dtype == np.float32
@@ -139,7 +149,7 @@ def test_parity(source, rate):
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("floor", [0.0, 1e-5, 1e-4, 3e-4])
-def test_a_tone_far_above_its_floor(rate, floor):
+def test_log_mel_of_a_tone_far_above_its_floor(rate, floor):
     """The hardest case for float32: nnAudio is as far from float64 here as this front end is."""
     front_end = m2d_front_end(rate)
     pcm = clip(lambda time, rng: chirp_over_noise(time, rng, floor), rate)
@@ -151,27 +161,27 @@ def test_a_tone_far_above_its_floor(rate, floor):
 @pytest.mark.parametrize(
     "front_end", [m2d_front_end(16000), m2d_front_end(32000), LogMel(22050, 1024, 320, 64, 0.0, 11025.0)], ids=str
 )
-def test_filters(front_end):
+def test_mel_filters_equal_float64(front_end):
     found = mel_filters(front_end)
     assert found.shape == (front_end.n_fft // 2 + 1, front_end.bands)
     assert_within("mel filters against float64, relative", relative_error(found, slaney_filters(front_end)))
     assert (found.sum(axis=0) > 0).all(), "a band without a bin would be silent for ever"
 
 
-def test_m2d_front_ends_are_the_published_ones():
+def test_m2d_front_end_is_the_published_one():
     assert m2d_front_end(16000) == LogMel(16000, 400, 160, 80, 50.0, 8000.0)
     assert m2d_front_end(32000) == LogMel(32000, 800, 320, 80, 50.0, 16000.0)
 
 
 @pytest.mark.parametrize(("n_fft", "hop"), [(400, 160), (256, 256), (256, 320), (64, 7)])
-def test_any_hop(n_fft, hop):
+def test_log_mel_with_any_hop(n_fft, hop):
     front_end = LogMel(16000, n_fft, hop, 10, 0.0, 8000.0)
     pcm = clip(noise_bursts, 16000)[: 4 * n_fft + 3]
     assert_close(run(pcm[None], front_end)[0], slow_mel_power(pcm, front_end), "log-mel against float64")
 
 
 @pytest.mark.parametrize("samples", [201, 319, 320, 321, 400, 1599, 1600, 16000, 80000])
-def test_number_of_frames(samples):
+def test_log_mel_has_the_number_of_frames_of_its_front_end(samples):
     front_end = m2d_front_end(16000)
     filters = jax.ShapeDtypeStruct((201, 80), jnp.float32)
     shape = jax.eval_shape(
@@ -181,12 +191,12 @@ def test_number_of_frames(samples):
     assert front_end.frames(samples) == 1 + samples // 160
 
 
-def test_a_five_second_clip_has_501_frames():
+def test_m2d_front_end_has_501_frames_for_five_seconds():
     assert m2d_front_end(16000).frames(5 * 16000) == m2d_front_end(32000).frames(5 * 32000) == 501
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_frames_are_centred(rate):
+def test_log_mel_centres_frames(rate):
     front_end = m2d_front_end(rate)
     pcm = np.zeros((5, rate), np.float32)
     frames = [0, 1, 40, 99, 100]
@@ -196,11 +206,11 @@ def test_frames_are_centred(rate):
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_silence_is_the_log_of_epsilon(rate):
+def test_log_mel_of_silence_is_the_log_of_epsilon(rate):
     np.testing.assert_array_equal(run(np.zeros((2, rate), np.float32), m2d_front_end(rate)), np.log(EPSILON))
 
 
-def test_clips_do_not_touch_each_other():
+def test_log_mel_of_a_clip_does_not_depend_on_others():
     front_end = m2d_front_end(16000)
     pcm = np.stack([clip(source, 16000) for source in SYNTHETIC])
     together = run(pcm, front_end)
@@ -208,7 +218,7 @@ def test_clips_do_not_touch_each_other():
         np.testing.assert_array_equal(together[row], run(pcm[row : row + 1], front_end)[0])
 
 
-def test_it_compiles_once_and_computes_the_same():
+def test_log_mel_compiles_once_and_computes_the_same():
     front_end, traces = m2d_front_end(16000), []
 
     @jax.jit
@@ -224,7 +234,7 @@ def test_it_compiles_once_and_computes_the_same():
     assert traces == [(1, 32000)]
 
 
-def test_it_can_be_vmapped():
+def test_log_mel_can_be_vmapped():
     front_end, filters = m2d_front_end(16000), jnp.asarray(mel_filters(m2d_front_end(16000)))
     pcm = np.stack([clip(noise_bursts, 16000)[:3200], clip(tones, 16000)[:3200]])
     mapped = jax.jit(jax.vmap(lambda one: log_mel(one[None], filters, front_end)[0]))(pcm)
@@ -232,12 +242,12 @@ def test_it_can_be_vmapped():
 
 
 @pytest.mark.parametrize("samples", [0, 1, 199, 200])
-def test_a_clip_too_short_to_reflect_is_refused(samples):
+def test_log_mel_refuses_a_clip_too_short_to_reflect(samples):
     with pytest.raises(InputError, match=rf"200 samples.*got {samples} samples.*longer unit length"):
         run(np.zeros((1, samples), np.float32), m2d_front_end(16000))
 
 
-def test_the_shortest_clip():
+def test_log_mel_of_the_shortest_clip():
     pcm = clip(noise_bursts, 16000)[:201]
     found = run(pcm[None], m2d_front_end(16000))
     assert found.shape == (1, 2, 80)
@@ -249,7 +259,7 @@ def test_the_shortest_clip():
     [{"sample_rate": 0}, {"n_fft": 0}, {"n_fft": 401}, {"hop": 0}, {"hop": -160}, {"bands": 0}],
     ids=str,
 )
-def test_sizes_that_make_no_front_end(sizes):
+def test_log_mel_refuses_sizes_that_make_no_front_end(sizes):
     with pytest.raises(InputError, match=r"positive sizes and an even n_fft, got LogMel"):
         LogMel(**sizes)
 
@@ -266,12 +276,12 @@ def test_sizes_that_make_no_front_end(sizes):
     ],
     ids=str,
 )
-def test_band_edges_outside_the_spectrum(edges):
+def test_log_mel_refuses_band_edges_outside_the_spectrum(edges):
     with pytest.raises(InputError, match=r"0 <= f_min < f_max <= sample_rate / 2, got LogMel"):
         LogMel(**edges)
 
 
 @pytest.mark.parametrize("rate", [0, 8000, 22050, 44100, 48000])
-def test_m2d_has_no_front_end_at_other_rates(rate):
+def test_m2d_front_end_refuses_other_rates(rate):
     with pytest.raises(InputError, match=rf"16000 and 32000 Hz, not at {rate} Hz"):
         m2d_front_end(rate)

@@ -1,4 +1,4 @@
-"""Compressed files for tests, whose headers are then altered."""
+"""Compressed files for tests, and copies of them with altered headers."""
 
 import io
 
@@ -41,16 +41,17 @@ class Mp3:
 
     @property
     def samples_without_tag(self):
-        """As the encoder counted frames: it then is unknown which samples it only added."""
+        """Samples of all frames, with those that the encoder added: only the tag says which these are."""
         return self.frames * self.frame_samples
 
-    def telling(self, frames, size=None):
+    def promising(self, frames, size=None):
+        """The file with other numbers of frames and bytes in its tag."""
         size = self.bytes if size is None else size
         numbers = frames.to_bytes(4, "big") + size.to_bytes(4, "big")
         return self.content[: self.tag + 8] + numbers + self.content[self.tag + 16 :]
 
 
-def flac_telling(content, samples, md5=None):
+def flac_promising(content, samples, md5=None):
     """A FLAC file with another number of samples in its header, and perhaps another checksum."""
     field = int.from_bytes(content[18:26], "big") >> 36 << 36 | samples
     return content[:18] + field.to_bytes(8, "big") + (content[26:42] if md5 is None else md5) + content[42:]
@@ -67,7 +68,7 @@ def ogg_pages(content):
 
 
 def ogg_checksum(page):
-    """Bit by bit, as RFC 3533 describes it."""
+    """A page's checksum bit by bit, as RFC 3533 describes it."""
     remainder = 0
     for byte in (*page[:22], 0, 0, 0, 0, *page[26:]):
         remainder ^= byte << 24
@@ -76,8 +77,8 @@ def ogg_checksum(page):
     return remainder
 
 
-def ogg_telling(content, position):
-    """An Ogg file whose last page tells another position."""
+def ogg_ending_at(content, position):
+    """An Ogg file whose last page has another position."""
     pages = ogg_pages(content)
     pages[-1][6:14] = position.to_bytes(8, "little", signed=True)
     pages[-1][22:26] = ogg_checksum(pages[-1]).to_bytes(4, "little")
