@@ -141,8 +141,8 @@ def refusal(file: OpenFile) -> str:
     if kind is not None:
         return f"cannot be decoded: it is {kind[0]}; {kind[1]}"
     return (
-        f"cannot be decoded: it is in a format that is unknown here; convert it to {FORMATS_READ}, samples without a header by: "
-        f"ffmpeg -f s16le -ar RATE -ac CHANNELS -i NAME.raw NAME.wav"
+        f"cannot be decoded: it is in a format that is unknown here; convert it to {FORMATS_READ}, samples without a "
+        f"header by: ffmpeg -f s16le -ar RATE -ac CHANNELS -i NAME.raw NAME.wav"
     )
 
 

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 import soundfile
-from compressed import APE, ID3V1, ID3V2, RATE, Mp3, encoded, flac_promising, ogg_pages, ogg_ending_at, tone
+from compressed import APE, ID3V1, ID3V2, RATE, Mp3, encoded, flac_promising, ogg_ending_at, ogg_pages, tone
 
 from jaxdissect.audio.decode import read_clip
 from jaxdissect.audio.sound_files import read_frames
