@@ -142,7 +142,7 @@ def refusal(file: OpenFile) -> str:
         return f"cannot be decoded: it is {kind[0]}; {kind[1]}"
     return (
         f"cannot be decoded: it is in a format that is unknown here; convert it to {FORMATS_READ}, samples without a "
-        f"header by: ffmpeg -f s16le -ar RATE -ac CHANNELS -i NAME.raw NAME.wav"
+        f"header: ffmpeg -f s16le -ar RATE -ac CHANNELS -i NAME.raw NAME.wav"
     )
 
 

@@ -70,7 +70,8 @@ def _first_broken_link(data: Path, file_name: str) -> str | None:
 def _why_missing(data: Path, file_name: str) -> str:
     """Where the path of a missing file ends, or which file has nearly its name."""
     *folders, last = PurePosixPath(file_name.replace("\\", "/")).parts
-    path, present = data, []
+    path = data
+    present: list[str] = []  # the parts of the path that are there, with their own names
     for part in folders:
         name = _near_name(path, part, is_file=False)
         if name is None:

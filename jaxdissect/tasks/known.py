@@ -2,45 +2,29 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, require
 from jaxdissect.runtime.files import sha256_file
 from jaxdissect.runtime.progress import under_way, warn
-from jaxdissect.tasks.recordings import (
-    BY_COLUMN,
-    BY_NAME,
-    Rule,
-    cremad_actor,
-    esc50_source,
-    named_recordings,
-    nsynth_instrument,
-    speech_commands_speaker,
-    surge_patch,
-    synthesised_note,
-    urbansound_source,
-    voxceleb_video,
-    voxforge_session,
-)
+from jaxdissect.tasks import notes, recordings
+from jaxdissect.tasks.recordings import BY_COLUMN, BY_NAME
 from jaxdissect.tasks.table import (
+    Columns,
     Fold,
     LabelSet,
     Task,
-    cell_labels,
+    cells_label_set,
     clip_splits,
-    column_labels,
-    evar_task,
-    label_set,
     make_task,
+    names_between_commas,
     read_table,
 )
 from jaxdissect.tasks.tfds import PREFIX, load_tfds_task
 
-Columns = Mapping[str, list[str]]
-Derive = Callable[[Columns, Path], list[str]]
+Derive = Callable[[Columns, Path], list[str]]  # columns and folder of a table -> label of each clip
 
 VOXCELEB_META = "vox1_meta.csv"
 ESC50_GROUPS = ("animals", "nature", "human", "interior", "exterior")
@@ -48,16 +32,16 @@ ESC50_GROUPS = ("animals", "nature", "human", "interior", "exterior")
 
 def _octave(columns: Columns, folder: Path) -> list[str]:
     """Octave of a MIDI pitch: `midi // 12 - 1`."""
-    bad = sorted({label for label in columns["label"] if not label.isdecimal()})
-    if bad:
-        raise InputError(f"{folder}: the octave is derived from MIDI pitch numbers, found the label {bad[0]!r}.")
+    for label in columns["label"]:
+        if not label.isdecimal():
+            raise InputError(f"{folder}: the octave is derived from MIDI pitch numbers, found the label {label!r}.")
     return [str(int(label) // 12 - 1) for label in columns["label"]]
 
 
 def _esc50_group(columns: Columns, folder: Path) -> list[str]:
     """ESC-50's five groups: `target // 10`."""
-    if not all(target.isdecimal() and int(target) < 50 for target in columns["target"]):
-        raise InputError(f"{folder}: ESC-50's targets must be whole numbers from 0 to 49.")
+    valid = all(target.isdecimal() and int(target) < 50 for target in columns["target"])
+    require(valid, f"{folder}: ESC-50's targets must be whole numbers from 0 to 49.")
     return [ESC50_GROUPS[int(target) // 10] for target in columns["target"]]
 
 
@@ -67,66 +51,79 @@ def _voxceleb(column: str) -> Derive:
     def derive(columns: Columns, folder: Path) -> list[str]:
         path = folder / VOXCELEB_META
         speakers = read_table(path, ["VoxCeleb1 ID", column], delimiter="\t")
-        value = dict(zip(speakers["VoxCeleb1 ID"], speakers[column], strict=True))
-        unknown = sorted(set(columns["label"]) - set(value))
+        values = dict(zip(speakers["VoxCeleb1 ID"], speakers[column], strict=True))
+        unknown = sorted(set(columns["label"]) - set(values))
         if unknown:
             raise InputError(f"{path} does not list the speaker {unknown[0]!r} ({len(unknown)} unknown in all).")
-        return [value[speaker] for speaker in columns["label"]]
+        return [values[speaker] for speaker in columns["label"]]
 
     return derive
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class KnownTask:
     """What comes with the name of a task.
 
     Attributes:
       unit_seconds: length of a clip, s; None where it is not published and must be given.
       label: name of the label set in the table's column `label`.
-      multi_label: commas in that column separate several labels.
+      multi_label: whether commas in that column separate several labels.
       keep: fraction of all neurons that selection keeps.
-      derived: further label sets, each with its rule.
-      table: the task's table, relative to the data folder; None: `NAME.csv`.
+      derived: further label sets, each with the rule that derives it.
+      table: table of the task, relative to the data folder; None: `NAME.csv`.
       beside: further files that derived label sets need.
-      recording: the recording of a clip by its published file name, where the table has no column `src_file`.
+      recording: rule that gives the recording of a clip by its published file name, if the table has no column
+        `src_file`.
+      default_labels: label sets that are counted where none is named; none: `label`.
     """
 
     unit_seconds: float | None
-    label: str
+    label: str = "label"
     multi_label: bool = False
     keep: float = 0.01
-    derived: Mapping[str, Derive] = field(default_factory=dict)
+    derived: Mapping[str, Derive] = dataclasses.field(default_factory=dict)
     table: str | None = None
     beside: tuple[str, ...] = ()
-    recording: Rule | None = None
+    recording: recordings.Rule | None = None
+    default_labels: tuple[str, ...] = ()
 
 
 KNOWN_TASKS: Mapping[str, KnownTask] = {
     "esc50": KnownTask(
-        5.0, "event", keep=0.02, derived={"group": _esc50_group}, table="meta/esc50.csv", recording=esc50_source
+        5.0,
+        "event",
+        keep=0.02,
+        derived={"group": _esc50_group},
+        table="meta/esc50.csv",
+        recording=recordings.esc50_source,
     ),
     "gise51": KnownTask(None, "event", multi_label=True, keep=0.02),
-    "us8k": KnownTask(4.0, "event", recording=urbansound_source),
+    "us8k": KnownTask(4.0, "event", recording=recordings.urbansound_source),
     "fsd50k": KnownTask(7.6358, "event", multi_label=True),
     "as20k": KnownTask(10.0, "event", multi_label=True),
     "as": KnownTask(10.0, "event", multi_label=True),
     "gtzan": KnownTask(30.0, "genre"),
-    "nsynth": KnownTask(4.0, "instrument_family", recording=nsynth_instrument),
-    "nspitch": KnownTask(4.0, "pitch", derived={"octave": _octave}, recording=nsynth_instrument),
-    "surge": KnownTask(4.0, "pitch", derived={"octave": _octave}, recording=surge_patch),
-    "cremad": KnownTask(2.5, "emotion", recording=cremad_actor),
-    "cremad_gender": KnownTask(2.5, "gender", recording=cremad_actor),
-    "spcv2": KnownTask(1.0, "keyword", recording=speech_commands_speaker),
+    "nsynth": KnownTask(4.0, "instrument_family", recording=recordings.nsynth_instrument),
+    "nspitch": KnownTask(4.0, "pitch", derived={"octave": _octave}, recording=recordings.nsynth_instrument),
+    "surge": KnownTask(4.0, "pitch", derived={"octave": _octave}, recording=recordings.surge_patch),
+    "cremad": KnownTask(2.5, "emotion", recording=recordings.cremad_actor),
+    "cremad_gender": KnownTask(2.5, "gender", recording=recordings.cremad_actor),
+    "spcv2": KnownTask(1.0, "keyword", recording=recordings.speech_commands_speaker),
     "vc1": KnownTask(
         8.2,
         "speaker",
         derived={"gender": _voxceleb("Gender"), "country": _voxceleb("Nationality")},
         beside=(VOXCELEB_META,),
-        recording=voxceleb_video,
+        recording=recordings.voxceleb_video,
     ),
-    "voxforge": KnownTask(5.8, "language", recording=voxforge_session),
+    "voxforge": KnownTask(5.8, "language", recording=recordings.voxforge_session),
 }
-SYNTHETIC_TASKS = ("notes", "notes2")
+SYNTHETIC_TASKS = tuple(notes.VARIANTS)
+SYNTHETIC = KnownTask(
+    notes.SECONDS,
+    recording=recordings.synthesised_note,
+    default_labels=("octave", "pitch_class", "instrument"),
+)
 
 
 def load_task(
@@ -142,197 +139,188 @@ def load_task(
 
     Args:
       task: a name of `KNOWN_TASKS` or `SYNTHETIC_TASKS`, `tfds:NAME`, or the path of a CSV.
-      data: the data folder; of TFDS its data_dir; default for a CSV: its own folder; for synthetic tasks: the user's
+      data: data folder; for TFDS its data_dir. Default for a CSV: its own folder; for synthetic tasks: the user's
         cache.
       label: label sets to count: columns of the table or label sets derived from them; default: the task's first;
-        None: none, as for training that looks at no labels.
+        None: none, as for training without labels.
       unit_seconds: length of a clip, s; a known task brings its own.
-      multi_label: commas separate several labels in every label set named by `label`, which is then judged as
-        multi-label; False: they do not, in a known task neither; None: as the known task says, else they do not.
-      test_fold: of a table with folds, the one held out as the test split; "default": fold 5; None: none.
-      progress: wraps the iteration over clips that are synthesised, or read for their labels.
+      multi_label: whether commas separate several labels in every label set named by `label`, which is then judged as
+        multi-label; None: as in the known task, else no.
+      test_fold: fold of a table with folds that is held out as the test split; "default": fold 5; None: none.
+      progress: wrapper of the iteration over clips that are synthesised, or read for their labels.
 
     Raises:
       InputError: the task is unknown, its table breaks a rule of `read_table` or `make_task`, a fold is named where
-        there are none, or `multi_label` is given and no label set is to be read.
+        there are none, or `multi_label` is given without a label set.
     """
-    if label is not None:
-        label = (label,) if isinstance(label, str) else tuple(label)
-    elif multi_label is not None:
-        raise InputError("--multi-label: no label set is read here, whose commas it would tell of: leave it out.")
-    loaded = _load(task, data, label, unit_seconds, multi_label, test_fold, progress)
+    require(label is not None or multi_label is None, "multi_label: no label set is read, so leave it out.")
+    if isinstance(label, str):
+        label = (label,)
+    if task.startswith(PREFIX):
+        require(
+            not isinstance(test_fold, int),
+            f"test_fold {test_fold}: a data set of TFDS has splits and no folds: leave it out.",
+        )
+        folder = _data_folder(task, data, "TFDS's data_dir, the folder that holds the data set")
+        loaded = load_tfds_task(task, folder, label, unit_seconds, bool(multi_label), progress)
+    else:
+        known, path, folder = _find_table(task, data, progress)
+        seconds = known.unit_seconds if unit_seconds is None else unit_seconds
+        if seconds is None:
+            raise InputError(f"Task {task!r} needs unit_seconds, the length to which clips are cropped or padded.")
+        chosen = () if label is None else tuple(label) or known.default_labels or (known.label,)
+        with under_way(f"Reading {path}"):
+            columns = _read_columns(task, path)
+            splits, folds = clip_splits(columns, path, test_fold)
+            loaded = make_task(
+                task if _is_named(task) else _as_text(path.stem),
+                folder,
+                seconds,
+                columns["file_name"],
+                splits,
+                folds,
+                [_read_labels(known, columns, name, path, multi_label) for name in chosen],
+                known.keep,
+                *_read_recordings(known, columns),
+            )
     if multi_label is None:
         _warn_of_commas(loaded)
     return loaded
 
 
 def label_names(text: str | None) -> tuple[str, ...]:
-    """The label sets that an option names, joined by commas; none where it is not given.
+    """The label sets that the option `--label` names; none where it is not given.
+
+    Args:
+      text: names joined by commas; None: the option is not given.
 
     Raises:
       InputError: it is given and names none.
     """
-    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
-    if text is not None and not names:
-        raise InputError(f"--label must name a label set, got {text!r}: leave it out for the task's first.")
+    names = tuple(names_between_commas(text or ""))
+    require(
+        text is None or bool(names), f"--label must name a label set, got {text!r}: leave it out for the task's first."
+    )
     return names
 
 
-def _load(
-    task: str,
-    data: str | Path | None,
-    label: tuple[str, ...] | None,
-    unit_seconds: float | None,
-    multi_label: bool | None,
-    test_fold: Fold,
-    progress: Callable,
-) -> Task:
-    if task.startswith(PREFIX):
-        if data is None:
-            raise InputError(f"--task {task} needs --data: TFDS's data_dir, the folder that holds the data set.")
-        if isinstance(test_fold, int):
-            raise InputError(f"--test-fold {test_fold}: a data set of TFDS has splits and no folds: leave it out.")
-        return load_tfds_task(task, Path(data), label, unit_seconds, bool(multi_label), progress)
-    if task in SYNTHETIC_TASKS:
-        return _synthetic(task, data, label, unit_seconds, multi_label, test_fold, progress)
-    if task in KNOWN_TASKS:
-        if data is None:
-            raise InputError(
-                f"--task {task} needs --data: the folder that holds "
-                f"{KNOWN_TASKS[task].table or task + '.csv'} and the audio."
-            )
-        first = (KNOWN_TASKS[task].label,)
-        with under_way(f"Reading the table of {task}"):
-            return _known(
-                task, KNOWN_TASKS[task], Path(data), _chosen(label, first), unit_seconds, multi_label, test_fold
-            )
-    path = Path(task)
-    if path.suffix.lower() != ".csv":
-        raise InputError(
-            f"--task {task!r} is neither a known task ({', '.join((*KNOWN_TASKS, *SYNTHETIC_TASKS))}), nor a set that "
-            f"TFDS has prepared ({PREFIX}NAME), nor a .csv file."
-        )
-    if unit_seconds is None:
-        raise InputError(
-            f"--task {task}: a table needs --unit-seconds, the length to which clips are cropped or padded."
-        )
-    folder = path.parent if data is None else Path(data)
-    name = path.stem.encode("utf-8", "replace").decode()  # a name from the file system may hold what is no text
-    with under_way(f"Reading {path}"):
-        return evar_task(name, path, folder, unit_seconds, _chosen(label, ("label",)), multi_label, test_fold)
-
-
 def table_files(task: str, data: Path) -> dict[str, Path]:
-    """The files that a task's table stands in, by their place in a data folder; none for a set of TFDS."""
+    """The files that hold a task's table, by their place in a data folder; none for a set of TFDS.
+
+    Args:
+      task: name of the task, or path of its table.
+      data: data folder.
+    """
     if task.startswith(PREFIX):
         return {}
-    if task in SYNTHETIC_TASKS:
-        return {f"{task}.csv": data / f"{task}.csv"}
-    if task not in KNOWN_TASKS:
+    if not _is_named(task):
         return {Path(task).name: Path(task)}
-    names = (KNOWN_TASKS[task].table or f"{task}.csv", *KNOWN_TASKS[task].beside)
+    known = KNOWN_TASKS.get(task, SYNTHETIC)
+    names = (_table_name(task, known), *known.beside)
     return {name: data / name for name in names if (data / name).is_file()}
 
 
 def task_in_full(task: str) -> str:
-    """A known task's name as it is, whatever files have that name; the path of a table in full."""
-    known = task in KNOWN_TASKS or task in SYNTHETIC_TASKS or task.startswith(PREFIX)
-    return task if known else str(Path(task).absolute())
+    """A task's name as it is, whatever files have that name; the path of a table in full.
+
+    Args:
+      task: name of the task, or path of its table.
+    """
+    return task if _is_named(task) else str(Path(task).absolute())
 
 
-def _chosen(label: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str, ...]:
-    return () if label is None else label or default
+def _is_named(task: str) -> bool:
+    """Whether a task is named, and not the path of a table."""
+    return task in KNOWN_TASKS or task in SYNTHETIC_TASKS or task.startswith(PREFIX)
 
 
-def _warn_of_commas(task: Task) -> None:
-    """Say what may have been forgotten where most labels of a label set hold commas and each is one class."""
-    for labels in task.label_sets:
-        if labels.multi_label:
-            continue
-        own = [labels.classes[index] for members in labels.members for index in members]
-        several = [name for name in own if "," in name]
-        if 2 * len(several) > len(own):
-            warn(
-                f"Label set {labels.name!r}: {len(several):,} of {len(own):,} labels hold commas, and each counts as "
-                f"one class, as {several[0]!r} does. Give --multi-label if commas separate labels, else "
-                f"--no-multi-label.",
-                once=True,
-            )
+def _table_name(task: str, known: KnownTask) -> str:
+    return known.table or f"{task}.csv"
 
 
-def _known(
-    name: str,
-    known: KnownTask,
-    data: Path,
-    label: Sequence[str],
-    unit_seconds: float | None,
-    multi_label: bool | None,
-    test_fold: Fold,
-) -> Task:
-    seconds = known.unit_seconds if unit_seconds is None else unit_seconds
-    if seconds is None:
-        raise InputError(f"--task {name}: its unit length is not published: give --unit-seconds.")
-    path = data / (known.table or f"{name}.csv")
-    columns = read_table(
-        path, ["filename", "fold", "target", "category"] if name == "esc50" else ["file_name", "label"]
+def _as_text(name: str) -> str:
+    """A name from the file system, which may hold bytes that are no text."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _data_folder(task: str, data: str | Path | None, content: str) -> Path:
+    if data is None:
+        raise InputError(f"Task {task!r} needs data: {content}.")
+    return Path(data)
+
+
+def _find_table(task: str, data: str | Path | None, progress: Callable) -> tuple[KnownTask, Path, Path]:
+    """What is known of a task, its table, and its data folder; the clips of a synthetic task are made if need be."""
+    if task in SYNTHETIC_TASKS:
+        folder = _synthesised(task, data, progress)
+        return SYNTHETIC, folder / _table_name(task, SYNTHETIC), folder
+    if task in KNOWN_TASKS:
+        name = _table_name(task, KNOWN_TASKS[task])
+        folder = _data_folder(task, data, f"the folder that holds {name} and the audio")
+        return KNOWN_TASKS[task], folder / name, folder
+    path = Path(task)
+    require(
+        path.suffix.lower() == ".csv",
+        f"Task {task!r} is neither a known task ({', '.join((*KNOWN_TASKS, *SYNTHETIC_TASKS))}), nor a set that TFDS "
+        f"has prepared ({PREFIX}NAME), nor a .csv file.",
     )
-    if name == "esc50":  # in the data set's own layout
-        columns = {
-            **columns,
-            "file_name": [f"audio/{file}" for file in columns["filename"]],
-            "label": columns["category"],
-        }
-    splits, folds = clip_splits(columns, path, test_fold)
-    labels = [_known_labels(known, columns, column, path, multi_label) for column in label]
-    recordings, told_by = columns.get(BY_COLUMN), BY_COLUMN
-    if recordings is None and known.recording is not None:
-        recordings, told_by = named_recordings(columns["file_name"], known.recording), BY_NAME
-    return make_task(name, data, seconds, columns["file_name"], splits, folds, labels, known.keep, recordings, told_by)
+    return KnownTask(None), path, path.parent if data is None else Path(data)
 
 
-def _known_labels(known: KnownTask, columns: Columns, name: str, path: Path, multi_label: bool | None) -> LabelSet:
-    several = bool(multi_label)
-    if name == known.label:
-        labels = column_labels(columns, "label", path, known.multi_label if multi_label is None else several)
-        return dataclasses.replace(labels, name=name)
-    if name in known.derived:
-        derived = known.derived[name](columns, path.parent)
-        return label_set(name, [cell_labels(value, several) for value in derived], several)
-    if name in columns:
-        return column_labels(columns, name, path, several)
-    raise InputError(
-        f"--label {name}: {path} has no such label set; there are {known.label}, "
-        f"{''.join(f'{derived}, ' for derived in known.derived)}and its columns {', '.join(columns)}."
-    )
-
-
-def _synthetic(
-    name: str,
-    data: str | Path | None,
-    label: tuple[str, ...] | None,
-    unit_seconds: float | None,
-    multi_label: bool | None,
-    test_fold: Fold,
-    progress: Callable,
-) -> Task:
-    from jaxdissect.tasks import notes as synthesis
-    from jaxdissect.tasks.notes import SECONDS, write_notes
-
-    # Named by the synthesiser's code: what another state of it has made is not taken for the notes of this one.
-    kept = user_cache_path("jaxdissect") / f"{name}-{sha256_file(Path(synthesis.__file__))[:8]}"
-    folder = kept if data is None else Path(data)
-    table = folder / f"{name}.csv"
+def _synthesised(name: str, data: str | Path | None, progress: Callable) -> Path:
+    """The folder of a synthetic task, whose clips are made if its table is not there."""
+    # Named by the synthesiser's code: notes that another version of it has made are not used.
+    version = sha256_file(Path(notes.__file__))[:8]
+    folder = user_cache_path("jaxdissect") / f"{name}-{version}" if data is None else Path(data)
+    table = folder / _table_name(name, SYNTHETIC)
     if not table.is_file():
         try:
-            write_notes(name, folder, progress)
+            notes.write_notes(name, folder, progress)
         except InputError:
             if not table.is_file():  # else another process was faster
                 raise
-    labels = _chosen(label, ("octave", "pitch_class", "instrument"))
-    seconds = SECONDS if unit_seconds is None else unit_seconds
-    task = evar_task(name, table, folder, seconds, labels, multi_label, test_fold)
-    notes = named_recordings(task.file_names, synthesised_note)
-    if task.recordings is not None or not any(notes):
-        return task
-    sources = tuple(note or file_name for note, file_name in zip(notes, task.file_names, strict=True))
-    return dataclasses.replace(task, recordings=sources, recordings_from=BY_NAME)
+    return folder
+
+
+def _read_columns(task: str, path: Path) -> Columns:
+    if task != "esc50":
+        return read_table(path, ["file_name", "label"] if task in KNOWN_TASKS else ["file_name"])
+    columns = read_table(path, ["filename", "fold", "target", "category"])  # the data set's own layout
+    names = [f"audio/{name}" for name in columns["filename"]]
+    return columns | {"file_name": names, "label": columns["category"]}
+
+
+def _read_recordings(known: KnownTask, columns: Columns) -> tuple[Sequence[str] | None, str]:
+    """The recording of each clip, if it is known, and the column that shows it."""
+    if BY_COLUMN in columns or known.recording is None:
+        return columns.get(BY_COLUMN), BY_COLUMN
+    return recordings.named_recordings(columns["file_name"], known.recording), BY_NAME
+
+
+def _read_labels(known: KnownTask, columns: Columns, name: str, path: Path, multi_label: bool | None) -> LabelSet:
+    """One of a task's label sets: that of the column `label`, a derived one, or any other column."""
+    several = bool(multi_label)
+    if name == known.label and "label" in columns:
+        return cells_label_set(name, columns["label"], known.multi_label if multi_label is None else several)
+    if name in known.derived:
+        return cells_label_set(name, known.derived[name](columns, path.parent), several)
+    if name in columns:
+        return cells_label_set(name, columns[name], several)
+    listed = ", ".join(dict.fromkeys((known.label, *known.derived, *columns) if "label" in columns else columns))
+    raise InputError(f"{path}: there is no label column {name!r}; the table has {listed}: choose one of these.")
+
+
+def _warn_of_commas(task: Task) -> None:
+    """Warn of label sets of which most labels hold commas although each is one class."""
+    for labels in task.label_sets:
+        if labels.multi_label:
+            continue
+        names = [labels.classes[index] for members in labels.members for index in members]
+        with_comma = [name for name in names if "," in name]
+        if 2 * len(with_comma) > len(names):
+            warn(
+                f"Label set {labels.name!r}: {len(with_comma):,} of {len(names):,} labels hold commas, and each counts "
+                f"as one class, as {with_comma[0]!r} does. Set multi_label: true if commas separate labels, else "
+                f"false.",
+                once=True,
+            )

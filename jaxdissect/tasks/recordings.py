@@ -1,4 +1,4 @@
-"""Which recording a clip was cut from, where file names tell it: by the naming of known tasks, or as a suspicion.
+"""The recording that a clip was cut from, where file names show it: by the naming of known tasks, or as a suspicion.
 
 A rule takes a file name and gives the name of its recording, or None where the name is not as published. A recording is
 whatever makes clips alike for another reason than their class: a sound file that was cut, a speaker, an instrument.
@@ -12,28 +12,29 @@ from pathlib import PurePosixPath
 
 Rule = Callable[[str], str | None]
 BY_COLUMN, BY_NAME = "src_file", "file_name"  # columns of a table that recordings are read from
-CUTS = ("-", "_", "/")  # before which names of clips of one recording may agree
-LEAST_CLIPS, CLIPS_A_GROUP = 20, 3  # of which names are suspected: in all, and on average a group
+CUTS = ("-", "_", "/")  # characters up to which the names of a recording's clips may agree
+LEAST_CLIPS = 20  # clips whose names suggest groups, below which nothing is suspected
+LEAST_CLIPS_PER_GROUP = 3  # on average
 
 
 def _stem_rule(pattern: str) -> Rule:
-    """The first group of what a file name without folder and ending must be."""
+    """A rule: the first group of a pattern that a file name without folder and ending must match."""
     compiled = re.compile(pattern, re.ASCII)
 
     def rule(file_name: str) -> str | None:
-        found = compiled.fullmatch(PurePosixPath(file_name).stem)
-        return found[1] if found else None
+        match = compiled.fullmatch(PurePosixPath(file_name).stem)
+        return match[1] if match else None
 
     return rule
 
 
 def _path_rule(pattern: str) -> Rule:
-    """The first group of what a path must end with."""
+    """A rule: the first group of a pattern that must match the end of a path."""
     compiled = re.compile(rf"(?:.*/)?{pattern}")
 
     def rule(file_name: str) -> str | None:
-        found = compiled.fullmatch(file_name)
-        return found[1] if found else None
+        match = compiled.fullmatch(file_name)
+        return match[1] if match else None
 
     return rule
 
@@ -59,11 +60,11 @@ synthesised_note = _stem_rule(r"([a-z_]+_\d{3})_[12]")
 
 
 def named_recordings(file_names: Sequence[str], rule: Rule) -> list[str]:
-    """The recording of each clip; empty where the name does not follow the rule, so that the clip stands by itself.
+    """The recording of each clip; empty where the name does not follow the rule: the clip is one by itself.
 
     Args:
-      file_names: of the clips.
-      rule: of the task's naming.
+      file_names: names of the clips' files.
+      rule: naming of the task.
     """
     return [rule(file_name) or "" for file_name in file_names]
 
@@ -73,10 +74,10 @@ class Suspicion:
     """Groups that file names suggest.
 
     Attributes:
-      groups: how many.
-      clips: in all.
-      example: what the names of one group begin with.
-      size: its clips.
+      groups: number of groups.
+      clips: number of clips in all of them.
+      example: beginning that the names of the largest group share.
+      size: number of clips of that group.
     """
 
     groups: int
@@ -88,17 +89,19 @@ class Suspicion:
 def suspected_groups(file_names: Sequence[str]) -> Suspicion | None:
     """Groups of clips whose names agree up to a last -, _ or folder, if they are far fewer than the clips.
 
-    Folders say less than what is cut behind them, so that of the three cuts the one with the most groups counts.
+    Of the three characters the one with the most groups counts: folders show less than what is cut within them.
 
     Args:
-      file_names: of the clips.
+      file_names: names of the clips' files.
     """
-    found = []
+    suspicions = []
     for cut in CUTS:
-        begins = [PurePosixPath(name).with_suffix("").as_posix().rpartition(cut)[0] for name in file_names]
-        groups = Counter(begin for begin in begins if begin)
+        beginnings = [PurePosixPath(name).with_suffix("").as_posix().rpartition(cut)[0] for name in file_names]
+        groups = Counter(beginning for beginning in beginnings if beginning)
         clips = groups.total()
-        if len(groups) > 1 and clips >= max(LEAST_CLIPS, len(file_names) / 2) and clips >= CLIPS_A_GROUP * len(groups):
+        # Groups are suspected if they hold half of the clips or more, and at least three clips each on average.
+        enough = max(LEAST_CLIPS, len(file_names) / 2, LEAST_CLIPS_PER_GROUP * len(groups))
+        if len(groups) > 1 and clips >= enough:
             example, size = groups.most_common(1)[0]
-            found.append(Suspicion(len(groups), clips, example, size))
-    return max(found, key=lambda suspicion: suspicion.groups, default=None)
+            suspicions.append(Suspicion(len(groups), clips, example, size))
+    return max(suspicions, key=lambda suspicion: suspicion.groups, default=None)

@@ -6,19 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from jaxdissect.audio.decode import Recording, make_recording, unreadable
-from jaxdissect.errors import InputError, UnreadableError, first_line
+from jaxdissect.errors import InputError, UnreadableError, first_line, require
 from jaxdissect.runtime.files import require_regular
-from jaxdissect.tasks.table import CONTROL, LabelSet, Task, cell_labels, label_set, make_task
+from jaxdissect.tasks.table import CONTROL_CHARACTER, LabelSet, Task, cells_label_set, make_task
 from jaxdissect.tasks.tfds_audio import decode, find_audio
-from jaxdissect.tasks.tfds_records import AGAIN, FORMAT, SPLITS, DataSet, Records, is_tfds_folder, read_data_set
+from jaxdissect.tasks.tfds_records import (
+    FILE_FORMAT,
+    PREPARE_AGAIN,
+    SPLIT_BY_TFDS_NAME,
+    DataSet,
+    Records,
+    is_tfds_folder,
+    read_data_set,
+)
 
 PREFIX = "tfds:"
 UNIT_SECONDS: Mapping[str, float] = {
-    "crema_d": 2.5, "gtzan": 30.0, "nsynth": 4.0, "voxforge": 5.8, "speech_commands": 1.0,
-}  # fmt: skip
-TASK = re.compile(r"tfds:[A-Za-z]\w*(/[\w+-][\w+.-]*){0,2}", re.ASCII)
+    "crema_d": 2.5,
+    "gtzan": 30.0,
+    "nsynth": 4.0,
+    "voxforge": 5.8,
+    "speech_commands": 1.0,
+}
+TASK_NAME = re.compile(r"tfds:[A-Za-z]\w*(/[\w+-][\w+.-]*){0,2}", re.ASCII)
 VERSION = re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}", re.ASCII)
 LABEL_TYPES = ("string", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
+DEFAULT_LABELS = ("label", "instrument/family")  # the first that is there
 
 
 def load_tfds_task(
@@ -32,45 +45,45 @@ def load_tfds_task(
     """A task from a data set that TFDS has prepared; splits other than training, validation and test are left out.
 
     Args:
-      task: "tfds:NAME" or "tfds:NAME/CONFIG", of which the newest version is taken, or either with "/VERSION".
+      task: "tfds:NAME" or "tfds:NAME/CONFIG" for the newest version, or either with "/VERSION".
       data: TFDS's data_dir, the folder that holds NAME/...
       label: features to count, each a label set: class labels, texts, whole numbers, truth values; default: "label" or
         else "instrument/family"; None: none, and no record is read.
       unit_seconds: length of a clip, s; default: that of `UNIT_SECONDS`.
-      multi_label: commas in these features separate several labels.
-      progress: wraps the iteration over records, which are read for their labels.
+      multi_label: whether commas in these features separate several labels.
+      progress: wrapper of the iteration over records, which are read for their labels.
 
     Raises:
       InputError: there is no such data set or feature, it is of another format, incomplete or damaged, its unit length
-        is not known, or a package is missing.
+        is unknown, or a package is missing.
     """
     folder = _version_folder(task, data)
     name = folder.relative_to(data).parts[0]
     seconds = UNIT_SECONDS.get(name) if unit_seconds is None else unit_seconds
     if seconds is None:
-        raise InputError(f"--task {task} needs --unit-seconds, the length to which clips are cropped or padded.")
+        raise InputError(f"Task {task!r} needs unit_seconds, the length to which clips are cropped or padded.")
     data_set = read_data_set(folder)
-    find_audio(data_set)
-    chosen = _chosen(data_set, label)
+    find_audio(data_set)  # refuses a set without sound before its records are read
+    chosen = _chosen_features(data_set, label)
     records = Records(data_set)
-    clips = [(split, index) for split, ends in records.ends.items() for index in range(ends[-1])]
-    file_names = [f"{split}/{index:08d}" for split, index in clips]
-    labels = _label_sets(data_set, records, chosen, progress(file_names), multi_label) if chosen else []
-    splits = [SPLITS[split] for split, _ in clips]
-    return make_task(name, folder, seconds, file_names, splits, [None] * len(clips), labels)
+    clips = [(split, number) for split, ends in records.ends.items() for number in range(ends[-1])]
+    file_names = [f"{split}/{number:08d}" for split, number in clips]
+    label_sets = _read_labels(data_set, records, chosen, progress(file_names), multi_label) if chosen else []
+    splits = [SPLIT_BY_TFDS_NAME[split] for split, _ in clips]
+    return make_task(name, folder, seconds, file_names, splits, [None] * len(clips), label_sets)
 
 
 def tfds_reader(task_data: Path, sample_rate: int, samples: int) -> Callable[[str], Recording]:
     """`read(file_name) -> Recording` from a prepared data set; for many threads.
 
     Args:
-      task_data: the folder of its version, as in the task.
-      sample_rate: of the result, Hz.
+      task_data: folder of its version, as in the task.
+      sample_rate: rate of the result, Hz.
       samples: unit length of the result.
 
     Raises:
       InputError: the data set is incomplete or damaged, or a package is missing; when reading: a file has vanished, or
-        samples have more than 16 bits. What is wrong with one record is its status.
+        samples have more than 16 bits. A fault of one record is its status.
     """
     data_set = read_data_set(task_data)
     audio = find_audio(data_set)
@@ -87,70 +100,67 @@ def tfds_reader(task_data: Path, sample_rate: int, samples: int) -> Callable[[st
 
 
 def _version_folder(task: str, data: Path) -> Path:
-    if not TASK.fullmatch(task):
-        raise InputError(f"--task {task}: must be {PREFIX}NAME, {PREFIX}NAME/VERSION or {PREFIX}NAME/CONFIG/VERSION.")
+    """The folder of the version that a task names, or else of the newest one."""
+    name_fits = TASK_NAME.fullmatch(task) is not None
+    require(name_fits, f"Task {task!r} must be {PREFIX}NAME, {PREFIX}NAME/VERSION or {PREFIX}NAME/CONFIG/VERSION.")
     name, *parts = task.removeprefix(PREFIX).split("/")
-    given = parts.pop() if parts and VERSION.fullmatch(parts[-1]) else None
-    above = data.joinpath(name, *parts)
+    named = parts.pop() if parts and VERSION.fullmatch(parts[-1]) else None
+    parent = data.joinpath(name, *parts)
     try:
-        there = sorted(path.name for path in above.iterdir() if not path.name.startswith("."))
+        present = sorted(path.name for path in parent.iterdir() if not path.name.startswith("."))
     except OSError:
-        there = []
-    versions = [found for found in there if VERSION.fullmatch(found) and is_tfds_folder(above / found)]
-    if not versions or given not in (None, *versions):
-        raise InputError(
-            f"--task {task}: {above} must hold a data set that TFDS has prepared, {given or 'of some version'}; found "
-            f"{', '.join(there) or 'nothing'}. Name one of these, give TFDS's data_dir as --data, or prepare it: "
-            f"tfds build {name} --file_format={FORMAT} --data_dir={data}"
-        )
-    return above / (given or max(versions, key=lambda version: [int(number) for number in version.split(".")]))
+        present = []
+    versions = [entry for entry in present if VERSION.fullmatch(entry) and is_tfds_folder(parent / entry)]
+    require(
+        bool(versions) and named in (None, *versions),
+        f"Task {task!r}: {parent} must hold a data set that TFDS has prepared, {named or 'of some version'}; found "
+        f"{', '.join(present) or 'nothing'}. Name one of these, give TFDS's data_dir as data, or prepare it: "
+        f"tfds build {name} --file_format={FILE_FORMAT} --data_dir={data}",
+    )
+    return parent / (named or max(versions, key=lambda version: [int(number) for number in version.split(".")]))
 
 
-def _chosen(data_set: DataSet, label: Sequence[str] | None) -> tuple[str, ...]:
+def _chosen_features(data_set: DataSet, label: Sequence[str] | None) -> tuple[str, ...]:
     """The features to count."""
     if label is None:
         return ()
-    there = [name for name, (feature, _) in data_set.features.items() if _is_label(feature)]
-    chosen = tuple(label) or tuple(name for name in ("label", "instrument/family") if name in there)[:1]
-    unknown = [name for name in chosen if name not in there]
-    if unknown or not chosen:
-        raise InputError(
-            f"--label {' '.join(unknown) or 'is needed'}: {data_set.folder} has the label sets "
-            f"{', '.join(there) or 'none'}: name them with --label."
-        )
+    usable = [name for name, (feature, _) in data_set.features.items() if _is_label(feature)]
+    chosen = tuple(label) or tuple(name for name in DEFAULT_LABELS if name in usable)[:1]
+    unknown = [name for name in chosen if name not in usable]
+    require(
+        bool(chosen) and not unknown,
+        f"{data_set.folder}: there is no label set {', '.join(unknown) or DEFAULT_LABELS[0]}; the data set has "
+        f"{', '.join(usable) or 'none'}: choose one of these by label.",
+    )
     return chosen
 
 
 def _is_label(feature: Any) -> bool:
     kind, tensor = feature.WhichOneof("content"), feature.tensor
-    scalar = not tensor.shape.dimensions and tensor.dtype in LABEL_TYPES and tensor.encoding in ("", "none")
-    return kind in ("class_label", "text") or (kind == "tensor" and scalar)
+    is_scalar = not tensor.shape.dimensions and tensor.dtype in LABEL_TYPES and tensor.encoding in ("", "none")
+    return kind in ("class_label", "text") or (kind == "tensor" and is_scalar)
 
 
-def _label_sets(
+def _read_labels(
     data_set: DataSet, records: Records, chosen: Sequence[str], file_names: Iterable[str], multi_label: bool
 ) -> list[LabelSet]:
-    names = {name: _class_names(*data_set.features[name]) for name in chosen}
-    rows: dict[str, list[list[str]]] = {name: [] for name in names}
+    class_names = {name: _class_names(*data_set.features[name]) for name in chosen}
+    cells: dict[str, list[str]] = {name: [] for name in chosen}
     for file_name in file_names:
         try:
-            stored = records.read(file_name)
-        except UnreadableError:  # is told of when it is decoded
-            stored = {}
-        for name, labels in rows.items():
-            labels.append(
-                _labels(stored[name], data_set.features[name], names[name], file_name) if name in stored else []
-            )
-    for name, labels in rows.items():
-        odd = next((value for row in labels for value in row if CONTROL.search(value)), None)
+            record: Mapping[str, Any] = records.read(file_name)
+        except UnreadableError:  # its status says so when it is decoded
+            record = {}
+        for name, column in cells.items():
+            column.append(_cell(record.get(name), *data_set.features[name], class_names[name], file_name))
+    for name, column in cells.items():
+        odd = next((cell for cell in column if CONTROL_CHARACTER.search(cell)), None)
         if odd is not None:
             raise InputError(
-                f"--label {name}: a label must not hold control characters, found {odd[:80]!r} in {data_set.folder}: "
-                f"choose another."
+                f"Label set {name!r}: a label must not hold control characters, found {odd[:80]!r} in "
+                f"{data_set.folder}: choose another."
             )
-    for labels in rows.values():
-        labels[:] = [[part for text in row for part in cell_labels(text, multi_label)] for row in labels]
-    return [label_set(name, rows[name], multi_label) for name in chosen]
+    return [cells_label_set(name, cells[name], multi_label) for name in chosen]
 
 
 def _class_names(feature: Any, path: Path) -> Sequence[str | int] | None:
@@ -161,21 +171,21 @@ def _class_names(feature: Any, path: Path) -> Sequence[str | int] | None:
     try:
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}): {AGAIN}") from error
+        raise InputError(f"{path} is damaged ({first_line(error)}): {PREPARE_AGAIN}") from error
     return [line.strip() for line in lines if line.strip()] or range(feature.class_label.num_classes)
 
 
-def _labels(values: Any, described: tuple[Any, Path], names: Sequence[str | int] | None, file_name: str) -> list[str]:
-    """A record's label, if it has one."""
-    feature, path = described
+def _cell(values: Any, feature: Any, path: Path, names: Sequence[str | int] | None, file_name: str) -> str:
+    """A record's label as text, as in the cell of a table; empty: it has none."""
+    if values is None:
+        return ""
     value = next(iter((*values.int64_list.value, *values.bytes_list.value)), b"")
     if isinstance(value, bytes):
-        text = value.decode("utf-8", "replace").strip()
-        return [text] if text else []
+        return value.decode("utf-8", "replace").strip()
     if names is None:
-        return [str(bool(value) if feature.tensor.dtype == "bool" else value)]
-    if not -1 <= value < len(names):
-        raise InputError(
-            f"{path.parent}: {file_name} is of class {value}, {path.name} has {len(names)} classes: {AGAIN}"
-        )
-    return [] if value == -1 else [str(names[value])]  # TFDS's sign of no label
+        return str(bool(value) if feature.tensor.dtype == "bool" else value)
+    require(
+        -1 <= value < len(names),
+        f"{path.parent}: {file_name} is of class {value}, {path.name} has {len(names)} classes: {PREPARE_AGAIN}",
+    )
+    return "" if value == -1 else str(names[value])  # -1 is TFDS's sign of no label

@@ -1,7 +1,7 @@
 """The files of a data set that tensorflow-datasets (TFDS) has prepared as array_record, read without TensorFlow.
 
-Such a set is a folder NAME/VERSION or NAME/CONFIG/VERSION. Its `dataset_info.json` tells the splits and how many
-records each of their files holds, `features.json` what a record holds (a tree, whose leaves are called
+Such a set is a folder NAME/VERSION or NAME/CONFIG/VERSION. Its `dataset_info.json` lists the splits and the number of
+records in each of their files, `features.json` the content of a record (a tree, whose leaves are called
 "instrument/family" and so on), and `FEATURE.labels.txt` the classes of a feature. Records and JSON are protobuf by
 TFDS's own definitions; nothing is unpickled.
 """
@@ -15,26 +15,27 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from jaxdissect.errors import InputError, UnreadableError, first_line
+from jaxdissect.errors import InputError, UnreadableError, first_line, require
 from jaxdissect.runtime.files import allow_open_files, refused_by_system, require_regular
 
-SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}  # by TFDS's names
-FORMAT = "array_record"
-INDEX = re.compile(r"\d{8,18}", re.ASCII)
-AGAIN = "copy the data set again, or prepare it again."
-FEWER = "prepare the data set by `jaxdissect prepare`"  # if there are too many files
-INFO, FEATURES = "dataset_info.json", "features.json"
+SPLIT_BY_TFDS_NAME = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
+FILE_FORMAT = "array_record"
+RECORD_NUMBER = re.compile(r"\d{8,18}", re.ASCII)
+PREPARE_AGAIN = "copy the data set again, or prepare it again."
+NEED_FEWER_FILES = "prepare the data set by `jaxdissect prepare`"  # advice if too many files are open
+INFO_FILE, FEATURES_FILE = "dataset_info.json", "features.json"
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a prepared data set says of itself.
+    """A prepared data set, as its JSON files describe it.
 
     Attributes:
-      folder: of its version.
-      name: e.g. "crema_d".
-      files: by TFDS's name of the split its files, each with how many records it holds.
-      features: by name, as in a record; each TFDS's protobuf `Feature`, and the file that may name its classes.
+      folder: folder of its version.
+      name: name of the data set, e.g. "crema_d".
+      files: files of each split, by TFDS's name of the split, each with its number of records.
+      features: features of a record by their names; each TFDS's protobuf `Feature`, and the file that may name its
+        classes.
     """
 
     folder: Path
@@ -44,52 +45,70 @@ class DataSet:
 
 
 def is_tfds_folder(folder: Path) -> bool:
-    """Whether a folder holds a data set that TFDS has prepared; Hugging Face's know the first of the two files, too."""
-    return all((folder / name).is_file() for name in (INFO, FEATURES))
+    """Whether a folder holds a data set that TFDS has prepared; Hugging Face's have the first of the two files, too.
+
+    Args:
+      folder: folder of a version.
+    """
+    return all((folder / name).is_file() for name in (INFO_FILE, FEATURES_FILE))
 
 
 class Records:
     """The records of a data set, whose files are all opened; for many threads.
 
     Attributes:
-      ends: by split, how many records there are up to the end of each of its files.
-
-    Raises:
-      InputError: a file is missing, damaged, or holds another number of records than dataset_info.json says.
+      ends: for each split the number of records up to the end of each of its files.
     """
 
     def __init__(self, data_set: DataSet) -> None:
+        """Open the files.
+
+        Args:
+          data_set: data set to read.
+
+        Raises:
+          InputError: a file is missing, damaged, or holds another number of records than dataset_info.json says.
+        """
         from tensorflow_datasets.proto import tf_example_pb2
 
         allow_open_files(sum(map(len, data_set.files.values())))
         self._parse = tf_example_pb2.Example.FromString
-        self._files = {split: [(file, _opened(*file)) for file in files] for split, files in data_set.files.items()}
+        self._files = {
+            split: [(file, _open_records(*file)) for file in files] for split, files in data_set.files.items()
+        }
         self.ends = {split: list(accumulate(length for _, length in files)) for split, files in data_set.files.items()}
 
     def read(self, file_name: str) -> Any:
-        """What the record "SPLIT/INDEX" stores, by feature.
+        """The content of a record, by feature.
+
+        Args:
+          file_name: "SPLIT/NUMBER", by which the task knows the record.
 
         Raises:
           UnreadableError: there is no such record, or it is damaged.
           InputError: the system refuses to open or read its file.
         """
-        split, _, index = file_name.partition("/")
+        split, _, number = file_name.partition("/")
         ends = self.ends.get(split, [0])
-        if not INDEX.fullmatch(index) or int(index) >= ends[-1]:
+        if not RECORD_NUMBER.fullmatch(number) or int(number) >= ends[-1]:
             raise UnreadableError("is no record of the data set")
-        number = bisect_right(ends, int(index))
-        (path, length), records = self._files[split][number]
+        file = bisect_right(ends, int(number))
+        (path, length), records = self._files[split][file]
         try:
-            return self._parse(records[int(index) - ends[number] + length]).features.feature
+            # The file's first record is the split's record number ends[file] - length.
+            return self._parse(records[int(number) - ends[file] + length]).features.feature
         except Exception as error:  # the errors of array_record and of protobuf have no class in common
-            refused = refused_by_system(error, FEWER)
+            refused = refused_by_system(error, NEED_FEWER_FILES)
             if refused is not None:  # this is not the one record's fault
                 raise InputError(f"{path} cannot be read any more ({refused}).") from error
             raise UnreadableError(f"cannot be read: {first_line(error)}") from error
 
 
 def read_data_set(folder: Path) -> DataSet:
-    """What stands in a folder that TFDS has prepared.
+    """The data set in a folder that TFDS has prepared.
+
+    Args:
+      folder: folder of a version.
 
     Raises:
       InputError: a package is missing, the records are of another format, no known split holds any, or a file is
@@ -102,37 +121,37 @@ def read_data_set(folder: Path) -> DataSet:
         raise InputError(
             f"{folder} needs a package that is missing ({error}): pip install 'jaxdissect[tfds]'"
         ) from error
-    path = folder / INFO
-    info = _parsed(path, dataset_info_pb2.DatasetInfo())
-    if FORMAT not in (info.file_format, *info.alternative_file_formats):
-        raise InputError(
-            f"{path}: the records must be in the format {FORMAT}, found {info.file_format or 'tfrecord'}, which takes "
-            f"TensorFlow to read. Prepare the data set anew: tfds build {info.name} --file_format={FORMAT}; or, where "
-            f"TensorFlow is: tfds convert_format --dataset_version_dir={folder} --out_file_format={FORMAT}"
-        )
-    splits = [split for split in info.splits if split.name in SPLITS and any(split.shard_lengths)]
-    if not splits:
-        found = ", ".join(split.name for split in info.splits) or "none"
-        raise InputError(f"{path}: a split must be named {', '.join(SPLITS)} and hold records, found {found}.")
-    files = {split.name: _files(path, info.name, split) for split in splits}
-    features = {
-        "/".join(parts): (feature, folder / f"{'-'.join(part.replace('/', '.') for part in parts)}.labels.txt")
-        for parts, feature in _leaves(_parsed(folder / FEATURES, feature_pb2.Feature()))
-    }
-    return DataSet(folder, info.name, files, features)
+    path = folder / INFO_FILE
+    info = _parse_json(path, dataset_info_pb2.DatasetInfo())
+    require(
+        FILE_FORMAT in (info.file_format, *info.alternative_file_formats),
+        f"{path}: the records must be in the format {FILE_FORMAT}, found {info.file_format or 'tfrecord'}, which takes "
+        f"TensorFlow to read. Prepare the data set anew: tfds build {info.name} --file_format={FILE_FORMAT}; or, where "
+        f"TensorFlow is: tfds convert_format --dataset_version_dir={folder} --out_file_format={FILE_FORMAT}",
+    )
+    splits = [split for split in info.splits if split.name in SPLIT_BY_TFDS_NAME and any(split.shard_lengths)]
+    present = ", ".join(split.name for split in info.splits) or "none"
+    listed = ", ".join(SPLIT_BY_TFDS_NAME)
+    require(bool(splits), f"{path}: a split must be named {listed} and hold records, found {present}.")
+    features = {}
+    for parts, feature in _leaves(_parse_json(folder / FEATURES_FILE, feature_pb2.Feature())):
+        stem = "-".join(part.replace("/", ".") for part in parts)  # as TFDS names the file with the classes
+        features["/".join(parts)] = (feature, folder / f"{stem}.labels.txt")
+    return DataSet(folder, info.name, {split.name: _files(path, info.name, split) for split in splits}, features)
 
 
-def _parsed(path: Path, message: Any) -> Any:
+def _parse_json(path: Path, message: Any) -> Any:
     from google.protobuf import json_format
 
     require_regular(path)
     try:
         return json_format.Parse(path.read_text(encoding="utf-8"), message, ignore_unknown_fields=True)
     except Exception as error:  # of files, of JSON, or of protobuf
-        raise InputError(f"{path} is missing or damaged ({first_line(error)}): {AGAIN}") from error
+        raise InputError(f"{path} is missing or damaged ({first_line(error)}): {PREPARE_AGAIN}") from error
 
 
 def _leaves(feature: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The features of a tree that hold something, each with the names on the way to it."""
     if feature.WhichOneof("content") != "features_dict":
         yield parts, feature
     for name, child in sorted(feature.features_dict.features.items()):
@@ -140,33 +159,37 @@ def _leaves(feature: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def _files(path: Path, name: str, split: Any) -> list[tuple[Path, int]]:
+    """The files of a split, each with its number of records."""
     from tensorflow_datasets.core.naming import ShardedFileTemplate
 
     folder = path.parent
     try:
-        template = ShardedFileTemplate(folder, split.filepath_template, name, split.name, FORMAT)
+        template = ShardedFileTemplate(folder, split.filepath_template, name, split.name, FILE_FORMAT)
         files = [Path(file) for file in template.sharded_filepaths(len(split.shard_lengths))]
-        # By the names alone: a link in the folder leads wherever its owner wants.
+        # By the names alone: a link in the folder may lead anywhere.
         outside = [file for file in files if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))]
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged (split {split.name}: {first_line(error)}): {AGAIN}") from error
+        raise InputError(f"{path} is damaged (split {split.name}: {first_line(error)}): {PREPARE_AGAIN}") from error
     if outside:
-        raise InputError(f"{path}: files of split {split.name} must lie in {folder}, found {outside[0]}: {AGAIN}")
+        raise InputError(
+            f"{path}: files of split {split.name} must lie in {folder}, found {outside[0]}: {PREPARE_AGAIN}"
+        )
     return list(zip(files, split.shard_lengths, strict=True))
 
 
-def _opened(path: Path, length: int) -> Any:
+def _open_records(path: Path, length: int) -> Any:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    if not path.is_file():
-        raise InputError(f"{path} is missing: {AGAIN}")
+    require(path.is_file(), f"{path} is missing: {PREPARE_AGAIN}")
     try:
         records = ArrayRecordDataSource([str(path)])
     except (OSError, RuntimeError, ValueError) as error:
-        refused = refused_by_system(error, FEWER)
+        refused = refused_by_system(error, NEED_FEWER_FILES)
         if refused is not None:
             raise InputError(f"{path} cannot be read ({refused}).") from error
-        raise InputError(f"{path} is damaged or cut off ({first_line(error)}): {AGAIN}") from error
-    if len(records) != length:
-        raise InputError(f"{path} should hold {length} records by dataset_info.json, found {len(records)}: {AGAIN}")
+        raise InputError(f"{path} is damaged or cut off ({first_line(error)}): {PREPARE_AGAIN}") from error
+    require(
+        len(records) == length,
+        f"{path} should hold {length} records by dataset_info.json, found {len(records)}: {PREPARE_AGAIN}",
+    )
     return records

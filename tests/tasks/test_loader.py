@@ -39,7 +39,7 @@ def expected(numbers):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 23, 50])
-def test_every_clip_once_and_in_order(task, batch_size):
+def test_batches_hold_every_clip_once_and_in_order(task, batch_size):
     stream = list(batches(task, 16000, batch_size))
     assert {batch.pcm.shape for batch in stream} == {(batch_size, 160)}
     assert clips_of(stream) == expected(range(CLIPS))
@@ -48,12 +48,12 @@ def test_every_clip_once_and_in_order(task, batch_size):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10])
 @pytest.mark.parametrize("clips", [[], [7], range(5, CLIPS), range(1, CLIPS, 3), [22, 0, 9]])
-def test_it_reads_the_clips_that_are_asked_for(task, batch_size, clips):
+def test_batches_hold_the_clips_that_are_asked_for(task, batch_size, clips):
     assert clips_of(batches(task, 16000, batch_size, clips)) == expected(clips)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
-def test_batches_on_the_devices_are_those_of_the_host(task, devices):
+def test_device_batches_equal_those_of_the_host(task, devices):
     mesh = local_mesh(jax.devices()[:devices])
     pairs = list(device_batches(task, 16000, 8, mesh))
     for (batch, arrays), plain in zip(pairs, batches(task, 16000, 8), strict=True):
@@ -64,7 +64,7 @@ def test_batches_on_the_devices_are_those_of_the_host(task, devices):
     assert len(pairs) == 3
 
 
-def test_threads_end_with_the_stream(task):
+def test_batches_end_their_threads_with_the_stream(task):
     before = threading.active_count()
     stream = batches(task, 16000, 1)
     next(stream)
@@ -73,24 +73,24 @@ def test_threads_end_with_the_stream(task):
     assert all(not thread.name.startswith("grain-thread-prefetch") for thread in threading.enumerate())
 
 
-def test_members_follow_the_table(task):
+def test_batches_have_members_as_in_the_table(task):
     batch = next(iter(batches(task, 16000, 3)))
     assert batch.members.tolist() == [[True, False, True], [False, True, True], [True, False, True]]
 
 
-def test_a_folder_of_hugging_face_is_one_of_files(task):
+def test_batches_read_files_of_a_folder_of_hugging_face(task):
     (task.data / "dataset_info.json").write_text('{"features": {}, "splits": {}}')
     assert clips_of(batches(task, 16000, 4)) == expected(range(CLIPS))
 
 
-def test_samples_without_a_header_are_unreadable(task):
+def test_read_clip_refuses_samples_without_a_header(task):
     (task.data / "1.raw").write_bytes(b"\1\2\3" * 33)
     recording = read_clip(task.data, "1.raw", 16000, 160)
     assert recording.clip.status == "unreadable"
     assert "samples without a header: ffmpeg -f s16le -ar RATE -ac CHANNELS" in recording.clip.reason
 
 
-def test_an_unreadable_clip_is_in_no_class(task):
+def test_batches_have_an_unreadable_clip_in_no_class(task):
     (task.data / "1.wav").unlink()
     batch = next(iter(batches(task, 16000, 3)))
     assert batch.members[1].tolist() == [False, False, False]

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from jaxdissect.errors import InputError
-from jaxdissect.tasks import notes as synthesis
+from jaxdissect.tasks import notes
 from jaxdissect.tasks.notes import SAMPLE_RATE, VARIANTS, Note, all_notes, synthesise, write_notes
 
 TIMBRES = [(variant, instrument) for variant, instruments in VARIANTS.items() for instrument in instruments]
@@ -23,7 +23,7 @@ NOT_HARMONIC = {"breath", "pan_pipe", "marimba", "glass", "zither"}
 
 
 def power(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies in Hz and the share of energy at each."""
+    """Frequencies in Hz and the fraction of energy at each."""
     length = 2**17
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), length)) ** 2
     return np.fft.rfftfreq(length, 1 / SAMPLE_RATE), spectrum / spectrum.sum()
@@ -31,11 +31,11 @@ def power(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def cents_off(samples: np.ndarray, frequency: float) -> float:
     """Centre of the energy within a semitone of `frequency`, which must hold nearly all of its octave's energy."""
-    hz, share = power(samples)
+    hz, energy = power(samples)
     cents = 1200 * np.log2(np.maximum(hz, 1e-3) / frequency)
     near = np.abs(cents) < 100
-    assert share[near].sum() > 0.9 * share[np.abs(cents) < 600].sum()
-    return float((share[near] * cents[near]).sum() / share[near].sum())
+    assert energy[near].sum() > 0.9 * energy[np.abs(cents) < 600].sum()
+    return float((energy[near] * cents[near]).sum() / energy[near].sum())
 
 
 def played(variant: str, instrument: str, midi: int) -> tuple[float, np.ndarray]:
@@ -45,7 +45,7 @@ def played(variant: str, instrument: str, midi: int) -> tuple[float, np.ndarray]
     return frequency, VARIANTS[variant][instrument](frequency, time_s, np.random.default_rng(midi))
 
 
-def test_labels():
+def test_note_has_its_labels():
     note = Note("notes", "organ", 60, 1)
     assert (note.file_name, note.octave, note.pitch_class) == ("audio/organ_060_1.wav", 4, "C")
     assert note.frequency == pytest.approx(261.6256, abs=1e-4)
@@ -57,21 +57,21 @@ def test_labels():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_all_notes_cover_every_combination_once(variant):
-    notes = all_notes(variant)
-    assert len(notes) == len({note.file_name for note in notes}) == 960
-    assert set(Counter((n.octave, n.pitch_class, n.instrument) for n in notes).values()) == {2}
-    assert len({n.octave for n in notes}) == 5
-    assert len({n.pitch_class for n in notes}) == 12
+    every = all_notes(variant)
+    assert len(every) == len({note.file_name for note in every}) == 960
+    assert set(Counter((n.octave, n.pitch_class, n.instrument) for n in every).values()) == {2}
+    assert len({n.octave for n in every}) == 5
+    assert len({n.pitch_class for n in every}) == 12
 
 
-def test_variants_share_no_instrument():
+def test_all_notes_of_two_variants_share_no_instrument():
     assert len(VARIANTS["notes"]) == len(VARIANTS["notes2"]) == 8
     assert not set(VARIANTS["notes"]) & set(VARIANTS["notes2"])
     assert len({timbre for instruments in VARIANTS.values() for timbre in instruments.values()}) == 16
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_splits_hold_out_combinations_and_are_balanced(variant):
+def test_all_notes_hold_out_combinations_in_balanced_splits(variant):
     table = pd.DataFrame(
         [(n.octave, n.pitch_class, n.instrument, n.midi, n.split) for n in all_notes(variant)],
         columns=["octave", "pitch_class", "instrument", "midi", "split"],
@@ -79,23 +79,23 @@ def test_splits_hold_out_combinations_and_are_balanced(variant):
     assert (table.groupby(["instrument", "midi"]).split.nunique() == 1).all()
     wanted = pd.Series({"test": 0.2, "train": 0.6, "valid": 0.2})
     for column, tolerance in (("octave", 0.04), ("pitch_class", 1e-9), ("instrument", 1e-9)):
-        shares = pd.crosstab(table[column], table.split, normalize="index")
-        assert list(shares.columns) == list(wanted.index)
-        assert (shares - wanted).abs().to_numpy().max() <= tolerance, column
+        fractions = pd.crosstab(table[column], table.split, normalize="index")
+        assert list(fractions.columns) == list(wanted.index)
+        assert (fractions - wanted).abs().to_numpy().max() <= tolerance, column
     assert (pd.crosstab([table.pitch_class, table.instrument], table.split) == [2, 6, 2]).all(axis=None)
 
 
-def test_clips_do_not_depend_on_order_or_process():
-    notes = [Note(variant, instrument, 60, take) for variant, instrument in TIMBRES for take in (1, 2)]
-    forward = [synthesise(note).tobytes() for note in notes]
-    backward = [synthesise(note).tobytes() for note in reversed(notes)]
+def test_synthesise_does_not_depend_on_order_or_process():
+    chosen = [Note(variant, instrument, 60, take) for variant, instrument in TIMBRES for take in (1, 2)]
+    forward = [synthesise(note).tobytes() for note in chosen]
+    backward = [synthesise(note).tobytes() for note in reversed(chosen)]
     assert forward == backward[::-1]
-    assert len(set(forward)) == len(notes)
+    assert len(set(forward)) == len(chosen)
     code = (
         "import hashlib; from jaxdissect.tasks.notes import *; "
         "print(hashlib.sha256(synthesise(Note('notes', 'organ', 60, 1)).tobytes()).hexdigest())"
     )
-    root = str(Path(synthesis.__file__).parents[2])
+    root = str(Path(notes.__file__).parents[2])
     elsewhere = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": "7"},
@@ -104,11 +104,11 @@ def test_clips_do_not_depend_on_order_or_process():
         text=True,
         check=True,
     ).stdout.strip()
-    assert elsewhere == hashlib.sha256(forward[notes.index(Note("notes", "organ", 60, 1))]).hexdigest()
+    assert elsewhere == hashlib.sha256(forward[chosen.index(Note("notes", "organ", 60, 1))]).hexdigest()
 
 
 @pytest.mark.parametrize(("variant", "instrument"), TIMBRES)
-def test_clip_is_sound_and_takes_differ(variant, instrument):
+def test_synthesise_makes_sound_whose_takes_differ(variant, instrument):
     for midi in (36, 65, 95):
         takes = [synthesise(Note(variant, instrument, midi, take)).astype(np.float64) for take in (1, 2)]
         for samples in takes:
@@ -124,7 +124,7 @@ def test_clip_is_sound_and_takes_differ(variant, instrument):
         assert onset[0] != onset[1]
 
 
-def test_takes_are_a_few_cents_apart():
+def test_synthesise_tunes_takes_a_few_cents_apart():
     cents = np.array(
         [
             [
@@ -145,7 +145,7 @@ def test_partials_equal_their_formulas():
     index = 1.5 * np.exp(-time_s)
     carrier, modulator = 2 * np.pi * np.random.default_rng(3).random(2)
     np.testing.assert_allclose(
-        synthesis._fm(300.0, 1.5, index, time_s, np.random.default_rng(3)),
+        notes._fm(300.0, 1.5, index, time_s, np.random.default_rng(3)),
         np.sin(300 * cycles + carrier + index * np.sin(450 * cycles + modulator)),
         atol=1e-4,
     )
@@ -153,14 +153,14 @@ def test_partials_equal_their_formulas():
     hz, levels, decays_s = np.array([100.0, 231.0, 9000.0]), np.array([1.0, 0.3, 5.0]), np.array([0.5, 0.2, 1.0])
     phases = 2 * np.pi * np.random.default_rng(3).random(3)
     np.testing.assert_allclose(
-        synthesis._modes(hz, levels, decays_s, time_s, np.random.default_rng(3)),
+        notes._modes(hz, levels, decays_s, time_s, np.random.default_rng(3)),
         sum(levels[m] * np.exp(-time_s / decays_s[m]) * np.sin(hz[m] * cycles + phases[m]) for m in (0, 1)),
         atol=1e-9,
     )
 
     phases = 2 * np.pi * np.random.default_rng(3).random(3)  # the highest harmonic draws first
     np.testing.assert_allclose(
-        synthesis._harmonics(2000.0, time_s, np.random.default_rng(3), lambda k: time_s / k),
+        notes._harmonics(2000.0, time_s, np.random.default_rng(3), lambda k: time_s / k),
         sum(time_s / k * np.sin(2000 * k * cycles + phases[3 - k]) for k in (1, 2, 3)),
         atol=1e-9,
     )
@@ -169,36 +169,36 @@ def test_partials_equal_their_formulas():
 def test_guitar_solves_the_karplus_strong_loop():
     delay = 160  # samples; averaging two neighbours adds half of one
     frequency = SAMPLE_RATE / (delay + 0.5)
-    samples = synthesis._guitar(frequency, np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE, np.random.default_rng(0))
+    samples = notes._guitar(frequency, np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE, np.random.default_rng(0))
     loop = 10 ** (-3 / (2.5 * frequency)) * (samples[1:-delay] + samples[: -delay - 1]) / 2
     burst = delay + 1 + 4
     np.testing.assert_allclose(samples[delay + 1 :][burst:], loop[burst:], atol=1e-3 * np.abs(samples[-4000:]).max())
 
 
 @pytest.mark.parametrize(("variant", "instrument"), TIMBRES)
-def test_fundamental_is_in_tune_and_lowest(variant, instrument):
+def test_timbre_has_its_fundamental_in_tune_and_lowest(variant, instrument):
     for midi in (36, 47, 69, 83, 95):
         frequency, samples = played(variant, instrument, midi)
         assert abs(cents_off(samples, frequency)) < PITCH_TOLERANCE_CENTS.get(instrument, 0.5), midi
-        hz, share = power(samples)
-        assert share[np.abs(hz / frequency - 1) < 0.06].sum() > 0.03, midi
-        assert share[hz < 0.7 * frequency].sum() < 5e-3, midi
+        hz, energy = power(samples)
+        assert energy[np.abs(hz / frequency - 1) < 0.06].sum() > 0.03, midi
+        assert energy[hz < 0.7 * frequency].sum() < 5e-3, midi
 
 
 @pytest.mark.parametrize(("variant", "instrument"), TIMBRES)
-def test_nothing_folds_back(variant, instrument):
+def test_timbre_does_not_fold_back(variant, instrument):
     for midi in (84, 87, 90, 93, 95):
         frequency, samples = played(variant, instrument, midi)
-        hz, share = power(samples)
-        assert share[hz > 7900].sum() < 1e-5, midi
+        hz, energy = power(samples)
+        assert energy[hz > 7900].sum() < 1e-5, midi
         if instrument not in NOT_HARMONIC:
             off = np.abs(hz / frequency - np.round(hz / frequency)) > 0.06
-            assert share[off].sum() < 1e-3, midi
+            assert energy[off].sum() < 1e-3, midi
 
 
 def test_write_notes(tmp_path, monkeypatch):
-    notes = [Note("notes2", "voice", 50, 1), Note("notes2", "voice", 50, 2), Note("notes2", "glass", 61, 1)]
-    monkeypatch.setattr(synthesis, "all_notes", lambda variant: tuple(n for n in notes if n.variant == variant))
+    chosen = [Note("notes2", "voice", 50, 1), Note("notes2", "voice", 50, 2), Note("notes2", "glass", 61, 1)]
+    monkeypatch.setattr(notes, "all_notes", lambda variant: tuple(n for n in chosen if n.variant == variant))
     seen: list[Note] = []
 
     def progress(items: Iterable[Note]) -> Iterator[Note]:
@@ -207,12 +207,12 @@ def test_write_notes(tmp_path, monkeypatch):
             yield note
 
     write_notes("notes2", tmp_path / "data", progress)
-    assert seen == notes
+    assert seen == chosen
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["audio", "notes2.csv"]
     table = pd.read_csv(tmp_path / "data" / "notes2.csv", dtype=str)
     assert list(table.columns) == ["file_name", "octave", "pitch_class", "instrument", "split"]
-    assert table.values.tolist() == [[n.file_name, str(n.octave), n.pitch_class, n.instrument, n.split] for n in notes]
-    for note in notes:
+    assert table.values.tolist() == [[n.file_name, str(n.octave), n.pitch_class, n.instrument, n.split] for n in chosen]
+    for note in chosen:
         path = tmp_path / "data" / note.file_name
         samples, rate = soundfile.read(path)
         assert (rate, soundfile.info(path).subtype, soundfile.info(path).channels) == (16000, "PCM_16", 1)
@@ -221,9 +221,9 @@ def test_write_notes(tmp_path, monkeypatch):
         write_notes("notes2", tmp_path / "data")
 
 
-def test_interrupted_writing_leaves_nothing(tmp_path):
-    def stop_after_two(notes: Iterable[Note]) -> Iterator[Note]:
-        for count, note in enumerate(notes):
+def test_write_notes_leaves_nothing_if_interrupted(tmp_path):
+    def stop_after_two(items: Iterable[Note]) -> Iterator[Note]:
+        for count, note in enumerate(items):
             if count == 2:
                 raise KeyboardInterrupt
             yield note
@@ -233,7 +233,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_variant_names_the_known(tmp_path):
+def test_all_notes_of_an_unknown_variant_names_the_known(tmp_path):
     with pytest.raises(InputError, match=r"'surge'.*notes, notes2"):
         all_notes("surge")
     with pytest.raises(InputError, match=r"'surge'.*notes, notes2"):

@@ -44,19 +44,19 @@ PUBLISHED = {
         "de/anonymous-20080425-ujr/flac/b0019.flac": "anonymous-20080425-ujr",
         "de5-001.wav": None,
     },
-}  # fmt: skip
+}
 PUBLISHED |= {"nspitch": PUBLISHED["nsynth"], "cremad_gender": PUBLISHED["cremad"]}
 PAIRS = [(task, name, source) for task, names in PUBLISHED.items() for name, source in names.items()]
 
 
 @pytest.mark.parametrize(("task", "file_name", "recording"), PAIRS)
-def test_known_task_names_a_recording_as_published(task, file_name, recording):
+def test_recording_rule_of_a_known_task_takes_published_names(task, file_name, recording):
     rule = KNOWN_TASKS[task].recording
     assert rule is not None
     assert rule(file_name) == recording
 
 
-def test_known_tasks_without_a_rule_are_those_whose_names_do_not_tell():
+def test_recording_rules_exist_for_all_tasks_whose_names_show_it():
     assert set(KNOWN_TASKS) - set(PUBLISHED) == {"gise51", "fsd50k", "as20k", "as", "gtzan"}
     assert all(KNOWN_TASKS[name].recording is None for name in set(KNOWN_TASKS) - set(PUBLISHED))
 
@@ -82,19 +82,19 @@ def test_load_task_prefers_the_column_src_file(data_folder):
 
 
 @pytest.mark.parametrize("header", ["file_name,label,fold", "file_name,label,fold,src_file"])
-def test_load_task_without_any_recording_says_so(data_folder, header):
+def test_load_task_has_no_recordings_where_no_clip_has_one(data_folder, header):
     empty = "," if header.endswith("src_file") else ""
     task = write(data_folder, [f"odd.wav,a,1{empty}", f"even.wav,b,5{empty}"], header)
     assert (task.recordings, task.recordings_from) == (None, "")
     assert task.sources == task.file_names
 
 
-def test_fingerprint_of_a_task_does_not_depend_on_recordings(data_folder):
+def test_fingerprint_does_not_depend_on_recordings(data_folder):
     task = write(data_folder, NAMED)
     assert task.fingerprint() == dataclasses.replace(task, recordings=None, recordings_from="").fingerprint()
 
 
-def test_notes_have_two_takes_of_each_recording(tmp_path):
+def test_load_task_finds_two_takes_of_each_note(tmp_path):
     """The takes of a note differ by some cents and decibels; they are of one split and of the same classes."""
     notes = [note for variant in ("notes", "notes2") for note in all_notes(variant)]
     for variant in ("notes", "notes2"):
@@ -112,7 +112,7 @@ def test_notes_have_two_takes_of_each_recording(tmp_path):
         assert all(len(clips) == 2 and clips[0] == clips[1] for clips in takes.values())
 
 
-def test_suspected_groups_are_named_with_an_example():
+def test_suspected_groups_have_an_example():
     names = [f"kitchen/{source}-{cut}.wav" for source in range(20) for cut in range(9)] + ["kitchen/0-9.wav"]
     found = suspected_groups(names)
     assert found is not None

@@ -41,10 +41,9 @@ BUILDERS = {
     "spoken_digit": ("datasets.spoken_digit.spoken_digit_dataset_builder", "Builder"),
     "speech_commands": ("datasets.speech_commands.speech_commands_dataset_builder", "Builder"),
 }
-QUALITIES = (
-    "bright", "dark", "distortion", "fast_decay", "long_release", "multiphonic", "nonlinear_env", "percussive",
-    "reverb", "tempo-synced",
-)  # fmt: skip
+QUALITIES = (  # of NSynth's notes
+    "bright dark distortion fast_decay long_release multiphonic nonlinear_env percussive reverb tempo-synced"
+)
 
 
 class Decoder:
@@ -92,9 +91,9 @@ def prepare(data, builder, splits, shards=1, **options):
         info.as_proto.disable_shuffling = True
         return info
 
-    own = {"name": builder.name, "_split_generators": generate, "_generate_examples": None, "_info": info,
-           "url_infos": {}, "__module__": builder.__module__}  # fmt: skip
-    made = type(builder)(builder.__name__, (builder,), own, skip_registration=True)
+    body = {"name": builder.name, "_info": info, "url_infos": {}, "__module__": builder.__module__}
+    body |= {"_split_generators": generate, "_generate_examples": None}
+    made = type(builder)(builder.__name__, (builder,), body, skip_registration=True)
     made = made(data_dir=data, file_format=options.pop("file_format", "array_record"), **options)
     made.download_and_prepare(download_config=tensorflow_datasets.download.DownloadConfig(num_shards=shards))
     return Path(made.data_dir)
@@ -112,8 +111,8 @@ def own(name, version="1.0.0", **features):
         features_dict = tensorflow_datasets.features.FeaturesDict(features)
         return tensorflow_datasets.core.DatasetInfo(builder=self, description="own", features=features_dict)
 
-    body = {"name": name, "_info": info, "VERSION": tensorflow_datasets.core.Version(version), "__module__": __name__,
-            "_split_generators": None, "_generate_examples": None}  # fmt: skip
+    body = {"name": name, "_info": info, "VERSION": tensorflow_datasets.core.Version(version), "__module__": __name__}
+    body |= {"_split_generators": None, "_generate_examples": None}
     base = tensorflow_datasets.core.GeneratorBasedBuilder
     return type(base)(name, (base,), body, skip_registration=True)
 
@@ -199,7 +198,7 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def test_a_data_set_that_tfds_has_written(crema_d):
+def test_load_tfds_task_reads_what_tfds_has_written(crema_d):
     task = load_tfds_task("tfds:crema_d", crema_d)
     assert (task.name, task.data, task.unit_seconds, task.keep) == ("crema_d", crema_d / "crema_d/1.0.0", 2.5, 0.01)
     assert task.file_names == (
@@ -213,7 +212,7 @@ def test_a_data_set_that_tfds_has_written(crema_d):
     assert labels(task, "label") == [[row["label"]] for rows in CREMA_D.values() for row in rows]
 
 
-def test_several_label_sets_and_another_unit_length(crema_d):
+def test_load_tfds_task_with_several_label_sets_and_another_unit_length(crema_d):
     task = load_tfds_task("tfds:crema_d/1.0.0", crema_d, label=["speaker_id", "label"], unit_seconds=1.5)
     assert task.unit_seconds == 1.5
     assert [labels.name for labels in task.label_sets] == ["speaker_id", "label"]
@@ -236,7 +235,7 @@ def test_load_tfds_task_separates_labels_at_commas_on_demand(without_tensorflow,
     assert found(None) == found(False) == [["a, b"], ["b,c,"], []]
 
 
-def test_no_label_sets_and_no_reading_of_records(crema_d):
+def test_load_tfds_task_without_label_sets_reads_no_records(crema_d):
     def progress(items):
         raise AssertionError
 
@@ -244,7 +243,7 @@ def test_no_label_sets_and_no_reading_of_records(crema_d):
     assert (len(task), task.label_sets) == (13, ())
 
 
-def test_progress_sees_every_record_once(crema_d):
+def test_load_tfds_task_shows_every_record_to_progress_once(crema_d):
     seen = []
 
     def progress(items):
@@ -255,7 +254,7 @@ def test_progress_sees_every_record_once(crema_d):
     assert seen == [13]
 
 
-def test_samples_are_exactly_those_written(crema_d):
+def test_tfds_reader_gives_exactly_the_samples_written(crema_d):
     task = load_tfds_task("tfds:crema_d", crema_d)
     read = tfds_reader(task.data, 16000, 40000)
     written = [pcm(*row["audio"]) for rows in CREMA_D.values() for row in rows]
@@ -270,7 +269,7 @@ def test_samples_are_exactly_those_written(crema_d):
 
 
 @pytest.mark.parametrize("rate", [8000, 22050])
-def test_it_reads_what_the_audio_files_would_give(crema_d, data_folder, rate):
+def test_tfds_reader_equals_reading_audio_files(crema_d, data_folder, rate):
     data_folder.path.mkdir()
     read = tfds_reader(crema_d / "crema_d/1.0.0", rate, 2 * rate)
     for row, example in enumerate(CREMA_D["train"]):
@@ -280,7 +279,7 @@ def test_it_reads_what_the_audio_files_would_give(crema_d, data_folder, rate):
         assert record.clip == file.clip
 
 
-def test_many_threads_read_what_one_reads(crema_d):
+def test_tfds_reader_in_many_threads_equals_one(crema_d):
     folder = crema_d / "crema_d/1.0.0"
     names = load_tfds_task("tfds:crema_d", crema_d, label=None).file_names * 8
     alone = [recording.pcm for recording in map(tfds_reader(folder, 8000, 20000), names)]
@@ -290,10 +289,10 @@ def test_many_threads_read_what_one_reads(crema_d):
 
 
 @pytest.mark.parametrize("name", ["gtzan", "voxforge", "spoken_digit", "speech_commands"])
-def test_data_sets_as_tfds_declares_them(without_tensorflow, tmp_path, name):
+def test_load_tfds_task_reads_data_sets_as_tfds_declares_them(without_tensorflow, tmp_path, name):
     wanted = {"gtzan": "jazz", "voxforge": "it", "spoken_digit": "7", "speech_commands": "_silence_"}[name]
-    more = {"gtzan": {"audio/filename": "a.wav"}, "spoken_digit": {"audio/filename": "a.wav"},
-            "voxforge": {"speaker_id": "x"}, "speech_commands": {}}[name]  # fmt: skip
+    file_name = {"audio/filename": "a.wav"}
+    more = {"gtzan": file_name, "spoken_digit": file_name, "voxforge": {"speaker_id": "x"}}.get(name, {})
     rate = RATES[name]
     folder = prepare(tmp_path, known(name), {"train": [{"audio": wav(pcm(1, 900), rate), "label": wanted, **more}]})
     seconds = UNIT_SECONDS.get(name, 0.1)
@@ -302,7 +301,7 @@ def test_data_sets_as_tfds_declares_them(without_tensorflow, tmp_path, name):
     assert labels(task, "label") == [[wanted]]
     recording = tfds_reader(folder, rate, 900)("train/00000000")
     np.testing.assert_array_equal(recording.pcm, pcm(1, 900) / np.float32(32768))
-    # An older data set does not tell its rate: the known one is taken.
+    # An older data set has no rate: the known one is taken.
     edit(folder / "features.json", f'"sampleRate": "{rate}",', "")
     np.testing.assert_array_equal(tfds_reader(folder, rate, 900)("train/00000000").pcm, recording.pcm)
 
@@ -314,7 +313,7 @@ def nsynth_example(row):
         "pitch": 9 + row,
         "velocity": 100,
         "instrument": {"label": row, "family": ["vocal", "bass"][row % 2], "source": "acoustic"},
-        "qualities": {quality: bool(row % 2) for quality in QUALITIES},
+        "qualities": {quality: bool(row % 2) for quality in QUALITIES.split()},
     }
 
 
@@ -326,7 +325,7 @@ def nsynth(without_tensorflow, tmp_path):
     return tmp_path
 
 
-def test_nested_features_and_a_configuration(nsynth):
+def test_load_tfds_task_reads_nested_features_of_a_configuration(nsynth):
     chosen = ["instrument/family", "pitch", "velocity", "qualities/bright", "id"]
     task = load_tfds_task("tfds:nsynth/gansynth_subset/2.3.3", nsynth, label=chosen)
     assert (task.name, task.unit_seconds, task.splits) == ("nsynth", 4.0, ("train", "train", "valid"))
@@ -344,12 +343,12 @@ def test_nested_features_and_a_configuration(nsynth):
     np.testing.assert_array_equal(recording.pcm, nsynth_example(2)["audio"])
 
 
-def test_a_configuration_must_be_named(nsynth):
+def test_load_tfds_task_wants_the_name_of_a_configuration(nsynth):
     with pytest.raises(InputError, match=r"nsynth must hold a data set .* found gansynth_subset\. Name one of these"):
         load_tfds_task("tfds:nsynth", nsynth)
 
 
-def test_audio_files_that_are_kept_as_they_are(without_tensorflow, tmp_path):
+def test_tfds_reader_reads_audio_files_that_are_kept_as_they_are(without_tensorflow, tmp_path):
     audio = audio_feature.Audio(shape=(None, 2), lazy_decode=True, file_format="wav", dtype=np.int32)
     builder = own("lazy", audio=audio, label=tensorflow_datasets.features.ClassLabel(names=["a", "b"]))
     stereo = np.stack([pcm(1, 1000), pcm(2, 1000)], 1)
@@ -363,7 +362,7 @@ def test_audio_files_that_are_kept_as_they_are(without_tensorflow, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "AIFF", "MP3", "AU", "W64", "RF64"])
-def test_a_kept_file_is_judged_as_the_file_itself(without_tensorflow, tmp_path, data_folder, kind):
+def test_tfds_reader_treats_a_kept_file_as_the_file_itself(without_tensorflow, tmp_path, data_folder, kind):
     """Whole or cut off: what `read_clip` makes of it on the disk."""
     file = io.BytesIO()
     soundfile.write(file, np.random.default_rng(0).normal(0, 0.1, 24000).astype(np.float32), 8000, format=kind)
@@ -381,7 +380,7 @@ def test_a_kept_file_is_judged_as_the_file_itself(without_tensorflow, tmp_path, 
         np.testing.assert_array_equal(kept.pcm, on_disk.pcm)
 
 
-def test_two_channels_are_mixed(without_tensorflow, tmp_path):
+def test_tfds_reader_mixes_two_channels(without_tensorflow, tmp_path):
     builder = own("stereo", audio=audio_feature.Audio(shape=(None, 2), sample_rate=8000))
     stereo = np.stack([pcm(1, 1000), pcm(2, 1000)], 1)
     folder = prepare(tmp_path, builder, {"train": [{"audio": stereo}]})
@@ -389,14 +388,14 @@ def test_two_channels_are_mixed(without_tensorflow, tmp_path):
     np.testing.assert_array_equal(recording.pcm, (stereo / np.float32(32768)).mean(1, dtype=np.float32))
 
 
-def test_audio_that_is_a_mere_tensor(without_tensorflow, tmp_path):
+def test_find_audio_takes_a_tensor(without_tensorflow, tmp_path):
     tensor = tensorflow_datasets.features.Tensor(shape=(None,), dtype=np.float32)
     sound = np.linspace(-1, 1, 900, dtype=np.float32)
     folder = prepare(tmp_path, own("nsynth", audio=tensor), {"train": [{"audio": sound}]})
     np.testing.assert_array_equal(tfds_reader(folder, 16000, 900)("train/00000000").pcm, sound)
     folder = prepare(tmp_path, own("other", audio=tensor), {"train": [{"audio": sound}]})
     with pytest.raises(
-        InputError, match=r"features\.json: the feature 'audio' must tell its sampleRate in Hz, found 0"
+        InputError, match=r"features\.json: the feature 'audio' must have its sampleRate in Hz, found 0"
     ):
         tfds_reader(folder, 16000, 900)
 
@@ -409,22 +408,24 @@ def test_audio_that_is_a_mere_tensor(without_tensorflow, tmp_path):
         ({"audio": "uint8"}, r"must be of shape \(frames\) .* found \(-1,\), encoding 'NONE', uint8: it cannot"),
     ],
 )
-def test_no_audio_that_can_be_read(without_tensorflow, tmp_path, features, message):
-    made = {name: audio_feature.Audio(dtype=np.dtype(kind), sample_rate=8000) if isinstance(kind, str) else kind
-            for name, kind in features.items()}  # fmt: skip
+def test_find_audio_refuses_what_cannot_be_read(without_tensorflow, tmp_path, features, message):
+    made = {
+        name: audio_feature.Audio(dtype=np.dtype(kind), sample_rate=8000) if isinstance(kind, str) else kind
+        for name, kind in features.items()
+    }
     example = {name: pcm(0, 9) if isinstance(kind, str) else 1 for name, kind in features.items()}
     prepare(tmp_path, own("own", **made), {"train": [example]})
     with pytest.raises(InputError, match=message):
         load_tfds_task("tfds:own", tmp_path, unit_seconds=1, label=None)
 
 
-def test_encoded_audio_is_refused(copied):
+def test_find_audio_refuses_encoded_audio(copied):
     edit(copied / "features.json", '"encoding": "NONE"', '"encoding": "ZLIB"')
     with pytest.raises(InputError, match=r"not encoded, .* found \(-1,\), encoding 'ZLIB', int64: it cannot be read"):
         tfds_reader(copied, 16000, 40000)
 
 
-def test_the_newest_version_is_taken(copied):
+def test_load_tfds_task_takes_the_newest_version(copied):
     data = copied.parent.parent
     for version in ("1.9.0", "1.10.0"):
         shutil.copytree(copied, copied.parent / version)
@@ -444,28 +445,30 @@ def test_the_newest_version_is_taken(copied):
             {"task": "tfds:gtzan"},
             r"gtzan must hold a data set .* found nothing\. .* tfds build gtzan --file_format=arr",
         ),
-        ({"task": "tfds:"}, r"--task tfds:: must be tfds:NAME, tfds:NAME/VERSION or tfds:NAME/CONFIG/VERSION"),
+        ({"task": "tfds:"}, r"Task 'tfds:' must be tfds:NAME, tfds:NAME/VERSION or tfds:NAME/CONFIG/VERSION"),
         ({"task": "tfds:../crema_d"}, "must be tfds:NAME"),
         ({"task": "tfds:crema_d/../x"}, "must be tfds:NAME"),
         ({"task": "tfds:/etc"}, "must be tfds:NAME"),
         ({"data": Path("no such folder")}, "no such folder/crema_d must hold .* found nothing"),
-        ({"label": ["emotion"]}, r"--label emotion: .* has the label sets label, speaker_id: name them with --label"),
-        ({"label": ["audio"]}, r"--label audio: .* has the label sets label, speaker_id"),
+        ({"label": ["emotion"]}, r"there is no label set emotion; the data set has label, speaker_id: choose"),
+        ({"label": ["audio"]}, r"there is no label set audio; the data set has label, speaker_id"),
         ({"label": ["label", "label"]}, "named once"),
-        ({"unit_seconds": -1.0}, "--unit-seconds must be a positive number"),
+        ({"unit_seconds": -1.0}, "unit_seconds must be a positive number"),
     ],
 )
-def test_bad_options(crema_d, options, message):
+def test_load_tfds_task_refuses_bad_arguments(crema_d, options, message):
     with pytest.raises(InputError, match=message):
         load_tfds_task(**({"task": "tfds:crema_d", "data": crema_d} | options))
 
 
-def test_a_data_set_that_is_not_known_needs_a_unit_length_and_labels(without_tensorflow, tmp_path):
+def test_load_tfds_task_wants_unit_length_and_labels_of_an_unknown_data_set(without_tensorflow, tmp_path):
     builder = own("own", audio=audio_feature.Audio(sample_rate=8000), kind=np.int32, where=np.bool_)
     prepare(tmp_path, builder, {"train": [{"audio": pcm(0, 9), "kind": 3, "where": True}]})
-    with pytest.raises(InputError, match="--task tfds:own needs --unit-seconds"):
+    with pytest.raises(InputError, match="Task 'tfds:own' needs unit_seconds"):
         load_tfds_task("tfds:own", tmp_path)
-    with pytest.raises(InputError, match=r"--label is needed: .* has the label sets kind, where: name them"):
+    with pytest.raises(
+        InputError, match=r"there is no label set label; the data set has kind, where: choose one of these"
+    ):
         load_tfds_task("tfds:own", tmp_path, unit_seconds=1)
 
 
@@ -473,7 +476,7 @@ def test_a_data_set_that_is_not_known_needs_a_unit_length_and_labels(without_ten
     ("file", "old", "new"),
     [("features.json", '"sampleRate": "16000"', '"sampleRate": "8000"'), ("dataset_info.json", '"2"', '"1"')],
 )
-def test_a_set_that_tells_something_else_of_itself_is_another(copied, file, old, new):
+def test_data_fingerprint_changes_with_the_description_of_a_data_set(copied, file, old, new):
     task = load_tfds_task("tfds:crema_d", copied.parent.parent, label=None)
     before = data_fingerprint(task)
     assert data_fingerprint(task) == before
@@ -481,7 +484,7 @@ def test_a_set_that_tells_something_else_of_itself_is_another(copied, file, old,
     assert data_fingerprint(task) != before
 
 
-def test_other_splits_are_left_out(copied):
+def test_load_tfds_task_leaves_other_splits_out(copied):
     edit(copied / "dataset_info.json", '"name": "validation"', '"name": "unlabelled"')
     assert set(load_tfds_task("tfds:crema_d", copied.parent.parent).splits) == {"train", "test"}
     for name in ("train", "test"):
@@ -492,7 +495,7 @@ def test_other_splits_are_left_out(copied):
         load_tfds_task("tfds:crema_d", copied.parent.parent)
 
 
-def test_another_format(copied):
+def test_load_tfds_task_refuses_another_format(copied):
     edit(copied / "dataset_info.json", '"fileFormat": "array_record"', '"fileFormat": "tfrecord"')
     with pytest.raises(
         InputError, match=r"format array_record, found tfrecord, .* tfds build crema_d --file_format=array"
@@ -513,11 +516,13 @@ def cut(path):
         (cut, r"train.array_record-00001-of-00003 is damaged or cut off \(.*\): copy the data set again"),
         (lambda path: path.write_bytes(b""), r"damaged or cut off \(ArrayRecord file should be at least 64KB big\)"),
         (lambda path: path.write_bytes(bytes(200000)), "damaged or cut off"),
-        (lambda path: shutil.copy(path.with_name(path.name.replace("00001-", "00000-")), path),
-         "00001-of-00003 should hold 3 records by dataset_info.json, found 2"),
+        (
+            lambda path: shutil.copy(path.with_name(path.name.replace("00001-", "00000-")), path),
+            "00001-of-00003 should hold 3 records by dataset_info.json, found 2",
+        ),
     ],
-)  # fmt: skip
-def test_bad_files(copied, damage, message):
+)
+def test_records_refuse_bad_files(copied, damage, message):
     lengths = json.loads((copied / "dataset_info.json").read_text())["splits"]
     assert next(split for split in lengths if split["name"] == "train")["shardLengths"] == ["2", "3", "2"]
     damage(copied / "crema_d-train.array_record-00001-of-00003")
@@ -527,7 +532,7 @@ def test_bad_files(copied, damage, message):
         tfds_reader(copied, 16000, 40000)
 
 
-def test_a_file_that_vanishes(copied):
+def test_records_refuse_a_file_that_vanishes(copied):
     read = tfds_reader(copied, 16000, 40000)
     (copied / "crema_d-train.array_record-00001-of-00003").unlink()
     assert read("train/00000006").clip.status == "ok"
@@ -535,27 +540,25 @@ def test_a_file_that_vanishes(copied):
         read("train/00000002")
 
 
-def test_more_files_than_may_be_open(crema_d, monkeypatch):
+def test_records_open_more_files_than_the_limit(crema_d, monkeypatch):
     """The limit is raised; where that is of no use, nothing is called damaged."""
     folder, names = crema_d / "crema_d/1.0.0", load_tfds_task("tfds:crema_d", crema_d, label=None).file_names
     with few_open_files(3):
         assert all(recording.pcm.any() for recording in map(tfds_reader(folder, 8000, 20000), names))
     monkeypatch.setattr(tfds_records, "allow_open_files", lambda count: None)
-    told = r"Too many open files.*: allow more open files \(`ulimit -n`\), or prepare the data set by `jaxdissect prep"
-    with few_open_files(3), pytest.raises(InputError, match=rf"cannot be read any more \(.*{told}"):
+    refusal = r"Too many open files.*: allow more open files \(`ulimit -n`\), or prepare the data set by `jaxdissect"
+    with few_open_files(3), pytest.raises(InputError, match=rf"cannot be read any more \(.*{refusal}"):
         list(map(tfds_reader(folder, 8000, 20000), names))
     data_set = read_data_set(folder)
-    with few_open_files(0), pytest.raises(InputError, match=rf"cannot be read \(.*{told}"):
+    with few_open_files(0), pytest.raises(InputError, match=rf"cannot be read \(.*{refusal}"):
         Records(data_set)
 
 
-def test_bad_records_are_unreadable(copied):
+def test_tfds_reader_makes_bad_records_unreadable(copied):
     sound = {"audio": pcm(0, 40000)}
     good = record(**sound, label=3)
-    write_file(copied, "test", [
-        good, b"\xff" * 50, record(label=2), record(audio=0.5, label=0),
-        record(**sound), b"", good,
-    ])  # fmt: skip
+    bad = [b"\xff" * 50, record(label=2), record(audio=0.5, label=0)]
+    write_file(copied, "test", [good, *bad, record(**sound), b"", good])
     task = load_tfds_task("tfds:crema_d", copied.parent.parent).only("test")
     assert labels(task, "label") == [["ANG"], [], ["SAD"], ["NEU"], [], [], ["ANG"]]
     read = tfds_reader(copied, 16000, 40000)
@@ -567,7 +570,7 @@ def test_bad_records_are_unreadable(copied):
 
 
 @pytest.mark.parametrize("beyond", [-32769, 32768])
-def test_a_set_of_more_than_16_bits_is_refused_as_a_whole(copied, beyond):
+def test_tfds_reader_refuses_a_set_of_more_than_16_bits_as_a_whole(copied, beyond):
     """Its quiet clips would be taken for loud ones."""
     write_file(copied, "test", [record(audio=np.array([5, -7])), record(audio=np.array([0, beyond]))])
     read = tfds_reader(copied, 16000, 40000)
@@ -576,7 +579,7 @@ def test_a_set_of_more_than_16_bits_is_refused_as_a_whole(copied, beyond):
         read("test/00000001")
 
 
-def test_a_damaged_record_spoils_no_other(copied):
+def test_tfds_reader_loses_no_other_record_to_a_damaged_one(copied):
     path = copied / "crema_d-train.array_record-00000-of-00003"
     content = bytearray(path.read_bytes())
     content[5000:5008] = b"damaged!"
@@ -590,7 +593,7 @@ def test_a_damaged_record_spoils_no_other(copied):
 @pytest.mark.parametrize(
     "name", ["", "test", "test/3", "test/00000003", "test/-0000001", "x/00000000", "../test/00000000"]
 )
-def test_names_of_no_record(crema_d, name):
+def test_tfds_reader_refuses_names_of_no_record(crema_d, name):
     clip = tfds_reader(crema_d / "crema_d/1.0.0", 16000, 100)(name).clip
     assert (clip.status, clip.reason) == ("unreadable", "is no record of the data set")
 
@@ -603,18 +606,24 @@ def test_names_of_no_record(crema_d, name):
         ("dataset_info.json", "3", r"dataset_info\.json is missing or damaged"),
         ("dataset_info.json", "[" * 100000, r"dataset_info\.json is missing or damaged"),
         ("dataset_info.json", '{"splits": 3}', r"dataset_info\.json is missing or damaged"),
-        ("dataset_info.json", '{"fileFormat": "array_record", "splits": [{"name": "test", "shardLengths": ["many"]}]}',
-         r"dataset_info\.json is missing or damaged"),
+        (
+            "dataset_info.json",
+            '{"fileFormat": "array_record", "splits": [{"name": "test", "shardLengths": ["many"]}]}',
+            r"dataset_info\.json is missing or damaged",
+        ),
         ("dataset_info.json", '{"fileFormat": "array_record"}', "a split must be named .* found none"),
-        ("dataset_info.json", '{"fileFormat": "array_record", "splits": [{"name": "test", "shardLengths": ["1"]}]}',
-         r"dataset_info\.json is damaged \(split test: Could not format template"),
+        (
+            "dataset_info.json",
+            '{"fileFormat": "array_record", "splits": [{"name": "test", "shardLengths": ["1"]}]}',
+            r"dataset_info\.json is damaged \(split test: Could not format template",
+        ),
         ("features.json", None, r"features\.json is missing or damaged \(.*No such file"),
         ("features.json", "no JSON", r"features\.json is missing or damaged"),
         ("features.json", "{}", r"features\.json: a task needs one Audio feature, found none"),
         ("features.json", '{"featuresDict": {"features": []}}', r"features\.json is missing or damaged"),
     ],
-)  # fmt: skip
-def test_bad_json(copied, file, text, message):
+)
+def test_read_data_set_refuses_bad_json(copied, file, text, message):
     (copied / file).unlink()
     if text is not None:
         (copied / file).write_text(text)
@@ -623,20 +632,20 @@ def test_bad_json(copied, file, text, message):
 
 
 @pytest.mark.parametrize("template", ["../{SPLIT}-{SHARD_X_OF_Y}", "/etc/{SPLIT}", "x/../../../{SPLIT}"])
-def test_files_outside_the_folder_are_not_opened(copied, template):
+def test_read_data_set_refuses_files_outside_the_folder(copied, template):
     edit(copied / "dataset_info.json", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", template)
     with pytest.raises(InputError, match=r"files of split .* must lie in"):
         tfds_reader(copied, 16000, 40000)
 
 
-def test_tfds_files_may_be_links_as_in_the_cache_of_a_model_hub(copied, tmp_path):
+def test_tfds_reader_follows_links_as_in_the_cache_of_a_model_hub(copied, tmp_path):
     for path in list(copied.glob("*.array_record*")):
         blob = path.rename(tmp_path / f"blob-{path.name}")
         path.symlink_to(blob)
     assert tfds_reader(copied, 16000, 40000)("train/00000000").clip.status != "unreadable"
 
 
-def test_bad_labels(copied):
+def test_load_tfds_task_refuses_bad_labels(copied):
     data = copied.parent.parent
     (copied / "label.labels.txt").write_text("NEU\nHAP\n")
     with pytest.raises(InputError, match=r"train/00000002 is of class 2, label\.labels\.txt has 2 classes"):
@@ -645,17 +654,17 @@ def test_bad_labels(copied):
     with pytest.raises(InputError, match=r"label\.labels\.txt is damaged"):
         load_tfds_task("tfds:crema_d", data)
     write_file(copied, "test", [record(speaker_id=b"one\ntwo")])
-    with pytest.raises(InputError, match=r"--label speaker_id: .* control characters, found 'one\\ntwo'"):
+    with pytest.raises(InputError, match=r"Label set 'speaker_id': .* control characters, found 'one\\ntwo'"):
         load_tfds_task("tfds:crema_d", data, label=["speaker_id"])
 
 
-def test_a_missing_package(crema_d, monkeypatch):
+def test_load_tfds_task_names_a_missing_package(crema_d, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets.core.proto", None)
     with pytest.raises(InputError, match=r"needs a package that is missing .* pip install 'jaxdissect\[tfds\]'"):
         load_tfds_task("tfds:crema_d", crema_d)
 
 
-def test_the_commands_take_a_set_of_tfds(crema_d, tmp_path, capsys):
+def test_commands_take_a_set_of_tfds(crema_d, tmp_path, capsys):
     """Counted as it is, prepared and counted, and as files with a table: the same counts."""
     rows = ["file_name,label,split"]
     for split, ours in (("train", "train"), ("validation", "valid"), ("test", "test")):
