@@ -19,13 +19,13 @@ from jaxdissect.runtime.records import differences
 from jaxdissect.tasks.known import label_names, load_task, table_files
 from jaxdissect.tasks.loader import recordings, unit_samples
 from jaxdissect.tasks.shards import (
-    FORMAT,
-    RECORD,
-    Content,
+    PREPARED_FILE,
+    PREPARED_FORMAT,
+    FileDigest,
     Shard,
-    fault,
+    find_fault,
     list_file,
-    read_record,
+    read_description,
     read_shard,
     shard_file,
     to_shard,
@@ -87,7 +87,7 @@ def run_prepare(options: PrepareOptions) -> PrepareResult:
         clips = sum(map(len, own.values()))
         require_space(options.out, clips * unit_samples(task, options.sample_rate) * 2, "16-bit PCM")
         if parts == 1:
-            for name in (RECORD, *_tables(options, task)):
+            for name in (PREPARED_FILE, *_tables(options, task)):
                 sweep(options.out / name)
         with progress_bar(what=f"Preparing {task.name}", total=clips, at_once=True) as bar:
             for name, rows in own.items():
@@ -100,7 +100,7 @@ def run_prepare(options: PrepareOptions) -> PrepareResult:
         clips=len(task),
         unreadable=sum(status.status == "unreadable" for shard in there.values() for _, status in shard.clips),
         shards=len(there),
-        size=sum(shard.content.bytes for shard in there.values()),
+        size=sum(shard.digest.bytes for shard in there.values()),
         complete=len(there) == len(plan),
         made=clips,
         reading=_reading(options, task),
@@ -115,9 +115,9 @@ def verify(folder: Path) -> list[str]:
     Raises:
       InputError: the folder is not prepared, or `prepared.json` is damaged.
     """
-    files = read_record(folder).files
+    files = read_description(folder).files
     bar = progress_bar(files.items(), what=f"Verifying {folder}", total=len(files), unit="file")
-    return [wrong for name, wanted in bar if (wrong := fault(folder, name, wanted)) is not None]
+    return [wrong for name, wanted in bar if (wrong := find_fault(folder, name, wanted)) is not None]
 
 
 def _task(options: PrepareOptions) -> Task:
@@ -150,7 +150,7 @@ def _plan(options: PrepareOptions, task: Task) -> dict[str, range]:
 
 def _record(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": PREPARED_FORMAT,
         "made_by": f"jaxdissect {jaxdissect.__version__}",
         "task": task.name,
         "task_sha256": task.fingerprint(),
@@ -165,7 +165,7 @@ def _record(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> d
 
 def _begin(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> None:
     """Say what is being prepared, or refuse to mix it with something else."""
-    path, record = options.out / RECORD, _record(options, task, plan)
+    path, record = options.out / PREPARED_FILE, _record(options, task, plan)
     if path.is_file():
         try:
             there = json.loads(path.read_bytes())
@@ -179,7 +179,7 @@ def _begin(options: PrepareOptions, task: Task, plan: Mapping[str, range]) -> No
             f"--out, or remove that folder.",
         )
         return
-    found = [other.name for other in options.out.iterdir() if not other.name.startswith(f".{RECORD}-")]
+    found = [other.name for other in options.out.iterdir() if not other.name.startswith(f".{PREPARED_FILE}-")]
     if found and not any(name.startswith("shard-") for name in found):
         raise InputError(f"--out {options.out} is not empty: choose another folder.")
     _write_json(path, record)
@@ -218,7 +218,7 @@ def _made(options: PrepareOptions, task: Task, name: str, rows: range) -> Shard 
         return None
     wanted, names = (size, options.sample_rate, task.unit_seconds), [task.file_names[row] for row in rows]
     same = [file_name for file_name, _ in shard.clips] == names
-    return shard if same and (shard.content.bytes, shard.sample_rate, shard.unit_seconds) == wanted else None
+    return shard if same and (shard.digest.bytes, shard.sample_rate, shard.unit_seconds) == wanted else None
 
 
 def _write_shard(
@@ -240,10 +240,10 @@ def _write_shard(
             writer.close()
         except RuntimeError as error:  # the writer's own
             raise cannot_write(path, OSError(str(error))) from error
-        shard = Shard(Content.of(temporary), options.sample_rate, task.unit_seconds, tuple(clips))
+        shard = Shard(FileDigest.of(temporary), options.sample_rate, task.unit_seconds, tuple(clips))
     listed = [[file_name, status.samples, status.status, status.reason] for file_name, status in clips]
     rest = {"sample_rate": shard.sample_rate, "unit_seconds": shard.unit_seconds, "clips": listed}
-    _write_json(list_path, dataclasses.asdict(shard.content) | rest)
+    _write_json(list_path, dataclasses.asdict(shard.digest) | rest)
     return shard
 
 
@@ -251,8 +251,8 @@ def _finish(options: PrepareOptions, task: Task, plan: Mapping[str, range], shar
     """Put the tables into their place, and say what every file holds."""
     files = {}
     for name, shard in shards.items():
-        files[f"{name}.array_record"] = shard.content
-        files[f"{name}.json"] = Content.of(list_file(options.out, name))
+        files[f"{name}.array_record"] = shard.digest
+        files[f"{name}.json"] = FileDigest.of(list_file(options.out, name))
     for name, source in _tables(options, task).items():
         path = options.out / name
         if source is None:
@@ -260,9 +260,9 @@ def _finish(options: PrepareOptions, task: Task, plan: Mapping[str, range], shar
         else:
             with whole_file(path) as temporary:
                 shutil.copyfile(source, temporary)
-        files[name] = Content.of(path)
+        files[name] = FileDigest.of(path)
     known = {name: dataclasses.asdict(content) for name, content in files.items()}
-    _write_json(options.out / RECORD, _record(options, task, plan) | {"complete": True, "files": known})
+    _write_json(options.out / PREPARED_FILE, _record(options, task, plan) | {"complete": True, "files": known})
 
 
 def _tables(options: PrepareOptions, task: Task) -> Mapping[str, Path | None]:

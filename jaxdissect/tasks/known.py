@@ -306,7 +306,8 @@ def _read_labels(known: KnownTask, columns: Columns, name: str, path: Path, mult
         return cells_label_set(name, known.derived[name](columns, path.parent), several)
     if name in columns:
         return cells_label_set(name, columns[name], several)
-    listed = ", ".join(dict.fromkeys((known.label, *known.derived, *columns) if "label" in columns else columns))
+    from_label = [other for other in (known.label, *known.derived) if "label" in columns and other not in columns]
+    listed = ", ".join((*from_label, *columns))
     raise InputError(f"{path}: there is no label column {name!r}; the table has {listed}: choose one of these.")
 
 

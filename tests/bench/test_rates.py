@@ -242,7 +242,7 @@ def test_rounds_compile_nothing(quick, monkeypatch):
         ({"dtypes": ()}, "--dtypes must be one or more, each given once, got nothing"),
         ({"rounds": 0}, "--rounds must be a whole number, at least 1, got 0"),
         ({"data": Path("some")}, "--data some needs --task"),
-        ({"task": "esc5"}, "--task 'esc5' is neither a known task"),
+        ({"task": "esc5"}, "Task 'esc5' is neither a known task"),
         ({"encoder": "nowhere"}, "nowhere is no encoder directory"),
         ({"encoder": "m2d_tiny", "seconds": 0.01}, "choose a longer unit length"),
     ],

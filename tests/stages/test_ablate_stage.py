@@ -192,7 +192,7 @@ def test_the_causal_map_lies_beside_aape_and_outlives_a_new_selection(ablate):
         (["--neurons", "a", "--map-sample", "1"], "--map-sample must be 0 or at least 2"),
         (["--neurons", "a", "--max-bad-clips", "2"], "--max-bad-clips must be a share"),
         (["--neurons", "a", "--evar", "x", "--mode", "mean"], "leave --evar or --mode mean out"),
-        (["--data", "nowhere"], "--data nowhere: the data folder is missing"),
+        (["--data", "nowhere"], "data nowhere must be a folder"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(ablate, monkeypatch, given, found):

@@ -411,7 +411,7 @@ def test_damage_that_is_seen_at_once(options):
     refused(f"{first}.array_record", records[:-9], f"is truncated: it should have {len(records):,} bytes")
     refused(f"{first}.array_record", records + b"0", "is another file: it should have")
     refused(f"{first}.json", b"{}", f"{first}.json cannot be read")
-    another = f"{first}.json cannot be read .it is not the list that prepared.json tells of"
+    another = f"{first}.json cannot be read .it is another list than prepared.json names"
     refused(f"{first}.json", whole["shard-00001-of-00004.json"], another)
     refused(f"{first}.json", whole[f"{first}.json"].replace(b'"ok"', b'"silent"', 1), another)
     refused("prepared.json", b"[]", "prepared.json cannot be read")
@@ -421,7 +421,7 @@ def test_damage_that_is_seen_at_once(options):
         changed = json.dumps(record | {"shards": [name], "files": told}).encode()
         refused("prepared.json", changed, f"{first}.array_record must lie in the prepared folder itself, and leaves it")
     lacking = json.dumps(record | {"files": {}}).encode()
-    refused("prepared.json", lacking, f"prepared.json cannot be read .it does not tell what {first} holds")
+    refused("prepared.json", lacking, f"prepared.json cannot be read .it has no digest of {first}")
     next(batches(task, 16000, 4))
 
 
@@ -488,7 +488,7 @@ def test_a_clip_that_was_not_prepared_is_unreadable(options):
         ({"part": "one"}, "--part must be I/N"),
         ({"shard_clips": 0}, "--shard-clips and --sample-rate must be positive, got 0 and 16000"),
         ({"max_bad_clips": 2.0}, "--max-bad-clips must be a share from 0 to 1, got 2.0"),
-        ({"unit_seconds": None}, "a table needs --unit-seconds"),
+        ({"unit_seconds": None}, "needs unit_seconds"),
         ({"task": "nothing"}, "neither a known task"),
     ],
 )

@@ -187,7 +187,7 @@ def test_all_folds_need_no_test_fold(options, tones):
     (evaluation,) = run_probe(options(task=str(table), folds="all", seeds=1)).evaluations
     assert sorted(set(evaluation.scores["test_fold"])) == [1, 2, 3]
     run_probe(options(task=str(table), folds="all", seeds=1))  # and again, in the same run directory
-    with pytest.raises(InputError, match=r"--test-fold 5: .* has the folds \[1, 2, 3\]"):
+    with pytest.raises(InputError, match=r"test_fold 5: .* has the folds \[1, 2, 3\]"):
         run_probe(options(task=str(table), seeds=1))  # which asks for one fold, and there is no default one
     (one,) = run_probe(options(task=str(table), seeds=1, test_fold=2)).evaluations
     assert set(one.scores["test_fold"]) == {2}

@@ -254,7 +254,7 @@ def test_float16_that_cannot_hold_the_parameters_is_refused(tmp_path):
         ("msm_mae", {"label": ""}, "--label: --objective msm_mae looks at no labels"),
         ("supervised", {"label": " ,"}, "--label must name a label set, got ' ,'"),
         ("supervised", {"label": "label,split"}, "--label: a training learns one label set, got label, split"),
-        ("m2d", {"test_fold": 5}, "--test-fold 5: the column 'split' of"),
+        ("m2d", {"test_fold": 5}, "test_fold 5: the column 'split' of"),
         ("supervised", {"mask_ratio": 0.7}, "--mask-ratio is not an option of --objective supervised"),
         ("m2d", {"label": "label"}, "--label: --objective m2d looks at no labels"),
         ("m2d", {"learning_rate": -1.0}, "--learning-rate must be a positive number"),
