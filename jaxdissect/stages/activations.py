@@ -1,11 +1,9 @@
-"""The stages of a run: from an encoder and a task to files in a run directory."""
+"""The stage `activations`: count how often every neuron fires for every class, and write the counts."""
 
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,23 +31,25 @@ from jaxdissect.stages.neurons import forget_neurons
 from jaxdissect.tasks.known import label_names, load_task
 from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import TEST_FOLD, Task
+from jaxdissect.types import Record
 
-OF_TABLE = ("sample_rate", "splits", "recordings")  # of a record, on which no count depends
+# Parts of the stage's record on which no count depends. They are renewed where the counts are reused.
+RENEWED_PARTS = ("sample_rate", "splits", "recordings")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ActivationsResult:
-    """What the stage `activations` has to show.
+    """Result of the stage `activations`.
 
     Attributes:
-      activations: what was counted.
-      record: how, as in `run.json`.
-      max_bad_clips: share of unreadable clips that is allowed.
-      reused: the counts were in the run directory already.
+      activations: counts per class and neuron, with the clips that they come from.
+      record: record of the stage, as in `run.json`.
+      max_bad_clips: fraction of unreadable clips that is allowed.
+      reused: whether the counts were in the run directory already.
     """
 
     activations: Activations
-    record: dict[str, Any]
+    record: Record
     max_bad_clips: float
     reused: bool = False
 
@@ -61,23 +61,26 @@ class ActivationsResult:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Plan:
-    """What is to be counted, and the record of it before it has run."""
+    """A count that is to be made, and the record of the stage before it has run."""
 
     job: CountJob
     run: Run
-    record: dict[str, Any]
+    record: Record
 
 
 def run_activations(options: ActivationsOptions) -> ActivationsResult:
     """Count, and write `activations.nc`, `top_clips.nc`, `clips.csv` and on demand `clip_counts.npy`.
 
-    Results of the same encoder, task and options that are there already are read instead, unless too many clips could
-    not be read then. A count that was interrupted goes on from its state (`state/activations/` in the run directory).
-    With `distributed`, every process calls this; the first one writes, and all return the same.
+    Counts of the same encoder, task and options that are in the run directory already are read instead, unless too
+    many clips were unreadable then. An interrupted count resumes from its state, `state/activations/` in the run
+    directory. With `distributed`, every process calls this function; the first one writes, and all return the same.
+
+    Args:
+      options: options of the stage.
 
     Raises:
-      InputError: an option, the encoder or the task breaks a rule, the run directory is another run's, or the processes
-        disagree.
+      InputError: an option, the encoder or the task breaks a rule, the run directory holds another run, or the
+        processes disagree.
       LostProcessError: another process failed or died.
     """
     join(options)
@@ -86,11 +89,12 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
     if isinstance(plan, ActivationsResult):
         leave()
         if here().first:
-            remove_states(_states(Run(options.run)))  # of a job that was killed after it had saved its results
+            # A job that was killed between saving its results and its end has left its states.
+            remove_states(_states(Run(options.run)))
         return plan
     with job(plan.run, plan.job.folder, plan.job.identity, options.patience) as pulse:
         counted, measured = _count(plan.job, pulse)
-        if counted is None:
+        if counted is None:  # not the first process: it reads what the first one writes
             follow_job(pulse)
             return ActivationsResult(read_activations(plan.run), plan.run.require("activations"), options.max_bad_clips)
         with under_way("Writing the counts"):
@@ -105,7 +109,10 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
 
 
 def read_activations(run: Run) -> Activations:
-    """What the stage `activations` wrote.
+    """Read the files of the stage `activations`.
+
+    Args:
+      run: run directory.
 
     Raises:
       InputError: the stage has not been run, or a file is missing, damaged or of another run.
@@ -128,12 +135,12 @@ def read_activations(run: Run) -> Activations:
 
 
 def _held_out(options: ActivationsOptions) -> int:
-    """The fold that is the test split, of a table with folds."""
+    """The fold that is the test split, in a table with folds."""
     return TEST_FOLD if options.test_fold is None else options.test_fold
 
 
-def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[str, Any]:
-    """What `run.json` says of the stage `activations` before it has run."""
+def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> Record:
+    """The record of the stage in `run.json`, before it has run."""
     return {
         "options": {
             "label": [labels.name for labels in task.label_sets],
@@ -156,14 +163,22 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> dict[s
         "splits": dict(Counter(task.splits)),
         "recordings": {"from": task.recordings_from, "sha256": json_fingerprint(task.sources)},
         "keep": task.keep,
-        "inputs": recorded_inputs({name: getattr(options, name) for name in DEFAULTS}),  # where later stages look first
+        # Later stages take encoder, task and their options from here, unless they are given.
+        "inputs": recorded_inputs({name: getattr(options, name) for name in DEFAULTS}),
     }
 
 
-def _reuse(run: Run, record: dict[str, Any], task: Task, max_bad_clips: float) -> ActivationsResult | None:
-    """The counts that are there already, if they are whole and few enough clips were unreadable.
+def _reuse(run: Run, record: Record, task: Task, max_bad_clips: float) -> ActivationsResult | None:
+    """The counts in the run directory, if they are whole and few enough clips were unreadable.
 
-    Counts do not depend on which clips are of one recording; what is built on it is struck if the table says otherwise.
+    Counts do not depend on which clips come from one recording. Results that do are struck if the table now groups
+    clips otherwise.
+
+    Args:
+      run: run directory.
+      record: record of the count that is asked for.
+      task: clips that are to be counted.
+      max_bad_clips: fraction of unreadable clips that is allowed.
     """
     if not run.is_done("activations", record["options"], record["fingerprints"]):
         return None
@@ -178,31 +193,34 @@ def _reuse(run: Run, record: dict[str, Any], task: Task, max_bad_clips: float) -
     if here().first:
         _remember_inputs(run, reused.record.get("inputs", {}), record["inputs"])
         _renew(run, record, reused.activations.clip_labels, task)
+    labels = _grouped(reused.activations.clip_labels, task)
     return dataclasses.replace(
         reused,
-        activations=dataclasses.replace(reused.activations, clip_labels=_grouped(reused.activations.clip_labels, task)),
-        record={**reused.record, **{name: record[name] for name in OF_TABLE}},
+        activations=dataclasses.replace(reused.activations, clip_labels=labels),
+        record=reused.record | {name: record[name] for name in RENEWED_PARTS},
     )
 
 
 def _grouped(labels: xr.Dataset, task: Task) -> xr.Dataset:
-    """The labels of clips with their recordings as the table has them now, which may be longer texts than before."""
+    """The labels of clips with their recordings as the table names them now."""
+    # An object array, because the new names may be longer than the width of the old text array.
     return labels.assign(source=("clip", np.array(task.sources, object), labels["source"].attrs))
 
 
-def _renew(run: Run, record: Mapping[str, Any], labels: xr.Dataset, task: Task) -> None:
-    """Bring up to date what the counts do not depend on, and strike what was made of clips grouped otherwise.
+def _renew(run: Run, record: Record, labels: xr.Dataset, task: Task) -> None:
+    """Renew what the counts do not depend on, and strike results of clips that were grouped otherwise.
 
     Args:
-      run: the run directory.
-      record: of this count.
-      labels: of the clips that were counted.
-      task: these clips.
+      run: run directory.
+      record: record of the count that is asked for.
+      labels: labels of the clips that were counted.
+      task: the same clips as the table has them now.
     """
     before = run.require("activations")
-    was, now = before.get("recordings", record["recordings"]), record["recordings"]
-    regrouped = labels["source"].values.tolist() != list(task.sources) or was["sha256"] != now["sha256"]
-    if not regrouped and all(before.get(name) == record[name] for name in OF_TABLE):
+    recordings = before.get("recordings", record["recordings"])  # older versions did not record them
+    regrouped = recordings["sha256"] != record["recordings"]["sha256"]
+    regrouped |= labels["source"].values.tolist() != list(task.sources)
+    if not regrouped and all(before.get(name) == record[name] for name in RENEWED_PARTS):
         return
     with run.locked():
         if regrouped:
@@ -210,11 +228,11 @@ def _renew(run: Run, record: Mapping[str, Any], labels: xr.Dataset, task: Task) 
             for stage in ("share", "ablate"):
                 run.reopen(stage)
             write_netcdf(_grouped(labels, task), run.file("clip_labels.nc"))
-        run.amend("activations", {name: record[name] for name in OF_TABLE})
+        run.amend("activations", {name: record[name] for name in RENEWED_PARTS})
 
 
-def _remember_inputs(run: Run, before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Let later stages find what is given now: the same counts may come of data that moved, or be judged otherwise."""
+def _remember_inputs(run: Run, before: Record, given: Record) -> None:
+    """Record the inputs that are given now, for later stages: the data folder may have moved since."""
     renewed = {**before, **{name: value for name, value in given.items() if value is not None}}
     if renewed != before:
         with run.locked():
@@ -222,12 +240,13 @@ def _remember_inputs(run: Run, before: Mapping[str, Any], given: Mapping[str, An
 
 
 def _forget_selection(run: Run) -> None:
+    """Remove the neurons that were chosen, and states of permutations on their way."""
     forget_neurons(run)
     remove_states(run.file("state") / "neurons")
 
 
 def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
-    """What is to be counted, checked; or the counts that are there already."""
+    """The count that is to be made, checked; or the counts that are in the run directory already."""
     count = CountOptions(options.tokens, options.threshold, options.batch_size)
     with under_way(f"Loading {options.encoder}"):
         encoder = load_encoder(options.encoder, options.dtype)
@@ -247,18 +266,18 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
         return reused
     run.require_inputs("probe", "a probe", record["fingerprints"])
     layers, neurons = neuron_shape(encoder, chosen)
-    counting = CountJob(
-        encoder, chosen, count, _states(run), _identity(options, record, chosen),
-        options.keep_clips, options.save_minutes,
-    )  # fmt: skip
-    room, while_counting = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20, room_needed(counting, here())
+    identity = _identity(options, record, chosen)
+    counting = CountJob(encoder, chosen, count, _states(run), identity, options.keep_clips, options.save_minutes)
+    # Three arrays of 8-byte numbers with a row per class and one for all clips, and a megabyte for everything else.
+    room = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20
+    while_counting = room_needed(counting, here())
     require_space(run.path, room, "a file of the run's counts")
     require_space(run.path, room + while_counting, "the state of the count")
     if options.keep_clips and here().first:
-        size = 2 * len(chosen) * layers * neurons
+        size = 2 * len(chosen) * layers * neurons  # uint16
         note(
-            f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB; counting takes {while_counting / 1e6:,.1f} "
-            f"MB beside what is there."
+            f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB. Counting takes another "
+            f"{while_counting / 1e6:,.1f} MB until it ends."
         )
     return _Plan(counting, run, record)
 
@@ -267,8 +286,11 @@ def _states(run: Run) -> Path:
     return run.file("state") / "activations"
 
 
-def _identity(options: ActivationsOptions, record: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """What processes of one job must agree on, and a state with the run that goes on from it; in words for people."""
+def _identity(options: ActivationsOptions, record: Record, task: Task) -> Record:
+    """Facts on which the processes of a job must agree, and a state with the run that resumes from it.
+
+    The names are words for messages.
+    """
     return {
         **{f"--{name.replace('_', '-')}": value for name, value in record["options"].items()},
         "--batch-size": options.batch_size,
@@ -281,10 +303,14 @@ def _identity(options: ActivationsOptions, record: Mapping[str, Any], task: Task
     }
 
 
-def _count(counting: CountJob, pulse: Pulse) -> tuple[Counted | None, dict[str, Any]]:
-    """Count with a progress bar; returns what was counted, and the time, rate and memory that it took."""
+def _count(counting: CountJob, pulse: Pulse) -> tuple[Counted | None, Record]:
+    """Count with a progress bar.
+
+    Returns:
+      The counts, None in all processes but the first; and time, rate and memory that counting took.
+    """
     task, me = counting.task, pulse.processes
-    begun, finished = time.perf_counter(), list[tuple[float, int]]()
+    begun, finished = time.perf_counter(), list[tuple[float, int]]()  # (time, clips so far) after every batch
     what = f"Counting {task.name}" + (f" in {me.count} processes" if me.count > 1 else "")
     with progress_bar(what=what, total=len(task), at_once=True, shown=me.first) as bar:
 
@@ -294,10 +320,11 @@ def _count(counting: CountJob, pulse: Pulse) -> tuple[Counted | None, dict[str, 
             bar.update(finished[-1][1] - bar.n)
 
         counted = count_job(counting, pulse, progress)
-        if counted is not None:  # the others have finished, too
+        if counted is not None:  # all other processes have finished, too
             finished.append((time.perf_counter(), len(task)))
             bar.update(len(task) - bar.n)
-    first, last = finished[1 if len(finished) > 4 else 0], finished[-1]  # the first batch compiles
+    # The rate leaves out the first batch, which compiles, where enough others are left.
+    first, last = finished[1 if len(finished) > 4 else 0], finished[-1]
     return counted, {
         "seconds": round(time.perf_counter() - begun, 3),
         "clips_per_second": round((last[1] - first[1]) / max(last[0] - first[0], 1e-9), 3),
@@ -307,14 +334,21 @@ def _count(counting: CountJob, pulse: Pulse) -> tuple[Counted | None, dict[str, 
     }
 
 
-def _attrs(plan: _Plan) -> dict[str, Any]:
-    """What netCDF files say of what was counted."""
+def _attrs(plan: _Plan) -> Record:
+    """Attributes of the netCDF files: what was counted, and how."""
     task, encoder = plan.job.task, plan.job.encoder
     of_task = {"task": task.name, "encoder": encoder.name, "unit_seconds": task.unit_seconds}
     return {**of_task, "neurons": encoder.neurons, **record_attributes(plan.record)}
 
 
 def _save(result: ActivationsResult, store: Path | None, run: Run) -> None:
+    """Write the files of the stage; it is struck from the record first, and recorded last.
+
+    Args:
+      result: result of the stage.
+      store: counts of every clip, to be moved into the run directory; None if they are not kept.
+      run: run directory.
+    """
     _forget_selection(run)
     run.reopen("activations")
     for name in ("activations.nc", "top_clips.nc", "clips.csv", "clip_labels.nc", "run.json"):
