@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from jaxdissect.commands.summary import normalised_cutoff
 
 from benchmarks.common import table, write_record
 from benchmarks.study.probes import RATES, mel_statistics, probe_rows
+from jaxdissect.commands.demo import normalised_cutoff
 from jaxdissect.demo import both_presets
 from jaxdissect.encoder.directory import fingerprint, load_encoder
 from jaxdissect.options.activations import ActivationsOptions

@@ -19,10 +19,9 @@ from jaxdissect.significance.cautions import (
     recording_cautions,
     selection_cautions,
 )
-from jaxdissect.stages.neurons import run_neurons
+from jaxdissect.stages.neurons import SELECTION_FILES, run_neurons
 from jaxdissect.types import Record
 
-SELECTION_FILES = ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc")
 PAIR_COLUMNS = ["label_set", "class", "layer", "neuron"]
 # What other stages make from the neurons, by stage.
 MADE_FROM_NEURONS = {"share": "sharing.csv", "ablate": "ablation.csv", "report": "report.html"}

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from jaxdissect.commands.ablate import ABLATION_FILES, ablation_warnings, unjudged
 from jaxdissect.commands.activations import COUNT_FILES, activations_warnings, unread
-from jaxdissect.commands.neurons import SELECTION_FILES, neurons_warnings
+from jaxdissect.commands.neurons import neurons_warnings
 from jaxdissect.commands.outcome import Outcome, existing, p_text, percent, signed, table
 from jaxdissect.options.reproduce import ReproduceOptions
+from jaxdissect.stages.neurons import SELECTION_FILES
 from jaxdissect.stages.reproduce import Reproduction, run_reproduce
 from jaxdissect.types import Record
 

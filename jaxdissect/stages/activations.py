@@ -13,7 +13,6 @@ from jaxdissect.counting.clip_counts import publish_clip_store
 from jaxdissect.counting.labelled import Activations, label_activations
 from jaxdissect.counting.resumable import CountJob, count_job, room_needed, whole_store
 from jaxdissect.counting.stream import Counted, CountOptions, neuron_shape
-from jaxdissect.encoder.directory import fingerprint, load_encoder
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.options.activations import ActivationsOptions
@@ -26,9 +25,15 @@ from jaxdissect.runtime.pulse import Pulse
 from jaxdissect.runtime.resume import remove_states
 from jaxdissect.runtime.run_directory import Run, record_attributes, require_same_run, save_or_rescue
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
-from jaxdissect.stages.inputs import DEFAULTS, recorded_inputs
+from jaxdissect.stages.inputs import (
+    DEFAULTS,
+    ClipReading,
+    given_inputs,
+    input_fingerprints,
+    load_inputs,
+    recorded_inputs,
+)
 from jaxdissect.stages.neurons import forget_neurons
-from jaxdissect.tasks.known import label_names, load_task
 from jaxdissect.tasks.loader import data_fingerprint
 from jaxdissect.tasks.table import TEST_FOLD, Task
 from jaxdissect.types import Record
@@ -38,7 +43,7 @@ RENEWED_PARTS = ("sample_rate", "splits", "recordings")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ActivationsResult:
+class ActivationsResult(ClipReading):
     """Result of the stage `activations`.
 
     Attributes:
@@ -53,10 +58,9 @@ class ActivationsResult:
     max_bad_clips: float
     reused: bool = False
 
-    @property
-    def too_many_bad(self) -> bool:
-        """Whether more clips than allowed could not be read."""
-        return self.activations.bad_clips > self.max_bad_clips * len(self.activations.clips)
+    def clips_read(self) -> tuple[int, int]:
+        """Number of unreadable clips, and of all clips."""
+        return self.activations.bad_clips, len(self.activations.clips)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,11 +155,7 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> Record
             "threshold": options.threshold,
             "keep_clips": options.keep_clips,
         },
-        "fingerprints": {
-            "encoder": fingerprint(encoder),
-            "task": task.fingerprint(),
-            "front_end": json_fingerprint(encoder.settings().get("front_end")),
-        },
+        "fingerprints": input_fingerprints(encoder, task),
         "task": task.name,
         "encoder": encoder.name,
         "unit_seconds": task.unit_seconds,
@@ -217,8 +217,9 @@ def _renew(run: Run, record: Record, labels: xr.Dataset, task: Task) -> None:
       task: the same clips as the table has them now.
     """
     before = run.require("activations")
-    recordings = before.get("recordings", record["recordings"])  # older versions did not record them
-    regrouped = recordings["sha256"] != record["recordings"]["sha256"]
+    now = record["recordings"]
+    recordings: Record = before.get("recordings", now)  # older versions did not record them
+    regrouped = recordings["sha256"] != now["sha256"]
     regrouped |= labels["source"].values.tolist() != list(task.sources)
     if not regrouped and all(before.get(name) == record[name] for name in RENEWED_PARTS):
         return
@@ -248,17 +249,7 @@ def _forget_selection(run: Run) -> None:
 def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     """The count that is to be made, checked; or the counts that are in the run directory already."""
     count = CountOptions(options.tokens, options.threshold, options.batch_size)
-    with under_way(f"Loading {options.encoder}"):
-        encoder = load_encoder(options.encoder, options.dtype)
-    task = load_task(
-        options.task,
-        options.data,
-        label_names(options.label),
-        options.unit_seconds,
-        options.multi_label,
-        "default" if options.test_fold is None else options.test_fold,
-        lambda notes: progress_bar(notes, what=f"Synthesising {options.task}"),
-    )
+    encoder, task = load_inputs(DEFAULTS | given_inputs(options))
     chosen = task.only(options.split)
     run, record = Run(options.run), _record(options, encoder, task)
     reused = _reuse(run, record, chosen, options.max_bad_clips)

@@ -1,74 +1,127 @@
-"""Encoder, task and their options, as given to a stage or as an earlier stage of the run recorded them."""
+"""Encoder and task of a stage: as given, or as an earlier stage of the run recorded them."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from jaxdissect.encoder.directory import load_encoder
+from jaxdissect.encoder.directory import fingerprint, load_encoder
 from jaxdissect.encoder.protocol import Encoder
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
+from jaxdissect.runtime.files import json_fingerprint
 from jaxdissect.runtime.progress import progress_bar, under_way
 from jaxdissect.runtime.run_directory import Run, absolute
 from jaxdissect.tasks.known import label_names, load_task, task_in_full
 from jaxdissect.tasks.table import TEST_FOLD, Task
+from jaxdissect.types import Record
 
-DEFAULTS: Mapping[str, Any] = {
-    "encoder": None, "task": None, "data": None, "label": None, "test_fold": "default", "unit_seconds": None,
-    "multi_label": None, "dtype": "float32",
-}  # fmt: skip
-OF_TASK = ("data", "label", "test_fold", "unit_seconds", "multi_label")
-TEXT, NUMBER = (str, type(None)), (int, float, type(None))
-TYPES = {
-    "encoder": TEXT, "task": TEXT, "data": TEXT, "label": TEXT, "test_fold": NUMBER, "unit_seconds": NUMBER,
-    "multi_label": (bool,), "commas": (str,), "dtype": (str,),
-}  # fmt: skip
-COMMAS = {True: "separate labels", False: "belong to labels"}  # by `multi_label` where it was given
+# The options that say what a stage works on, with their values where they are neither given nor recorded.
+DEFAULTS: Record = {
+    "encoder": None,
+    "task": None,
+    "data": None,
+    "label": None,
+    "test_fold": "default",
+    "unit_seconds": None,
+    "multi_label": None,
+    "dtype": "float32",
+}
+TASK_OPTIONS = ("data", "label", "test_fold", "unit_seconds", "multi_label")
+# Types of the recorded values, which a user may have edited.
+RECORDED_TYPES: Mapping[str, tuple[type, ...]] = {
+    "encoder": (str,),
+    "task": (str,),
+    "data": (str,),
+    "label": (str,),
+    "test_fold": (int, float),
+    "unit_seconds": (int, float),
+    "multi_label": (bool,),
+    "commas": (str,),
+    "dtype": (str,),
+}
+COMMAS = {True: "separate labels", False: "belong to labels"}  # by the value of multi_label, where it was given
 
 
-def stage_inputs(options: Any, run: Run, stage: str) -> dict[str, Any]:
+class ClipReading:
+    """Result of a stage that reads clips, some of which may be unreadable.
+
+    Attributes:
+      max_bad_clips: fraction of unreadable clips that is allowed.
+    """
+
+    max_bad_clips: float
+
+    def clips_read(self) -> tuple[int, int]:
+        """Number of unreadable clips, and of all clips."""
+        raise NotImplementedError
+
+    @property
+    def too_many_bad(self) -> bool:
+        """Whether more clips than allowed could not be read."""
+        bad, clips = self.clips_read()
+        return bad > self.max_bad_clips * clips
+
+
+def given_inputs(options: object) -> Record:
+    """Those of the options in `DEFAULTS` that were given: an attribute that is missing or None was not."""
+    given = {name: getattr(options, name, None) for name in DEFAULTS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def stage_inputs(options: object, run: Run, stage: str) -> Record:
     """Encoder, task and their options: as given, else as the run was counted (or `stage` ran), else the defaults.
 
-    Where another task is given than the recorded one, its options are not the recorded ones either.
+    Where another task is given than the recorded one, its recorded options do not hold either.
 
     Args:
-      options: with attributes for names of `DEFAULTS`; none or None: not given.
-      run: the run directory.
-      stage: the one that asks.
+      options: options of the stage, with attributes for names in `DEFAULTS`.
+      run: run directory.
+      stage: name of the stage, whose own record counts where nothing was counted.
 
     Raises:
       InputError: encoder or task is neither given nor recorded, or the record is damaged.
     """
     stages = run.stages()
     recorded = stages.get("activations", stages.get(stage, {})).get("inputs", {})
-    if not isinstance(recorded, dict):
-        raise InputError(f"{run.file('run.json')} cannot be read: a stage's inputs are no object.")
-    for name, kinds in TYPES.items():
+    path = run.file("run.json")
+    require(isinstance(recorded, dict), f"{path} cannot be read: a stage's inputs are no object.")
+    for name, kinds in RECORDED_TYPES.items():
         value = recorded.get(name)
-        if value is not None and not isinstance(value, kinds):
-            raise InputError(f"{run.file('run.json')} cannot be read: a stage's {name} is {value!r}.")
-    recorded = given_before(recorded)
-    given: dict[str, Any] = {name: getattr(options, name, None) for name in DEFAULTS}
-    given = {name: value for name, value in given.items() if value is not None}
-    if "task" in given and Path(given["task"]).name != Path(recorded.get("task") or "").name:  # its folder may move
-        recorded = {name: value for name, value in recorded.items() if name not in OF_TASK}
+        require(value is None or isinstance(value, kinds), f"{path} cannot be read: a stage's {name} is {value!r}.")
+    recorded, given = given_before(recorded), given_inputs(options)
+    # The same table in another folder is the same task: data sets move.
+    if "task" in given and Path(given["task"]).name != Path(recorded.get("task") or "").name:
+        recorded = {name: value for name, value in recorded.items() if name not in TASK_OPTIONS}
     inputs = {**DEFAULTS, **recorded, **given}
-    missing = [name for name in ("encoder", "task") if inputs[name] is None]
-    if missing:
-        raise InputError(
-            f"--{missing[0]} is needed: nothing was counted in {run.path} that would tell which {missing[0]} it is of."
+    for name in ("encoder", "task"):
+        require(
+            inputs[name] is not None,
+            f"--{name} is needed: nothing was counted in {run.path}, so its {name} is not known.",
         )
     return inputs
 
 
-def load_inputs(inputs: Mapping[str, Any]) -> tuple[Encoder, Task]:
-    """The encoder and the whole task."""
+def load_inputs(inputs: Record) -> tuple[Encoder, Task]:
+    """Load the encoder and the whole task.
+
+    Args:
+      inputs: a value for each name in `DEFAULTS`.
+
+    Raises:
+      InputError: the encoder or the task breaks a rule.
+    """
     task = load_recorded_task(inputs)
     with under_way(f"Loading {inputs['encoder']}"):
         return load_encoder(inputs["encoder"], inputs["dtype"]), task
 
 
-def load_recorded_task(inputs: Mapping[str, Any]) -> Task:
-    """The whole task."""
+def load_recorded_task(inputs: Record) -> Task:
+    """Load the whole task.
+
+    Args:
+      inputs: a value for each name in `DEFAULTS`.
+
+    Raises:
+      InputError: the task breaks a rule.
+    """
     return load_task(
         inputs["task"],
         inputs["data"],
@@ -80,11 +133,20 @@ def load_recorded_task(inputs: Mapping[str, Any]) -> Task:
     )
 
 
-def recorded_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """As later stages are to find them: paths in full, for the working folder may be another then.
+def input_fingerprints(encoder: Encoder, task: Task) -> dict[str, str]:
+    """SHA-256 of the encoder, the task's table and the front end, on which every result depends."""
+    return {
+        "encoder": fingerprint(encoder),
+        "task": task.fingerprint(),
+        "front_end": json_fingerprint(encoder.settings().get("front_end")),
+    }
+
+
+def recorded_inputs(inputs: Record) -> Record:
+    """Inputs as `run.json` holds them for later stages: paths in full, since the working folder may change.
 
     Args:
-      inputs: a value, or None or "default" where nothing was given, for each name of `DEFAULTS`.
+      inputs: a value, or None or "default" where nothing was given, for each name in `DEFAULTS`.
     """
     return {
         **{name: value for name, value in inputs.items() if name != "multi_label"},
@@ -96,16 +158,18 @@ def recorded_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def given_before(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs that a record tells of, by the names of `DEFAULTS`, as far as they were given.
+def given_before(recorded: Record) -> Record:
+    """The inputs in a record, by the names in `DEFAULTS`, as far as they were given.
 
-    Before `commas` was recorded, `multi_label` was false and `test_fold` 5 whether they had been given or not.
+    Args:
+      recorded: inputs as `recorded_inputs` makes them, or as older versions did.
     """
-    known = {name: recorded[name] for name in DEFAULTS if recorded.get(name) is not None}
-    if known.get("test_fold") == TEST_FOLD:
-        del known["test_fold"]
-    if not known.get("multi_label"):
-        known.pop("multi_label", None)
+    # Older versions did not record `commas`. Their multi_label was false and their test_fold 5 where none was given.
+    inputs = {name: recorded[name] for name in DEFAULTS if recorded.get(name) is not None}
+    if inputs.get("test_fold") == TEST_FOLD:
+        del inputs["test_fold"]
+    if not inputs.get("multi_label"):
+        inputs.pop("multi_label", None)
     if recorded.get("commas") in COMMAS.values():
-        known["multi_label"] = recorded["commas"] == COMMAS[True]
-    return known
+        inputs["multi_label"] = recorded["commas"] == COMMAS[True]
+    return inputs

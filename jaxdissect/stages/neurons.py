@@ -1,9 +1,7 @@
-"""The stage `neurons` of a run: from what was counted to class-specific neurons."""
+"""The stage `neurons`: choose class-specific neurons from the counts, and test them against permuted labels."""
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,12 +22,19 @@ from jaxdissect.significance.assess import LEVEL, CertaintyOptions
 from jaxdissect.significance.tables import DRAWN, OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
 from jaxdissect.types import Record
 
-DRAW_OPTIONS = ("permutations", "resamples", "splits", "seed", "save_minutes")
-CAN_BE_NONE = ("permutations", "resamples", "splits")  # 0 asks for none, which is answered without clip counts, too
+SELECTION_FILES = ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc")
+DRAW_NUMBERS = ("permutations", "resamples", "splits")  # 0 asks for none, which needs no clip counts
+DRAW_OPTIONS = (*DRAW_NUMBERS, "seed", "save_minutes")
 
 
 def run_neurons(options: NeuronsOptions) -> Neurons:
     """Select, and write `scores.nc`, `neurons.csv`, `coverage.csv`, `layers.csv`, `agreement.csv`, `permutations.nc`.
+
+    Args:
+      options: options of the stage.
+
+    Returns:
+      The neurons; with p-values, intervals and stability where every clip's counts were kept.
 
     Raises:
       InputError: nothing was counted in this run directory, or its files are of different runs.
@@ -43,24 +48,26 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         counts = read_netcdf(run.file("activations.nc"))
         require_same_run(run, counts.attrs, counted)
         by_aape = select_neurons(counts, rule)
+    # None where every clip's counts were not kept: then there is nothing to permute or to resample.
     clips = read_clips(run, counts, needed=certainty.permutations > 0 or options.selector in CLIP_SELECTORS)
     if clips is None:
         _require_no_clips(options)
     score = class_scores(counts, *((clips.counts, clips.tokens, clips.members) if clips else ()))
     neurons = by_aape if options.selector == "aape" else select_neurons(counts, rule, score[options.selector])
     null, states = None, run.file("state") / "neurons"
-    chosen = dataclasses.asdict(rule) | {"selector": options.selector}
+    recorded = dataclasses.asdict(rule) | {"selector": options.selector}
     if clips is not None and certainty.permutations:
-        of = {**chosen, "--seed": certainty.seed, **computed_by()}
-        of |= {name: sha256_file(run.file(name)) for name in ("activations.nc", "clip_labels.nc")}
-        found = assess_neurons(clips, counts, neurons, rule, certainty, states, of)
-        neurons, null = with_certainty(neurons, counts, found), null_dataset(neurons, counts, found)
-        chosen |= {name: neurons.scores.attrs[name] for name in DRAWN}
+        # A killed permutation test resumes only with the same rule, seed, files and software.
+        identity = {**recorded, "--seed": certainty.seed, **computed_by()}
+        identity |= {name: sha256_file(run.file(name)) for name in ("activations.nc", "clip_labels.nc")}
+        assessed = assess_neurons(clips, counts, neurons, rule, certainty, states, identity)
+        neurons, null = with_certainty(neurons, counts, assessed), null_dataset(neurons, counts, assessed)
+        recorded |= {name: neurons.scores.attrs[name] for name in DRAWN}
     table = agreement_table(score, by_aape.selections, rule.keep)
     with run.locked(), under_way("Writing scores and tables"):
-        beside = _scores_of_classes(run, counted)
+        of_ablation = _ablation_scores(run, counted)  # read before the file is replaced
         forget_neurons(run)
-        scores = xr.merge([neurons.scores, score, beside], compat="override", combine_attrs="override")
+        scores = xr.merge([neurons.scores, score, of_ablation], compat="override", combine_attrs="override")
         scores.attrs |= record_attributes(counted)
         write_netcdf(scores, run.file("scores.nc"))
         write_csv(neurons.neurons, run.file("neurons.csv"))
@@ -70,7 +77,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
         if null is not None:
             write_netcdf(null.assign_attrs(record_attributes(counted)), run.file("permutations.nc"))
         record = {
-            "options": chosen,
+            "options": recorded,
             "fingerprints": counted["fingerprints"],
             "seconds": round(time.perf_counter() - started, 3),
             "status": "done",
@@ -97,11 +104,15 @@ def _given_draws(options: NeuronsOptions) -> Record:
 
 
 def _require_no_clips(options: NeuronsOptions) -> None:
-    """Refuse what only every clip's counts can answer, which were not kept."""
+    """Refuse a selector and draws that need every clip's counts, which were not kept.
+
+    Raises:
+      InputError: names the option.
+    """
     if options.selector in CLIP_SELECTORS:
         raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
     given = _given_draws(options)
-    asked = [name for name, value in given.items() if value or name not in CAN_BE_NONE]
+    asked = [name for name, value in given.items() if value or name not in DRAW_NUMBERS]
     if asked:
         raise InputError(
             f"--{asked[0].replace('_', '-')} {given[asked[0]]} needs every clip's counts, which this run has "
@@ -110,25 +121,27 @@ def _require_no_clips(options: NeuronsOptions) -> None:
 
 
 def layer_table(neurons: Neurons) -> pd.DataFrame:
-    """Where: neurons that were kept and that are specific to a class, and pairs of them and classes, by layer."""
+    """For every layer, neurons that were kept, neurons specific to some class, and pairs of class and neuron."""
     tables = []
     for name, selection in neurons.selections.items():
-        columns: dict[str, Any] = {
+        columns: Record = {
             "label_set": name,
             "layer": np.arange(selection.specific.shape[1]),
+            # kept is (layer, neuron), specific (class, layer, neuron)
             "kept": selection.kept.sum(axis=1),
             "neurons": selection.specific.any(axis=0).sum(axis=1),
             "pairs": selection.specific.sum(axis=(0, 2)),
         }
         if "q_value" in neurons.neurons:
-            own = neurons.neurons[(neurons.neurons["label_set"] == name) & (neurons.neurons["q_value"] <= LEVEL)]
-            columns["pairs_significant"] = np.bincount(own["layer"], minlength=len(columns["layer"]))
+            pairs = neurons.neurons
+            significant = pairs[(pairs["label_set"] == name) & (pairs["q_value"] <= LEVEL)]
+            columns["pairs_significant"] = np.bincount(significant["layer"], minlength=len(columns["layer"]))
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
-def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
-    """What the stage `ablate` has put into `scores.nc`, which does not depend on the neurons that are chosen."""
+def _ablation_scores(run: Run, counted: Record) -> xr.Dataset:
+    """Scores that the stage `ablate` added to `scores.nc`; they do not depend on the neurons that are chosen."""
     ablated = run.stages().get("ablate", {}).get("fingerprints", {})
     if any(ablated.get(name) != value for name, value in counted["fingerprints"].items()):
         return xr.Dataset()
@@ -136,14 +149,15 @@ def _scores_of_classes(run: Run, counted: Mapping[str, Any]) -> xr.Dataset:
         scores = read_netcdf(run.file("scores.nc"))
     except InputError:
         return xr.Dataset()
-    own = (*OF_PAIRS, *SCORES)  # are made anew
-    return scores[[name for name in scores if "class" in scores[name].dims and name not in own]].drop_attrs(deep=False)
+    made_here = (*OF_PAIRS, *SCORES)
+    kept = [name for name in scores if "class" in scores[name].dims and name not in made_here]
+    return scores[kept].drop_attrs(deep=False)
 
 
 def forget_neurons(run: Run) -> None:
-    """Strike the stage `neurons` and remove its files, before others take their place."""
+    """Strike the stage `neurons` from the record and remove its files, before new ones are written."""
     run.reopen("neurons")
-    for name in ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc"):
+    for name in SELECTION_FILES:
         try:
             run.file(name).unlink(missing_ok=True)
         except OSError as error:

@@ -1,15 +1,13 @@
-"""`jaxdissect probe`: how much of a task's labels a linear layer finds in an encoder's clip embeddings."""
+"""The stage `probe`: how much of a task's labels a linear layer finds in an encoder's clip embeddings."""
 
 import dataclasses
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jaxdissect.encoder.directory import fingerprint
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.options.probe import ProbeOptions
@@ -18,23 +16,24 @@ from jaxdissect.probe.encoder_head import own_head
 from jaxdissect.probe.evaluation import Evaluation, Split, evaluate, judging_split, scored, task_splits
 from jaxdissect.probe.linear import Probe, ProbeRule
 from jaxdissect.runtime.array_trees import write_arrays
-from jaxdissect.runtime.files import json_fingerprint, replaced_folder
+from jaxdissect.runtime.files import replaced_folder
 from jaxdissect.runtime.progress import progress_bar, under_way
 from jaxdissect.runtime.run_directory import Run, save_or_rescue
 from jaxdissect.runtime.tables import write_csv
-from jaxdissect.stages.inputs import load_inputs, recorded_inputs, stage_inputs
+from jaxdissect.stages.inputs import ClipReading, input_fingerprints, load_inputs, recorded_inputs, stage_inputs
 from jaxdissect.tasks.table import Task
+from jaxdissect.types import Record
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ProbeResult:
-    """What the stage `probe` has to show.
+class ProbeResult(ClipReading):
+    """Result of the stage `probe`.
 
     Attributes:
-      evaluations: one per label set.
-      unusable: files that could not be read, or whose embedding is not finite, with the reason; they take no part.
-      clips: of the task, all in all.
-      max_bad_clips: share of unusable ones that is allowed.
+      evaluations: probes and their scores, one evaluation per label set.
+      unusable: reasons by file name, for files that could not be read or whose embedding is not finite.
+      clips: number of clips of the task.
+      max_bad_clips: fraction of unusable clips that is allowed.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -42,10 +41,9 @@ class ProbeResult:
     clips: int
     max_bad_clips: float
 
-    @property
-    def too_many_bad(self) -> bool:
-        """Whether more clips than allowed took no part."""
-        return len(self.unusable) > self.max_bad_clips * self.clips
+    def clips_read(self) -> tuple[int, int]:
+        """Number of unusable clips, and of all clips."""
+        return len(self.unusable), self.clips
 
 
 def run_probe(options: ProbeOptions) -> ProbeResult:
@@ -58,7 +56,7 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
     `class_scores.csv` (test clips).
 
     Args:
-      options: of the stage.
+      options: options of the stage.
 
     Raises:
       InputError: an option breaks a rule, the run directory is of another encoder or task, or a label set cannot be
@@ -67,13 +65,9 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
     run = Run(options.run)
     inputs = stage_inputs(options, run, "probe")
     if options.folds == "all" and options.test_fold is None and "activations" not in run.stages():
-        inputs["test_fold"] = None  # every fold is held out in turn
+        inputs["test_fold"] = None  # every fold is held out in turn: none is the task's test split
     encoder, task = load_inputs(inputs)
-    prints = {
-        "encoder": fingerprint(encoder),
-        "task": task.fingerprint(),
-        "front_end": json_fingerprint(encoder.settings().get("front_end")),
-    }
+    prints = input_fingerprints(encoder, task)
     run.require_inputs("activations", "counts", prints)
     run.require_inputs("probe", "a probe", {"encoder": prints["encoder"]})
     _check(options, encoder, task)
@@ -97,7 +91,7 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
         }
         save_or_rescue(run, lambda place: _save(place, evaluations, record), "what was probed")
     if failed:
-        saved = ", ".join(done.labels.name for done in evaluations)
+        saved = ", ".join(evaluation.labels.name for evaluation in evaluations)
         raise InputError(f"{failed[0]} The probes of {saved} were saved.")
     return ProbeResult(evaluations, unusable, len(task), options.max_bad_clips)
 
@@ -108,7 +102,11 @@ def probe_rule(options: ProbeOptions) -> ProbeRule:
 
 
 def _check(options: ProbeOptions, encoder: Encoder, task: Task) -> None:
-    """Answer a mistake before the clips are embedded, as if all could be read."""
+    """Find mistakes before the clips are embedded, which takes long, as if all clips could be read.
+
+    Raises:
+      InputError: a label set cannot be probed.
+    """
     everything = np.ones(len(task), bool)
     for labels in task.label_sets:
         if options.head == "encoder":
@@ -121,65 +119,68 @@ def _check(options: ProbeOptions, encoder: Encoder, task: Task) -> None:
 def _evaluations(
     options: ProbeOptions, encoder: Encoder, task: Task, embeddings: Embeddings
 ) -> tuple[tuple[Evaluation, ...], list[InputError]]:
-    """What could be evaluated, and why other label sets could not.
+    """Evaluate every label set.
+
+    Returns:
+      Evaluations of the label sets that could be evaluated, and the errors of the other ones.
 
     Raises:
-      InputError: none could.
+      InputError: no label set could be evaluated.
     """
-    done, failed = [], []
+    evaluations, failed = [], []
     for labels in task.label_sets:
         try:
             if options.head == "encoder":
                 split = judging_split(task, labels, embeddings.usable)
-                done.append(scored(embeddings, labels, (split,), own_head(encoder, task, labels)))
+                evaluations.append(scored(embeddings, labels, (split,), own_head(encoder, task, labels)))
             else:
                 splits = task_splits(task, labels, embeddings.usable, options.folds, options.seeds)
                 with under_way(f"Training {len(splits)} probe{'s' * (len(splits) > 1)} of {labels.name}"):
-                    done.append(evaluate(embeddings, labels, splits, probe_rule(options)))
+                    evaluations.append(evaluate(embeddings, labels, splits, probe_rule(options)))
         except InputError as error:
             failed.append(error)
-    if not done:
+    if not evaluations:
         raise failed[0]
-    return tuple(done), failed
+    return tuple(evaluations), failed
 
 
-def _recorded_options(options: ProbeOptions) -> dict[str, Any]:
+def _recorded_options(options: ProbeOptions) -> Record:
+    """Options on which the probes depend; the encoder's own head is not trained."""
+    head = {"head": options.head, "folds": options.folds}
     if options.head == "encoder":
-        return {"head": options.head, "folds": options.folds}
-    return dataclasses.asdict(probe_rule(options)) | {
-        "head": options.head,
-        "folds": options.folds,
-        "seeds": options.seeds,
-    }
+        return head
+    return {**dataclasses.asdict(probe_rule(options)), **head, "seeds": options.seeds}
 
 
-def _save(run: Run, evaluations: tuple[Evaluation, ...], record: dict[str, Any]) -> None:
-    described = {
-        "label_sets": {
-            done.labels.name: {
-                "classes": list(done.labels.classes),
-                "multi_label": done.labels.multi_label,
-                "probes": [_described(done.probe, number, split) for number, split in enumerate(done.splits)],
-            }
-            for done in evaluations
-        },
-        **record,
+def _save(run: Run, evaluations: tuple[Evaluation, ...], record: Record) -> None:
+    """Write `probe/` whole, in place of an earlier one, and record the stage."""
+    label_sets = {
+        evaluation.labels.name: {
+            "classes": list(evaluation.labels.classes),
+            "multi_label": evaluation.labels.multi_label,
+            "probes": [
+                _probe_record(evaluation.probe, number, split) for number, split in enumerate(evaluation.splits)
+            ],
+        }
+        for evaluation in evaluations
     }
-    heads = {done.labels.name: vars(done.probe.head) for done in evaluations}
+    heads = {evaluation.labels.name: vars(evaluation.probe.head) for evaluation in evaluations}
     with replaced_folder(run.file("probe")) as temporary:
-        (temporary / "probe.json").write_text(json.dumps(described, indent=2) + "\n")
-        write_csv(pd.concat([done.scores for done in evaluations]), temporary / "scores.csv")
-        write_csv(pd.concat([done.class_scores for done in evaluations]), temporary / "class_scores.csv")
+        (temporary / "probe.json").write_text(json.dumps({"label_sets": label_sets, **record}, indent=2) + "\n")
+        write_csv(pd.concat([evaluation.scores for evaluation in evaluations]), temporary / "scores.csv")
+        write_csv(pd.concat([evaluation.class_scores for evaluation in evaluations]), temporary / "class_scores.csv")
         write_arrays(temporary / "head", heads)
         run.reopen("probe")
     run.finish("probe", record)
 
 
-def _described(probe: Probe, number: int, split: Split) -> dict[str, Any]:
+def _probe_record(probe: Probe, number: int, split: Split) -> Record:
+    """How one probe was trained; the validation score is null where there were no validation clips."""
+    score = probe.valid_score[number]
     return {
         "test_fold": split.test_fold,
         "seed": split.seed,
         "best_epoch": int(probe.best_epoch[number]),
         "epochs": int(probe.epochs[number]),
-        "valid_score": None if np.isnan(probe.valid_score[number]) else float(probe.valid_score[number]),
+        "valid_score": None if np.isnan(score) else float(score),
     }

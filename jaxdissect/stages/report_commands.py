@@ -13,7 +13,7 @@ from jaxdissect.options.probe import ProbeOptions
 from jaxdissect.options.share import ShareOptions
 from jaxdissect.report.run_contents import Contents
 from jaxdissect.significance.assess import CertaintyOptions
-from jaxdissect.stages.inputs import OF_TASK, given_before
+from jaxdissect.stages.inputs import TASK_OPTIONS, given_before
 
 OPTIONS = {
     "activations": ActivationsOptions, "neurons": NeuronsOptions, "share": ShareOptions, "probe": ProbeOptions,
@@ -41,7 +41,7 @@ def _command(contents: Contents, stage: str) -> list[str]:
     if stage == "activations":
         inputs = record.get("inputs")
         if isinstance(inputs, dict):
-            found |= dict.fromkeys(OF_TASK) | given_before(inputs)
+            found |= dict.fromkeys(TASK_OPTIONS) | given_before(inputs)
         found |= {name: record.get(name) for name in ("encoder", "task") if found.get(name) is None}
     if stage == "neurons" and "scores" in contents.data:
         attrs, default = contents.data["scores"].attrs, vars(CertaintyOptions())

@@ -1,11 +1,10 @@
-"""`jaxdissect reproduce`: the paper's published figures beside what is found here.
+"""The stage `reproduce`: the paper's published figures beside those found here.
 
 Source: arXiv:2602.15307, and the configurations that its authors published (`published_ablations.toml`).
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from jaxdissect.ablation.interventions import check_sets
 from jaxdissect.counting.stream import neuron_shape
 from jaxdissect.encoder.directory import load_encoder
 from jaxdissect.encoder.protocol import Encoder
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 from jaxdissect.options.ablate import AblateOptions
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.options.neurons import NeuronsOptions
@@ -33,10 +32,13 @@ from jaxdissect.stages.neurons import run_neurons
 from jaxdissect.stages.probe import run_probe
 from jaxdissect.tasks.known import load_task
 from jaxdissect.tasks.table import Task
+from jaxdissect.types import Record
 
+# A row of reproduction.csv: name of the figure, class or "" for all classes, published value, value found here.
+Row: TypeAlias = tuple[str, str, float, float]
 COLUMNS = ("figure", "class", "published", "found")
-NEURONS_PER_CLASS = {"cremad": 172.0, "esc50": 37.9}
-COVERAGE = 1.0  # "about 100%" of every task, self-supervised
+PUBLISHED_NEURONS_PER_CLASS = {"cremad": 172.0, "esc50": 37.9}
+PUBLISHED_COVERAGE = 1.0  # "about 100%" of every task, for the self-supervised encoder
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,22 +46,25 @@ class Reproduction:
     """Published figures and those found here.
 
     Attributes:
-      counted: what was counted.
-      neurons: what was chosen.
-      figures: a row per figure (and class): `published`, NaN where nothing is, and `found`.
-      ablation: of the published neuron set and of its published control; None for a task without one.
-      published: the published ablation; None likewise.
+      counted: result of the stage `activations`.
+      neurons: neurons that were chosen.
+      figures: a row per figure (and class): `published`, NaN where nothing was published, and `found`.
+      ablation: ablation of the published neuron set and of its published control; None for a task without one.
+      published: published ablation; None for a task without one.
     """
 
     counted: ActivationsResult
     neurons: Neurons
     figures: pd.DataFrame
     ablation: AblateResult | None
-    published: Mapping[str, Any] | None
+    published: Record | None
 
 
 def run_reproduce(options: ReproduceOptions) -> Reproduction:
     """Count, select, probe, and repeat the published ablation; writes `reproduction.csv` beside the stages' files.
+
+    Args:
+      options: options of the stage.
 
     Raises:
       InputError: an option or a file breaks a rule, or the encoder lacks neurons of the published set.
@@ -73,25 +78,32 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
         run=options.run, seeds=options.seeds, learning_rate=options.learning_rate, batch_size=options.batch_size
     )
     ablating = AblateOptions(
-        run=options.run, neurons=(f"@{name}", f"@{name}{CONTROL_SUFFIX}"), controls=options.controls, seed=options.seed,
+        run=options.run,
+        neurons=(f"@{name}", f"@{name}{CONTROL_SUFFIX}"),
+        controls=options.controls,
+        seed=options.seed,
         causal_map=False,
-    )  # fmt: skip
-    if name is not None:  # a mistake is told before the long count, not after
+    )
+    if name is not None:  # a mistake is reported before the long count, not after
         sets = _require_published(name, encoder, task)
         ablating = dataclasses.replace(ablating, match=check_ahead(encoder, task))
         check_sets(sets, neuron_shape(encoder, task), ablation_options(ablating))
     counted = run_activations(
         ActivationsOptions(
-            encoder=options.encoder, task=options.task, data=options.data, run=options.run,
-            batch_size=options.batch_size, dtype=options.dtype,
+            encoder=options.encoder,
+            task=options.task,
+            data=options.data,
+            run=options.run,
+            batch_size=options.batch_size,
+            dtype=options.dtype,
         )
-    )  # fmt: skip
+    )
     neurons = run_neurons(NeuronsOptions(run=options.run))
     rows = _selection_rows(options.task, neurons)
     ablation = None
     if published is not None and name is not None:
-        own = parse_neuron_set(" & ".join(published["classes"]), read_specific(run, task.classes))
-        rows += _overlap_rows(own, _as_set(name), neurons.scores.sizes["neuron"])
+        shared_here = parse_neuron_set(" & ".join(published["classes"]), read_specific(run, task.classes))
+        rows += _overlap_rows(shared_here, _as_set(name), neurons.scores.sizes["neuron"])
         run_probe(probing)
         ablation = run_ablate(ablating)
         rows += _ablation_rows(published, ablation.ablation.table, name)
@@ -101,45 +113,63 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
 
 
 def _require_published(name: str, encoder: Encoder, task: Task) -> list[NeuronSet]:
-    """The published set and its control, of a task that has the published classes."""
-    classes = [own for _, own in task.classes]
+    """The published neuron set and its control.
+
+    Raises:
+      InputError: the task lacks a published class, or the encoder a neuron of the set.
+    """
+    classes = [class_name for _, class_name in task.classes]
     missing = sorted(set(published_sets()[name]["test_clips"]) - set(classes))
-    if missing:
-        raise InputError(
-            f"--data {task.data}: the table of {task.name} lacks the published classes {', '.join(missing)}; it has "
-            f"{', '.join(classes[:12])}."
-        )
+    require(
+        not missing,
+        f"--data {task.data}: the table of {task.name} lacks the published classes {', '.join(missing)}; it has "
+        f"{', '.join(classes[:12])}.",
+    )
     return [_as_set(name), _as_set(f"{name}{CONTROL_SUFFIX}")]
 
 
 def _as_set(name: str) -> NeuronSet:
+    """A published neuron set, or its control, by its name."""
     return neuron_set(f"@{name}", [tuple(pair) for pair in published_sets()[name]["neurons"]])
 
 
-def _selection_rows(task: str, neurons: Neurons) -> list[tuple[str, str, float, float]]:
-    found = neurons.coverage.iloc[0]
+def _selection_rows(task: str, neurons: Neurons) -> list[Row]:
+    """Coverage and neurons per class of the first label set."""
+    coverage = neurons.coverage.iloc[0]
     return [
-        ("neurons per class", "", NEURONS_PER_CLASS.get(task, np.nan), float(found["mean_neurons_per_class"])),
-        ("coverage", "", COVERAGE, float(found["coverage"])),
-        ("classes per neuron", "", np.nan, float(found["mean_classes_per_neuron"])),
+        (
+            "neurons per class",
+            "",
+            PUBLISHED_NEURONS_PER_CLASS.get(task, np.nan),
+            float(coverage["mean_neurons_per_class"]),
+        ),
+        ("coverage", "", PUBLISHED_COVERAGE, float(coverage["coverage"])),
+        ("classes per neuron", "", np.nan, float(coverage["mean_classes_per_neuron"])),
     ]
 
 
-def _overlap_rows(own: NeuronSet, published: NeuronSet, neurons: int) -> list[tuple[str, str, float, float]]:
-    """How much the neurons that the published classes share here have in common with the published set."""
-    ours, theirs = set(own.neurons), set(published.neurons)
+def _overlap_rows(shared_here: NeuronSet, published: NeuronSet, neurons: int) -> list[Row]:
+    """How much the neurons that the published classes share here have in common with the published set.
+
+    Args:
+      shared_here: neurons that the classes share with this encoder.
+      published: published neuron set.
+      neurons: number of neurons in a layer.
+    """
+    ours, theirs = set(shared_here.neurons), set(published.neurons)
     layers = {layer for layer, _ in ours | theirs}
     sizes = [[sum(pair[0] == layer for pair in pairs) for pairs in (ours, theirs)] for layer in layers]
-    by_chance = sum(here * there / neurons for here, there in sizes)
-    what = " & ".join(name for _, name in own.classes)
+    # Mean of a hypergeometric distribution in every layer: both sets drawn at random, with their sizes kept.
+    by_chance = sum(size_here * size_published / neurons for size_here, size_published in sizes)
+    classes = " & ".join(name for _, name in shared_here.classes)
     return [
-        (f"neurons of {what}", "", len(theirs), len(ours)),
+        (f"neurons of {classes}", "", len(theirs), len(ours)),
         (f"of them in the published set ({by_chance:.2f} by chance, given the layers)", "", np.nan, len(ours & theirs)),
         ("Jaccard with the published set", "", np.nan, len(ours & theirs) / max(len(ours | theirs), 1)),
     ]
 
 
-def _ablation_rows(published: Mapping[str, Any], table: pd.DataFrame, name: str) -> list[tuple[str, str, float, float]]:
+def _ablation_rows(published: Record, table: pd.DataFrame, name: str) -> list[Row]:
     rows = []
     by_set = {
         kind: table[table["intervention"] == f"@{name}{kind}"].set_index("class") for kind in ("", CONTROL_SUFFIX)
@@ -158,4 +188,4 @@ def _ablation_rows(published: Mapping[str, Any], table: pd.DataFrame, name: str)
             ("margin change by random controls", label, np.nan, target["control_mean"]),
             ("p-value of the margin change", label, np.nan, target["p_value"]),
         ]
-    return [(figure, str(label), float(there), float(here)) for figure, label, there, here in rows]
+    return [(figure, str(label), float(known), float(measured)) for figure, label, known, measured in rows]

@@ -1,4 +1,4 @@
-"""`jaxdissect share`: which classes share neurons, in one run and across runs, and how much chance would share."""
+"""The stage `share`: which classes share neurons, within a run and across runs, and how much chance would share."""
 
 import time
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 from jaxdissect.options.share import ShareOptions
 from jaxdissect.runtime.run_directory import Run, require_same_run
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
@@ -15,7 +15,10 @@ from jaxdissect.sharing.share import Sets, Sharing, read_sets, share
 
 
 def run_share(options: ShareOptions) -> Sharing:
-    """Compare, and write `sharing.csv` and `sharing.nc`.
+    """Compare neuron sets, and write `sharing.csv` and `sharing.nc`.
+
+    Args:
+      options: options of the stage.
 
     Raises:
       InputError: a run has no stage `neurons`, or its encoder has other layers or neurons.
@@ -23,15 +26,16 @@ def run_share(options: ShareOptions) -> Sharing:
     started = time.perf_counter()
     run = Run(options.run)
     _require_different([options.run, *options.with_])
-    own = read_sets(run)
-    others = [sets for folder in options.with_ for sets in read_sets(Run(folder))]
-    for sets in others:
-        if sets.rate.shape != own[0].rate.shape:
-            raise InputError(
-                f"--with {sets.run}: its encoder has {sets.rate.shape[0]} layers of {sets.rate.shape[1]} neurons, that "
-                f"of --run {run.path} {own[0].rate.shape[0]} of {own[0].rate.shape[1]}: they cannot be compared."
-            )
-    sharing = share(own, others, _read_permuted(run, own))
+    sets_here = read_sets(run)
+    sets_of_others = [sets for folder in options.with_ for sets in read_sets(Run(folder))]
+    layers, neurons = sets_here[0].rate.shape
+    for sets in sets_of_others:
+        require(
+            sets.rate.shape == (layers, neurons),
+            f"--with {sets.run}: its encoder has {sets.rate.shape[0]} layers of {sets.rate.shape[1]} neurons, that of "
+            f"--run {run.path} {layers} of {neurons}: they cannot be compared.",
+        )
+    sharing = share(sets_here, sets_of_others, _read_permuted(run, sets_here))
     with run.locked():
         run.reopen("share")
         write_csv(sharing.table, run.file("sharing.csv"))
@@ -48,21 +52,26 @@ def run_share(options: ShareOptions) -> Sharing:
 
 
 def _require_different(folders: Sequence[Path]) -> None:
+    """Refuse a run that is named twice.
+
+    Raises:
+      InputError: names the folder.
+    """
     places = [folder.resolve() for folder in folders]
     for number, (folder, place) in enumerate(zip(folders, places, strict=True)):
-        if place in places[:number]:
-            raise InputError(
-                f"--with {folder}: this run is compared already: name others. The label sets of --run are compared "
-                f"with each other in any case."
-            )
+        require(
+            place not in places[:number],
+            f"--with {folder}: this run is compared already: name other runs. The label sets of --run are compared "
+            f"with each other in any case.",
+        )
 
 
-def _read_permuted(run: Run, own: Sequence[Sets]) -> dict[str, xr.Dataset]:
-    """What permuted labels have shown in each label set, if they were drawn for these neurons."""
+def _read_permuted(run: Run, label_sets: Sequence[Sets]) -> dict[str, xr.Dataset]:
+    """For every label set, what its classes share under permuted labels; empty where none were drawn."""
     if not run.file("permutations.nc").is_file():
         return {}
     null = read_netcdf(run.file("permutations.nc"))
     require_same_run(run, null.attrs, run.require("activations"))
     label_set = null["class_label_set"].values
-    places = {sets.label_set: np.flatnonzero(label_set == sets.label_set) for sets in own}
-    return {name: null.isel({"class": at, "class_b": at}) for name, at in places.items()}
+    rows = {sets.label_set: np.flatnonzero(label_set == sets.label_set) for sets in label_sets}
+    return {name: null.isel({"class": classes, "class_b": classes}) for name, classes in rows.items()}
