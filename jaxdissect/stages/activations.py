@@ -218,7 +218,7 @@ def _renew(run: Run, record: Record, labels: xr.Dataset, task: Task) -> None:
     """
     before = run.require("activations")
     now = record["recordings"]
-    recordings: Record = before.get("recordings", now)  # older versions did not record them
+    recordings = before.get("recordings") or now  # older versions did not record them
     regrouped = recordings["sha256"] != now["sha256"]
     regrouped |= labels["source"].values.tolist() != list(task.sources)
     if not regrouped and all(before.get(name) == record[name] for name in RENEWED_PARTS):
