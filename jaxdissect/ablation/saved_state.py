@@ -19,7 +19,7 @@ from jaxdissect.ablation.suite_state import SuiteState, first_edits, new_state
 from jaxdissect.ablation.verdicts import Verdicts
 from jaxdissect.errors import InputError, require
 from jaxdissect.probe.judge import Judge
-from jaxdissect.runtime.files import cannot_write, path_beside
+from jaxdissect.runtime.files import path_beside, writing
 from jaxdissect.runtime.resume import StateFile, remove_states
 from jaxdissect.types import Record
 
@@ -163,17 +163,15 @@ def common_activity(folder: Path, identity: Mapping[str, object], measure: Calla
     if activity is None:
         temporary = path_beside(file.path)
         dataclasses.replace(file, path=temporary).write(vars(measure()), {})
-        try:
-            os.link(temporary, file.path)  # unlike a move, it fails if another job was faster
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
+        with writing(file.path):
             try:
+                os.link(temporary, file.path)  # unlike a move, it fails if another job was faster
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
                 temporary.replace(file.path)
-            except OSError as error:
-                raise cannot_write(file.path, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            finally:
+                temporary.unlink(missing_ok=True)
         activity = read()
     if activity is None:
         raise InputError(f"{file.path} has vanished: repeat the command.")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt16
 
 from jaxdissect.errors import InputError
-from jaxdissect.runtime.files import cannot_write, path_beside, require_space, reserve, sweep
+from jaxdissect.runtime.files import path_beside, require_space, reserve, sweep, writing
 
 
 def open_clip_store(path: Path, shape: tuple[int, int, int], afresh: bool) -> UInt16[np.memmap, "clip layer neuron"]:
@@ -38,13 +38,13 @@ def open_clip_store(path: Path, shape: tuple[int, int, int], afresh: bool) -> UI
         )
     require_space(path.parent, 2 * math.prod(shape), path.name)
     temporary = path_beside(path)
-    try:
-        counts = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
-        reserve(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+    with writing(path):
+        try:
+            counts = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
+            reserve(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return counts
 
 
@@ -80,13 +80,12 @@ def publish_clip_store(store: Path, path: Path) -> None:
     """
     sweep(path)
     beside = path_beside(path)
-    try:
+    with writing(path):
         try:
-            os.link(store, beside)
-        except OSError:  # another disk, or one without links
-            shutil.copyfile(store, beside)
-        beside.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        beside.unlink(missing_ok=True)
+            try:
+                os.link(store, beside)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(store, beside)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)

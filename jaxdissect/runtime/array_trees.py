@@ -1,16 +1,24 @@
 """Trees of arrays on disk (orbax)."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from jaxdissect.errors import InputError, first_line
 
+if TYPE_CHECKING:  # orbax takes a second to import
+    import orbax.checkpoint as ocp
 
-def write_arrays(folder: Path, tree: Any) -> None:
-    """Write a tree of arrays to a folder that is not there yet.
+
+def write_arrays(folder: Path, tree: PyTree) -> None:
+    """Write a tree of arrays to a folder.
+
+    Args:
+      folder: path of the folder, which must not exist.
+      tree: arrays, in nested dictionaries.
 
     Raises:
       OSError: it cannot be written.
@@ -20,47 +28,47 @@ def write_arrays(folder: Path, tree: Any) -> None:
             checkpointer.save(folder.absolute(), jax.tree.map(jnp.asarray, tree))
     except ValueError as error:  # tensorstore's, where the disk is full
         raise OSError(first_line(error)) from error
-    note = folder / "commit_success.txt"  # in which orbax notes the folder, no business of those it is passed on to
+    note = folder / "commit_success.txt"  # orbax notes the folder's path in it, which readers elsewhere need not see
     if note.exists():
         note.write_text("Checkpoint commit was successful\n")
 
 
-def read_arrays(folder: Path, target: Any, described_in: str, remedy: str) -> Any:
+def read_arrays(folder: Path, target: PyTree, described_in: str, remedy: str) -> PyTree:
     """Read a tree of arrays that `write_arrays` wrote, onto one device.
 
     Args:
-      folder: that holds them.
-      target: their shapes and types.
-      described_in: the file that says so.
-      remedy: what to do if it does not hold.
+      folder: folder of the tree.
+      target: tree of arrays, or of `jax.ShapeDtypeStruct`, with the shapes and types that are expected.
+      described_in: name of the file that says what is expected.
+      remedy: what the user can do where the folder holds something else.
 
     Raises:
       InputError: the folder is missing, damaged, or holds other arrays.
     """
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), target)
-    folder = folder.absolute()
+    folder, expected = folder.absolute(), shapes(target)
     try:
         with _checkpointer() as checkpointer:
             metadata = checkpointer.metadata(folder).item_metadata
-            found = {} if metadata is None else shapes(metadata.tree)
-            if metadata is None or found == shapes(target):  # orbax itself fails untidily where they differ
+            stored = {} if metadata is None else shapes(metadata.tree)
+            # Where shapes differ, orbax fails with messages that help nobody, so they are compared before.
+            if metadata is None or stored == expected:
                 return checkpointer.restore(folder, target)
     except Exception as error:  # orbax raises bare ones for damaged files
         raise InputError(
             f"{folder} does not hold the arrays that {described_in} describes, or is damaged ({first_line(error)}): "
             f"{remedy}."
         ) from error
-    wanted = shapes(target)
-    name = sorted(set(found.items()) ^ set(wanted.items()))[0][0]
+    name = min(set(stored.items()) ^ set(expected.items()))[0]
     raise InputError(
         f"{folder} does not hold the arrays that {described_in} describes: {name} should be "
-        f"{wanted.get(name, 'absent')}, found {found.get(name, 'nothing')}: {remedy}."
+        f"{expected.get(name, 'absent')}, found {stored.get(name, 'nothing')}: {remedy}."
     )
 
 
-def _checkpointer() -> Any:
-    """Of this process alone: of several, one may fail and the others must not wait for it."""
+def _checkpointer() -> "ocp.StandardCheckpointer":
+    """A checkpointer of this process alone: of several, one may fail, and the others must not wait for it."""
     import orbax.checkpoint as ocp
 
     me = jax.process_index()
@@ -70,6 +78,6 @@ def _checkpointer() -> Any:
     return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
-def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every leaf, by its path."""
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf, by its path in the tree."""
     return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

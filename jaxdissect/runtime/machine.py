@@ -7,7 +7,7 @@ import sys
 
 # JAX takes a second to import. Only the functions that need it import it, so that help appears at once.
 
-VERSIONED = (
+RECORDED_PACKAGES = (
     "jaxdissect",
     "jax",
     "jaxlib",
@@ -24,10 +24,10 @@ VERSIONED = (
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version()} | {name: _installed_version(name) for name in VERSIONED}
+    return {"python": platform.python_version()} | {name: _installed_version(name) for name in RECORDED_PACKAGES}
 
 
-@functools.cache  # each looks through all that is installed
+@functools.cache  # each call looks through all installed packages
 def _installed_version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
@@ -36,7 +36,7 @@ def _installed_version(name: str) -> str:
 
 
 def computed_by() -> dict[str, str]:
-    """What must be the same wherever parts of one result are computed, by names for people."""
+    """What must be equal wherever parts of one result are computed, by names for messages."""
     import jax
 
     return {f"the version of {name}": version for name, version in versions().items()} | {
@@ -45,7 +45,7 @@ def computed_by() -> dict[str, str]:
 
 
 def device() -> str:
-    """The devices of this process in words, e.g. "2 x NVIDIA H200 (gpu)"."""
+    """The devices of this process in words, such as "2 x NVIDIA H200 (gpu) on linux x86_64"."""
     import jax
 
     devices = jax.local_devices()
@@ -53,10 +53,10 @@ def device() -> str:
 
 
 def peak_memory() -> int:
-    """The most memory of the host that this process has held so far, in bytes; 0 where the system does not tell."""
+    """The most memory of the host that this process has held so far, in bytes; 0 where the system does not say."""
     if sys.platform == "win32":
         return 0
     import resource
 
-    scale = 1 if sys.platform == "darwin" else 1024
+    scale = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -1,4 +1,4 @@
-"""Progress on everything that takes longer than two seconds: rate and remaining time, on stderr."""
+"""What a command says while it works, on stderr: progress bars, notes and warnings."""
 
 import contextlib
 import sys
@@ -9,16 +9,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-SOON = 2.0  # seconds that nobody minds
+BRIEF_SECONDS = 2.0  # work that takes less shows no progress
+REDRAW_SECONDS, LOG_SECONDS = 0.2, 20.0  # from one state of a bar to the next, on a terminal and in a log file
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
-_warned: ContextVar[list[str] | None] = ContextVar("warned", default=None)
+_warnings: ContextVar[list[str] | None] = ContextVar("warnings", default=None)
 
 
 class Bar(tqdm):
-    """A bar that shows itself when its `delay` is over, though its first item may take long, as what compiles does."""
+    """A bar that appears when its `delay` is over, even while its first item takes long because something compiles.
 
-    def __init__(self, *given: Any, delay: float = 0, **more: Any) -> None:
-        super().__init__(*given, delay=delay, **more)
+    tqdm itself looks at the delay only when an item is finished.
+    """
+
+    def __init__(self, *arguments: Any, delay: float = 0, **options: Any) -> None:
+        super().__init__(*arguments, delay=delay, **options)
         self._timer = threading.Timer(delay, self._show)
         self._timer.daemon = True
         if delay and not self.disable:
@@ -27,8 +31,12 @@ class Bar(tqdm):
     def _show(self) -> None:
         with self.get_lock():
             if not self.disable and self.delay > 0:
-                self.delay: float = 0  # by which `close` knows that there is something to end
+                self.delay: float = 0  # tells `close` that the bar is on the screen
                 self.refresh(nolock=True)
+
+    def update_to(self, finished: int) -> None:
+        """Set the number of items that are finished."""
+        self.update(finished - self.n)
 
     def close(self) -> None:
         """End the bar."""
@@ -46,15 +54,23 @@ def progress_bar(
     unit: str = "clip",
     shown: bool = True,
 ) -> Bar:
-    """A bar over clips that shows after two seconds, or `at_once`; in a log file it writes a state every 20 s."""
-    interval = 0.2 if sys.stderr.isatty() else 20.0
+    """Make a bar with rate and remaining time, which appears after two seconds.
+
+    Args:
+      items: what the bar iterates over; None: its `update` or `update_to` is called.
+      what: name of the work.
+      total: number of items; by default the length of `items`.
+      at_once: whether the bar appears at once.
+      unit: name of an item.
+      shown: whether there is a bar at all.
+    """
     return Bar(
         items,
         desc=what,
         total=total,
         unit=unit,
-        delay=0 if at_once else SOON,
-        mininterval=interval,
+        delay=0 if at_once else BRIEF_SECONDS,
+        mininterval=REDRAW_SECONDS if sys.stderr.isatty() else LOG_SECONDS,
         dynamic_ncols=True,
         disable=not shown or _quiet.get(),
     )
@@ -62,8 +78,8 @@ def progress_bar(
 
 @contextlib.contextmanager
 def under_way(what: str) -> Iterator[None]:
-    """Say what is going on, where nobody knows at which rate, once it has taken two seconds."""
-    timer = threading.Timer(SOON, note, [f"{what} ..."])
+    """Say what the block does once it has taken two seconds, where nothing can be said of its rate."""
+    timer = threading.Timer(BRIEF_SECONDS, note, [f"{what} ..."])
     timer.daemon = True
     if not _quiet.get():
         timer.start()
@@ -74,33 +90,33 @@ def under_way(what: str) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """What the command is about to do, on stderr, unless it is to be quiet."""
+    """Print what the command is about to do, unless it is to be quiet."""
     if not _quiet.get():
         print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str, once: bool = False) -> None:
-    """What a result should not be read without, or what went wrong without ending the command, on stderr.
+    """Print a caution that belongs to a result, or a mishap that does not end the command.
 
     Args:
       text: a sentence or two.
-      once: not again within one command, whose stages may all come to say it.
+      once: whether to leave it out if the command has printed it already, as several of its stages may do.
     """
-    heard = _warned.get()
-    if heard is not None:
-        if once and text in heard:
+    printed = _warnings.get()
+    if printed is not None:
+        if once and text in printed:
             return
-        heard.append(text)
+        printed.append(text)
     print(f"jaxdissect: {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def listening(quiet: bool) -> Iterator[list[str]]:
-    """Show no progress if `quiet`; what `warn` tells meanwhile is kept in the list."""
-    heard: list[str] = []
-    tokens = _quiet.set(quiet), _warned.set(heard)
+    """Collect the warnings of a block in the list that is yielded, and show no progress if `quiet`."""
+    warnings: list[str] = []
+    tokens = _quiet.set(quiet), _warnings.set(warnings)
     try:
-        yield heard
+        yield warnings
     finally:
         _quiet.reset(tokens[0])
-        _warned.reset(tokens[1])
+        _warnings.reset(tokens[1])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdissect.errors import InputError, LostProcessError
-from jaxdissect.runtime.files import cannot_write
+from jaxdissect.runtime.files import writing
 from jaxdissect.runtime.processes import Processes
 
 INTERVAL = 2.0  # seconds between two signs
@@ -46,12 +46,10 @@ class Pulse:
         self._beat, self._stop, self._lock = 0, threading.Event(), threading.Lock()
 
     def __enter__(self) -> "Pulse":
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.processes.first:
                 (self.folder / JOB).write_text(self.job)
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
         if self.processes.count > 1:
             self.say(WORKING)
             self._thread = threading.Thread(target=self._keep_on, daemon=True)
@@ -192,11 +190,9 @@ class Pulse:
         with self._lock:
             self._beat += 1
             sign = {**self._said, "job": self.job, "beat": self._beat, **_whereabouts()}
-            try:  # in place: network file systems show a new content sooner than a new file
+            with writing(path):  # in place: network file systems show a new content sooner than a new file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(sign))
-            except OSError as error:
-                raise cannot_write(path, error) from error
 
 
 def _file(folder: Path, processes: Processes) -> Path:

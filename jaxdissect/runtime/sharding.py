@@ -5,49 +5,70 @@ counts its own clips, and what they counted is added on the host.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 
-AXIS = "device"
+AXIS = "device"  # name of the mesh's axis
 
 
 def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """One axis over `devices`; by default over all devices of this process."""
+    """A mesh of one axis.
+
+    Args:
+      devices: devices of the mesh; by default all of this process.
+    """
     devices = list(jax.local_devices() if devices is None else devices)
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def shard_clips(tree: Any, mesh: Mesh) -> Any:
-    """Put arrays whose first axis is `clip` (a multiple of the devices) on the mesh, an equal share per device."""
+def shard_clips(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Put arrays on the devices of a mesh, an equal part of the clips on each.
+
+    Args:
+      tree: arrays whose first axis is `clip`, a multiple of the devices.
+      mesh: the devices.
+    """
     return jax.device_put(tree, NamedSharding(mesh, P(AXIS)))
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Put a copy of every array on every device."""
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Put a copy of every array on every device of a mesh."""
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
-def per_device(init: Callable[[], Any], mesh: Mesh) -> Any:
-    """The same initial state on every device, stacked along a leading axis `device`."""
+def per_device(init: Callable[[], PyTree], mesh: Mesh) -> PyTree:
+    """The same initial state on every device, stacked along a leading axis `device`.
 
-    def stacked() -> Any:
+    Args:
+      init: makes the state of one device; jit-safe.
+      mesh: the devices.
+    """
+
+    def stacked() -> PyTree:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (mesh.size, *leaf.shape)), init())
 
+    # Inside jit, each device makes its own part: no device holds the states of all.
     return jax.jit(stacked, out_shardings=NamedSharding(mesh, P(AXIS)))()
 
 
-def map_per_device(step: Callable[..., tuple[Any, Any]], mesh: Mesh) -> Any:
-    """Jit `step(state, replicated, clips) -> (state, per_clip)` so that each device runs it on its own clips.
+def map_per_device(step: Callable[..., tuple[PyTree, PyTree]], mesh: Mesh) -> jax.stages.Wrapped:
+    """Jit a step so that each device runs it on its own state and clips.
 
-    `state` carries the leading `device` axis of `per_device` and is donated; `step` itself sees no such axis.
+    Args:
+      step: function `step(state, replicated, clips) -> (state, per_clip)` of one device, without the axis `device`.
+      mesh: the devices.
+
+    Returns:
+      the same function, whose `state` has the leading axis `device` of `per_device`, and is donated.
     """
 
-    def local(state: Any, replicated: Any, clips: Any) -> tuple[Any, Any]:
+    def local(state: PyTree, replicated: PyTree, clips: PyTree) -> tuple[PyTree, PyTree]:
+        # shard_map hands each device a part of length one of the axis `device`.
         state, per_clip = step(jax.tree.map(lambda leaf: leaf[0], state), replicated, clips)
         return jax.tree.map(lambda leaf: leaf[None], state), per_clip
 
@@ -56,18 +77,18 @@ def map_per_device(step: Callable[..., tuple[Any, Any]], mesh: Mesh) -> Any:
 
 
 def map_clips(
-    function: Callable[..., Any],
+    function: Callable[..., PyTree],
     mesh: Mesh,
     in_axes: Sequence[int | None],
     out_axis: int = 0,
     donate: Sequence[int] = (),
-) -> Any:
-    """Jit a function so that each device runs it on its own clips; left to the compiler, an FFT gathers them all.
+) -> jax.stages.Wrapped:
+    """Jit a function so that each device runs it on its own clips; the compiler alone would gather them for an FFT.
 
     Args:
-      function: of pytrees of arrays.
-      mesh: of the devices.
-      in_axes: for each argument its axis `clip`; None: the same on every device.
+      function: function of pytrees of arrays.
+      mesh: the devices.
+      in_axes: axis `clip` of each argument; None: the argument is the same on every device.
       out_axis: axis `clip` of every result.
       donate: numbers of the arguments whose memory the results may take.
     """
@@ -75,6 +96,7 @@ def map_clips(
     def spec(axis: int | None) -> P:
         return P() if axis is None else P(*[None] * axis, AXIS)
 
+    # check_vma: results need not be proven equal across devices, since each belongs to the clips of one.
     sharded = jax.shard_map(
         function, mesh=mesh, in_specs=tuple(map(spec, in_axes)), out_specs=spec(out_axis), check_vma=False
     )

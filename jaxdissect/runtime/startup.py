@@ -1,4 +1,4 @@
-"""What every command begins with."""
+"""What every command begins with: streams, signals, the cache of compiled programs, and the platform that JAX uses."""
 
 import io
 import logging
@@ -14,12 +14,12 @@ from jaxdissect.errors import first_line
 
 # JAX takes a second to import. Only the functions that need it import it, so that help appears at once.
 
-ASKING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # variables of the environment that name platforms
-PACKAGES = {"cuda": "jax[cuda12]", "gpu": "jax[cuda12]", "tpu": "jax[tpu]"}  # that bring a platform
+PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # variables of the environment that name platforms
+PACKAGES = {"cuda": "jax[cuda12]", "gpu": "jax[cuda12]", "tpu": "jax[tpu]"}  # package that brings each platform
 
 
 def prepare_process() -> None:
-    """Streams that can print anything or nothing, SIGTERM like Ctrl-C, and compiled programs kept between runs."""
+    """Let streams print anything or nothing, SIGTERM act like Ctrl-C, and compiled programs be kept between runs."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the life of the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
@@ -45,7 +45,11 @@ def _keep_programs(folder: str) -> None:
 
 
 def in_one_line(record: logging.LogRecord) -> bool:
-    """A log filter: an exception's type and message in place of its traceback, as of a plugin of JAX that is broken."""
+    """A log filter that replaces a traceback, such as of a broken plugin of JAX, by the exception's type and message.
+
+    Args:
+      record: what is logged; changed in place.
+    """
     if record.exc_info and isinstance(record.exc_info[1], Exception):
         error, record.exc_info = record.exc_info[1], None
         record.msg, record.args = f"{record.getMessage()} ({type(error).__name__}: {first_line(error)})", None
@@ -53,14 +57,14 @@ def in_one_line(record: logging.LogRecord) -> bool:
 
 
 def missing_platform(environment: Mapping[str, str]) -> str | None:
-    """Why JAX has no devices, if the environment asks for a platform that is not here; makes JAX look for them.
+    """Say why JAX has no devices, if the environment asks for a platform that this machine lacks; None if it has them.
 
-    Without such a variable JAX takes what is here, so nothing is looked for.
+    Where no variable asks for a platform, JAX takes what the machine has, so JAX is not made to look for devices.
 
     Args:
-      environment: variables by name.
+      environment: variables of the environment, by name.
     """
-    asked = {name: environment[name] for name in ASKING if environment.get(name)}
+    asked = {name: environment[name] for name in PLATFORM_VARIABLES if environment.get(name)}
     if not asked:
         return None
     import jax
@@ -68,33 +72,34 @@ def missing_platform(environment: Mapping[str, str]) -> str | None:
     try:
         jax.local_devices()
     except (RuntimeError, AssertionError) as error:  # for cuda without its package, JAX 0.10 fails a bare assertion
-        here = platforms_here()
-        variable = next((name for name in asked if not set(asked[name].split(",")) <= set(here)), next(iter(asked)))
-        return platform_message(variable, asked[variable], str(error), here)
+        platforms = available_platforms()
+        lacking = [name for name, value in asked.items() if not set(value.split(",")) <= set(platforms)]
+        variable = next(iter(lacking or asked))
+        return platform_message(variable, asked[variable], str(error), platforms)
     return None
 
 
-def platform_message(variable: str, asked: str, reason: str, here: Sequence[str]) -> str:
-    """What to do about a platform that is not here.
+def platform_message(variable: str, value: str, reason: str, platforms: Sequence[str]) -> str:
+    """Say what to do about a platform that this machine lacks.
 
     Args:
-      variable: of the environment, that asks for it.
-      asked: its value.
-      reason: what JAX says; may be empty.
-      here: the platforms that there are.
+      variable: variable of the environment that asks for it.
+      value: value of the variable.
+      reason: message of JAX; may be empty.
+      platforms: platforms that the machine has.
     """
-    package = next((package for name, package in PACKAGES.items() if name in asked.split(",")), None)
-    install = f", or install what brings {asked}: pip install '{package}'" if package else ""
+    package = next((package for name, package in PACKAGES.items() if name in value.split(",")), None)
+    install = f", or install what brings {value}: pip install '{package}'" if package else ""
     reason = reason.partition("\n")[0].partition(" (set JAX_PLATFORMS=")[0].rstrip(".")
     return (
-        f"the environment's {variable}={asked} asks JAX for a platform that is not here"
-        f"{f' ({reason})' if reason else ''}. JAX finds {', '.join(here) or 'none'}. "
+        f"the environment's {variable}={value} asks JAX for a platform that is not here"
+        f"{f' ({reason})' if reason else ''}. JAX finds {', '.join(platforms) or 'none'}. "
         f"Unset {variable} to compute on that{install}."
     )
 
 
-def platforms_here() -> tuple[str, ...]:
-    """The platforms that JAX has if nobody asks for one."""
+def available_platforms() -> tuple[str, ...]:
+    """The platforms that JAX has if no variable asks for one."""
     import jax
     from jax.extend.backend import backends
 

@@ -8,13 +8,21 @@ import xarray as xr
 from jaxdissect.errors import InputError
 from jaxdissect.runtime.files import whole_file
 
+COMPRESSED_SIZE = 1024  # elements above which an array is compressed
+
 
 def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
-    """Write a dataset as netCDF4, whole or not at all; large arrays are compressed.
+    """Write a dataset as netCDF4; large arrays are compressed.
 
-    The file is made in memory, because HDF5 crashes the process when the disk fills up under it.
+    Args:
+      dataset: the dataset.
+      path: path of the file.
+
+    Raises:
+      InputError: the file cannot be written.
     """
-    encoding = {name: {"zlib": True, "complevel": 1} for name, array in dataset.items() if array.size > 1024}
+    encoding = {name: {"zlib": True, "complevel": 1} for name, array in dataset.items() if array.size > COMPRESSED_SIZE}
+    # Made in memory: HDF5 crashes the process when the disk fills up under it.
     content = dataset.to_netcdf(engine="h5netcdf", encoding=encoding)
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
@@ -36,6 +44,14 @@ def read_netcdf(path: Path) -> xr.Dataset:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, whole or not at all."""
+    """Write a table as CSV, without its index.
+
+    Args:
+      table: the table.
+      path: path of the file.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
     with whole_file(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")

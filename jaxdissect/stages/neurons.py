@@ -9,7 +9,7 @@ import xarray as xr
 
 from jaxdissect.errors import InputError
 from jaxdissect.options.neurons import CLIP_SELECTORS, NeuronsOptions
-from jaxdissect.runtime.files import cannot_write, sha256_file
+from jaxdissect.runtime.files import sha256_file, writing
 from jaxdissect.runtime.machine import computed_by
 from jaxdissect.runtime.progress import under_way
 from jaxdissect.runtime.resume import remove_states
@@ -158,7 +158,5 @@ def forget_neurons(run: Run) -> None:
     """Strike the stage `neurons` from the record and remove its files, before new ones are written."""
     run.reopen("neurons")
     for name in SELECTION_FILES:
-        try:
+        with writing(run.file(name)):
             run.file(name).unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(run.file(name), error) from error

@@ -15,7 +15,7 @@ from jaxdissect.encoder.directory import fingerprint, save_encoder
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.errors import InputError, TrainingError, require
 from jaxdissect.options.train import OBJECTIVES_OF, TrainOptions
-from jaxdissect.runtime.files import cannot_write, json_fingerprint, locked, require_new, require_regular, write_json
+from jaxdissect.runtime.files import json_fingerprint, locked, require_new, require_regular, write_json, writing
 from jaxdissect.runtime.machine import device, versions
 from jaxdissect.runtime.progress import progress_bar, under_way, warn
 from jaxdissect.runtime.records import differences, named_parts
@@ -98,10 +98,8 @@ def run_train(options: TrainOptions) -> tuple[M2D, dict[str, Any]]:
 def _require_place(options: TrainOptions) -> None:
     """Refuse an `out` that could not be written at the end, and a state folder that is none."""
     out, folder = options.out.absolute(), training_folder(options)
-    try:
+    with writing(out):  # the name may be too long
         done, dangling = (out / RECORD).exists(), out.is_symlink() and not out.exists()
-    except OSError as error:  # a name too long
-        raise cannot_write(out, error) from error
     if out.resolve() == Path.cwd():
         raise InputError(f"--out {options.out} is the folder you are in: give the name of a new one.")
     if dangling:

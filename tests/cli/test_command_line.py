@@ -480,7 +480,7 @@ def wait_for(sign, seconds):
 
 
 def test_a_bar_shows_although_its_first_item_takes_long(monkeypatch):
-    monkeypatch.setattr(progress, "SOON", 0.05)
+    monkeypatch.setattr(progress, "BRIEF_SECONDS", 0.05)
     for quiet, shown in ((False, True), (True, False)):
         monkeypatch.setattr(sys, "stderr", told := io.StringIO())
         with progress.listening(quiet), progress.progress_bar(what="Counting", total=3) as bar:
@@ -488,7 +488,7 @@ def test_a_bar_shows_although_its_first_item_takes_long(monkeypatch):
             assert ("Counting:   0%" in told.getvalue()) == shown
             bar.update(3)
         assert told.getvalue().endswith("\n") == shown
-    monkeypatch.setattr(progress, "SOON", 60.0)
+    monkeypatch.setattr(progress, "BRIEF_SECONDS", 60.0)
     monkeypatch.setattr(sys, "stderr", told := io.StringIO())
     with progress.progress_bar(what="Counting", total=3) as bar:
         bar.update(3)
@@ -497,7 +497,7 @@ def test_a_bar_shows_although_its_first_item_takes_long(monkeypatch):
 
 def test_what_takes_long_at_no_known_rate_is_told(monkeypatch):
     for soon, quiet, told in ((0.05, False, "Drawing ...\n"), (0.05, True, ""), (60.0, False, "")):
-        monkeypatch.setattr(progress, "SOON", soon)
+        monkeypatch.setattr(progress, "BRIEF_SECONDS", soon)
         monkeypatch.setattr(sys, "stderr", found := io.StringIO())
         with progress.listening(quiet), progress.under_way("Drawing"):
             wait_for(lambda found=found: found.getvalue().endswith("\n"), 30 if told else 0.3)

@@ -11,15 +11,16 @@ import pytest
 
 from jaxdissect import cli
 from jaxdissect.cli import main
-from jaxdissect.runtime.startup import in_one_line, missing_platform, platform_message, platforms_here
+from jaxdissect.runtime.startup import available_platforms, in_one_line, missing_platform, platform_message
 
 
 def test_missing_platform_of_a_command_is_one_paragraph(tmp_path):
     environment = os.environ | {"JAX_PLATFORMS": "cuda"}
-    command = [sys.executable, "-m", "jaxdissect", "neurons", "--run", str(tmp_path), "--json"]
+    options = ["--encoder", "m2d_tiny", "--task", "notes", "--run", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "jaxdissect", "activations", *options]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     answer = json.loads(done.stdout)
-    assert (done.returncode, answer["exit_code"], answer["command"]) == (2, 2, "neurons")
+    assert (done.returncode, answer["exit_code"], answer["command"]) == (2, 2, "activations")
     assert done.stderr == f"jaxdissect: {answer['error']}\n"
     for part in ("JAX_PLATFORMS=cuda", "JAX finds cpu", "Unset JAX_PLATFORMS", "'jax[cuda12]'"):
         assert part in answer["error"]
@@ -40,9 +41,9 @@ def test_missing_platform_is_none_where_it_is_here():
     assert missing_platform({"JAX_PLATFORMS": "cpu"}) is None
 
 
-def test_platforms_here_leaves_what_was_asked():
+def test_available_platforms_leaves_what_was_asked():
     before = jax.config.values["jax_platforms"]
-    assert platforms_here() == ("cpu",)
+    assert available_platforms() == ("cpu",)
     assert jax.config.values["jax_platforms"] == before
 
 
