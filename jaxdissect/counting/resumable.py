@@ -71,7 +71,7 @@ def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = l
       KeyboardInterrupt: a signal has come; what was counted is kept.
     """
     me = pulse.processes
-    file, clips = job.state(me), me.share(len(job.task))
+    file, clips = job.state(me), me.clip_numbers(len(job.task))
     elsewhere = _counted_elsewhere(job, me).counted
     clip_counts = None
     if job.keep_clips:
@@ -86,7 +86,7 @@ def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = l
     )
     if clip_counts is not None:
         clip_counts.flush()
-    pulse.say(DONE)
+    pulse.report(DONE)
     if not me.first:
         return None
     pulse.wait_for(DONE)
@@ -143,7 +143,7 @@ def _joined(job: CountJob) -> Counted:
         part, part_log = read_part(job.state(processes))
         log.add(part_log)
         totals = part if totals is None else statistics.merge(totals, part)
-        clips = processes.share(len(job.task))
+        clips = processes.clip_numbers(len(job.task))
         stores.append((job.store(processes.name), clips, part_log.counted[clips]))
     if totals is None or not log.done.all():
         raise InputError(

@@ -4,7 +4,6 @@ import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from jaxdissect.errors import LostProcessError
 from jaxdissect.runtime.files import require_folder
@@ -15,15 +14,15 @@ from jaxdissect.runtime.run_directory import Run
 
 
 @contextlib.contextmanager
-def job(run: Run, folder: Path, facts: Mapping[str, Any], patience: float) -> Iterator[Pulse]:
-    """What the processes do together, from their agreement to results that are saved.
+def job(run: Run, folder: Path, facts: Mapping[str, object], patience: float) -> Iterator[Pulse]:
+    """What the processes do together, from their agreement until their results are saved.
 
-    The first process holds the lock of the run directory. After this point JAX's service is not needed any more.
+    The first process holds the lock of the run directory. JAX's service is ended.
 
     Args:
-      run: whose results are made.
-      folder: in it, for states and signs of life.
-      facts: on which all processes must agree, JSON values by name.
+      run: run directory of the results.
+      folder: folder in it for states and signs of life.
+      facts: JSON values on which all processes must agree, by name.
       patience: seconds without a sign of life after which a process is taken for dead.
 
     Raises:
@@ -36,7 +35,7 @@ def job(run: Run, folder: Path, facts: Mapping[str, Any], patience: float) -> It
             together(lambda: stack.enter_context(_ready(run, folder)))
         else:
             together(lambda: None)
-        number = exchange(secrets.token_hex(8))[0]
+        number = exchange(secrets.token_hex(8))[0]  # the first process's; it marks the signs of life of this job
         pulse = together(lambda: stack.enter_context(Pulse(folder, number, me, patience)))
         together(pulse.require_sight)
         leave()
@@ -51,9 +50,9 @@ def _ready(run: Run, folder: Path) -> Iterator[None]:
 
 
 def end_job(pulse: Pulse) -> None:
-    """The results are saved: remove the states, when all other processes know."""
-    pulse.say(SAVED)
-    with contextlib.suppress(LostProcessError):  # what it had to do is done
+    """Remove the states, when all other processes know that the results are saved; called by the first process."""
+    pulse.report(SAVED)
+    with contextlib.suppress(LostProcessError):  # the lost process has no work left
         pulse.wait_for(LEFT, at_most=min(pulse.patience, 30))
     pulse.stop()
     remove_states(pulse.folder)
@@ -66,5 +65,5 @@ def follow_job(pulse: Pulse) -> None:
       LostProcessError: it failed or died.
     """
     pulse.wait_for(SAVED, index=0)
-    pulse.say(LEFT)
+    pulse.report(LEFT)
     pulse.stop()

@@ -1,8 +1,8 @@
-"""Several processes, one job: who they are, and whether they agree.
+"""The processes of one job: how they meet, and whether they agree.
 
-JAX finds the processes and lets them compare what they are about to do. Counting itself needs no communication, so
-JAX's service, which ends every process at once when one dies, is shut down before it begins; from then on processes
-look after each other through the run directory, which all of them must see (`Pulse`).
+JAX finds the processes and lets them compare what they are about to do. Counting itself needs no communication. JAX's
+service, which ends every process at once when one dies, is therefore shut down before counting begins. From then on the
+processes watch each other through the run directory, which all of them must see (`Pulse`).
 """
 
 import contextlib
@@ -22,13 +22,14 @@ from jaxdissect.options.base import DistributedOptions
 from jaxdissect.runtime.progress import note
 from jaxdissect.runtime.records import differences
 from jaxdissect.runtime.rendezvous import meet
+from jaxdissect.types import Json
 
 T = TypeVar("T")
-START_SECONDS = 300
-SAY_EVERY = 30  # seconds of a wait
-LEAST_PATIENCE = 6.0  # three signs of life
-_exchanges = itertools.count()
-_joined: list[bool] = []  # whether the service is ours to end
+START_SECONDS = 300  # wait for the other processes to come
+NOTE_SECONDS = 30  # from one note to the next while a process is waited for
+LEAST_PATIENCE = 6.0  # seconds; three signs of life
+_exchanges = itertools.count()  # numbers of the exchanges, which are equal in all processes
+_joined: list[bool] = []  # holds something while JAX's service runs that `join` has begun
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Processes:
     """The processes of a job, seen from one of them.
 
     Attributes:
-      index: of this one.
-      count: of all.
+      index: number of this one.
+      count: number of all.
     """
 
     index: int = 0
@@ -50,17 +51,17 @@ class Processes:
 
     @property
     def name(self) -> str:
-        """As in names of files."""
+        """Name of this process in names of files, such as "0-of-4"."""
         return f"{self.index}-of-{self.count}"
 
     @staticmethod
     def named(name: str) -> "Processes":
-        """From its `name`."""
+        """The process of a `name`."""
         index, count = name.split("-of-")
         return Processes(int(index), int(count))
 
-    def share(self, clips: int) -> Int[np.ndarray, " some"]:
-        """Numbers of the clips that are this process's."""
+    def clip_numbers(self, clips: int) -> Int[np.ndarray, " part"]:
+        """Numbers of the clips that this process counts, of all clips of a task."""
         return np.arange(clips, dtype=np.int32)[self.index :: self.count]
 
 
@@ -70,29 +71,31 @@ def join(options: DistributedOptions) -> Processes:
     Raises:
       InputError: the options contradict each other, a port is in use, or the others cannot be found.
     """
-    told = {"--coordinator": options.coordinator, "--processes": options.processes, "--process": options.process}
+    given = {"--coordinator": options.coordinator, "--processes": options.processes, "--process": options.process}
     if not options.distributed:
-        given = [name for name, value in told.items() if value is not None]
-        if given:
-            raise InputError(f"{', '.join(given)}: only with --distributed.")
+        unused = [name for name, value in given.items() if value is not None]
+        require(not unused, f"{', '.join(unused)}: only with --distributed.")
         return here()
-    if not options.patience >= LEAST_PATIENCE:
-        raise InputError(f"--patience must be at least {LEAST_PATIENCE:g} s, got {options.patience}.")
+    require(
+        options.patience >= LEAST_PATIENCE,
+        f"--patience must be at least {LEAST_PATIENCE:g} s, got {options.patience}.",
+    )
     note(f"Waiting up to {START_SECONDS} s for the other processes ...")
     if options.coordinator is not None:
         _meet_at_address(options)
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is answered here, by saving a state
     try:
         jax.distributed.initialize(
-            options.coordinator, options.processes, options.process,
-            initialization_timeout=START_SECONDS, heartbeat_timeout_seconds=round(options.patience),
-        )  # fmt: skip
+            options.coordinator,
+            options.processes,
+            options.process,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=round(options.patience),
+        )
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        missing = [name for name, value in told.items() if value is None]
-        raise InputError(
-            f"--distributed: the other processes cannot be found ({first_line(error)})"
-            + (f": give {', '.join(missing)}, which no scheduler tells here." if missing else ".")
-        ) from error
+        missing = [name for name, value in given.items() if value is None]
+        remedy = f": give {', '.join(missing)}, which no scheduler sets here." if missing else "."
+        raise InputError(f"--distributed: the other processes cannot be found ({first_line(error)}){remedy}") from error
     _joined.append(True)
     return here()
 
@@ -118,8 +121,11 @@ def leave() -> None:
             raise LostProcessError(f"A process has ended before the work began ({first_line(error)}).") from error
 
 
-def exchange(value: Any) -> list[Any]:
-    """A JSON value of every process, in their order. All of them must call it, as often as each other.
+def exchange(value: Json) -> list[Json]:
+    """Give a JSON value to all processes; all of them must call it, equally often.
+
+    Returns:
+      the value of every process, in their order.
 
     Raises:
       LostProcessError: a process does not answer.
@@ -134,9 +140,9 @@ def exchange(value: Any) -> list[Any]:
 
 
 def _answer(client: Any, number: int, index: int) -> str:
-    """What a process has to say, waited for in short turns, so that signals are answered.
+    """The value of a process, waited for in short turns, so that signals are answered.
 
-    There is no end to the wait: one host may read a table for longer than another, and JAX's service tells of a death.
+    The wait has no end: one host may read a table for longer than another, and JAX's service notices a death.
     """
     for turn in itertools.count(1):
         try:
@@ -144,51 +150,52 @@ def _answer(client: Any, number: int, index: int) -> str:
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise LostProcessError(f"Process {index} does not answer ({first_line(error)}).") from error
-            if turn % SAY_EVERY == 0:
+            if turn % NOTE_SECONDS == 0:  # a turn takes a second
                 note(f"Waiting for process {index}, for {turn} s by now ...")
     raise AssertionError
 
 
 def _service() -> Any:
-    """The client of JAX's coordination service, which JAX shows to nobody.
+    """The client of JAX's coordination service, for which JAX has no public name.
 
-    Its collective operations would do, too, but they give up after half a minute where one process takes longer to load
-    its table than another, and meet each other's messages where one process fails.
+    JAX's collective operations would do, too. But they give up after half a minute, while one process may take longer
+    than another to load its table, and they mix up messages where one process fails.
     """
     from jax._src import distributed
 
     client = distributed.global_state.client
-    if client is None:
-        raise InputError("This is one process of several, but JAX's distributed service has ended: begin anew.")
+    require(client is not None, "This is one process of several, but JAX's distributed service has ended: begin anew.")
     return client
 
 
 def together(prepare: Callable[[], T]) -> T:
     """Do something in every process; if it fails in one, it fails in all.
 
+    Args:
+      prepare: what this process does.
+
     Raises:
-      InputError: of this process, or what another one met.
+      InputError: raised by this process or another one.
     """
     try:
         result = prepare()
     except BaseException as error:
-        with contextlib.suppress(LostProcessError):  # what went wrong here says more
+        with contextlib.suppress(LostProcessError):  # the error of this process says more
             exchange(str(error) if isinstance(error, InputError) else type(error).__name__)
         raise
     for process, failure in enumerate(exchange(None)):
-        if failure is not None:
-            raise InputError(f"Process {process}: {failure}")
+        require(failure is None, f"Process {process}: {failure}")
     return result
 
 
-def require_agreement(facts: Mapping[str, Any]) -> None:
+def require_agreement(facts: Mapping[str, object]) -> None:
     """Refuse to begin unless all processes are about to do the same.
 
     Args:
-      facts: JSON values by name.
+      facts: JSON values that must be equal in all processes, by name.
 
     Raises:
-      InputError: names what differs, and where.
+      InputError: names what differs, and in which process.
     """
     everywhere = exchange({"host": socket.gethostname(), "facts": dict(facts)})
     first = everywhere[0]
@@ -203,16 +210,14 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
 
 
 def _meet_at_address(options: DistributedOptions) -> None:
-    """Tell a wrong address, a port in use or a missing process before JAX would abort this one."""
+    """Refuse a wrong address, a port in use or a missing process, for which JAX would abort this one."""
     host, _, port = (options.coordinator or "").rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--coordinator must be host:port of process 0, got {options.coordinator!r}.")
     processes, process = options.processes, options.process
     for name, value, least in (("--processes", processes, 1), ("--process", process, 0)):
-        if value is not None and value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}.")
-    if processes is None or process is None:  # a scheduler may tell
+        require(value is None or value >= least, f"{name} must be at least {least}, got {value}.")
+    if processes is None or process is None:  # a scheduler may know them
         return
-    if process >= processes:
-        raise InputError(f"--process counts from 0 to {processes} - 1 (--processes), got {process}.")
+    require(process < processes, f"--process counts from 0 to {processes} - 1 (--processes), got {process}.")
     meet(host.removeprefix("[").removesuffix("]"), int(port), processes, process, START_SECONDS)

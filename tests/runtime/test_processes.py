@@ -23,7 +23,7 @@ from jaxdissect.options.base import DistributedOptions
 from jaxdissect.runtime import rendezvous
 from jaxdissect.runtime.job import job
 from jaxdissect.runtime.processes import Processes, exchange, join, require_agreement, together
-from jaxdissect.runtime.pulse import DONE, FAILED, LEFT, SAVED, WORKING, Pulse
+from jaxdissect.runtime.pulse import DONE, FAILED, LEFT, SAVED, Pulse
 from jaxdissect.runtime.rendezvous import meet
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device, replicate, shard_clips
@@ -240,9 +240,9 @@ def test_all_that_come_go_on_whatever_the_order():
 def test_nobody_is_let_go_when_process_0_is_stopped(monkeypatch):
     port, receive = free_port(), rendezvous._receive
 
-    def stopped(other, processes, here):
-        receive(other, processes, here)
-        if here:
+    def stopped(other, processes, present):
+        receive(other, processes, present)
+        if present:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(rendezvous, "_receive", stopped)
@@ -285,7 +285,7 @@ def test_one_process_alone_needs_nobody(tmp_path):
     with job(Run(tmp_path / "run"), tmp_path / "run" / "state" / "x", {}, 1.0) as pulse:
         pulse.check()
         pulse.wait_for(DONE)
-        pulse.say(SAVED)
+        pulse.report(SAVED)
     assert [path.name for path in (tmp_path / "run" / "state" / "x").iterdir()] == ["job"]
 
 
@@ -317,7 +317,7 @@ def test_processes_that_live_are_left_alone(pulses):
         time.sleep(0.05)
     for pulse in pulses:
         pulse.require_sight()
-    pulses[1].say(WORKING, clips=5)
+    pulses[1].note(5)
     pulses[2].note(7)
     pulses[0].note(1)
     end = time.monotonic() + 30
@@ -358,17 +358,17 @@ def test_silence_is_taken_for_death(pulses):
 
 
 def test_who_is_done_may_go(pulses):
-    pulses[1].say(DONE)
+    pulses[1].report(DONE)
     pulses[1].stop()
-    pulses[2].say(LEFT)
+    pulses[2].report(LEFT)
     pulses[2].stop()
     time.sleep(0.7)
     pulses[0].check()
-    pulses[0].say(DONE)
+    pulses[0].report(DONE)
     pulses[0].stop()
     with pytest.raises(LostProcessError, match="Process 0"):  # it has results to save
         pulses[1].wait_for(SAVED, at_most=10)
-    pulses[0].say(SAVED)
+    pulses[0].report(SAVED)
     time.sleep(0.05)  # signs are read now and then only
     pulses[1].wait_for(SAVED, index=0)
     pulses[1].check()
