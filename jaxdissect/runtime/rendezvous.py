@@ -1,7 +1,7 @@
 """Processes that meet at an address before JAX's service begins there.
 
-JAX aborts a process whose partners do not come, and answers no signal while it waits. This module waits before JAX does,
-in Python: the error names the missing processes, and Ctrl-C ends the wait.
+JAX aborts a process whose partners do not come, and answers no signal while it waits. This module waits before JAX
+does, in Python: the error names the missing processes, and Ctrl-C ends the wait.
 """
 
 import contextlib
