@@ -107,7 +107,7 @@ class Pulse:
         for index, sign in signs.items():
             if sign is not None and sign["status"] in (FINISHED_FIRST if index == 0 else FINISHED):
                 continue
-            beat = sign and sign["beat"]
+            beat = sign["beat"] if sign else None
             before, since = self._beats.get(index, (None, time.monotonic()))
             if index not in self._beats or beat != before:
                 self._beats[index] = beat, time.monotonic()
