@@ -9,8 +9,7 @@ import sys
 import jax
 import pytest
 
-from jaxdissect import cli
-from jaxdissect.cli import main
+from jaxdissect.cli import entry, main
 from jaxdissect.runtime.startup import available_platforms, in_one_line, missing_platform, platform_message
 
 
@@ -66,7 +65,7 @@ def test_help_and_version_do_not_look_for_a_platform(monkeypatch, capsys):
     def fails(environment):
         raise AssertionError
 
-    monkeypatch.setattr(cli, "missing_platform", fails)
+    monkeypatch.setattr(entry, "missing_platform", fails)
     assert [main(line) for line in (["--help"], ["--version"], ["neurons", "--help"])] == [0, 0, 0]
     assert "jaxdissect" in capsys.readouterr().out
 
@@ -80,7 +79,7 @@ def test_missing_platform_of_a_job_is_told_behind_what_failed(monkeypatch, capsy
         raise AssertionError
 
     monkeypatch.setattr("jaxdissect.stages.activations.join", fails)
-    monkeypatch.setattr(cli, "missing_platform", lambda environment: calls.append(1) or "no such platform")
+    monkeypatch.setattr(entry, "missing_platform", lambda environment: calls.append(1) or "no such platform")
     options = ["--encoder", "m2d_tiny", "--task", "notes", "--run", str(tmp_path / "run"), "--distributed"]
     assert main(["activations", *options]) == 2
     assert capsys.readouterr().err == "jaxdissect: no such platform\n"
