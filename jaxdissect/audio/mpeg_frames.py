@@ -9,8 +9,8 @@ Source: ISO/IEC 11172-3 and 13818-3, section 2.4 (frame headers); the Xing and L
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum, auto
 from functools import lru_cache
+from typing import Literal
 
 from jaxdissect.audio.byte_windows import OpenFile, file_size, read_at
 
@@ -32,14 +32,9 @@ END_TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")  # they begin what foll
 SPARE_SAMPLES = 3 * 2**12  # samples that an encoder's delay and padding may take, and by which frames overlap
 STREAM_BITS = 0xFFFE0C00  # bits of a header that stay the same in a stream: sync, version, layer, sampling rate
 
-
-class Rest(Enum):
-    """What follows the frames that were counted."""
-
-    MORE = auto()  # more frames, which are not needed
-    END = auto()  # nothing of the stream
-    CUT = auto()  # a part of a frame
-    OTHER = auto()  # a stream of another rate or number of channels
+# What follows the frames that were counted: more frames, which are not needed; nothing of the stream; a part of a
+# frame; or a stream of another rate or number of channels.
+Rest = Literal["more", "end", "cut", "other"]
 
 
 @dataclass(frozen=True)
@@ -157,7 +152,8 @@ def walk_frames(file: OpenFile, needed: Callable[[int], int]) -> MpegStream | No
     tag = _length_tag(read_at(file, start, first_size), first, start)
     sound = position = start if tag is None else start + first_size
     most_frames = -(-(needed(first.rate) + SPARE_SAMPLES) // first.samples)
-    frames, rest = 0, Rest.MORE
+    frames = 0
+    rest: Rest = "more"
     sizes: dict[bytes, int] = {}  # sizes of frames by their headers, which are read once each
     while frames < most_frames:
         head = read_at(file, position, HEADER_BYTES)
@@ -166,12 +162,12 @@ def walk_frames(file: OpenFile, needed: Callable[[int], int]) -> MpegStream | No
             header = read_header(head)
             if header is None or not header.is_like(first):
                 position, rest = _resume(file, position, size, first)
-                if rest is not Rest.MORE:
+                if rest != "more":
                     break
                 continue
             length = sizes[head] = _frame_size(header, free_size)
         if position + length > size:
-            rest = Rest.CUT
+            rest = "cut"
             break
         frames += 1
         position += length
@@ -255,14 +251,14 @@ def _resume(file: OpenFile, position: int, size: int, first: FrameHeader) -> tup
     """The offset of the next frame and what follows, where no frame of the stream begins at a position."""
     head = read_at(file, position, TAG_HEADER_BYTES)
     if 0 < len(head) < HEADER_BYTES and head == first.word.to_bytes(HEADER_BYTES, "big")[: len(head)]:
-        return position, Rest.CUT  # the file ends within a header
+        return position, "cut"  # the file ends within a header
     if not head or head.startswith(END_TAGS):
-        return position, Rest.END
+        return position, "end"
     offset = _next_frame(file, skip_tags(file, position), size)  # files that were joined have tags within
     if offset is None:
-        return position, Rest.END
+        return position, "end"
     header = _header_at(file, offset)
-    return offset, Rest.MORE if header is not None and header.is_like(first) else Rest.OTHER
+    return offset, "more" if header is not None and header.is_like(first) else "other"
 
 
 def _length_tag(frame: bytes, header: FrameHeader, start: int) -> LengthTag | None:

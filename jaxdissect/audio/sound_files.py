@@ -19,18 +19,10 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from jaxdissect.audio import flac_stream, ogg_pages, pcm_headers
 from jaxdissect.audio.byte_windows import OpenFile, Window, file_size, open_source
 from jaxdissect.audio.file_kinds import OGG, convert_by, describe_kind, refusal
-from jaxdissect.audio.flac_stream import FlacHeader, cut_header_offsets, may_have_more, read_flac_header, samples_md5
-from jaxdissect.audio.mpeg_frames import MpegStream, Rest, skip_tags, walk_frames
-from jaxdissect.audio.ogg_pages import Link, endless_ogg, ogg_ends, ogg_links, without_end
-from jaxdissect.audio.pcm_headers import (
-    UNLOGGED_FORMATS,
-    broken_promise,
-    is_unknown_length,
-    mended_header,
-    missing_sound,
-)
+from jaxdissect.audio.mpeg_frames import MpegStream, skip_tags, walk_frames
 from jaxdissect.errors import UnreadableError
 
 Frames = Float[np.ndarray, "frame channel"]
@@ -93,7 +85,7 @@ def read_frames(source: Path | bytes, needed: Needed) -> tuple[Frames, int]:
             return _read_refused(file, error, needed)
     with opened as sound:
         read_compressed = COMPRESSED.get(sound.format)
-        if read_compressed is None and sound.frames and sound.format not in UNLOGGED_FORMATS:
+        if read_compressed is None and sound.frames and sound.format not in pcm_headers.UNLOGGED_FORMATS:
             return _read_plain(sound, needed), sound.samplerate
         with open_source(source) as file:
             return (read_compressed or _read_unsure)(file, sound, needed), sound.samplerate
@@ -107,17 +99,17 @@ def _refuse_if(reason: str | None) -> None:
 
 def _read_plain(sound: _Sound, needed: Needed) -> Frames:
     """Frames of an uncompressed file, whose length libsndfile takes from its header and from its size."""
-    _refuse_if(broken_promise(sound.extra_info))
+    _refuse_if(pcm_headers.broken_promise(sound.extra_info))
     pcm = sound.exactly(min(sound.frames, needed(sound.samplerate)))
     if sound.format == "SDS":  # its log grows as it is decoded
-        _refuse_if(broken_promise(sound.extra_info))
+        _refuse_if(pcm_headers.broken_promise(sound.extra_info))
     return pcm
 
 
 def _read_unsure(file: OpenFile, sound: _Sound, needed: Needed) -> Frames:
     """As `_read_plain`, for a file in which libsndfile finds no frame, or would not log that it is cut."""
-    _refuse_if(missing_sound(file, sound.format, sound.frames))
-    replaced = {} if sound.frames else mended_header(file)
+    _refuse_if(pcm_headers.missing_sound(file, sound.format, sound.frames))
+    replaced = {} if sound.frames else pcm_headers.mended_header(file)
     if not replaced:
         return _read_plain(sound, needed)
     with _Sound(Window(file, replaced=replaced)) as mended:
@@ -126,7 +118,7 @@ def _read_unsure(file: OpenFile, sound: _Sound, needed: Needed) -> Frames:
 
 def _read_refused(file: OpenFile, error: Exception, needed: Needed) -> tuple[Frames, int]:
     """Frames of a file that libsndfile refuses as it is: its name or its header is wrong, or it is no sound."""
-    replaced = mended_header(file) or endless_ogg(file)
+    replaced = pcm_headers.mended_header(file) or ogg_pages.endless_ogg(file)
     if replaced or isinstance(error, TypeError):  # soundfile asks for the format of any file called .raw
         with contextlib.suppress(*FAILURES), _Sound(Window(file, replaced=replaced)) as sound:
             return COMPRESSED.get(sound.format, _read_unsure)(file, sound, needed), sound.samplerate
@@ -136,7 +128,7 @@ def _read_refused(file: OpenFile, error: Exception, needed: Needed) -> tuple[Fra
         return _decode_mpeg(file, stream, None, needed(stream.header.rate)), stream.header.rate
     if kind is not None and kind[0] == OGG:
         _refuse_cut_ogg(file)
-    raise UnreadableError(missing_sound(file, "", 0) or refusal(file)) from error
+    raise UnreadableError(pcm_headers.missing_sound(file, "", 0) or refusal(file)) from error
 
 
 def _read_mpeg(file: OpenFile, sound: _Sound, needed: Needed) -> Frames:
@@ -163,7 +155,7 @@ def _decode_mpeg(file: OpenFile, stream: MpegStream, sound: _Sound | None, wante
     if tag is None or tag.count_at is None:
         window = Window(file, stream.sound, stream.end, hide_length=True)
     else:
-        more_is_there = stream.rest is Rest.MORE and tag.frames > stream.frames
+        more_is_there = stream.rest == "more" and tag.frames > stream.frames
         if sound is not None and (tag.frames == stream.frames or more_is_there):
             return sound.exactly(min(sound.frames, wanted))
         # The tag stays, since it also gives the samples that the encoder added, but with the true length.
@@ -182,26 +174,28 @@ def _decode_mpeg(file: OpenFile, stream: MpegStream, sound: _Sound | None, wante
 
 def _missing_mpeg(stream: MpegStream, size: int) -> str | None:
     """What is missing from a stream, or how it changes within; None: nothing."""
-    if stream.rest is Rest.OTHER:
+    if stream.rest == "other":
         return (
             f"changes its rate or its number of channels after {stream.frames} frames: cut it there, or "
             f"{convert_by('mp3')}"
         )
-    if stream.rest is Rest.MORE:
+    if stream.rest == "more":
         return None
     tag = stream.tag
-    promised = 0 if tag is None or is_unknown_length(tag.frames) else tag.frames
-    if stream.rest is Rest.CUT and promised != stream.frames:
+    promised = 0 if tag is None or pcm_headers.is_unknown_length(tag.frames) else tag.frames
+    if stream.rest == "cut" and promised != stream.frames:
         return f"truncated: it ends within the MPEG frame behind the first {stream.frames}"
-    if tag is None or promised <= stream.frames or is_unknown_length(tag.bytes) or tag.bytes <= size - stream.start:
+    if tag is None or promised <= stream.frames or pcm_headers.is_unknown_length(tag.bytes):
+        return None
+    if tag.bytes <= size - stream.start:  # all bytes are there, so that the tag's number of frames is wrong
         return None
     return f"truncated: its header promises {promised} MPEG frames in {tag.bytes} bytes, {stream.frames} are there"
 
 
 def _read_flac(file: OpenFile, sound: _Sound, needed: Needed) -> Frames:
     """Frames of a FLAC file: as many as its header gives if that is right, else as many as there are."""
-    header, wanted, promised = read_flac_header(file), needed(sound.samplerate), sound.frames
-    if header is None or wanted <= promised or not may_have_more(file, header, promised):
+    header, wanted, promised = flac_stream.read_flac_header(file), needed(sound.samplerate), sound.frames
+    if header is None or wanted <= promised or not flac_stream.may_have_more(file, header, promised):
         with contextlib.suppress(soundfile.LibsndfileError):
             pcm = sound.next_frames(min(wanted, promised))
             if len(pcm) == min(wanted, promised):
@@ -224,9 +218,9 @@ def _read_flac(file: OpenFile, sound: _Sound, needed: Needed) -> Frames:
     return pcm
 
 
-def _missing_flac(file: OpenFile, header: FlacHeader, pcm: Frames, promised: int | None) -> str | None:
+def _missing_flac(file: OpenFile, header: flac_stream.FlacHeader, pcm: Frames, promised: int | None) -> str | None:
     """What is missing from a file: a part of a frame, or samples that a finished header promises; None: nothing."""
-    for offset in cut_header_offsets(file, header):
+    for offset in flac_stream.cut_header_offsets(file, header):
         # The rest from there on is a cut header if the file has the same samples without it.
         with _Sound(Window(file, header.start, offset, header.unknown_length)) as shortened:
             kept, error = shortened.until_error(len(pcm) + BLOCK_FRAMES)
@@ -236,7 +230,7 @@ def _missing_flac(file: OpenFile, header: FlacHeader, pcm: Frames, promised: int
         return None
     with _Sound(Window(file, header.start, header.end, header.unknown_length)) as unbounded:
         samples = unbounded.read(len(pcm), dtype="int32", always_2d=True)
-    if samples_md5(samples, header.bits) == header.md5:
+    if flac_stream.samples_md5(samples, header.bits) == header.md5:
         return None
     return f"truncated: its header promises {promised} frames, {len(pcm)} are there"
 
@@ -250,7 +244,7 @@ def _read_ogg(file: OpenFile, sound: _Sound, needed: Needed) -> Frames:
         if len(pcm) == wanted:
             return pcm
     parts: list[Frames] = []
-    for number, link in enumerate(ogg_links(file)):
+    for number, link in enumerate(ogg_pages.ogg_links(file)):
         promised = sound.frames if number == 0 else _ogg_length(file, link)
         parts.append(_read_ogg_link(file, link, sound, promised, wanted))
         wanted -= len(parts[-1])
@@ -261,14 +255,14 @@ def _read_ogg(file: OpenFile, sound: _Sound, needed: Needed) -> Frames:
 
 def _refuse_cut_ogg(file: OpenFile) -> None:
     """Refuse a file whose last page is not whole, or does not end its stream."""
-    if not ogg_ends(file):
+    if not ogg_pages.ogg_ends(file):
         raise UnreadableError(
             "truncated: the last Ogg page does not end the stream; if nothing is missing, write it anew: "
             "ffmpeg -i NAME.ogg -c copy NEW.ogg"
         )
 
 
-def _ogg_length(file: OpenFile, link: Link) -> int:
+def _ogg_length(file: OpenFile, link: ogg_pages.Link) -> int:
     """Frames of a stream by the position of its last page; 0 where that is impossible."""
     try:
         with _Sound(Window(file, link.pages[0].offset, link.end)) as stream:
@@ -277,7 +271,7 @@ def _ogg_length(file: OpenFile, link: Link) -> int:
         return 0
 
 
-def _read_ogg_link(file: OpenFile, link: Link, first: _Sound, promised: int, wanted: int) -> Frames:
+def _read_ogg_link(file: OpenFile, link: ogg_pages.Link, first: _Sound, promised: int, wanted: int) -> Frames:
     """Frames of one of the streams that follow one another.
 
     The position of the last page trims fewer samples from the end than a packet has; else it is wrong.
@@ -291,7 +285,7 @@ def _read_ogg_link(file: OpenFile, link: Link, first: _Sound, promised: int, wan
     """
     if not link.complete:
         raise UnreadableError("damaged: an Ogg page is missing or altered")
-    with _Sound(Window(file, link.pages[0].offset, link.end, without_end(file, link.pages[-1]))) as stream:
+    with _Sound(Window(file, link.pages[0].offset, link.end, ogg_pages.without_end(file, link.pages[-1]))) as stream:
         if (stream.samplerate, stream.channels) != (first.samplerate, first.channels):
             raise UnreadableError(
                 f"its streams differ in rate or channels: {first.samplerate} Hz, {first.channels}; {stream.samplerate} "

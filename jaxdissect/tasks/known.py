@@ -168,18 +168,19 @@ def load_task(
         seconds = known.unit_seconds if unit_seconds is None else unit_seconds
         if seconds is None:
             raise InputError(f"Task {task!r} needs unit_seconds, the length to which clips are cropped or padded.")
+        name = task if _is_named(task) else path.stem.encode("utf-8", "replace").decode()  # a path may be no text
         chosen = () if label is None else tuple(label) or known.default_labels or (known.label,)
         with under_way(f"Reading {path}"):
             columns = _read_columns(task, path)
             splits, folds = clip_splits(columns, path, test_fold)
             loaded = make_task(
-                task if _is_named(task) else _as_text(path.stem),
+                name,
                 folder,
                 seconds,
                 columns["file_name"],
                 splits,
                 folds,
-                [_read_labels(known, columns, name, path, multi_label) for name in chosen],
+                [_read_labels(known, columns, labels, path, multi_label) for labels in chosen],
                 known.keep,
                 *_read_recordings(known, columns),
             )
@@ -236,11 +237,6 @@ def _is_named(task: str) -> bool:
 
 def _table_name(task: str, known: KnownTask) -> str:
     return known.table or f"{task}.csv"
-
-
-def _as_text(name: str) -> str:
-    """A name from the file system, which may hold bytes that are no text."""
-    return name.encode("utf-8", "replace").decode()
 
 
 def _data_folder(task: str, data: str | Path | None, content: str) -> Path:
@@ -300,6 +296,7 @@ def _read_recordings(known: KnownTask, columns: Columns) -> tuple[Sequence[str] 
 def _read_labels(known: KnownTask, columns: Columns, name: str, path: Path, multi_label: bool | None) -> LabelSet:
     """One of a task's label sets: that of the column `label`, a derived one, or any other column."""
     several = bool(multi_label)
+    # Only the column `label` of a known task is known to hold several labels; the others do if the user says so.
     if name == known.label and "label" in columns:
         return cells_label_set(name, columns["label"], known.multi_label if multi_label is None else several)
     if name in known.derived:

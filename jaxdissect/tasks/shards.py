@@ -25,7 +25,8 @@ PREPARED_FILE = "prepared.json"
 PREPARED_FORMAT = 2  # version of a prepared folder's format
 COPY_AGAIN = "Copy it again, or remove it and repeat `jaxdissect prepare`."
 NAME_BYTES = 8  # of the hash of a clip's name, in front of its samples
-MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # errors of JSON
+# Errors of reading JSON and of what it holds; a rule that it breaks, an InputError, is a ValueError.
+MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,7 @@ def read_prepared(data: Path) -> Prepared:
     prepared = read_description(data)
     for shard in prepared.shards:
         fault = find_fault(data, f"{shard}.array_record", prepared.files[f"{shard}.array_record"], by_size=True)
-        if fault is not None:
-            raise InputError(fault)
+        require(fault is None, str(fault))
     return prepared
 
 
@@ -125,6 +125,7 @@ def read_description(data: Path) -> Prepared:
     try:
         content = path.read_bytes()
         record = json.loads(content)
+        # Only a complete file of this format is read any further.
         version, complete = record["format"], bool(record["complete"])
         if version == PREPARED_FORMAT and complete:
             return _parse_description(record, hashlib.sha256(content).hexdigest())
@@ -144,11 +145,9 @@ def _parse_description(record: Record, sha256: str) -> Prepared:
     files = {str(name): FileDigest(int(file["bytes"]), str(file["sha256"])) for name, file in record["files"].items()}
     shards = tuple(map(str, record["shards"]))
     sample_rate, unit_seconds = int(record["sample_rate"]), float(record["unit_seconds"])
-    if not unit_seconds > 0 or sample_rate < 1:
-        raise ValueError("rate and unit length must be positive")
-    lacking = [shard for shard in shards if not {f"{shard}.array_record", f"{shard}.json"} <= set(files)]
-    if lacking:
-        raise ValueError(f"it has no digest of {lacking[0]}")
+    require(unit_seconds > 0 and sample_rate >= 1, "rate and unit length must be positive")
+    for shard in shards:
+        require({f"{shard}.array_record", f"{shard}.json"} <= set(files), f"it has no digest of {shard}")
     return Prepared(sample_rate, unit_seconds, shards, files, sha256)
 
 
@@ -265,8 +264,10 @@ def prepared_reader(data: Path, sample_rate: int, samples: int) -> Callable[[str
             content = records[number]
         except (RuntimeError, ValueError, IndexError) as error:
             raise _shard_error(data, error) from error
+        # A shard that was copied in place of another has records of other clips.
         if content[:NAME_BYTES] != _name_hash(file_name):
             raise _shard_error(data, ValueError(f"a record holds another clip than {file_name!r}"))
+        # Shards may be of longer clips than the task: these are cropped, and padded to the unit length.
         return pad_recording(np.frombuffer(content, "<i2", offset=NAME_BYTES)[:samples], sample_rate, samples)
 
     return read
@@ -286,8 +287,8 @@ def read_shard(data: Path, shard: str, sha256: str | None = None) -> Shard:
     path = list_file(data, shard)
     try:
         content = path.read_bytes()
-        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-            raise ValueError(f"it is another list than {PREPARED_FILE} names")
+        is_named = sha256 is None or hashlib.sha256(content).hexdigest() == sha256
+        require(is_named, f"it is another list than {PREPARED_FILE} names")
         record = json.loads(content)
         clips = tuple(
             (str(file_name), ClipStatus(int(samples), str(status), str(reason)))

@@ -193,6 +193,7 @@ def make_task(
         f"unit_seconds must be a positive number of seconds, at most {LONGEST_SECONDS:g}, got {unit_seconds}.",
     )
     _check_file_names(file_names, name)
+    # Names of label sets become columns of clips.csv, in which each must be there once.
     names = [labels.name for labels in label_sets]
     require(len(set(names)) == len(names), f"label: every label set may be named once, got {', '.join(names)}.")
     for labels in label_sets:
@@ -244,6 +245,7 @@ def label_set(name: str, values: Sequence[Sequence[str]], multi_label: bool = Fa
       multi_label: whether a clip may belong to several classes.
     """
     names = {value for row in values for value in row}
+    # Whole numbers are ordered as numbers; "7" and "07", equal as such, as texts.
     numeric = all(WHOLE_NUMBER.fullmatch(value) for value in names)
     classes = tuple(sorted(names, key=(lambda value: (int(value), value)) if numeric else None))
     index = {value: position for position, value in enumerate(classes)}
@@ -297,6 +299,7 @@ def read_table(path: Path, needed: Sequence[str], delimiter: str = ",") -> dict[
     missing = ", ".join(repr(column) for column in needed if column not in header)
     require(not missing, f"{path}: column {missing} is missing; the table has {listed}.")
     require(len(set(header)) == len(header), f"{path}: every column needs a name of its own, found {listed}.")
+    # Cells end up in tables, reports and terminals, where control characters could do harm.
     for line, cells in lines:
         odd = next((cell for cell in cells if CONTROL_CHARACTER.search(cell)), None)
         if odd is not None:
@@ -305,6 +308,7 @@ def read_table(path: Path, needed: Sequence[str], delimiter: str = ",") -> dict[
             raise InputError(
                 f"{path}, line {line}: expected {len(header)} fields as in the header, found {len(cells)}."
             )
+    # Rows become columns.
     columns = zip(*(cells for _, cells in lines[1:]), strict=True)
     return dict(zip(header, map(list, columns), strict=True))
 

@@ -12,6 +12,7 @@ from jaxdissect.tasks.table import CONTROL_CHARACTER, LabelSet, Task, cells_labe
 from jaxdissect.tasks.tfds_audio import decode, find_audio
 from jaxdissect.tasks.tfds_records import (
     FILE_FORMAT,
+    KNOWN_SETS,
     PREPARE_AGAIN,
     SPLIT_BY_TFDS_NAME,
     DataSet,
@@ -21,13 +22,6 @@ from jaxdissect.tasks.tfds_records import (
 )
 
 PREFIX = "tfds:"
-UNIT_SECONDS: Mapping[str, float] = {
-    "crema_d": 2.5,
-    "gtzan": 30.0,
-    "nsynth": 4.0,
-    "voxforge": 5.8,
-    "speech_commands": 1.0,
-}
 TASK_NAME = re.compile(r"tfds:[A-Za-z]\w*(/[\w+-][\w+.-]*){0,2}", re.ASCII)
 VERSION = re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}", re.ASCII)
 LABEL_TYPES = ("string", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
@@ -49,7 +43,7 @@ def load_tfds_task(
       data: TFDS's data_dir, the folder that holds NAME/...
       label: features to count, each a label set: class labels, texts, whole numbers, truth values; default: "label" or
         else "instrument/family"; None: none, and no record is read.
-      unit_seconds: length of a clip, s; default: that of `UNIT_SECONDS`.
+      unit_seconds: length of a clip, s; default: that of `KNOWN_SETS`.
       multi_label: whether commas in these features separate several labels.
       progress: wrapper of the iteration over records, which are read for their labels.
 
@@ -59,7 +53,7 @@ def load_tfds_task(
     """
     folder = _version_folder(task, data)
     name = folder.relative_to(data).parts[0]
-    seconds = UNIT_SECONDS.get(name) if unit_seconds is None else unit_seconds
+    seconds = KNOWN_SETS.get(name, (0, None))[1] if unit_seconds is None else unit_seconds
     if seconds is None:
         raise InputError(f"Task {task!r} needs unit_seconds, the length to which clips are cropped or padded.")
     data_set = read_data_set(folder)
@@ -103,7 +97,7 @@ def _version_folder(task: str, data: Path) -> Path:
     """The folder of the version that a task names, or else of the newest one."""
     name_fits = TASK_NAME.fullmatch(task) is not None
     require(name_fits, f"Task {task!r} must be {PREFIX}NAME, {PREFIX}NAME/VERSION or {PREFIX}NAME/CONFIG/VERSION.")
-    name, *parts = task.removeprefix(PREFIX).split("/")
+    name, *parts = task.removeprefix(PREFIX).split("/")  # NAME, NAME/VERSION, NAME/CONFIG or NAME/CONFIG/VERSION
     named = parts.pop() if parts and VERSION.fullmatch(parts[-1]) else None
     parent = data.joinpath(name, *parts)
     try:
@@ -117,6 +111,7 @@ def _version_folder(task: str, data: Path) -> Path:
         f"{', '.join(present) or 'nothing'}. Name one of these, give TFDS's data_dir as data, or prepare it: "
         f"tfds build {name} --file_format={FILE_FORMAT} --data_dir={data}",
     )
+    # Versions are compared by their numbers: 1.10.0 is newer than 1.9.0.
     return parent / (named or max(versions, key=lambda version: [int(number) for number in version.split(".")]))
 
 
@@ -144,6 +139,7 @@ def _is_label(feature: Any) -> bool:
 def _read_labels(
     data_set: DataSet, records: Records, chosen: Sequence[str], file_names: Iterable[str], multi_label: bool
 ) -> list[LabelSet]:
+    # A pass over the records collects a text for each, as a table's cell, for every chosen feature.
     class_names = {name: _class_names(*data_set.features[name]) for name in chosen}
     cells: dict[str, list[str]] = {name: [] for name in chosen}
     for file_name in file_names:

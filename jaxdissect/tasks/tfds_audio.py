@@ -10,16 +10,8 @@ from jaxtyping import Float
 from jaxdissect.audio.decode import decode_file, frames_needed
 from jaxdissect.audio.pcm import FULL_SCALE
 from jaxdissect.errors import UnreadableError, require
-from jaxdissect.tasks.tfds_records import FEATURES_FILE, DataSet
+from jaxdissect.tasks.tfds_records import FEATURES_FILE, KNOWN_SETS, DataSet
 
-RATES = {  # Hz, where features.json has none
-    "crema_d": 16000,
-    "gtzan": 22050,
-    "nsynth": 16000,
-    "voxforge": 16000,
-    "speech_commands": 16000,
-    "spoken_digit": 8000,
-}
 HIGHEST_RATE = 10_000_000  # Hz
 # TFDS keeps integers as its decoder gives them, in any type, and does not note their full scale. Nearly always that is
 # the one of 16 bits, which is assumed until a record goes beyond it. The set is then refused as a whole, since quiet
@@ -66,7 +58,7 @@ def find_audio(data_set: DataSet) -> Audio:
         f"{', '.join(features) or '(none)'}: choose another data set.",
     )
     [(name, sound)] = sounds.items()
-    if getattr(sound, "lazy_decode", False):
+    if getattr(sound, "lazy_decode", False):  # TFDS keeps the audio files as they were
         return Audio(name, "file", 0, 0, path)
     form = {"i": "integers", "f": "floats"}.get(sound.dtype[:1], "") if sound.dtype in TYPES else ""
     shape = tuple(sound.shape.dimensions)
@@ -77,7 +69,7 @@ def find_audio(data_set: DataSet) -> Audio:
         f"type {', '.join(TYPES)}; found {shape}, encoding {sound.encoding or 'none'!r}, {sound.dtype or 'no type'}: "
         f"it cannot be read.",
     )
-    rate = getattr(sound, "sample_rate", 0) or RATES.get(data_set.name, 0)
+    rate = getattr(sound, "sample_rate", 0) or KNOWN_SETS.get(data_set.name, (0, None))[0]
     require(
         0 < rate <= HIGHEST_RATE,
         f"{path}: the feature {name!r} must have its sampleRate in Hz, found {rate}: write it there.",
@@ -114,6 +106,7 @@ def decode(record: Any, audio: Audio, sample_rate: int, samples: int) -> tuple[F
         )
     if len(values) % audio.channels:
         raise UnreadableError(f"truncated: {len(values)} samples of {audio.channels} channels")
+    # Channels are interleaved. Division by a power of two is exact, so that integers become what files would give.
     wanted = frames_needed(audio.rate, sample_rate, samples) * audio.channels
     pcm = values[:wanted].astype(np.float32) / np.float32(scale)
     return pcm.reshape(-1, audio.channels), audio.rate

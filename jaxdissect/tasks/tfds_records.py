@@ -20,6 +20,14 @@ from jaxdissect.runtime.files import allow_open_files, refused_by_system, requir
 
 SPLIT_BY_TFDS_NAME = {"train": "train", "validation": "valid", "valid": "valid", "test": "test"}
 FILE_FORMAT = "array_record"
+KNOWN_SETS: Mapping[str, tuple[int, float | None]] = {  # rate, Hz, if features.json has none; unit length, s
+    "crema_d": (16000, 2.5),
+    "gtzan": (22050, 30.0),
+    "nsynth": (16000, 4.0),
+    "voxforge": (16000, 5.8),
+    "speech_commands": (16000, 1.0),
+    "spoken_digit": (8000, None),
+}
 RECORD_NUMBER = re.compile(r"\d{8,18}", re.ASCII)
 PREPARE_AGAIN = "copy the data set again, or prepare it again."
 NEED_FEWER_FILES = "prepare the data set by `jaxdissect prepare`"  # advice if too many files are open
@@ -92,7 +100,7 @@ class Records:
         ends = self.ends.get(split, [0])
         if not RECORD_NUMBER.fullmatch(number) or int(number) >= ends[-1]:
             raise UnreadableError("is no record of the data set")
-        file = bisect_right(ends, int(number))
+        file = bisect_right(ends, int(number))  # the first file that ends behind the record
         (path, length), records = self._files[split][file]
         try:
             # The file's first record is the split's record number ends[file] - length.
@@ -134,6 +142,7 @@ def read_data_set(folder: Path) -> DataSet:
     listed = ", ".join(SPLIT_BY_TFDS_NAME)
     require(bool(splits), f"{path}: a split must be named {listed} and hold records, found {present}.")
     features = {}
+    # Leaves are named by all names on the way to them, in records with slashes, in files' names with hyphens.
     for parts, feature in _leaves(_parse_json(folder / FEATURES_FILE, feature_pb2.Feature())):
         stem = "-".join(part.replace("/", ".") for part in parts)  # as TFDS names the file with the classes
         features["/".join(parts)] = (feature, folder / f"{stem}.labels.txt")
@@ -164,6 +173,7 @@ def _files(path: Path, name: str, split: Any) -> list[tuple[Path, int]]:
 
     folder = path.parent
     try:
+        # The template names a split's files, "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}" unless a user changed it.
         template = ShardedFileTemplate(folder, split.filepath_template, name, split.name, FILE_FORMAT)
         files = [Path(file) for file in template.sharded_filepaths(len(split.shard_lengths))]
         # By the names alone: a link in the folder may lead anywhere.

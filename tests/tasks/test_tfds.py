@@ -29,9 +29,8 @@ from jaxdissect.cli import main
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.tasks import tfds_records
 from jaxdissect.tasks.loader import data_fingerprint
-from jaxdissect.tasks.tfds import UNIT_SECONDS, load_tfds_task, tfds_reader
-from jaxdissect.tasks.tfds_audio import RATES
-from jaxdissect.tasks.tfds_records import Records, is_tfds_folder, read_data_set
+from jaxdissect.tasks.tfds import load_tfds_task, tfds_reader
+from jaxdissect.tasks.tfds_records import KNOWN_SETS, Records, is_tfds_folder, read_data_set
 
 BUILDERS = {
     "crema_d": ("audio.crema_d", "CremaD"),
@@ -293,11 +292,10 @@ def test_load_tfds_task_reads_data_sets_as_tfds_declares_them(without_tensorflow
     wanted = {"gtzan": "jazz", "voxforge": "it", "spoken_digit": "7", "speech_commands": "_silence_"}[name]
     file_name = {"audio/filename": "a.wav"}
     more = {"gtzan": file_name, "spoken_digit": file_name, "voxforge": {"speaker_id": "x"}}.get(name, {})
-    rate = RATES[name]
+    rate, seconds = KNOWN_SETS[name]
     folder = prepare(tmp_path, known(name), {"train": [{"audio": wav(pcm(1, 900), rate), "label": wanted, **more}]})
-    seconds = UNIT_SECONDS.get(name, 0.1)
-    task = load_tfds_task(f"tfds:{name}", tmp_path, unit_seconds=None if name in UNIT_SECONDS else seconds)
-    assert (task.data, task.unit_seconds, task.splits) == (folder, seconds, ("train",))
+    task = load_tfds_task(f"tfds:{name}", tmp_path, unit_seconds=None if seconds else 0.1)
+    assert (task.data, task.unit_seconds, task.splits) == (folder, seconds or 0.1, ("train",))
     assert labels(task, "label") == [[wanted]]
     recording = tfds_reader(folder, rate, 900)("train/00000000")
     np.testing.assert_array_equal(recording.pcm, pcm(1, 900) / np.float32(32768))
