@@ -31,7 +31,7 @@ ID3V1_BYTES = 128  # size of the tag "TAG" at the end of a file
 
 @dataclass(frozen=True)
 class FlacHeader:
-    """What STREAMINFO says.
+    """The block STREAMINFO.
 
     Attributes:
       start: offset of the stream, behind tags.
@@ -65,14 +65,9 @@ def read_flac_header(file: OpenFile) -> FlacHeader | None:
     field = int.from_bytes(head[LENGTH_AT : LENGTH_AT + LENGTH_BYTES], "big")
     bits = (field >> SAMPLES_BITS & 0b11111) + 1
     without_samples = field >> SAMPLES_BITS << SAMPLES_BITS  # a number of 0 means "unknown" to the decoder
-    return FlacHeader(
-        start,
-        end,
-        int.from_bytes(head[BLOCK_AT : BLOCK_AT + BLOCK_BYTES], "big"),
-        bits,
-        head[MD5_AT:],
-        {start + LENGTH_AT: without_samples.to_bytes(LENGTH_BYTES, "big")},
-    )
+    unknown_length = {start + LENGTH_AT: without_samples.to_bytes(LENGTH_BYTES, "big")}
+    block = int.from_bytes(head[BLOCK_AT : BLOCK_AT + BLOCK_BYTES], "big")
+    return FlacHeader(start, end, block, bits, head[MD5_AT:], unknown_length)
 
 
 def cut_header_offsets(file: OpenFile, header: FlacHeader) -> list[int]:

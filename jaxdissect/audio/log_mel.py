@@ -47,7 +47,7 @@ class LogMel:
 
 
 def m2d_front_end(sample_rate: int, bands: int = 80) -> LogMel:
-    """The front end of M2D's public models, of which there are some at 16 and some at 32 kHz.
+    """The front end of M2D's public models, which exist at 16 and at 32 kHz.
 
     Args:
       sample_rate: 16000 or 32000, Hz.

@@ -106,7 +106,7 @@ class MpegStream:
     rest: Rest
 
 
-@lru_cache(maxsize=4096)  # a stream has thousands of headers, of which few differ
+@lru_cache(maxsize=4096)  # a stream has thousands of headers, and few differ
 def read_header(content: bytes) -> FrameHeader | None:
     """The header of a frame; None: these bytes are no header.
 

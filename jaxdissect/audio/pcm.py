@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int16
 
-FULL_SCALE = 32768  # the integer that stands for 1; the largest 16-bit integer, 32767, is a little less
+FULL_SCALE = 32768  # the integer of full scale, 1.0; the largest 16-bit integer, 32767, is a little less
 
 
 @overload

@@ -77,7 +77,7 @@ def missing_sound(file: OpenFile, format_name: str, frames: int) -> str | None:
 
 
 def mended_header(file: OpenFile) -> dict[int, bytes]:
-    """Bytes to replace in a header without a length, of which libsndfile would read nothing.
+    """Bytes to replace in a header without a length, where libsndfile would read nothing.
 
     Args:
       file: open file; its position changes.

@@ -48,7 +48,7 @@ class _Sound(soundfile.SoundFile):
         return self.read(count, dtype="float32", always_2d=True)
 
     def exactly(self, count: int) -> Frames:
-        """The next frames, of which none may be missing."""
+        """The next frames, all of them."""
         pcm = self.next_frames(count)
         if len(pcm) < count:
             raise UnreadableError(f"truncated or damaged: {len(pcm)} of {count} frames decode")
@@ -167,9 +167,7 @@ def _decode_mpeg(file: OpenFile, stream: MpegStream, sound: _Sound | None, wante
         with _Sound(window) as counted:
             return counted.exactly(min(counted.frames, stream.frames * stream.header.samples, wanted))
     except soundfile.LibsndfileError as error:
-        raise UnreadableError(
-            f"damaged: the decoder does not get from one to the next of the first {stream.frames} MPEG frames"
-        ) from error
+        raise UnreadableError(f"damaged: the decoder fails within the first {stream.frames} MPEG frames") from error
 
 
 def _missing_mpeg(stream: MpegStream, size: int) -> str | None:
@@ -184,7 +182,7 @@ def _missing_mpeg(stream: MpegStream, size: int) -> str | None:
     tag = stream.tag
     promised = 0 if tag is None or pcm_headers.is_unknown_length(tag.frames) else tag.frames
     if stream.rest == "cut" and promised != stream.frames:
-        return f"truncated: it ends within the MPEG frame behind the first {stream.frames}"
+        return f"truncated: it ends within an MPEG frame, after {stream.frames} whole ones"
     if tag is None or promised <= stream.frames or pcm_headers.is_unknown_length(tag.bytes):
         return None
     if tag.bytes <= size - stream.start:  # all bytes are there, so that the tag's number of frames is wrong
@@ -211,7 +209,7 @@ def _read_flac(file: OpenFile, sound: _Sound, needed: Needed) -> Frames:
                 return np.concatenate([pcm, more])
     if error is not None:
         raise UnreadableError(
-            f"truncated or damaged: its FLAC frames decode up to sample {len(pcm)} and no further"
+            f"truncated or damaged: its FLAC frames decode no further than sample {len(pcm)}"
         ) from error
     if len(pcm) < wanted:
         _refuse_if(_missing_flac(file, header, pcm, promised if has_length else None))
@@ -225,7 +223,7 @@ def _missing_flac(file: OpenFile, header: flac_stream.FlacHeader, pcm: Frames, p
         with _Sound(Window(file, header.start, offset, header.unknown_length)) as shortened:
             kept, error = shortened.until_error(len(pcm) + BLOCK_FRAMES)
         if error is None and len(kept) == len(pcm):
-            return f"truncated: it ends within the FLAC frame behind the first {len(pcm)} samples"
+            return f"truncated: it ends within a FLAC frame, after {len(pcm)} samples"
     if promised is None or not any(header.md5):  # a header without checksum was written before all samples were known
         return None
     with _Sound(Window(file, header.start, header.end, header.unknown_length)) as unbounded:

@@ -32,9 +32,8 @@ ESC50_GROUPS = ("animals", "nature", "human", "interior", "exterior")
 
 def _octave(columns: Columns, folder: Path) -> list[str]:
     """Octave of a MIDI pitch: `midi // 12 - 1`."""
-    for label in columns["label"]:
-        if not label.isdecimal():
-            raise InputError(f"{folder}: the octave is derived from MIDI pitch numbers, found the label {label!r}.")
+    odd = next((label for label in columns["label"] if not label.isdecimal()), None)
+    require(odd is None, f"{folder}: the octave is derived from MIDI pitch numbers, found the label {odd!r}.")
     return [str(int(label) // 12 - 1) for label in columns["label"]]
 
 
@@ -53,8 +52,8 @@ def _voxceleb(column: str) -> Derive:
         speakers = read_table(path, ["VoxCeleb1 ID", column], delimiter="\t")
         values = dict(zip(speakers["VoxCeleb1 ID"], speakers[column], strict=True))
         unknown = sorted(set(columns["label"]) - set(values))
-        if unknown:
-            raise InputError(f"{path} does not list the speaker {unknown[0]!r} ({len(unknown)} unknown in all).")
+        example = next(iter(unknown), None)
+        require(not unknown, f"{path} does not list the speaker {example!r} ({len(unknown)} unknown in all).")
         return [values[speaker] for speaker in columns["label"]]
 
     return derive
@@ -172,18 +171,10 @@ def load_task(
         chosen = () if label is None else tuple(label) or known.default_labels or (known.label,)
         with under_way(f"Reading {path}"):
             columns = _read_columns(task, path)
-            splits, folds = clip_splits(columns, path, test_fold)
-            loaded = make_task(
-                name,
-                folder,
-                seconds,
-                columns["file_name"],
-                splits,
-                folds,
-                [_read_labels(known, columns, labels, path, multi_label) for labels in chosen],
-                known.keep,
-                *_read_recordings(known, columns),
-            )
+            by_clip = columns["file_name"], *clip_splits(columns, path, test_fold)
+            label_sets = [_read_labels(known, columns, labels, path, multi_label) for labels in chosen]
+            sources = _read_recordings(known, columns)
+            loaded = make_task(name, folder, seconds, *by_clip, label_sets, known.keep, *sources)
     if multi_label is None:
         _warn_of_commas(loaded)
     return loaded
@@ -296,7 +287,7 @@ def _read_recordings(known: KnownTask, columns: Columns) -> tuple[Sequence[str] 
 def _read_labels(known: KnownTask, columns: Columns, name: str, path: Path, multi_label: bool | None) -> LabelSet:
     """One of a task's label sets: that of the column `label`, a derived one, or any other column."""
     several = bool(multi_label)
-    # Only the column `label` of a known task is known to hold several labels; the others do if the user says so.
+    # Only the column `label` of a known task is known to hold several labels; the others do by `multi_label`.
     if name == known.label and "label" in columns:
         return cells_label_set(name, columns["label"], known.multi_label if multi_label is None else several)
     if name in known.derived:
@@ -309,7 +300,7 @@ def _read_labels(known: KnownTask, columns: Columns, name: str, path: Path, mult
 
 
 def _warn_of_commas(task: Task) -> None:
-    """Warn of label sets of which most labels hold commas although each is one class."""
+    """Warn of label sets in which most labels hold commas although each is one class."""
     for labels in task.label_sets:
         if labels.multi_label:
             continue

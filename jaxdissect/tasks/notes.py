@@ -41,7 +41,7 @@ class Note:
 
     Attributes:
       variant: "notes" or "notes2".
-      instrument: name of the instrument, of which the variant has eight.
+      instrument: one of the variant's eight instruments.
       midi: MIDI pitch; 69 is 440 Hz.
       take: 1 or 2.
     """

@@ -17,26 +17,20 @@ LEAST_CLIPS = 20  # clips whose names suggest groups, below which nothing is sus
 LEAST_CLIPS_PER_GROUP = 3  # on average
 
 
+def _first_group(match: re.Match[str] | None) -> str | None:
+    return match[1] if match else None
+
+
 def _stem_rule(pattern: str) -> Rule:
     """A rule: the first group of a pattern that a file name without folder and ending must match."""
     compiled = re.compile(pattern, re.ASCII)
-
-    def rule(file_name: str) -> str | None:
-        match = compiled.fullmatch(PurePosixPath(file_name).stem)
-        return match[1] if match else None
-
-    return rule
+    return lambda file_name: _first_group(compiled.fullmatch(PurePosixPath(file_name).stem))
 
 
 def _path_rule(pattern: str) -> Rule:
     """A rule: the first group of a pattern that must match the end of a path."""
     compiled = re.compile(rf"(?:.*/)?{pattern}")
-
-    def rule(file_name: str) -> str | None:
-        match = compiled.fullmatch(file_name)
-        return match[1] if match else None
-
-    return rule
+    return lambda file_name: _first_group(compiled.fullmatch(file_name))
 
 
 # UrbanSound8K, `fold3/102305-6-0-0.wav`: Freesound id, class, occurrence, slice.

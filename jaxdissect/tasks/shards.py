@@ -60,7 +60,7 @@ class Prepared:
       unit_seconds: length to which they were cropped, s.
       shards: names of the shards, without ending.
       files: digests of the shards, their lists and the tables, by their place in the folder.
-      sha256: SHA-256 of `prepared.json`, which thus stands for all contents.
+      sha256: SHA-256 of `prepared.json`, and so of all contents.
     """
 
     sample_rate: int
@@ -133,7 +133,7 @@ def read_description(data: Path) -> Prepared:
         raise InputError(f"{path} cannot be read ({error}): prepare the data again.") from error
     require(
         version == PREPARED_FORMAT,
-        f"{path} is of format {version!r}, and this version of jaxdissect reads format {PREPARED_FORMAT}: remove that "
+        f"{path} has format {version!r}, and this version of jaxdissect reads format {PREPARED_FORMAT}: remove that "
         f"file and repeat `jaxdissect prepare`, which keeps the shards that suit it.",
     )
     raise InputError(

@@ -205,18 +205,9 @@ def make_task(
     sources = None
     if recordings is not None and any(recordings):
         sources = tuple(source or file_name for source, file_name in zip(recordings, file_names, strict=True))
-    return Task(
-        name,
-        data,
-        float(unit_seconds),
-        tuple(file_names),
-        tuple(splits),
-        tuple(folds),
-        tuple(label_sets),
-        keep,
-        sources,
-        recordings_from if sources else "",
-    )
+    by_clip = tuple(file_names), tuple(splits), tuple(folds)
+    source = recordings_from if sources else ""
+    return Task(name, data, float(unit_seconds), *by_clip, tuple(label_sets), keep, sources, source)
 
 
 def _check_file_names(file_names: Sequence[str], task: str) -> None:
@@ -327,7 +318,7 @@ def clip_splits(columns: Columns, path: Path, test_fold: Fold) -> tuple[list[str
     if "split" in columns:
         require(
             not isinstance(test_fold, int),
-            f"test_fold {test_fold}: the column 'split' of {path} says which clips are the test split, so no fold is "
+            f"test_fold {test_fold}: the column 'split' of {path} already names the test split, so no fold is "
             f"held out: leave test_fold out, or use a table with the column 'fold' alone.",
         )
         for line, split in enumerate(columns["split"], start=2):

@@ -48,7 +48,7 @@ def load_tfds_task(
       progress: wrapper of the iteration over records, which are read for their labels.
 
     Raises:
-      InputError: there is no such data set or feature, it is of another format, incomplete or damaged, its unit length
+      InputError: there is no such data set or feature, it has another format, is incomplete or damaged, its unit length
         is unknown, or a package is missing.
     """
     folder = _version_folder(task, data)
@@ -145,7 +145,7 @@ def _read_labels(
     for file_name in file_names:
         try:
             record: Mapping[str, Any] = records.read(file_name)
-        except UnreadableError:  # its status says so when it is decoded
+        except UnreadableError:  # decoding it gives the clip its status
             record = {}
         for name, column in cells.items():
             column.append(_cell(record.get(name), *data_set.features[name], class_names[name], file_name))
@@ -182,6 +182,6 @@ def _cell(values: Any, feature: Any, path: Path, names: Sequence[str | int] | No
         return str(bool(value) if feature.tensor.dtype == "bool" else value)
     require(
         -1 <= value < len(names),
-        f"{path.parent}: {file_name} is of class {value}, {path.name} has {len(names)} classes: {PREPARE_AGAIN}",
+        f"{path.parent}: {file_name} has class {value}, {path.name} has {len(names)} classes: {PREPARE_AGAIN}",
     )
     return "" if value == -1 else str(names[value])  # -1 is TFDS's sign of no label

@@ -75,7 +75,7 @@ class Records:
           data_set: data set to read.
 
         Raises:
-          InputError: a file is missing, damaged, or holds another number of records than dataset_info.json says.
+          InputError: a file is missing, damaged, or holds another number of records than in dataset_info.json.
         """
         from tensorflow_datasets.proto import tf_example_pb2
 
@@ -119,7 +119,7 @@ def read_data_set(folder: Path) -> DataSet:
       folder: folder of a version.
 
     Raises:
-      InputError: a package is missing, the records are of another format, no known split holds any, or a file is
+      InputError: a package is missing, the records have another format, no known split holds any, or a file is
         missing or damaged.
     """
     try:
@@ -180,10 +180,11 @@ def _files(path: Path, name: str, split: Any) -> list[tuple[Path, int]]:
         outside = [file for file in files if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))]
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged (split {split.name}: {first_line(error)}): {PREPARE_AGAIN}") from error
-    if outside:
-        raise InputError(
-            f"{path}: files of split {split.name} must lie in {folder}, found {outside[0]}: {PREPARE_AGAIN}"
-        )
+    example = next(iter(outside), None)
+    require(
+        not outside,
+        f"{path}: files of split {split.name} must lie in {folder}, found {example}: {PREPARE_AGAIN}",
+    )
     return list(zip(files, split.shard_lengths, strict=True))
 
 
@@ -195,9 +196,8 @@ def _open_records(path: Path, length: int) -> Any:
         records = ArrayRecordDataSource([str(path)])
     except (OSError, RuntimeError, ValueError) as error:
         refused = refused_by_system(error, NEED_FEWER_FILES)
-        if refused is not None:
-            raise InputError(f"{path} cannot be read ({refused}).") from error
-        raise InputError(f"{path} is damaged or cut off ({first_line(error)}): {PREPARE_AGAIN}") from error
+        fault = f"is damaged or cut off ({first_line(error)}): {PREPARE_AGAIN}"
+        raise InputError(f"{path} {fault if refused is None else f'cannot be read ({refused}).'}") from error
     require(
         len(records) == length,
         f"{path} should hold {length} records by dataset_info.json, found {len(records)}: {PREPARE_AGAIN}",

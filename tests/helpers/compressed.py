@@ -41,7 +41,7 @@ class Mp3:
 
     @property
     def samples_without_tag(self):
-        """Samples of all frames, with those that the encoder added: only the tag says which these are."""
+        """Samples of all frames, with those that the encoder added: only the tag shows which these are."""
         return self.frames * self.frame_samples
 
     def promising(self, frames, size=None):

@@ -1,4 +1,4 @@
-"""Some of the synthesised notes, for walks through many commands that need sound but not much of it."""
+"""A few of the synthesised notes, for tests of many commands in a row."""
 
 import shutil
 

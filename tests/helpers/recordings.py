@@ -44,7 +44,7 @@ def recorded_clips(
     members, sources, folds_of_clips, drive = [], [], [], []
     base, in_fold = rng.normal(-1, 0.7, neurons), rng.normal(0, of_fold, (folds, neurons))
     for fold in range(folds):
-        # every class equally often, in random order: strata whose labels are all alike would say nothing
+        # every class equally often, in random order: strata whose labels are all alike would show nothing
         labels = rng.permutation(np.arange(recordings) % classes)
         for recording in range(recordings):
             effect = base + in_fold[fold] + common * (rng.normal() + rng.normal(size=neurons)) / np.sqrt(2)

@@ -444,7 +444,7 @@ def test_a_folder_of_another_format(options):
     out = options().out
     whole = files(out)
     (out / "prepared.json").write_bytes(whole["prepared.json"].replace(b'"format": 2', b'"format": 1'))
-    with pytest.raises(InputError, match=r"is of format 1, and this version of jaxdissect reads format 2: remove that"):
+    with pytest.raises(InputError, match=r"has format 1, and this version of jaxdissect reads format 2: remove that"):
         next(batches(task_in(out), 16000, 4))
     with pytest.raises(InputError, match="holds a preparation that differs in format"):
         run_prepare(options())

@@ -102,7 +102,7 @@ def test_load_task_warns_that_multi_label_may_have_been_forgotten(data_folder, r
     lines = [f"{clip}.wav,{tags},train" for clip, tags in enumerate(rows)]
     path = data_folder.table("t.csv", "\n".join(["file_name,tags,split", *lines, ""]))
     with listening(quiet=True) as warned:
-        for _ in range(2):  # the stages of one command, of which the first says it
+        for _ in range(2):  # the stages of one command: the first one warns
             load_task(str(path), label="tags", unit_seconds=1, multi_label=given)
     assert len(warned) == bool(warning)
     assert all(warning in text and "'tags'" in text and "Set multi_label" in text for text in warned)

@@ -95,7 +95,7 @@ def test_fingerprint_does_not_depend_on_recordings(data_folder):
 
 
 def test_load_task_finds_two_takes_of_each_note(tmp_path):
-    """The takes of a note differ by some cents and decibels; they are of one split and of the same classes."""
+    """The takes of a note differ by some cents and decibels; they share split and classes."""
     notes = [note for variant in ("notes", "notes2") for note in all_notes(variant)]
     for variant in ("notes", "notes2"):
         folder = tmp_path / variant
@@ -123,9 +123,9 @@ def test_suspected_groups_have_an_example():
     "names",
     [
         [f"{number}.wav" for number in range(100)],
-        [f"clip_{number}.wav" for number in range(100)],  # one beginning says nothing
+        [f"clip_{number}.wav" for number in range(100)],  # all names begin alike
         [f"{number}_a.wav" for number in range(100)],  # a clip each
-        [f"{source}-{cut}.wav" for source in range(3) for cut in range(3)],  # too few to tell
+        [f"{source}-{cut}.wav" for source in range(3) for cut in range(3)],  # too few clips
         [*(f"{number}.wav" for number in range(100)), *(f"{number % 4}_{number}.wav" for number in range(40))],
     ],
 )

@@ -1,6 +1,6 @@
 """Data sets that TFDS has prepared, written here by TFDS's own builders, features and writer.
 
-TFDS's Audio feature needs TensorFlow in three places, none of which touches what is written: it decodes audio files
+TFDS's Audio feature needs TensorFlow in three places, without effect on what is written: it decodes audio files
 (with pydub; here with soundfile), and it asks TensorFlow for the names of its types. Those are replaced.
 """
 
@@ -539,7 +539,7 @@ def test_records_refuse_a_file_that_vanishes(copied):
 
 
 def test_records_open_more_files_than_the_limit(crema_d, monkeypatch):
-    """The limit is raised; where that is of no use, nothing is called damaged."""
+    """The limit is raised; where that does not help, nothing is called damaged."""
     folder, names = crema_d / "crema_d/1.0.0", load_tfds_task("tfds:crema_d", crema_d, label=None).file_names
     with few_open_files(3):
         assert all(recording.pcm.any() for recording in map(tfds_reader(folder, 8000, 20000), names))
@@ -646,7 +646,7 @@ def test_tfds_reader_follows_links_as_in_the_cache_of_a_model_hub(copied, tmp_pa
 def test_load_tfds_task_refuses_bad_labels(copied):
     data = copied.parent.parent
     (copied / "label.labels.txt").write_text("NEU\nHAP\n")
-    with pytest.raises(InputError, match=r"train/00000002 is of class 2, label\.labels\.txt has 2 classes"):
+    with pytest.raises(InputError, match=r"train/00000002 has class 2, label\.labels\.txt has 2 classes"):
         load_tfds_task("tfds:crema_d", data)
     (copied / "label.labels.txt").write_bytes(b"\xff\n")
     with pytest.raises(InputError, match=r"label\.labels\.txt is damaged"):
