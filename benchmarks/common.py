@@ -98,16 +98,16 @@ def write_record(out: Path, packages: Sequence[str], **content: object) -> None:
     """
     added = {"machine": machine(), "device": jax.devices()[0].device_kind, "versions": versions(*packages)}
     with whole_file(out) as temporary:
-        temporary.write_text(json.dumps(_without_nan({**added, **content}), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(_finite({**added, **content}), indent=2, allow_nan=False) + "\n")
 
 
-def _without_nan(value: Json) -> Json:
-    """A value with null for NaN, which JSON does not have."""
+def _finite(value: Json) -> Json:
+    """A value with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
+        return {name: _finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import soundfile
@@ -17,21 +18,22 @@ from jaxtyping import Array, Bool, Float
 
 from benchmarks.study.planted_stores import Design, Store, Sums
 from jaxdissect import CountOptions, TokenLayout, collect_activations, load_task
+from jaxdissect.types import Record
 
-RATE, HOP, FRAMES = 16000, 400, 20  # Hz; samples and frames of a clip
-LAYERS, WIDTH = 2, 96  # WIDTH: neurons of a layer
-TONE_CLASSES, NOISE_BANDS, EACH = 8, 24, 3  # EACH: neurons of each class in each layer
+RATE, HOP, FRAMES = 16000, 400, 20  # sampling rate, Hz; samples of a frame; frames of a clip
+LAYERS, WIDTH = 2, 96  # layers; neurons of a layer
+TONE_CLASSES, NOISE_BANDS, EACH = 8, 24, 3  # classes; bands without a tone; neurons of each class in each layer
 BANDS = TONE_CLASSES + NOISE_BANDS
-FIRST_BAND = 2  # in units of RATE / HOP = 40 Hz
-NOISE_LEVEL, TONE_LEVEL = 0.01, 0.05
-OWN_TONE, OTHER_TONE = 0.8, 0.05  # share of frames in which a class's tone sounds, on its own clips and on others
+FIRST_BAND = 2  # frequency of the first band in units of RATE / HOP = 40 Hz
+NOISE_LEVEL, TONE_LEVEL = 0.01, 0.05  # amplitudes
+OWN_TONE, OTHER_TONE = 0.8, 0.05  # fraction of frames in which a tone sounds, in clips of its class and in others
 
 
 class Rectifier(nn.Module):
-    """The neurons' nonlinearity, as a module that can be read."""
+    """The neurons' nonlinearity, as a module whose output can be read."""
 
     @nn.compact
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Array) -> Array:
         """The positive part."""
         return nn.relu(x)
 
@@ -40,7 +42,7 @@ class Filters(nn.Module):
     """Layers over frames of band levels, with a residual."""
 
     @nn.compact
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Array) -> Array:
         """Levels (clip, frame, band) -> the same shape."""
         for layer in range(LAYERS):
             hidden = Rectifier(name=f"act_{layer}")(nn.Dense(WIDTH, name=f"in_{layer}")(x))
@@ -52,8 +54,14 @@ class Filters(nn.Module):
 class ToneEncoder:
     """An encoder in which the first neurons of each layer hear one class's tone each, and no other neuron hears any.
 
-    Band b is the power of a frame at (b + 2) x 40 Hz, in which a frame holds whole periods: nothing leaks. The first
-    bands are the classes' tones, the rest noise, which every neuron hears.
+    Band b is the power of a frame at (b + 2) x 40 Hz. A frame holds whole periods of these frequencies, so no power
+    leaks into other bands. The first bands are the classes' tones, the rest noise, which every neuron hears.
+
+    Attributes:
+      seed: seed of the weights.
+      name: name of the encoder.
+      sample_rate: sampling rate, Hz.
+      neurons: modules whose outputs are the neurons.
     """
 
     seed: int
@@ -78,7 +86,7 @@ class ToneEncoder:
     def variables(self) -> Mapping[str, Any]:
         """Random weights between noise bands and neurons, and one weight from and to the tone of a planted neuron."""
         rng = np.random.default_rng(self.seed)
-        params = {}
+        params: dict[str, dict[str, np.ndarray]] = {}
         for layer in range(LAYERS):
             hears = self.truth[:, layer].astype(np.float32)
             planted = hears.any(axis=0)
@@ -87,9 +95,7 @@ class ToneEncoder:
             back = np.concatenate([0.3 * hears, np.where(planted, 0, 0.3 * noise[1])])
             params[f"in_{layer}"] = {"kernel": np.concatenate([hears, noise[0]]), "bias": bias}
             params[f"out_{layer}"] = {"kernel": back.T, "bias": np.zeros(len(back))}
-        return {
-            "params": {name: {part: np.float32(values) for part, values in of.items()} for name, of in params.items()}
-        }
+        return {"params": jax.tree.map(np.float32, params)}
 
     def front_end(self, variables: Mapping[str, Any], pcm: Float[Array, "clip sample"]) -> Array:
         """Log powers of the bands, about 0 in noise alone."""
@@ -97,42 +103,47 @@ class ToneEncoder:
         power = jnp.square(jnp.abs(spectrum[..., FIRST_BAND : FIRST_BAND + BANDS])) / HOP
         return (jnp.log(power + 1e-9) - 2 * math.log(NOISE_LEVEL)) / 2
 
-    def embed(self, output: Any) -> Array:
+    def embed(self, output: Array) -> Array:
         """Mean over frames."""
         return output.mean(axis=1)
 
     def token_layout(self, samples: int) -> tuple[TokenLayout, ...]:
-        """A token is a frame."""
+        """Every frame is a token."""
         start = np.arange(samples // HOP) * HOP
         return (TokenLayout(np.ones(len(start), bool), start, start + HOP),)
 
-    def settings(self) -> dict[str, Any]:
-        """What defines it."""
+    def settings(self) -> Record:
+        """The settings that define the encoder, for its fingerprint."""
         return {"seed": self.seed, "front_end": {"hop": HOP}}
 
 
 def hear_tones(rng: np.random.Generator) -> tuple[Store, Sums]:
-    """What the encoder counts on its clips, from WAV files on."""
+    """Counts and sums of the encoder on its clips, from WAV files on."""
     encoder = ToneEncoder(int(rng.integers(2**32)))
     with tempfile.TemporaryDirectory() as folder:
         path = write_tones(Path(folder), rng)
         task = load_task(str(path), unit_seconds=FRAMES * HOP / RATE, test_fold=None)
         counts = np.zeros((len(task), LAYERS, WIDTH), np.uint16)
-        found = collect_activations(encoder, task, CountOptions(batch_size=48), clip_counts=counts)
-    labels, members = found.clip_labels, task.members(range(len(task)))
-    if not np.array_equal(counts[members[:, 0]].sum(axis=0), found.counts["active_tokens"].values[0]):
+        activations = collect_activations(encoder, task, CountOptions(batch_size=48), clip_counts=counts)
+    labels, members = activations.clip_labels, task.members(range(len(task)))
+    if not np.array_equal(counts[members[:, 0]].sum(axis=0), activations.counts["active_tokens"].values[0]):
         raise SystemExit("The counts of single clips do not add up to those of their class.")
     _, recordings = np.unique(labels["source"].values.astype(str), return_inverse=True)
     store = Store(
-        counts, labels["tokens"].values.astype(np.int64), members, labels["fold"].values, recordings, encoder.truth,
+        counts,
+        labels["tokens"].values.astype(np.int64),
+        members,
+        labels["fold"].values,
+        recordings,
+        encoder.truth,
         np.full((LAYERS, WIDTH), "ordinary"),
-    )  # fmt: skip
-    sums = (found.counts[name].values for name in ("sum", "sum_squares", "total_sum", "total_sum_squares"))
-    return store, Sums(*sums)
+    )
+    names = ("sum", "sum_squares", "total_sum", "total_sum_squares")
+    return store, Sums(*(activations.counts[name].values for name in names))
 
 
 def write_tones(folder: Path, rng: np.random.Generator) -> Path:
-    """Write the clips and their table: noise, with level and colour of the recording, in which tones sound at times."""
+    """Write the clips and their table: noise with the level and colour of its recording, and tones at times."""
     time = np.arange(FRAMES * HOP) / RATE
     waves = np.sin(2 * np.pi * np.outer((np.arange(BANDS) + FIRST_BAND) * RATE / HOP, time))
     labels, folds, recordings = Design(TONE_CLASSES).clips()
@@ -156,8 +167,9 @@ def draw_clip(
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " sample"]:
     """Tones, mostly that of the clip's class, over noise: white, and a hum in the bands without a tone."""
-    often = np.where(np.arange(TONE_CLASSES) == label, OWN_TONE, OTHER_TONE)
-    sounds = rng.random((FRAMES, TONE_CLASSES)) < often
+    probability = np.where(np.arange(TONE_CLASSES) == label, OWN_TONE, OTHER_TONE)
+    sounds = rng.random((FRAMES, TONE_CLASSES)) < probability
+    # Every tone is switched on and off frame by frame: (frame, class) -> (class, sample).
     tones = TONE_LEVEL * np.repeat(sounds, HOP, axis=0).T * waves[:TONE_CLASSES]
     hum = colour[:, None] * waves[TONE_CLASSES:]
     noise = NOISE_LEVEL * rng.normal(size=waves.shape[1])

@@ -2,34 +2,39 @@
 
 A planted pair is a class and a neuron whose log-odds of firing are raised by `strength` on the clips of the class.
 Around it is what real stores hold: neurons of very different rates, latent factors that many neurons share, and
-recordings that were cut into several clips. Shares and rates of the kinds of neurons are about those of m2d_tiny on
-the 1,600 clips of folds 1-4 of ESC-50, whose 9,216 neurons are: 5.7% that never fire, 1.2% that fire in a single clip
-(mostly at one token), 10.1% in several clips but at less than 0.2% of all tokens (log-odds of their rates -8.8 +- 1.6),
-0.9% at more than 90%, and others (-1.8 +- 1.5). Rare ones come in bursts there, of 2.2 tokens in a clip in which they
-fire, which they do not here.
+recordings that were cut into several clips. Fractions and rates of the kinds of neurons are about those of m2d_tiny on
+the 1,600 clips of folds 1-4 of ESC-50. Its 9,216 neurons are:
+
+- 5.7% that never fire;
+- 1.2% that fire in a single clip, mostly at one token;
+- 10.1% that fire in several clips but at less than 0.2% of all tokens (log-odds of their rates -8.8 +- 1.6). A rare
+  neuron fires in bursts there, at 2.2 tokens of a clip in which it fires, but not here;
+- 0.9% that fire at more than 90% of all tokens;
+- others (-1.8 +- 1.5).
 """
 
 import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt16
 
 from jaxdissect.significance.units import find_units
+from jaxdissect.types import Record
 
 FOLDS = 5
 TOKENS = 160  # of a clip
-KINDS = {"ordinary": 0.82, "always": 0.01, "rare": 0.10, "single clip": 0.01, "never": 0.06}  # shares of the neurons
+KINDS = {"ordinary": 0.82, "always": 0.01, "rare": 0.10, "single clip": 0.01, "never": 0.06}  # fractions of neurons
 FIRING = tuple(KINDS)[:-1]
 ODDS = {"ordinary": (-2.0, 1.6), "always": (5.0, 0.0), "rare": (-9.3, 1.8)}  # log-odds of firing, and their deviation
 SINGLE = -4.0  # log-odds in the clip in which a neuron fires
 FACTORS = 6  # latent factors that all neurons share, of recordings and of clips
 SHARED_SD = {"recording": 0.7, "clip": 0.5}  # of the log-odds, by factors
-OWN_SD = {"recording": 0.5, "clip": 0.3}  # of the neuron alone
-SIZES = ((1,), (1,), (1, 2), (3,))  # of the recordings of a class, in turn, where classes differ; ESC-50 spans as much
+OWN_SD = {"recording": 0.5, "clip": 0.3}  # of the log-odds, by the neuron alone
+# Clips of a recording, in turn, in class n modulo 4, where classes differ. ESC-50's classes differ as much.
+SIZES = ((1,), (1,), (1, 2), (3,))
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,12 @@ class Design:
     """A store to be drawn.
 
     Attributes:
-      classes, layers, neurons: how many.
-      clips_per_class: the same in every class, as many in each fold: a multiple of `FOLDS`.
-      planted: neurons of each class, a neuron answers to one class at most.
-      strength: what its log-odds rise by on clips of that class.
+      classes: number of classes.
+      clips_per_class: number of clips in every class, a multiple of `FOLDS`, as many in each fold.
+      layers: number of layers.
+      neurons: number of neurons in each layer.
+      planted: number of neurons planted for each class; a neuron answers to one class at most.
+      strength: rise of a planted neuron's log-odds on clips of its class.
       unequal: classes differ in how many clips their recordings have (`SIZES`); by default 1, 2, 3, 1, 2, ... in all.
     """
 
@@ -72,12 +79,13 @@ class Store:
     """Counts of every clip, and the truth about them.
 
     Attributes:
-      counts: active tokens.
-      tokens: of every clip.
+      counts: active tokens of every clip and neuron.
+      tokens: tokens of every clip.
       members: classes of every clip.
-      folds, recordings: of every clip.
-      truth: the planted pairs.
-      kind: of every neuron, a name in `KINDS`.
+      folds: fold of every clip.
+      recordings: number of the recording of every clip.
+      truth: planted pairs.
+      kind: kind of every neuron, a name in `KINDS`.
     """
 
     counts: UInt16[np.ndarray, "clip layer neuron"]
@@ -89,7 +97,7 @@ class Store:
     kind: Shaped[np.ndarray, "layer neuron"]
 
     def shuffled(self, rng: np.random.Generator) -> "Store":
-        """The same with labels exchanged among the recordings of a fold, and no pair that is true."""
+        """This store with labels exchanged among the recordings of a fold, and so without a planted pair."""
         units = find_units(self.members, self.recordings.tolist(), self.folds.tolist())
         members = units.exchanged(rng)[units.unit]
         return dataclasses.replace(self, members=members, truth=np.zeros_like(self.truth))
@@ -97,7 +105,14 @@ class Store:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums of activations and of their squares over the tokens of each class, and of all clips."""
+    """Sums of activations and of their squares over the tokens of each class, and of all clips.
+
+    Attributes:
+      total: sums of activations by class.
+      squares: sums of squared activations by class.
+      all_total: sums of activations over all clips.
+      all_squares: sums of squared activations over all clips.
+    """
 
     total: Float[np.ndarray, "class layer neuron"]
     squares: Float[np.ndarray, "class layer neuron"]
@@ -106,7 +121,7 @@ class Sums:
 
 
 def streams(seed: int, *key: int) -> tuple[np.random.Generator, int]:
-    """What a run draws from, and the seed of its permutations: independent of each other and of any other key's."""
+    """Generator of a run's data and seed of its permutations, independent of each other and of any other key's."""
     drawn, permuted = np.random.SeedSequence(seed, spawn_key=key).spawn(2)
     return np.random.default_rng(drawn), int(permuted.generate_state(1, np.uint64)[0])
 
@@ -121,14 +136,20 @@ def make_store(design: Design, rng: np.random.Generator) -> Store:
     counts = rng.binomial(TOKENS, 1 / (1 + np.exp(-odds))).astype(np.uint16)
     shape = (design.layers, design.neurons)
     return Store(
-        counts.reshape(-1, *shape), np.full(len(label), TOKENS), np.eye(design.classes, dtype=bool)[label], fold,
-        recording, truth.reshape(-1, *shape), kind.reshape(shape),
-    )  # fmt: skip
+        counts.reshape(-1, *shape),
+        np.full(len(label), TOKENS),
+        np.eye(design.classes, dtype=bool)[label],
+        fold,
+        recording,
+        truth.reshape(-1, *shape),
+        kind.reshape(shape),
+    )
 
 
 def draw_kinds(neurons: int, rng: np.random.Generator) -> Shaped[np.ndarray, " neuron"]:
     """A name in `KINDS` for every neuron."""
-    ends = np.cumsum([round(share * neurons) for share in KINDS.values()])[:-1]
+    # The kinds take consecutive ranges of numbers, which a permutation spreads over the neurons.
+    ends = np.cumsum([round(fraction * neurons) for fraction in KINDS.values()])[:-1]
     return np.array(list(KINDS))[rng.permutation(np.searchsorted(ends, np.arange(neurons), side="right"))]
 
 
@@ -137,21 +158,21 @@ def draw_log_odds(
 ) -> Float[np.ndarray, "clip neuron"]:
     """Log-odds of firing, before anything is planted; -inf where a neuron does not fire."""
     clips = len(recording)
-    middle, deviation = np.array([ODDS.get(one, (0, 0)) for one in kind.tolist()]).T
-    base = rng.normal(middle, deviation)
+    mean, deviation = np.array([ODDS.get(name, (0, 0)) for name in kind.tolist()]).T
+    base = rng.normal(mean, deviation)
     odds = np.broadcast_to(base, (clips, len(kind))).copy()
-    for level, of_clip in (("recording", recording), ("clip", np.arange(clips))):
-        odds += draw_noise(level, int(of_clip[-1]) + 1, len(kind), rng)[of_clip]
+    for source, number in (("recording", recording), ("clip", np.arange(clips))):
+        odds += draw_noise(source, int(number[-1]) + 1, len(kind), rng)[number]  # a row for each recording or clip
     single = np.flatnonzero(kind == "single clip")
     odds[:, np.isin(kind, ("single clip", "never"))] = -np.inf
     odds[rng.integers(clips, size=len(single)), single] = SINGLE
     return odds
 
 
-def draw_noise(level: str, rows: int, neurons: int, rng: np.random.Generator) -> Float[np.ndarray, "row neuron"]:
-    """Noise of recordings or of clips: what factors bring to all neurons, and what is each neuron's own."""
-    loading = rng.normal(0, SHARED_SD[level] / math.sqrt(FACTORS), (FACTORS, neurons))
-    return rng.normal(size=(rows, FACTORS)) @ loading + rng.normal(0, OWN_SD[level], (rows, neurons))
+def draw_noise(source: str, rows: int, neurons: int, rng: np.random.Generator) -> Float[np.ndarray, "row neuron"]:
+    """Noise of recordings or of clips: a part by factors that all neurons share, and a part of each neuron alone."""
+    loading = rng.normal(0, SHARED_SD[source] / math.sqrt(FACTORS), (FACTORS, neurons))
+    return rng.normal(size=(rows, FACTORS)) @ loading + rng.normal(0, OWN_SD[source], (rows, neurons))
 
 
 def draw_truth(
@@ -165,25 +186,32 @@ def draw_truth(
 
 
 def draw_sums(store: Store, rng: np.random.Generator) -> Sums:
-    """Activations of active tokens are exponential, of the others zero.
+    """Sums of activations that are exponential at active tokens and zero at the others.
 
-    Their sum over the k active tokens of a clip is Gamma(k); the sum of their squares is its mean given that sum.
+    Their sum over the k active tokens of a clip is Gamma(k). The sum of their squares is set to its mean given that
+    sum.
     """
     counts = store.counts.astype(np.float64)
     total = rng.standard_gamma(counts)
     squares = 2 * total**2 / (counts + 1)
-    return Sums(of_classes(store, total), of_classes(store, squares), total.sum(axis=0), squares.sum(axis=0))
+    return Sums(class_sums(store, total), class_sums(store, squares), total.sum(axis=0), squares.sum(axis=0))
 
 
-def of_classes(store: Store, values: Float[np.ndarray, "clip layer neuron"]) -> Float[np.ndarray, "class layer neuron"]:
+def class_sums(store: Store, values: Float[np.ndarray, "clip layer neuron"]) -> Float[np.ndarray, "class layer neuron"]:
     """Sums over the clips of each class."""
     flat = store.members.T.astype(np.float64) @ values.reshape(len(values), -1)
     return flat.reshape(-1, *values.shape[1:])
 
 
-def composition() -> dict[str, Any]:
-    """What the stores are made of, in log-odds; recall depends on it."""
+def composition() -> Record:
+    """The constants that stores are drawn with, in log-odds; recall depends on them."""
     return {
-        "tokens_per_clip": TOKENS, "folds": FOLDS, "kinds": KINDS, "log_odds": ODDS, "single_clip": SINGLE,
-        "factors": FACTORS, "shared_sd": SHARED_SD, "own_sd": OWN_SD,
-    }  # fmt: skip
+        "tokens_per_clip": TOKENS,
+        "folds": FOLDS,
+        "kinds": KINDS,
+        "log_odds": ODDS,
+        "single_clip": SINGLE,
+        "factors": FACTORS,
+        "shared_sd": SHARED_SD,
+        "own_sd": OWN_SD,
+    }

@@ -1,23 +1,23 @@
 """The paper's comparison: do self-supervised encoders grow more class-specific neurons than supervised ones?
 
 `python -m benchmarks.study.ssl_vs_supervised --esc50 ESC-50 --fsdd FSDD --out
-benchmarks/results/ssl_vs_supervised.json`, for the recorded results with `--encoders m2d_tiny DIR/msm_mae_tiny
+benchmarks/results/ssl_vs_supervised.json`; the recorded results also had `--encoders m2d_tiny DIR/msm_mae_tiny
 supervised_tiny jaxdissect.demo:untrained_tiny`.
 
-For each encoder and task: coverage and neurons per class by the presets aape and lape, over all tokens and over
-sounding ones, the AAPE cut-off, and linear-probe accuracy on the test split. Tasks that no encoder was trained on
-come first; their neurons are chosen on the training split. Of ESC-50 the encoders have heard folds 1-4, so its
-neurons are chosen on fold 5.
+For each encoder and task it compares coverage and neurons per class by the presets aape and lape, over all tokens and
+over sounding ones, the AAPE cut-off, and linear-probe accuracy on the test split. Tasks that no encoder was trained on
+come first; their neurons are chosen on the training split. The encoders have heard folds 1-4 of ESC-50, so its neurons
+are chosen on fold 5. Expected time: an hour.
 """
 
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
-from benchmarks.common import table, write_record
+from benchmarks.common import short_name, table, write_record
 from benchmarks.study.probes import RATES, mel_statistics, probe_rows
 from jaxdissect.commands.demo import normalised_cutoff
 from jaxdissect.demo import both_presets
@@ -27,15 +27,17 @@ from jaxdissect.probe.embeddings import embed_clips
 from jaxdissect.selection.aape import PRESETS
 from jaxdissect.stages.activations import run_activations
 from jaxdissect.tasks.known import load_task
+from jaxdissect.types import Record
 
 COLUMNS = ("coverage", "kept_neurons", "mean_neurons_per_class", "mean_classes_per_neuron")
-TOKENS: tuple[Literal["all", "sounding"], ...] = ("all", "sounding")
-WAYS = tuple(f"{preset}, {tokens}" for preset in PRESETS for tokens in TOKENS)
+Tokens = Literal["all", "sounding"]
+TOKENS: tuple[Tokens, ...] = ("all", "sounding")
+SELECTIONS = tuple(f"{preset}, {tokens}" for preset in PRESETS for tokens in TOKENS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to compare."""
+    """Encoders and data to compare on."""
 
     esc50: Path  # the ESC-50 folder
     fsdd: Path  # the folder with fsdd.csv
@@ -46,7 +48,16 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A task, the label sets to compare on, the split whose neurons are chosen; `heard` in training by the encoders."""
+    """A task to compare on.
+
+    Attributes:
+      task: known task or table.
+      data: data folder of the task.
+      label: label sets, joined by commas.
+      unit_seconds: length of a clip, s; None for that of a known task.
+      split: clips on which neurons are chosen.
+      heard: whether encoders were trained on the task.
+    """
 
     task: str
     data: Path | None
@@ -65,65 +76,59 @@ def comparisons(options: Options) -> list[Comparison]:
     ]
 
 
-def counted(encoder: str, chosen: Comparison, tokens: Literal["all", "sounding"]) -> dict[str, dict[str, Any]]:
-    """What both presets find, for every label set."""
+def choose_neurons(encoder: str, comparison: Comparison, tokens: Tokens) -> dict[str, Record]:
+    """Coverage and cut-offs of both presets, by label set."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        done = run_activations(
-            ActivationsOptions(
-                encoder=encoder,
-                task=chosen.task,
-                data=chosen.data,
-                label=chosen.label,
-                split=chosen.split,
-                unit_seconds=chosen.unit_seconds,
-                tokens=tokens,
-                run=run,
-            )
+        counting = ActivationsOptions(
+            encoder=encoder,
+            task=comparison.task,
+            data=comparison.data,
+            label=comparison.label,
+            split=comparison.split,
+            unit_seconds=comparison.unit_seconds,
+            tokens=tokens,
+            run=run,
         )
-        neurons = both_presets(run, done)
-    found: dict[str, dict[str, Any]] = {}
-    for preset, chosen_neurons in neurons.items():
-        for _, row in chosen_neurons.coverage.iterrows():
-            of_label_set = found.setdefault(row["label_set"], {"classes": int(row["classes"])})
-            of_label_set[f"{preset}, {tokens}"] = {column: float(row[column]) for column in COLUMNS} | {
-                "aape_cutoff_normalised": normalised_cutoff(chosen_neurons, row["label_set"])
-            }
-    return found
+        by_preset = both_presets(run, run_activations(counting))
+    by_label_set: dict[str, Record] = {}
+    for preset, neurons in by_preset.items():
+        for _, row in neurons.coverage.iterrows():
+            cutoff = normalised_cutoff(neurons, row["label_set"])
+            selection = {column: float(row[column]) for column in COLUMNS} | {"aape_cutoff_normalised": cutoff}
+            label_set = by_label_set.setdefault(row["label_set"], {"classes": int(row["classes"])})
+            label_set[f"{preset}, {tokens}"] = selection
+    return by_label_set
 
 
-def compare(options: Options) -> list[dict[str, Any]]:
+def compare(options: Options) -> list[Record]:
     """One row per label set and encoder."""
     rows = []
-    for chosen in comparisons(options):
-        task = load_task(chosen.task, chosen.data, chosen.label.split(","), chosen.unit_seconds)
-        found = probe_rows("log-mel", embed_clips(mel_statistics(), task), task, options.seeds)
+    for comparison in comparisons(options):
+        task = load_task(comparison.task, comparison.data, comparison.label.split(","), comparison.unit_seconds)
+        of_task = probe_rows("log-mel", embed_clips(mel_statistics(), task), task, options.seeds)
         for name in options.encoders:
-            probed = probe_rows(short(name), embed_clips(load_encoder(name), task), task, options.seeds)
+            of_encoder = probe_rows(short_name(name), embed_clips(load_encoder(name), task), task, options.seeds)
             for tokens in TOKENS:
-                of_label_set = counted(name, chosen, tokens)
-                for row in probed:
-                    row |= of_label_set[row["label_set"]]
-            found += probed
-        rows += [row | {"heard": chosen.heard, "split": chosen.split} for row in found]
+                by_label_set = choose_neurons(name, comparison, tokens)
+                for row in of_encoder:
+                    row |= by_label_set[row["label_set"]]
+            of_task += of_encoder
+        rows += [row | {"heard": comparison.heard, "split": comparison.split} for row in of_task]
     return rows
 
 
-def short(encoder: str) -> str:
-    """The last part of a directory's or factory's name."""
-    return Path(encoder.rpartition(":")[2]).name
-
-
-def line(row: dict[str, Any]) -> list[str]:
-    """One row of the table."""
-    cells = [
-        f"{row[way]['coverage']:.0%}, {row[way]['mean_neurons_per_class']:.1f}" if way in row else "" for way in WAYS
+def cells(row: Record) -> list[str]:
+    """One row of the table; the baseline has no neurons."""
+    selections = [
+        f"{row[name]['coverage']:.0%}, {row[name]['mean_neurons_per_class']:.1f}" if name in row else ""
+        for name in SELECTIONS
     ]
-    cutoff = f"{row[WAYS[0]]['aape_cutoff_normalised']:.3f}" if WAYS[0] in row else ""
+    cutoff = f"{row[SELECTIONS[0]]['aape_cutoff_normalised']:.3f}" if SELECTIONS[0] in row else ""
     return [
         f"{row['task']} {row['label_set']}" + (" (in-domain)" if row["heard"] else ""),
         row["encoder"],
-        *cells,
+        *selections,
         cutoff,
         f"{row['accuracy']:.1%} ± {row['standard_error']:.1%}",
         f"{row['accuracy_at_the_papers_rate']:.1%}",
@@ -131,15 +136,17 @@ def line(row: dict[str, Any]) -> list[str]:
 
 
 def main(options: Options) -> None:
-    """Compare, print a table and write everything."""
+    """Compare, print a table and write the record."""
     rows = compare(options)
-    head = ["task", "encoder", *WAYS, "AAPE cut-off", "probe accuracy ± standard error", "at rate 3e-5"]
-    order = {(row["task"], row["label_set"]): None for row in rows}
-    print(table(head, [line(row) for place in order for row in rows if (row["task"], row["label_set"]) == place]))
+    head = ["task", "encoder", *SELECTIONS, "AAPE cut-off", "probe accuracy ± standard error", "at rate 3e-5"]
+    # Encoders of one label set below each other: the sort is stable.
+    label_sets = list(dict.fromkeys((row["task"], row["label_set"]) for row in rows))
+    by_label_set = sorted(rows, key=lambda row: label_sets.index((row["task"], row["label_set"])))
+    print(table(head, list(map(cells, by_label_set))))
     for row in rows:
         if row["at_the_edge_of_the_rates"]:
             print(f"{row['encoder']}, {row['label_set']}: the best rate is the last tried, {row['learning_rate']}")
-    encoders = {short(name): fingerprint(load_encoder(name)) for name in options.encoders}
+    encoders = {short_name(name): fingerprint(load_encoder(name)) for name in options.encoders}
     packages = ("jax", "flax", "jaxdissect")
     write_record(options.out, packages, encoders=encoders, seeds=options.seeds, rates=RATES, rows=rows)
 
