@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 from foreign import IntegerEncoder
-from jaxdissect.commands.bench_summary import bench_summary
 from tones import strict_json
 
 from jaxdissect.bench import rates
 from jaxdissect.bench.rates import run_bench, task_to_decode, timing
+from jaxdissect.commands.bench import bench_summary
 from jaxdissect.errors import InputError
 from jaxdissect.options.bench import BenchOptions
 from jaxdissect.stages.prepare import PrepareOptions, run_prepare
