@@ -40,7 +40,12 @@ def part_outcome(part: PartResult) -> Outcome:
 
 
 def ablate_outcome(run: Path, ablated: AblateResult) -> Outcome:
-    """The answer of the stage `ablate`."""
+    """The answer of the stage `ablate`.
+
+    Args:
+      run: run directory.
+      ablated: result of the stage.
+    """
     results = ablate_results(ablated)
     return Outcome(
         stage="ablate",
@@ -58,7 +63,11 @@ def unjudged(ablated: AblateResult) -> str | None:
 
 
 def ablate_results(ablated: AblateResult) -> Record:
-    """What interventions did to their own classes, the aggregate test, and how well controls and causal map fit."""
+    """What interventions did to their own classes, the aggregate test, and how well controls and causal map fit.
+
+    Args:
+      ablated: result of the stage.
+    """
     rate, impact = ablated.balance or (None, None)
     return {
         "interventions": len(ablated.chosen),
@@ -75,7 +84,11 @@ def ablate_results(ablated: AblateResult) -> Record:
 
 
 def own_classes(ablated: AblateResult) -> pd.DataFrame:
-    """The rows of `ablation.csv` about a class that the intervention is meant for."""
+    """The rows of `ablation.csv` about a class that the intervention is meant for.
+
+    Args:
+      ablated: result of the stage.
+    """
     meant = {(intervention.name, *name) for intervention in ablated.chosen for name in intervention.neurons.classes}
     rows = ablated.ablation.table
     keys = zip(rows["intervention"], rows["label_set"], rows["class"], strict=True)
@@ -83,7 +96,11 @@ def own_classes(ablated: AblateResult) -> pd.DataFrame:
 
 
 def ablation_warnings(ablated: AblateResult) -> list[str]:
-    """What makes p-values too small, and what was left out."""
+    """What makes p-values too small, and what was left out.
+
+    Args:
+      ablated: result of the stage.
+    """
     lines = [*ablated.cautions]
     if ablated.overlap > MUCH_OVERLAP:
         lines.append(
@@ -186,6 +203,7 @@ def _interventions_table(label_set: str, chosen: Sequence[Intervention], rows: p
 
 
 def _aggregate_table(suite: pd.DataFrame) -> str:
+    """The test of all interventions together, a row per label set, gain and contrast."""
     cells = [
         [
             row["label_set"],
@@ -226,6 +244,7 @@ def _mean_and_deviation(mean: float, deviation: float, digits: int = 3) -> str:
 
 
 def _shortened(header: Sequence[str], cells: Sequence[Sequence[object]]) -> str:
+    """A table without the rows that a terminal has no room for."""
     shown = table(header, cells[:SHOWN_ROWS])
     hidden = len(cells) - SHOWN_ROWS
     return shown if hidden <= 0 else f"{shown}\n... and {hidden} more rows, see ablation.csv."

@@ -21,7 +21,12 @@ def run(options: ActivationsOptions) -> Iterator[Outcome]:
 
 
 def activations_outcome(run: Path, counted: ActivationsResult) -> Outcome:
-    """The answer of the stage `activations`."""
+    """The answer of the stage `activations`.
+
+    Args:
+      run: run directory.
+      counted: result of the stage.
+    """
     results = activations_results(counted)
     return Outcome(
         stage="activations",
@@ -39,15 +44,23 @@ def unread(counted: ActivationsResult) -> str | None:
 
 
 def activations_results(counted: ActivationsResult) -> Record:
-    """How much was counted, and how fast."""
+    """How much was counted, and how fast.
+
+    Args:
+      counted: result of the stage.
+
+    Returns:
+      A JSON object; `active_share` is the fraction of all pairs of neuron and token that are active.
+    """
     counts = counted.activations.counts
-    active, tokens = counts["total_active_tokens"], int(counts["total_tokens"])
+    active, tokens = counts["total_active_tokens"], int(counts["total_tokens"])  # active: (layer, neuron)
     return {
         "clips": int(counts["total_clips"]),
         "clips_by_status": counted.activations.clips["status"].value_counts().to_dict(),
         "tokens": tokens,
         "layers": counts.sizes["layer"],
         "neurons_per_layer": counts.sizes["neuron"],
+        # Every neuron sees every token, so the mean over neurons divided by tokens is the mean over pairs.
         "active_share": float(active.mean()) / max(tokens, 1),
         "neurons_that_never_fire": int((active == 0).sum()),
         "reused": counted.reused,
@@ -56,7 +69,11 @@ def activations_results(counted: ActivationsResult) -> Record:
 
 
 def activations_summary(results: Record) -> str:
-    """How much was counted, and how fast."""
+    """How much was counted, and how fast, in three lines.
+
+    Args:
+      results: JSON object of `activations_results`.
+    """
     status = ", ".join(f"{clips} {name}" for name, clips in results["clips_by_status"].items())
     lines = [
         f"Counted {size_text(results)} ({status}).",
@@ -74,7 +91,11 @@ def activations_summary(results: Record) -> str:
 
 
 def size_text(results: Record) -> str:
-    """How many clips, tokens, neurons and layers were counted."""
+    """How many clips, tokens, neurons and layers were counted.
+
+    Args:
+      results: JSON object of `activations_results`.
+    """
     neurons = results["layers"] * results["neurons_per_layer"]
     return (
         f"{results['clips']:,} clips, {results['tokens']:,} tokens, {neurons:,} neurons in {results['layers']} layers"
@@ -82,7 +103,11 @@ def size_text(results: Record) -> str:
 
 
 def activations_warnings(counted: ActivationsResult) -> list[str]:
-    """Clips that could not be read, padding that makes up most of the clips, and splits that are missing."""
+    """Clips that could not be read, padding that makes up most of the clips, and splits that are missing.
+
+    Args:
+      counted: result of the stage.
+    """
     clips = counted.activations.clips
     bad = clips[clips["status"] == "unreadable"]
     unreadable = left_out("Not counted", zip(bad["file_name"], bad["reason"], strict=True), "clips.csv")

@@ -19,7 +19,11 @@ def run(options: ConvertOptions) -> Iterator[Outcome]:
 
 
 def encoder_results(encoder: M2D) -> Record:
-    """An encoder's name and sizes."""
+    """An encoder's name and sizes.
+
+    Args:
+      encoder: encoder that was converted or trained.
+    """
     vit, head = encoder.config, encoder.variables.get("head")
     return {
         "encoder": encoder.name,
@@ -37,7 +41,11 @@ def encoder_results(encoder: M2D) -> Record:
 
 
 def encoder_summary(results: Record) -> str:
-    """An encoder's name and sizes."""
+    """An encoder's name and sizes in one line.
+
+    Args:
+      results: JSON object of `encoder_results`.
+    """
     layers, neurons, classes = results["layers"], results["neurons_per_layer"], results["head_classes"]
     head = f", task head of {classes} classes." if classes else "."
     return (

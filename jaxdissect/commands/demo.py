@@ -29,7 +29,11 @@ def run(options: DemoOptions) -> Iterator[Outcome]:
 
 
 def demo_outcome(encoders: Sequence[DemoResult]) -> Outcome:
-    """What was counted and chosen with every encoder."""
+    """The answer of `demo`: what was counted and chosen with every encoder.
+
+    Args:
+      encoders: results, one per encoder.
+    """
     results = {"encoders": [_encoder_results(encoder) for encoder in encoders]}
     warnings = [
         f"{encoder.run.name}: {sentence}"
@@ -47,6 +51,7 @@ def demo_outcome(encoders: Sequence[DemoResult]) -> Outcome:
 
 
 def _encoder_results(encoder: DemoResult) -> Record:
+    """Counts, coverage by preset, and the AAPE cut-off of every label set, with one encoder."""
     aape = encoder.neurons["aape"]
     return {
         "encoder": encoder.run.name,
@@ -61,13 +66,22 @@ def _encoder_results(encoder: DemoResult) -> Record:
 
 
 def normalised_cutoff(neurons: Neurons, label_set: str) -> float:
-    """The highest AAPE among the neurons kept, divided by ln(classes)."""
+    """The highest AAPE among the neurons kept, divided by ln(classes), so that 1 is a neuron without preference.
+
+    Args:
+      neurons: neurons that were chosen.
+      label_set: name of the label set.
+    """
     classes = neurons.coverage.set_index("label_set")["classes"].to_dict()
     return float(neurons.scores["aape_cutoff"].sel(label_set=label_set)) / math.log(classes[label_set])
 
 
 def demo_summary(results: Record) -> str:
-    """What was counted with each encoder, and coverage and neurons per class side by side."""
+    """What was counted with each encoder, and coverage and neurons per class side by side.
+
+    Args:
+      results: JSON object of `demo_outcome`.
+    """
     encoders = results["encoders"]
     lines = [f"Counted {size_text(encoders[0]['activations'])}, with each:"]
     for encoder in encoders:
@@ -78,6 +92,7 @@ def demo_summary(results: Record) -> str:
     header = ["label set", "classes", "encoder"]
     header += [f"{column}, {preset}" for preset in presets for column in ("coverage", "neurons/class")]
     cells = []
+    # All encoders counted the same label sets, in the same order.
     for number, label_set in enumerate(encoders[0]["presets"][presets[0]]):
         for encoder in encoders:
             row: list[object] = [label_set["label_set"], label_set["classes"], encoder["kind"]]

@@ -37,7 +37,7 @@ WITHOUT_P_VALUES = (
 
 
 def run(options: NeuronsOptions) -> Iterator[Outcome]:
-    """Choose neurons, and answer with what the counts should be read with, too."""
+    """Choose neurons; the warnings of the counts are repeated, since this command did not count."""
     yield choose(options, warn_of_counts=True)
 
 
@@ -48,12 +48,12 @@ def choose(options: NeuronsOptions, warn_of_counts: bool) -> Outcome:
       options: options of the stage.
       warn_of_counts: whether to repeat the warnings of the stage `activations`, which has not just answered.
     """
-    before = _listed_pairs(options.run)
+    before = _listed_pairs(options.run)  # read first: the stage replaces the file
     neurons = run_neurons(options)
     basis = read_basis(Run(options.run))
     warnings = neurons_warnings(neurons)
     warnings += counting_cautions(basis.record, basis.clips) if warn_of_counts else []
-    if has_p_values(neurons.coverage):
+    if has_p_values(neurons.coverage):  # p-values depend on which clips come from one recording
         warnings += recording_cautions(basis, int(neurons.coverage["classes"].max()))
     if before is not None and before != _listed_pairs(options.run):
         warnings += _outdated(options.run)
@@ -74,7 +74,14 @@ def neurons_warnings(neurons: Neurons) -> list[str]:
 
 
 def neurons_results(neurons: Neurons) -> Record:
-    """A row of `coverage.csv` for every label set, with the neurons of each class and layer."""
+    """A row of `coverage.csv` for every label set, with the neurons of each class and layer.
+
+    Args:
+      neurons: neurons that were chosen.
+
+    Returns:
+      A JSON object. `neurons_by_layer` counts neurons by number of the layer, `neurons_by_class` those of each class.
+    """
     label_sets = []
     for row in neurons.coverage.to_dict("records"):
         pairs = neurons.neurons[neurons.neurons["label_set"] == row["label_set"]]
@@ -86,7 +93,11 @@ def neurons_results(neurons: Neurons) -> Record:
 
 
 def neurons_summary(results: Record) -> str:
-    """Coverage, neurons per class, the busiest layers, and how sure all of this is, for every label set."""
+    """Coverage, neurons per class, the busiest layers, and how sure all of this is, for every label set.
+
+    Args:
+      results: JSON object of `neurons_results`.
+    """
     rows = results["label_sets"]
     header = ["label set", "classes", "coverage", "kept neurons", "neurons/class", "classes/neuron", "busiest layers"]
     cells = [
@@ -107,6 +118,7 @@ def neurons_summary(results: Record) -> str:
 
 
 def _busiest_layers(neurons: np.ndarray) -> str:
+    """The layers with most neurons, e.g. "11 (26), 10 (17)"; ties in the order of the layers."""
     order = np.argsort(-neurons, kind="stable")[:BUSIEST_LAYERS]
     return ", ".join(f"{layer} ({neurons[layer]})" for layer in order if neurons[layer]) or "-"
 
@@ -119,7 +131,11 @@ def _richest_classes(row: Record) -> str:
 
 
 def _certainty(row: Record) -> str:
-    """How sure the selection of a label set is; NaN stands for what was not drawn."""
+    """How sure the selection of a label set is, in one sentence.
+
+    Args:
+      row: row of `coverage.csv` with the columns of permutations and resamples; NaN where nothing was drawn.
+    """
     parts = [f"{row['label_set']}: {row['pairs']:,} pairs of class and neuron"]
     if not math.isnan(row["pairs_by_chance"]):
         parts.append(f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels")
@@ -132,6 +148,7 @@ def _certainty(row: Record) -> str:
             f"coverage {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings; halves of "
             f"them agree on {row['split_half_jaccard']:.0%} of the pairs"
         )
+    # With few permutations the smallest p-value is large. Benjamini-Hochberg then needs many pairs at once.
     if row["classes_untested"] < row["classes"] and not row["pairs_needed"] <= FEW_PAIRS:
         needed = "even more than all" if math.isnan(row["pairs_needed"]) else f"{row['pairs_needed']:,.0f}"
         parts.append(

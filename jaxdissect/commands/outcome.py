@@ -63,7 +63,12 @@ def bad_clips(result: CountsBadClips, remainder: str) -> str | None:
 
 
 def existing(folder: Path, names: Iterable[str]) -> tuple[Path, ...]:
-    """Those of some files that exist in a folder."""
+    """Paths of those files that exist; options decide which files a stage writes.
+
+    Args:
+      folder: folder of the files.
+      names: names of the files that may exist.
+    """
     return tuple(folder / name for name in names if (folder / name).exists())
 
 
@@ -84,7 +89,12 @@ def left_out(title: str, reasons: Iterable[tuple[object, object]], file: str) ->
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A plain table: the first column to the left, the others to the right."""
+    """A plain table: the first column to the left, all other ones to the right.
+
+    Args:
+      header: names of the columns.
+      rows: cells of every row, as many as there are columns.
+    """
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
@@ -95,15 +105,25 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """A number with its sign, zero without one, and "-" for NaN."""
+    """A number with its sign, zero without one, and "-" for NaN.
+
+    Args:
+      value: number.
+      digits: digits behind the point.
+    """
     return "-" if math.isnan(value) else f"{round(value, digits) + 0.0:+.{digits}f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def p_text(value: float) -> str:
-    """A p-value, "-" for NaN."""
+    """A p-value with three digits, "-" for NaN."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def percent(value: float, sign: bool = False) -> str:
-    """A fraction in percent, "-" for NaN."""
+    """A fraction in percent, "-" for NaN.
+
+    Args:
+      value: fraction.
+      sign: whether it is a change, shown with its sign and without "%".
+    """
     return "-" if math.isnan(value) else f"{100 * value:.1f}%" if not sign else signed(100 * value, 1)

@@ -10,7 +10,11 @@ from jaxdissect.types import Record
 
 
 def run(options: PrepareOptions) -> Iterator[Outcome]:
-    """Decode clips into shards."""
+    """Decode clips into shards.
+
+    Args:
+      options: options of the command.
+    """
     prepared, out = run_prepare(options), options.out
     results = {
         "clips": prepared.clips,
@@ -34,7 +38,11 @@ def run(options: PrepareOptions) -> Iterator[Outcome]:
 
 
 def prepare_summary(results: Record) -> str:
-    """What was prepared, how large it is and how fast it was made."""
+    """What was prepared, how large it is and how fast it was made.
+
+    Args:
+      results: JSON object of the stage `prepare`.
+    """
     decoded, seconds, shards = results["decoded_now_clips"], results["seconds"], results["shards"]
     rate = f", {decoded / seconds:,.1f} clips/s" if decoded else ""
     done = (
@@ -47,7 +55,11 @@ def prepare_summary(results: Record) -> str:
 
 
 def run_verify(options: VerifyOptions) -> Iterator[Outcome]:
-    """Compare files with the hashes that were recorded when they were written."""
+    """Compare files with the hashes that were recorded when they were written.
+
+    Args:
+      options: options of the command.
+    """
     faults = verify(options.folder)
     verdict = f"{options.folder}: {len(faults) or 'no'} file{'s' * (len(faults) != 1)} not as written."
     yield Outcome(

@@ -15,7 +15,12 @@ def run(options: ProbeOptions) -> Iterator[Outcome]:
 
 
 def probe_outcome(run: Path, probes: ProbeResult) -> Outcome:
-    """The answer of the stage `probe`."""
+    """The answer of the stage `probe`.
+
+    Args:
+      run: run directory.
+      probes: result of the stage.
+    """
     results = probe_results(probes)
     return Outcome(
         stage="probe",
@@ -28,7 +33,11 @@ def probe_outcome(run: Path, probes: ProbeResult) -> Outcome:
 
 
 def probe_results(probes: ProbeResult) -> Record:
-    """Mean and standard deviation of the scores of every label set's probes, by split."""
+    """Mean and standard deviation of the scores of every label set's probes, by split.
+
+    Args:
+      probes: result of the stage.
+    """
     label_sets = []
     for evaluation in probes.evaluations:
         scores = evaluation.scores.groupby("split", sort=False)["score"]
@@ -41,14 +50,18 @@ def probe_results(probes: ProbeResult) -> Record:
                 "probes": len(test),
                 "test_clips": test["clips"].mean(),
                 "mean_score": scores.mean().to_dict(),
-                "sd_score": scores.std(ddof=0).to_dict(),
+                "sd_score": scores.std(ddof=0).to_dict(),  # of these probes, not an estimate for further ones
             }
         )
     return {"label_sets": label_sets, "clips_left_out": len(probes.unusable)}
 
 
 def probe_summary(results: Record) -> str:
-    """The scores as a table."""
+    """The scores as a table.
+
+    Args:
+      results: JSON object of `probe_results`.
+    """
     header = ["label set", "classes", "metric", "train", "valid", "test", "test clips", "probes"]
     cells = []
     for row in results["label_sets"]:

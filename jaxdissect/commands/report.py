@@ -15,7 +15,11 @@ def run(options: ReportOptions) -> Iterator[Outcome]:
 
 
 def report_outcome(report: ReportResult) -> Outcome:
-    """The answer of the stage `report`."""
+    """The answer of the stage `report`.
+
+    Args:
+      report: result of the stage.
+    """
     results = {
         "neurons": report.neurons,
         "clips": report.clips,
@@ -34,7 +38,11 @@ def report_outcome(report: ReportResult) -> Outcome:
 
 
 def report_summary(results: Record) -> str:
-    """What can be seen and heard, what is missing, and how to add it."""
+    """What can be seen and heard, what is missing, and how to add it.
+
+    Args:
+      results: JSON object of the stage `report`.
+    """
     lines = [f"Report of {results['neurons']:,} class-specific neurons with {results['clips']:,} clips to hear."]
     for entry in results["missing"][:LISTED]:
         remedy = f" ({entry['command']})" if entry["command"] else ""

@@ -14,7 +14,11 @@ from jaxdissect.types import Record
 
 
 def run(options: ReproduceOptions) -> Iterator[Outcome]:
-    """Count, choose, probe, and repeat the published ablation."""
+    """Count, choose, probe, and repeat the published ablation.
+
+    Args:
+      options: options of the command.
+    """
     reproduction = run_reproduce(options)
     results = reproduce_results(reproduction)
     warnings = [*activations_warnings(reproduction.counted), *neurons_warnings(reproduction.neurons)]
@@ -35,14 +39,22 @@ def run(options: ReproduceOptions) -> Iterator[Outcome]:
 
 
 def reproduce_results(reproduction: Reproduction) -> Record:
-    """The rows of `reproduction.csv`, and the published neuron set that was ablated."""
+    """The rows of `reproduction.csv`, and the published neuron set that was ablated.
+
+    Args:
+      reproduction: result of the stage.
+    """
     published = reproduction.published
     published_set = published and {"classes": published["classes"], "neurons": len(published["neurons"])}
     return {"figures": reproduction.figures.to_dict("records"), "published_set": published_set}
 
 
 def reproduce_summary(results: Record) -> str:
-    """Published figures beside those found here, class by class for the published ablation."""
+    """Published figures beside those found here, class by class for the published ablation.
+
+    Args:
+      results: JSON object of `reproduce_results`.
+    """
     overall = [row for row in results["figures"] if not row["class"]]
     cells = [[row["figure"], _figure(row["published"]), _figure(row["found"])] for row in overall]
     lines = [table(["figure", "published", "here"], cells)]
@@ -74,4 +86,5 @@ def _ablation_table(figures: list[Record]) -> str:
 
 
 def _figure(value: float) -> str:
+    """A figure with three significant digits below 1, with one digit behind the point above, "-" for NaN."""
     return "-" if math.isnan(value) else f"{value:.3g}" if value < 1 else f"{value:.1f}"

@@ -26,7 +26,13 @@ def run(options: ShareOptions) -> Iterator[Outcome]:
 
 
 def share_outcome(run: Path, sharing: Sharing, figures: Sequence[Path] = ()) -> Outcome:
-    """The answer of the stage `share`."""
+    """The answer of the stage `share`.
+
+    Args:
+      run: run directory.
+      sharing: result of the stage.
+      figures: files of the figures that were drawn.
+    """
     results = share_results(sharing)
     warnings = [
         f"{other} is of another encoder: neurons of two trainings do not correspond by their numbers, unless one began "
@@ -45,9 +51,17 @@ def share_outcome(run: Path, sharing: Sharing, figures: Sequence[Path] = ()) -> 
 
 
 def share_results(sharing: Sharing) -> Record:
-    """For every two label sets, how much their classes share, and how much chance shares."""
+    """For every two label sets, how much their classes share, and how much chance shares.
+
+    Args:
+      sharing: result of the stage.
+
+    Returns:
+      A JSON object; `closest_pairs` holds the rows of `sharing.csv` that share most beyond sizes and breadth.
+    """
     rows = []
     for names, pairs in sharing.table.groupby(["label_set_a", "run_b", "label_set_b"], sort=False):
+        # A class without neurons shares none, which says nothing.
         filled = pairs[(pairs["size_a"] > 0) & (pairs["size_b"] > 0)]
         above_breadth = filled["q_by_breadth"] <= LEVEL
         closest = filled[above_breadth].sort_values("p_by_breadth", kind="stable").head(CLOSEST_PAIRS)
@@ -70,7 +84,11 @@ def share_results(sharing: Sharing) -> Record:
 
 
 def share_summary(results: Record) -> str:
-    """How much classes share on average, and the pairs that share most, of every two label sets."""
+    """How much classes share on average, and the pairs that share most, of every two label sets.
+
+    Args:
+      results: JSON object of `share_results`.
+    """
     lines = []
     for row in results["label_set_pairs"]:
         title = f"{row['label_set_a']} x {row['label_set_b']}" + (f" of {row['run_b']}" if row["other_run"] else "")

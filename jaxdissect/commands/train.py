@@ -28,7 +28,11 @@ def run(options: TrainOptions) -> Iterator[Outcome]:
 
 
 def train_summary(results: Record) -> str:
-    """What was trained, on what, for how long, and how the loss changed."""
+    """What was trained, on what, for how long, and how the loss changed.
+
+    Args:
+      results: JSON object of the command `train`.
+    """
     first, last = results["first_point"], results["last_point"]
     metrics = [name for name in last if name not in ("step", "learning_rate")]
     course = ", ".join(f"{name.replace('_', ' ')} {first[name]:.3f} -> {last[name]:.3f}" for name in metrics)
