@@ -18,6 +18,8 @@ PAGE_HEADER_BYTES = 27  # without the table of the segments' sizes
 LONGEST_PAGE_BYTES = PAGE_HEADER_BYTES + 255 + 255 * 255
 BEGINS_STREAM, ENDS_STREAM = 2, 4  # flags
 NO_TRIMMING = 2**62  # a last position that no stream reaches
+# Samples at 48 kHz in an Opus frame, by configuration (RFC 6716, table 2): SILK, hybrid and CELT modes.
+OPUS_FRAME_SAMPLES = (480, 960, 1920, 2880) * 3 + (480, 960) * 2 + (120, 240, 480, 960) * 4
 REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -91,17 +93,37 @@ def ogg_links(file: OpenFile) -> list[Link]:
     return links
 
 
-def without_end(file: OpenFile, page: Page) -> dict[int, bytes]:
+def without_end(file: OpenFile, page: Page, position: int = NO_TRIMMING) -> dict[int, bytes]:
     """Bytes to replace in a last page, by their offset in the file, so that its position trims no sound.
 
     Args:
       file: open file; its position changes.
       page: last page of a stream.
+      position: position that trims nothing.
     """
     altered = bytearray(read_at(file, page.offset, page.size))
-    altered[POSITION] = NO_TRIMMING.to_bytes(8, "little")
+    altered[POSITION] = position.to_bytes(8, "little")
     altered[CHECKSUM] = _checksum(altered).to_bytes(4, "little")
     return {page.offset: bytes(altered[:PAGE_HEADER_BYTES])}
+
+
+def opus_duration(file: OpenFile, page: Page) -> int:
+    """Samples at 48 kHz in the Opus packets that begin on a page (RFC 6716, section 3.1).
+
+    Args:
+      file: open file; its position changes.
+      page: page with sound.
+    """
+    content = read_at(file, page.offset, page.size)
+    sizes = content[PAGE_HEADER_BYTES : PAGE_HEADER_BYTES + content[SEGMENTS_AT]]
+    samples, start, begins = 0, PAGE_HEADER_BYTES + len(sizes), True
+    for size in sizes:
+        if begins and size:
+            # The first byte of a packet: five bits of mode and frame length, one of stereo, two of the frame count.
+            config, count = content[start] >> 3, (1, 2, 2, 0)[content[start] & 3]
+            samples += OPUS_FRAME_SAMPLES[config] * (count or content[start + 1] & 63)
+        start, begins = start + size, size < 255  # a segment of 255 bytes continues in the next one
+    return samples
 
 
 def endless_ogg(file: OpenFile) -> dict[int, bytes]:

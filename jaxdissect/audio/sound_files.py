@@ -283,7 +283,13 @@ def _read_ogg_link(file: OpenFile, link: ogg_pages.Link, first: _Sound, promised
     """
     if not link.complete:
         raise UnreadableError("damaged: an Ogg page is missing or altered")
-    with _Sound(Window(file, link.pages[0].offset, link.end, ogg_pages.without_end(file, link.pages[-1]))) as stream:
+    begin, end, last = link.pages[0].offset, link.end, link.pages[-1]
+    try:
+        opened = _Sound(Window(file, begin, end, ogg_pages.without_end(file, last)))
+    except soundfile.LibsndfileError:  # Opus with one page of sound, from which the stream's begin is reckoned, too
+        exact = ogg_pages.without_end(file, last, ogg_pages.opus_duration(file, last))
+        opened = _Sound(Window(file, begin, end, exact))
+    with opened as stream:
         if (stream.samplerate, stream.channels) != (first.samplerate, first.channels):
             raise UnreadableError(
                 f"its streams differ in rate or channels: {first.samplerate} Hz, {first.channels}; {stream.samplerate} "

@@ -158,6 +158,17 @@ def test_read_ogg_whatever_the_position_of_its_last_page(subtype):
         assert decoded(altered, wanted=9000) == 9000
 
 
+@pytest.mark.parametrize("length", [800, 8000, 16000])
+@pytest.mark.parametrize("subtype", OGG)
+def test_read_ogg_of_one_page_of_sound(subtype, length):
+    """libsndfile reckons the begin of such an Opus stream from its last position, which is its first one, too."""
+    content = encoded(tone(length), format="OGG", subtype=subtype)
+    assert decoded(content) == length
+    assert decoded(content + content) == 2 * length
+    for position in (0, 1):
+        assert length <= decoded(ogg_ending_at(content, position)) <= length + OGG[subtype]
+
+
 @pytest.mark.parametrize("subtype", OGG)
 def test_read_ogg_counts_all_streams_that_follow_one_another(subtype):
     first, second = (encoded(tone(length), format="OGG", subtype=subtype) for length in (LENGTH, 2 * LENGTH))
