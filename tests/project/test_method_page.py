@@ -66,6 +66,6 @@ def test_the_jaccard_coefficient_is_that_of_the_sets_shown():
 
 
 def test_the_q_values_are_those_of_the_p_values_shown():
-    ((p_values, q_values),) = re.findall(r"order: of ([\d., ]+) they are ([\d., ]+)\.", PAGE)
+    ((p_values, q_values),) = re.findall(r"the \$p\$-values ([\d., ]+) have the \$q\$-values ([\d., ]+)\.", PAGE)
     found = benjamini_hochberg(np.array([float(value) for value in p_values.split(", ")]))
     np.testing.assert_allclose(found, [float(value) for value in q_values.split(", ")], atol=5e-5)
