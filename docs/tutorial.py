@@ -1,13 +1,13 @@
 # %% [markdown]
-# # Which neurons listen to which notes?
+# # A first dissection: which neurons listen to which notes?
 #
-# A first dissection, from sound to report. It needs no data and no network: the notes are synthesised, and the
-# encoder, `m2d_tiny`, comes with the package. Open this file in Jupyter (with jupytext) or VS Code and run it cell by
-# cell, or all of it by `python docs/tutorial.py`: half a minute to a minute on two cores. It writes into the folder
-# `jaxdissect-tutorial` below the current one, and a second run goes on from what is there.
+# This tutorial leads from sound to report. It needs no data and no network: the notes are synthesised, and the encoder,
+# `m2d_tiny`, comes with the package. Open this file in Jupyter (with jupytext) or VS Code and run it cell by cell. Or
+# run all of it by `python docs/tutorial.py`, which takes half a minute to a minute on two cores. It writes into the
+# folder `jaxdissect-tutorial` below the current one, and a second run reuses the files there.
 #
-# Every step is a command; `run` below calls it as a shell would. What it prints is for people, what it writes into the
-# run directory is tables (CSV) and arrays (netCDF), which the cells in between read.
+# Every step is a command, and `run` below calls it as a shell would. The command prints a summary. It writes tables
+# (CSV) and arrays (netCDF) into the run directory, and the cells in between read them.
 
 # %%
 import shlex
@@ -34,9 +34,9 @@ def run(command):
 # %% [markdown]
 # ## The clips
 #
-# `notes` is 960 clips of 2 s: 8 instruments x 60 pitches x 2 takes, with `octave`, `pitch_class`, `instrument` and
-# `split` in a table. The first takes are enough here. A table of your own works the same: `file_name`, columns of
-# labels, and `split` (train, valid, test) or `fold`.
+# `notes` has 960 clips of 2 s: 8 instruments x 60 pitches x 2 takes. Its table has the columns `octave`, `pitch_class`,
+# `instrument` and `split`. The first takes are enough here. A table of your own works in the same way, with `file_name`,
+# columns of labels, and `split` (train, valid, test) or `fold`.
 
 # %%
 load_task("notes", data=folder / "notes")  # synthesises them where they are missing
@@ -47,13 +47,15 @@ print(table.groupby("split").size().to_dict(), "clips;", table["octave"].nunique
 print(table["instrument"].nunique(), "instruments")
 
 # %% [markdown]
-# ## Count and choose
+# ## Counting and selection
 #
-# One pass over the training clips counts, for each of the encoder's 9,216 neurons and each class, the share of tokens
-# at which the neuron is active. AAPE is the entropy of these shares over the classes: low where a neuron answers to
-# few. The 2% of lowest AAPE are kept, and each is *specific* to the classes for which it fires often enough. Two label
-# sets of the same clips are counted at once. `--keep-clips` keeps what single clips did, which the test of
-# significance needs.
+# One pass over the training clips counts active tokens, for each of the encoder's 9,216 neurons and each class. The
+# activation probability is the fraction of tokens at which the neuron is active. AAPE is the entropy of these
+# probabilities over the classes: it is low if a neuron responds to few of them. The 2% of lowest AAPE are kept. Each is
+# *specific* to the classes for which it fires often enough.
+#
+# Two label sets of the same clips are counted at once. `--keep-clips` keeps the counts of single clips, which the test
+# of significance needs.
 
 # %%
 task = f"--task {folder}/notes/first_takes.csv --unit-seconds 2 --label octave,instrument"
@@ -62,11 +64,11 @@ drawn = "--keep-clips --permutations 200 --resamples 50 --splits 10"
 run(f"dissect --encoder m2d_tiny {task} {choice} {drawn} --run {folder}/trained")
 
 # %% [markdown]
-# ## What chance looks like
+# ## Chance
 #
-# AAPE keeps its 2% of any encoder and any labels, so the number of kept neurons says nothing. Above, `neurons` has
-# also permuted the labels 200 times and told how many pairs of class and neuron would pass the same cut-offs by
-# chance. The other yardstick is the same encoder before it was trained.
+# AAPE keeps its 2% of any encoder and any labels, so the number of kept neurons says nothing. Two comparisons show
+# what chance gives. Above, `neurons` permuted the labels 200 times and printed how many pairs of class and neuron would
+# pass the same cut-offs by chance. The second comparison is the same encoder before its training.
 
 # %%
 run(f"dissect --encoder jaxdissect.demo:untrained_tiny {task} {choice} --run {folder}/untrained")
@@ -77,13 +79,13 @@ print(coverage[["coverage", "kept_neurons", "mean_neurons_per_class"]].to_string
 assert set(coverage["kept_neurons"]) == {round(0.02 * 9216)}  # by construction, trained or not
 
 # %% [markdown]
-# Octaves are covered by random filters too; it is instruments that the trained encoder tells apart better.
+# Random filters cover octaves, too. The trained encoder separates instruments better.
 
 # %% [markdown]
-# ## Look at a neuron
+# ## A single neuron
 #
-# `neurons.csv` has a row for every pair of class and neuron. Take the pair of an octave and a neuron that fires most,
-# and the ten clips that fire this neuron most.
+# `neurons.csv` has a row for every pair of class and neuron. This cell takes the pair of an octave and a neuron that
+# fires most, and the ten clips that fire this neuron most.
 
 # %%
 neurons = pd.read_csv(folder / "trained" / "neurons.csv")
@@ -97,7 +99,7 @@ print(clips.loc[top["clip"].values, ["file_name", "octave"]].assign(share=top["a
 
 # %% [markdown]
 # Its activation lies on the grid of the encoder's patches: five bands of mel frequencies, and 13 columns of 0.16 s.
-# Dark is strong; the lowest band stands at the bottom.
+# Dark is strong. The lowest band is at the bottom.
 
 # %%
 encoder = load_encoder("m2d_tiny")
@@ -113,22 +115,22 @@ for row in grid[::-1]:
     print("  |" + "".join(3 * shades[level] for level in levels) + "|")
 
 # %% [markdown]
-# ## Which classes share neurons?
+# ## Classes that share neurons
 #
-# Neighbouring octaves should, and instruments that sound alike. `share` says how many neurons every two classes have
-# in common, how many chance would give, and whether these two in particular share more than their sizes and the
-# breadth of the neurons explain.
+# Neighbouring octaves should share neurons, and so should instruments that sound alike. `share` says how many neurons
+# every two classes have in common, and how many chance would give. It also says whether these two in particular share
+# more than their sizes and the breadth of the neurons explain.
 
 # %%
 run(f"share --run {folder}/trained")
 
 # %% [markdown]
-# ## Do the neurons matter?
+# ## Ablation
 #
-# That a neuron fires for a class does not mean that anything reads it. A linear probe is trained on the clip
-# embeddings; then the neurons of the lowest octave are silenced inside the encoder, and the probe judges the *test*
-# clips again, which took no part in choosing the neurons. Beside it stand 9 random sets that match in layer,
-# activation rate and size of what they write. (9 controls cannot give a p below 1/10. Take 200 for a claim.)
+# A neuron can fire for a class although nothing reads it. So a linear probe is trained on the clip embeddings. Then the
+# neurons of the lowest octave are silenced inside the encoder. The probe judges the *test* clips again, and the
+# selection saw none of these. The controls are 9 random sets that match in layer, activation rate and size of the
+# output. (9 controls cannot give a p below 1/10. Take 200 for a claim.)
 
 # %%
 run(f"probe --run {folder}/trained --learning-rate 3e-3 --seeds 1")
@@ -147,19 +149,20 @@ print(
 assert own["margin_change"] < controls.min()
 
 # %% [markdown]
-# The margin, which is how far the true class lies above the best other one, moves long before the accuracy does.
+# The margin is the distance of the true class above the best other class. It moves long before the accuracy does.
 #
 # ## The report
 #
-# One page with all of it, to click through and to hear. It opens from the disk.
+# The report is one page with all results, their sounds and their links. It opens from the disk.
 
 # %%
 run(f"report --run {folder}/trained --with {folder}/untrained --no-figures --max-mb 2")
 print(f"Open {(folder / 'trained' / 'report.html').resolve()}")
 
 # %% [markdown]
-# ## On
+# ## Next steps
 #
-# - Your own data and encoder: the README, `docs/encoders.md`; the pieces in your own JAX code: `docs/embedding.md`.
-# - What each step computes: `docs/method.md`; how far to trust it: `docs/certainty.md`.
-# - Neurons that answer to silence and padding look specific too: count again with `--tokens sounding`, and compare.
+# - The README and `docs/encoders.md` describe your own data and encoder.
+# - `docs/embedding.md` shows the functions in your own JAX code.
+# - `docs/method.md` gives the formula of each step, and `docs/certainty.md` the significance of the results.
+# - Neurons that respond to silence and padding look specific, too. Count again with `--tokens sounding`, and compare.
