@@ -35,8 +35,8 @@ def run(command):
 # ## The clips
 #
 # `notes` has 960 clips of 2 s: 8 instruments x 60 pitches x 2 takes. Its table has the columns `octave`, `pitch_class`,
-# `instrument` and `split`. The first takes are enough here. A table of your own works in the same way, with `file_name`,
-# columns of labels, and `split` (train, valid, test) or `fold`.
+# `instrument` and `split`. The first takes are enough here. A table of your own works in the same way, with
+# `file_name`, columns of labels, and `split` (train, valid, test) or `fold`.
 
 # %%
 load_task("notes", data=folder / "notes")  # synthesises them where they are missing

@@ -205,17 +205,17 @@ def page(config: ViTConfig, encoder: Comparison, chain: Comparison, shapes: str,
     )
     return f"""# Parity
 
-Written by `benchmarks/parity/parity.py`. To run it again, with ESC-50 in a folder of that name:
+`benchmarks/parity/parity.py` writes this page. To run it again, with ESC-50 in a folder of that name:
 
     python -m benchmarks.parity.parity --data ESC-50 --size {options.size} --clips {options.clips} --seed {options.seed}
 
 Random weights, float32, on {machine()["cpu"]}. {packages}.
 Encoder: {config.depth} layers, width {config.width}, {config.heads} heads, {config.mlp} neurons a layer.
 
-Errors are relative: "of the largest" is the largest difference over the largest value, "of the RMS" the root mean
-square of the difference over that of the values. A *pair* is one neuron at one token; it *differs* if one side has the
-neuron active (above zero after GELU) and the other has not, which rounding can do only to a pre-activation that is
-nearly zero: the last two columns show how nearly, and the rounding, both absolute.
+Errors are relative. "Of the largest" is the largest difference over the largest value. "Of the RMS" is the root mean
+square of the difference over that of the values. A *pair* is one neuron at one token. It *differs* if the neuron is
+active (above zero after GELU) on one side only. Rounding can do this only to a pre-activation near zero. The last two
+columns show the size of this pre-activation and the rounding, both absolute.
 
 ## The encoder against `ViTModel` of transformers
 
@@ -227,7 +227,7 @@ Final tokens: {encoder.output.text}.
 ## From waveform to neuron counts
 
 {options.clips} recordings of {CLIP_SECONDS} s from ESC-50 at 16 kHz. Reference: nnAudio's `MelSpectrogram`, logarithm,
-normalisation, a PyTorch ViT with fused attention, and forward hooks. Ours: `front_end` and `read_neurons`.
+normalisation, a PyTorch ViT with fused attention, and forward hooks. This project: `front_end` and `read_neurons`.
 
 - Normalised log-mel: {chain.log_mel.text}.
 - Final tokens: {chain.output.text}.
@@ -238,7 +238,7 @@ normalisation, a PyTorch ViT with fused attention, and forward hooks. Ours: `fro
 ## Other shapes
 
 The same chain at width {TINY["width"]} and {TINY["depth"]} layers, on two clips: shorter than the model's width,
-as long, longer by a frame, and several chunks long. Errors are of the largest value.
+as long, longer by a frame, and several chunks long. Errors are relative to the largest value.
 
 {shapes}
 """
