@@ -10,7 +10,7 @@ from benchmarks.common import table
 from benchmarks.study.planted_selectors import EXCHANGED, LEVEL, permuted, q_values
 from benchmarks.study.planted_stores import FIRING, Design, Store, make_store, streams
 from jaxdissect.runtime.progress import progress_bar
-from jaxdissect.significance.permutation import LEAST_POOL
+from jaxdissect.significance.permuted_statistics import LEAST_POOL
 from jaxdissect.types import Record
 
 SCENARIOS = ("nothing planted", "planted, labels shuffled", "nothing planted, classes differ in size of recordings")

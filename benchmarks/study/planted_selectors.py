@@ -75,7 +75,7 @@ def permuted(store: Store, permutations: int, seed: int, exchanged: str = EXCHAN
     counts = UnitCounts(store.counts, store.tokens, units_of(store, exchanged))
     # No pair passes these cut-offs: the selection under permuted labels does not matter here.
     test = PermutationTest(counts, CutOffs(math.inf, -1, 1), seed)
-    null = test.nothing()
+    null = test.empty_null()
     test.run(permutations, null, np.zeros((classes, classes), np.int64))
     return test.tested(null)
 

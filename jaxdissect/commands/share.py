@@ -8,7 +8,7 @@ from jaxdissect.options.share import ShareOptions
 from jaxdissect.runtime.progress import under_way
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.sharing.heatmaps import draw_sharing
-from jaxdissect.sharing.share import LABELS, Sharing
+from jaxdissect.sharing.share import PERMUTED_LABELS, Sharing
 from jaxdissect.significance.assess import LEVEL
 from jaxdissect.significance.cautions import independence_cautions, read_basis
 from jaxdissect.stages.share import run_share
@@ -39,7 +39,7 @@ def share_outcome(run: Path, sharing: Sharing, figures: Sequence[Path] = ()) -> 
         f"from the other."
         for other in sharing.other_encoders
     ]
-    if (sharing.table["null"] == LABELS).any():  # its p-values are of permuted clips
+    if (sharing.table["null"] == PERMUTED_LABELS).any():  # its p-values are of permuted clips
         warnings += independence_cautions(read_basis(Run(run)).recordings_from)
     return Outcome(
         stage="share",

@@ -2,9 +2,10 @@
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from jaxdissect.sharing.clusters import linkage
 from jaxdissect.sharing.share import Sharing
 from jaxdissect.significance.assess import LEVEL
 
-CLASS, BRANCHES, BAR, LEAST, MOST = 0.16, 0.7, 0.12, 1.6, 24.0  # inches: a class, dendrograms, sides of a heatmap
-DPI = 200
+CLASS_INCHES, TREE_INCHES, BAR_INCHES = 0.16, 0.7, 0.12  # a row or column; a dendrogram; the colour bar
+LEAST_INCHES, MOST_INCHES = 1.6, 24.0  # sides of a heatmap
+LETTER_INCHES = 0.08  # width of a letter of a class name, at most
+DPI = 200  # of PNG files
 STYLE = {"svg.hashsalt": "jaxdissect", "text.parse_math": False, "font.size": 8}  # the same data give the same file
 
 
@@ -30,10 +33,11 @@ class Heatmap:
     """Classes by classes, in the order in which they are drawn.
 
     Attributes:
-      jaccard: coefficients, with the classes' names.
-      marked: pairs to draw a dot on.
-      trees: SciPy's linkage of rows and columns whose leaves come in this order; None: not clustered.
-      titles: of rows and columns.
+      jaccard: Jaccard coefficients, with the classes' names.
+      marked: pairs of classes to draw a dot on.
+      trees: linkage of the rows, and of the columns, in SciPy's format, whose leaves have this order; None: not
+        clustered.
+      titles: titles of rows and columns.
     """
 
     jaccard: pd.DataFrame
@@ -42,21 +46,24 @@ class Heatmap:
     titles: tuple[str, str]
 
     @property
-    def most(self) -> float:
-        """Where the colours end: 1 within a label set, whose diagonal is, else what is found."""
+    def highest(self) -> float:
+        """End of the colour scale: the largest coefficient, which is 1 within a label set; 1 if all are 0."""
         return float(self.jaccard.to_numpy().max()) or 1.0
 
 
 def sharing_heatmaps(sharing: Sharing) -> dict[str, Heatmap]:
     """The Jaccard coefficients of every two label sets, by names for files.
 
-    Label sets of the run are clustered by the neurons that their classes share; those of other runs keep their order,
-    and so does what is compared with them. Classes without neurons are left out. Marked are two classes that share more
-    than their sizes and the breadth of their neurons explain (q <= 0.05).
+    Label sets of the run are clustered by the neurons that their classes share. Label sets of other runs keep their
+    order, and so do those that they are compared with. Classes without neurons are left out. A dot marks two classes
+    that share more than their sizes and the breadth of their neurons explain (q <= 0.05).
+
+    Args:
+      sharing: result of `share`.
     """
-    matrices, found = sharing.matrices, dict[str, Heatmap]()
+    matrices, heatmaps = sharing.matrices, dict[str, Heatmap]()
     jaccard, marked = matrices["jaccard"].values, matrices["q_by_breadth"].values <= LEVEL
-    names = matrices["class_a"].values, matrices["class_b"].values
+    row_names, column_names = matrices["class_a"].values, matrices["class_b"].values
     own, everything = _label_sets(matrices, "a"), _label_sets(matrices, "b")
     trees = {key: linkage(jaccard[np.ix_(at, at)]) if len(at) > 2 else None for key, at in own.items()}
     for number, (a, rows) in enumerate(own.items()):
@@ -65,16 +72,20 @@ def sharing_heatmaps(sharing: Sharing) -> dict[str, Heatmap]:
                 continue
             both = (trees[a], trees[b]) if b in own else (None, None)
             row, column = (_in_order(at, tree) for at, tree in zip((rows, columns), both, strict=True))
-            place = np.ix_(row, column)
-            frame = pd.DataFrame(jaccard[place], names[0][row], names[1][column])
-            other = "" if b in own else f" of {Path(b[0]).name}"
-            name = file_name(f"sharing-{a[1]}" if a == b else f"sharing-{a[1]}-{b[1]}{other}", found)
-            found[name] = Heatmap(frame, marked[place], both, (a[1], b[1] + other))
-    return found
+            block = np.ix_(row, column)
+            frame = pd.DataFrame(jaccard[block], row_names[row], column_names[column])
+            run = "" if b in own else f" of {Path(b[0]).name}"
+            name = file_name(f"sharing-{a[1]}" if a == b else f"sharing-{a[1]}-{b[1]}{run}", heatmaps)
+            heatmaps[name] = Heatmap(frame, marked[block], both, (a[1], b[1] + run))
+    return heatmaps
 
 
 def draw_sharing(sharing: Sharing, folder: Path) -> list[Path]:
-    """Draw `sharing_heatmaps` with dendrograms; returns the SVG files, beside which lie `.png` and `.csv`.
+    """Draw `sharing_heatmaps` with dendrograms; returns the SVG files, beside which there are `.png` and `.csv`.
+
+    Args:
+      sharing: result of `share`.
+      folder: folder of the files.
 
     Raises:
       InputError: matplotlib is not installed, or a file cannot be written.
@@ -89,19 +100,25 @@ def draw_sharing(sharing: Sharing, folder: Path) -> list[Path]:
 
 
 def draw_heatmap(heatmap: Heatmap) -> Any:
-    """A matplotlib figure: heatmap, dendrograms left and above, colour bar."""
+    """A matplotlib figure: heatmap, dendrograms to the left and above, colour bar.
+
+    Args:
+      heatmap: numbers to draw.
+    """
     shape = heatmap.jaccard.shape
-    height, width = (float(np.clip(CLASS * classes, LEAST, MOST)) for classes in shape)
-    left, top = (BRANCHES if tree is not None else 0.01 for tree in heatmap.trees)
+    height, width = (float(np.clip(CLASS_INCHES * classes, LEAST_INCHES, MOST_INCHES)) for classes in shape)
+    left, top = (TREE_INCHES if tree is not None else 0.01 for tree in heatmap.trees)
     names = [[short_name(name) for name in axis] for axis in (heatmap.jaccard.index, heatmap.jaccard.columns)]
-    right, below = (0.08 * max(map(len, axis)) for axis in names)  # inches that the labels may take
+    right, below = (LETTER_INCHES * max(map(len, axis)) for axis in names)  # room for the names
     size = width + left + right + 1.5, height + top + below + 0.8
     figure = figure_maker().figure.Figure(size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-    grid = figure.add_gridspec(2, 3, width_ratios=(left, width, BAR), height_ratios=(top, height))
+    grid = figure.add_gridspec(2, 3, width_ratios=(left, width, BAR_INCHES), height_ratios=(top, height))
     axes = figure.add_subplot(grid[1, 1])
-    image = axes.imshow(heatmap.jaccard, cmap="viridis", vmin=0, vmax=heatmap.most, aspect="auto", interpolation="none")
-    image.set_clip_on(False)  # else the SVG has names of clip paths that are others every time
+    image = axes.imshow(
+        heatmap.jaccard, cmap="viridis", vmin=0, vmax=heatmap.highest, aspect="auto", interpolation="none"
+    )
+    image.set_clip_on(False)  # a clip path gets another name in every SVG: the same data would not give the same file
     row, column = np.nonzero(heatmap.marked)
     axes.plot(
         column, row, "o", color="white", markeredgecolor="black", markeredgewidth=0.5, markersize=3, clip_on=False
@@ -122,7 +139,11 @@ def draw_heatmap(heatmap: Heatmap) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure as `path`, an SVG file, and as PNG beside it, each whole or not at all.
+    """Write a matplotlib figure as SVG, and as PNG beside it, each whole or not at all.
+
+    Args:
+      figure: matplotlib figure.
+      path: SVG file.
 
     Raises:
       InputError: a file cannot be written.
@@ -132,8 +153,8 @@ def save_figure(figure: Any, path: Path) -> None:
             figure.savefig(temporary, format=file.suffix[1:], **more)
 
 
-def figure_maker() -> Any:
-    """Matplotlib, which the extra `figures` brings.
+def figure_maker() -> ModuleType:
+    """Matplotlib, which comes with the extra `figures`.
 
     Raises:
       InputError: it is not installed.
@@ -145,30 +166,34 @@ def figure_maker() -> Any:
     return matplotlib
 
 
-def file_name(name: str, taken: Mapping[str, Any]) -> str:
-    """A name that any file system takes, and that is not taken yet."""
+def file_name(name: str, taken: Container[str]) -> str:
+    """A name that any file system accepts.
+
+    Args:
+      name: any text.
+      taken: names of other files, of which the result is none.
+    """
     plain = re.sub(r"[^\w]+", "-", name)[:100].strip("-")
     numbers = (f"{plain}-{number}" for number in itertools.count(2))
-    return plain if plain not in taken else next(name for name in numbers if name not in taken)
+    return plain if plain not in taken else next(numbered for numbered in numbers if numbered not in taken)
 
 
 def _label_sets(matrices: xr.Dataset, side: str) -> dict[tuple[str, str], Int[np.ndarray, " class"]]:
-    """Places of the classes with neurons of every run and label set."""
-    found: dict[tuple[str, str], list[int]] = {}
+    """Places, along an axis, of the classes with neurons of every (run, label set)."""
+    places: dict[tuple[str, str], list[int]] = {}
     keys = zip(matrices[f"run_{side}"].values.tolist(), matrices[f"label_set_{side}"].values.tolist(), strict=True)
-    for place, key in enumerate(keys):
-        found.setdefault(key, [])
-        if matrices[f"size_{side}"].values[place]:
-            found[key].append(place)
-    return {key: np.array(places, np.int64) for key, places in found.items()}
+    for place, (key, size) in enumerate(zip(keys, matrices[f"size_{side}"].values, strict=True)):
+        places.setdefault(key, []).extend([place] if size else [])
+    return {key: np.array(of_set, np.int64) for key, of_set in places.items()}
 
 
 def _in_order(places: Int[np.ndarray, " class"], tree: np.ndarray | None) -> Int[np.ndarray, " class"]:
+    """Places in the order of the leaves of a dendrogram; without one they keep their order."""
     return places if tree is None else places[scipy.cluster.hierarchy.leaves_list(tree)]
 
 
 def _draw_tree(axes: Any, tree: np.ndarray, horizontal: bool) -> None:
-    """A dendrogram whose leaves stand at the heatmap's cells; SciPy has them at 5, 15, 25, ..."""
+    """A dendrogram whose leaves are at the heatmap's cells; SciPy has them at 5, 15, 25, ..."""
     drawn = scipy.cluster.hierarchy.dendrogram(tree, no_plot=True)
     for along, height in zip(drawn["icoord"], drawn["dcoord"], strict=True):
         line = np.array(along) / 10 - 0.5, np.array(height)
@@ -182,5 +207,10 @@ def _draw_tree(axes: Any, tree: np.ndarray, horizontal: bool) -> None:
 
 
 def short_name(name: str, most: int = 40) -> str:
-    """A class as a figure writes it."""
+    """A class name for a figure, cut to a length.
+
+    Args:
+      name: name of the class.
+      most: letters at most.
+    """
     return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -2,28 +2,26 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 from jaxdissect.runtime.progress import progress_bar, under_way
 from jaxdissect.runtime.run_directory import Run, require_same_run
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.selection.neuron_table import read_specific
 from jaxdissect.selection.overlap import overlap
-from jaxdissect.sharing.breadth import RandomClasses, margin_overlap, random_classes
+from jaxdissect.sharing.breadth import RandomClasses, breadth_overlap, random_classes
 from jaxdissect.sharing.chance import chance_overlap, rate_strata
 from jaxdissect.sharing.clusters import cluster
 from jaxdissect.significance.p_values import benjamini_hochberg
 
-LABELS, RATE = "permuted labels", "layer and rate"  # what chance is
-
-
-MEANINGS = {
+# Values of the column `null`: what the classes of a row are compared with.
+PERMUTED_LABELS, LAYER_AND_RATE = "permuted labels", "layer and rate"
+SHARING_VARIABLES = {  # of `sharing.nc`, with the axes (class_a, class_b)
     "shared": "neurons that both classes have",
     "jaccard": "shared / neurons of either",
     "expected_shared": "neurons that both would have by chance",
@@ -40,12 +38,12 @@ class Sets:
     """The neuron sets of one label set of a run.
 
     Attributes:
-      run: name of its directory.
-      label_set: name.
-      classes: of the label set, also those without neurons.
-      specific: their neurons.
-      rate: activation rate of every neuron on the label set, mean over its classes; a share of tokens, from 0 to 1.
-      encoder: SHA-256.
+      run: name of the run directory.
+      label_set: name of the label set.
+      classes: names of its classes, also of those without neurons.
+      specific: neurons of each class.
+      rate: activation rate of every neuron on the label set: share of active tokens, from 0 to 1, mean over classes.
+      encoder: SHA-256 of the encoder.
     """
 
     run: str
@@ -55,26 +53,16 @@ class Sets:
     rate: Float[np.ndarray, "layer neuron"]
     encoder: str
 
-    @property
-    def label_sets(self) -> tuple[str, ...]:
-        """Of each class."""
-        return (self.label_set,) * len(self.classes)
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        """Of each class."""
-        return (self.run,) * len(self.classes)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sharing:
     """What classes share.
 
     Attributes:
-      table: a row for every two classes.
-      matrices: the same as arrays (class_a, class_b): classes of the run, and of it and all others.
+      table: table with a row for every two classes.
+      matrices: the same numbers as arrays (class_a, class_b): classes of the run, and classes of it and all others.
       order: classes of each label set of the run, clustered by the neurons that they share.
-      other_encoders: runs whose encoder is another one.
+      other_encoders: runs whose encoder differs from the run's.
     """
 
     table: pd.DataFrame
@@ -88,21 +76,37 @@ def share(
 ) -> Sharing:
     """Which classes share neurons.
 
-    Whether two classes share at all: those of one label set are compared with permuted labels, where these were drawn,
-    all others with random sets of as many neurons in each layer and activation rate. Whether these two in particular
-    share: with random sets in which every neuron has as many classes, and every class as many neurons. q-values are
-    over the pairs of each two label sets.
+    Two questions are asked of every two classes. First, whether they share more than chance. Classes of one label set
+    are compared with permuted labels, where these were drawn; all others with random sets of as many neurons in each
+    layer and range of activation rates. Second, whether these two in particular share: they are compared with random
+    sets in which every neuron has as many classes, and every class as many neurons. q-values are over the pairs of each
+    two label sets.
 
     Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307), for Jaccard coefficients of
-    neuron sets; what chance would share is not from there.
+    neuron sets; the comparisons with chance are not from there.
 
     Args:
       own: label sets of one run.
-      others: of other runs, of encoders of the same shape.
-      permuted: by own label set what permuted labels have shown, as in `permutations.nc`.
+      others: label sets of other runs, whose encoders have the same shape.
+      permuted: results of permuted labels by label set of `own`, as in `permutations.nc`.
     """
-    everything = [*own, *others]
-    matrices, tables = _blocks(own, everything, permuted or {})
+    everything, permuted = [*own, *others], permuted or {}
+    # Classes of all label sets lie on one axis: those of a label set begin where the set before it ends.
+    ends = np.cumsum([0, *(len(sets.classes) for sets in everything)])
+    matrices = {name: np.full((int(ends[len(own)]), int(ends[-1])), np.nan) for name in SHARING_VARIABLES}
+    tables, pairs = [], [(i, j) for i in range(len(own)) for j in range(i, len(everything))]
+    with under_way("Fitting random sets to the breadth of the neurons"):
+        drawn = [random_classes(sets.specific.reshape(len(sets.classes), -1)) for sets in everything]
+    with progress_bar(what="Sharing", total=2 * sum(len(own[i].classes) for i, _ in pairs), unit="class") as bar:
+        for i, j in pairs:
+            null = permuted.get(own[i].label_set) if i == j else None
+            columns = _compare(own[i], everything[j], null, (drawn[i], drawn[j]), bar.update)
+            block = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+            for name, matrix in matrices.items():
+                matrix[block] = columns[name]
+                if j < len(own):
+                    matrix[block[::-1]] = columns[name].T
+            tables.append(_table(own[i], everything[j], columns))
     return Sharing(
         pd.concat(tables, ignore_index=True),
         _dataset(own, everything, matrices),
@@ -111,48 +115,11 @@ def share(
     )
 
 
-def _blocks(
-    own: Sequence[Sets], everything: Sequence[Sets], permuted: Mapping[str, xr.Dataset]
-) -> tuple[dict[str, np.ndarray], list[pd.DataFrame]]:
-    """Matrices (class of `own`, class of `everything`), and the tables of every two label sets."""
-    ends = np.cumsum([0, *(len(sets.classes) for sets in everything)])
-    matrices = {name: np.full((int(ends[len(own)]), int(ends[-1])), np.nan) for name in MEANINGS}
-    tables, pairs = [], [(i, j) for i in range(len(own)) for j in range(i, len(everything))]
-    with under_way("Fitting random sets to the breadth of the neurons"):
-        drawn = [random_classes(sets.specific.reshape(len(sets.classes), -1)) for sets in everything]
-    with progress_bar(what="Sharing", total=2 * sum(len(own[i].classes) for i, _ in pairs), unit="class") as bar:
-        for i, j in pairs:
-            null = permuted.get(own[i].label_set) if i == j else None
-            found = _compare(own[i], everything[j], null, bar.update)
-            found |= _in_particular(own[i], everything[j], drawn[i], drawn[j], bar.update)
-            rows, columns = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
-            for name, matrix in matrices.items():
-                matrix[rows, columns] = found[name]
-                if j < len(own):
-                    matrix[columns, rows] = found[name].T
-            tables.append(_table(own[i], everything[j], found))
-    return matrices, tables
-
-
-def _dataset(own: Sequence[Sets], everything: Sequence[Sets], matrices: Mapping[str, np.ndarray]) -> xr.Dataset:
-    arrays: dict[str, Any] = {
-        name: (("class_a", "class_b"), matrix, {"long_name": MEANINGS[name]}) for name, matrix in matrices.items()
-    }
-    names = {}
-    for side, some in (("a", own), ("b", everything)):
-        axis = f"class_{side}"
-        size = np.concatenate([sets.specific.sum(axis=(1, 2)) for sets in some])
-        arrays[f"size_{side}"] = (axis, size, {"long_name": "neurons of the class"})
-        for name, of in (("class", "classes"), ("label_set", "label_sets"), ("run", "runs")):
-            names[f"{name}_{side}"] = (axis, np.array([one for sets in some for one in getattr(sets, of)], object))
-    return xr.Dataset(arrays, names)
-
-
 def read_sets(run: Run) -> list[Sets]:
     """The neuron sets of a run, by label set.
 
     Args:
-      run: its directory, with the stage `neurons`.
+      run: run directory with the stage `neurons`.
 
     Raises:
       InputError: no neurons were selected, or the files are damaged or of another run.
@@ -161,82 +128,102 @@ def read_sets(run: Run) -> list[Sets]:
     scores, counts = read_netcdf(run.file("scores.nc")), read_netcdf(run.file("activations.nc"))
     for dataset in (counts, scores):
         require_same_run(run, dataset.attrs, run.require("activations"))
-    classes = list(zip(counts["label_set"].values.tolist(), counts["class"].values.tolist(), strict=True))
-    pairs = read_specific(run, tuple(classes))
-    found = []
-    for name in scores["label_set"].values.tolist():
-        own = [label for label_set, label in classes if label_set == name]
-        rate = scores["rate"].sel(label_set=name).values
-        specific = np.zeros((len(own), *rate.shape), bool)
-        for index, label in enumerate(own):
-            for layer, neuron in pairs[name, label]:
+    keys = list(zip(counts["label_set"].values.tolist(), counts["class"].values.tolist(), strict=True))
+    pairs = read_specific(run, tuple(keys))
+    result = []
+    for label_set in scores["label_set"].values.tolist():
+        classes = tuple(name for of_set, name in keys if of_set == label_set)
+        rate, kept = (scores[name].sel(label_set=label_set).values for name in ("rate", "kept"))
+        specific = np.zeros((len(classes), *rate.shape), bool)
+        for index, name in enumerate(classes):
+            for layer, neuron in pairs[label_set, name]:
                 specific[index, layer, neuron] = True
-        if not scores["kept"].sel(label_set=name).values.astype(bool)[specific.any(axis=0)].all():
-            raise InputError(
-                f"--run {run.path}: neurons.csv and scores.nc are of different selections: run `jaxdissect neurons "
-                f"--run {run.path}` again."
-            )
-        found.append(Sets(str(run.path), name, tuple(own), specific, rate, record["fingerprints"]["encoder"]))
-    return found
+        require(
+            bool(kept.astype(bool)[specific.any(axis=0)].all()),
+            f"{run.path}: neurons.csv and scores.nc are of different selections: run `jaxdissect neurons --run "
+            f"{run.path}` again.",
+        )
+        result.append(Sets(str(run.path), label_set, classes, specific, rate, record["fingerprints"]["encoder"]))
+    return result
 
 
-def _compare(a: Sets, b: Sets, permuted: xr.Dataset | None, progress: Callable[[int], object]) -> dict[str, np.ndarray]:
-    """What two label sets share, and would by chance."""
-    found = overlap(a.specific, b.specific)
-    nothing = np.full(found.shared.shape, np.nan)
+def _compare(
+    a: Sets,
+    b: Sets,
+    permuted: xr.Dataset | None,
+    drawn: tuple[RandomClasses, RandomClasses],
+    progress: Callable[[int], object],
+) -> dict[str, np.ndarray]:
+    """Columns of `sharing.csv` for two label sets, as arrays (class_a, class_b)."""
+    observed = overlap(a.specific, b.specific)
+    null, low, high = LAYER_AND_RATE, *np.full((2, *observed.shared.shape), np.nan)
     if permuted is None or np.isnan(permuted["p_value"].values).all():
         expected, p_value = chance_overlap(a.specific, b.specific, rate_strata(a.rate, b.rate), progress)
-        null, low, high = RATE, nothing, nothing
     else:
-        expected, p_value = permuted["expected_shared"].values, permuted["p_value"].values
-        null, low, high = LABELS, permuted["jaccard_low"].values, permuted["jaccard_high"].values
+        null, expected, p_value = PERMUTED_LABELS, permuted["expected_shared"].values, permuted["p_value"].values
+        low, high = permuted["jaccard_low"].values, permuted["jaccard_high"].values
         progress(len(a.classes))
+    by_breadth, p_by_breadth = breadth_overlap(observed.shared, *drawn, progress)
+    if a is b:
+        np.fill_diagonal(by_breadth, np.nan)  # without meaning
     tested, q_value = _tested(a, b, p_value)
+    tested_by_breadth, q_by_breadth = _tested(a, b, p_by_breadth)
     return {
-        "size_a": np.broadcast_to(found.size_a[:, None], expected.shape),
-        "size_b": np.broadcast_to(found.size_b, expected.shape),
-        "shared": found.shared,
-        "jaccard": found.jaccard,
+        "size_a": np.broadcast_to(observed.size_a[:, None], expected.shape),
+        "size_b": np.broadcast_to(observed.size_b, expected.shape),
+        "shared": observed.shared,
+        "jaccard": observed.jaccard,
         "expected_shared": expected,
         "p_value": tested,
         "q_value": q_value,
         "null": np.full(expected.shape, null, object),
         "jaccard_low": low,
         "jaccard_high": high,
+        "expected_by_breadth": by_breadth,
+        "p_by_breadth": tested_by_breadth,
+        "q_by_breadth": q_by_breadth,
     }
 
 
-def _in_particular(
-    a: Sets, b: Sets, drawn_a: RandomClasses, drawn_b: RandomClasses, progress: Callable[[int], object]
-) -> dict[str, np.ndarray]:
-    """What random sets of as many neurons share, in which every neuron has as many classes."""
-    expected, p_value = margin_overlap(overlap(a.specific, b.specific).shared, drawn_a, drawn_b, progress)
-    tested, q_value = _tested(a, b, p_value)
-    if a is b:
-        np.fill_diagonal(expected, np.nan)
-    return {"expected_by_breadth": expected, "p_by_breadth": tested, "q_by_breadth": q_value}
-
-
-def _tested(a: Sets, b: Sets, p_value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """p- and q-values of classes that have neurons; within a label set every two count once."""
+def _tested(
+    a: Sets, b: Sets, p_value: Float[np.ndarray, "class_a class_b"]
+) -> tuple[Float[np.ndarray, "class_a class_b"], Float[np.ndarray, "class_a class_b"]]:
+    """p- and q-values of classes that have neurons; within a label set every two classes count once."""
     have_neurons = np.logical_and.outer(a.specific.any(axis=(1, 2)), b.specific.any(axis=(1, 2)))
     tested = np.where(have_neurons, p_value, np.nan)
-    if a is not b:
-        return tested, benjamini_hochberg(tested.ravel()).reshape(tested.shape)
-    tested[np.tril_indices(len(tested))] = np.nan
+    if a is b:
+        tested[np.tril_indices(len(tested))] = np.nan  # the upper triangle is tested, and mirrored below
     q_value = benjamini_hochberg(tested.ravel()).reshape(tested.shape)
-    return np.fmax(tested, tested.T), np.fmax(q_value, q_value.T)
+    return (np.fmax(tested, tested.T), np.fmax(q_value, q_value.T)) if a is b else (tested, q_value)
 
 
-def _table(a: Sets, b: Sets, found: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """A row for every two classes; within a label set every two once."""
-    shape = found["jaccard"].shape
+def _table(a: Sets, b: Sets, columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Rows of `sharing.csv` for two label sets; within a label set every two classes have one row."""
+    shape = columns["jaccard"].shape
     row, column = np.triu_indices(shape[0], 1) if a is b else (axis.ravel() for axis in np.indices(shape))
-    values = {name: matrix[row, column] for name, matrix in found.items()}
-    return pd.DataFrame(
-        {
-            "run_a": a.run, "label_set_a": a.label_set, "class_a": np.array(a.classes, object)[row],
-            "run_b": b.run, "label_set_b": b.label_set, "class_b": np.array(b.classes, object)[column],
-            **values,
-        }
-    )  # fmt: skip
+    names = {
+        "run_a": a.run,
+        "label_set_a": a.label_set,
+        "class_a": np.array(a.classes, object)[row],
+        "run_b": b.run,
+        "label_set_b": b.label_set,
+        "class_b": np.array(b.classes, object)[column],
+    }
+    return pd.DataFrame(names | {name: matrix[row, column] for name, matrix in columns.items()})
+
+
+def _dataset(own: Sequence[Sets], everything: Sequence[Sets], matrices: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """The dataset of `sharing.nc`, with class, label set and run on both axes."""
+    arrays = {
+        name: (("class_a", "class_b"), matrix, {"long_name": SHARING_VARIABLES[name]})
+        for name, matrix in matrices.items()
+    }
+    coordinates = {}
+    for side, label_sets in (("a", own), ("b", everything)):
+        axis = f"class_{side}"
+        size = np.concatenate([sets.specific.sum(axis=(1, 2)) for sets in label_sets])
+        arrays[f"size_{side}"] = (axis, size, {"long_name": "neurons of the class"})
+        names = [(name, sets.label_set, sets.run) for sets in label_sets for name in sets.classes]
+        for kind, values in zip(("class", "label_set", "run"), zip(*names, strict=True), strict=True):
+            coordinates[f"{kind}_{side}"] = (axis, np.array(values, object))
+    return xr.Dataset(arrays, coordinates)

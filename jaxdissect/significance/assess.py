@@ -1,16 +1,17 @@
-"""How sure a selection is: permuted labels, resampled recordings, random halves; for every label set of a run."""
+"""How sure a selection is: permuted labels, resampled recordings and random halves of one label set."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt16
+from jaxtyping import Float, Int
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 from jaxdissect.runtime.resume import StateFile, resumable
 from jaxdissect.selection.aape import Selection, SelectionRule
 from jaxdissect.selection.overlap import overlap
+from jaxdissect.significance.clips import Clips
 from jaxdissect.significance.p_values import benjamini_hochberg
 from jaxdissect.significance.permutation import CutOffs, Null, PermutationTest, Tested
 from jaxdissect.significance.resampling import Bootstrap, Stability, bootstrap, split_halves
@@ -18,8 +19,8 @@ from jaxdissect.significance.unit_counts import UnitCounts
 from jaxdissect.significance.units import find_units
 from jaxdissect.types import Record
 
-LEVEL = 0.05  # at which discoveries are counted
-NOTHING = CutOffs(-math.inf, math.inf, math.inf)  # passes
+LEVEL = 0.05  # highest q-value of a discovery
+NOTHING_PASSES = CutOffs(-math.inf, math.inf, math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +28,14 @@ class CertaintyOptions:
     """How much is drawn.
 
     Attributes:
-      permutations: of the labels.
-      resamples: of the recordings, for intervals.
-      splits: into halves, for the stability.
-      seed: of all draws.
-      save_minutes: from one state of the permutations on the disk to the next.
+      permutations: number of permutations of the labels.
+      resamples: number of resamples of the recordings, for intervals.
+      splits: number of splits of the recordings into halves, for the stability.
+      seed: seed of all draws.
+      save_minutes: minutes from one saved state of the permutations to the next.
+
+    Raises:
+      InputError: a number breaks a rule.
     """
 
     permutations: int = 1000
@@ -43,18 +47,8 @@ class CertaintyOptions:
     def __post_init__(self) -> None:
         for name in ("permutations", "resamples", "splits", "seed"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise InputError(f"--{name} must be a whole number, at least 0, got {value}.")
-        if not self.save_minutes > 0:
-            raise InputError(f"--save-minutes must be positive, got {self.save_minutes}.")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Resampled:
-    """What a selection by AAPE comes to on other recordings of the same kind; None: nothing was drawn."""
-
-    bootstrap: Bootstrap | None
-    stability: Stability | None
+            require(isinstance(value, int) and value >= 0, f"{name} must be a whole number, at least 0, got {value}.")
+        require(self.save_minutes > 0, f"save_minutes must be positive, got {self.save_minutes}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,30 +56,28 @@ class Certainty:
     """How sure the selection of one label set is.
 
     Attributes:
-      tested: every pair's p-values.
-      q_value: of each pair, Benjamini-Hochberg over all pairs of the label set.
+      tested: statistic and p-values of every pair.
+      q_value: q-value of every pair, by Benjamini-Hochberg over all pairs of the label set.
       null: what permuted labels have shown.
-      resampled: of the recordings.
-      drawn: how much was.
-      units: recordings, or clips of recordings of several classes, whose labels were exchanged.
-      fixed: share of the clips whose labels no exchange could change.
+      bootstrap: intervals over resampled recordings; None: nothing was drawn.
+      stability: agreement of random halves of the recordings; None: nothing was drawn.
+      options: numbers of draws.
+      units: number of recordings, or of single clips of recordings of several classes, whose labels were exchanged.
+      fixed: fraction of the clips whose labels no exchange could change.
     """
 
     tested: Tested
     q_value: Float[np.ndarray, "class layer neuron"]
     null: Null
-    resampled: Resampled
-    drawn: CertaintyOptions
+    bootstrap: Bootstrap | None
+    stability: Stability | None
+    options: CertaintyOptions
     units: int
     fixed: float
 
 
 def assess(
-    clip_counts: UInt16[np.ndarray, "clip layer neuron"],
-    clip_tokens: Int[np.ndarray, " clip"],
-    members: Bool[np.ndarray, "clip class"],
-    sources: Sequence[str],
-    folds: Sequence[int],
+    clips: Clips,
     selection: Selection | None,
     rule: SelectionRule,
     options: CertaintyOptions,
@@ -95,45 +87,43 @@ def assess(
     """Test every pair of one label set, and resample the selection that was made.
 
     Args:
-      clip_counts: active tokens of every clip.
-      clip_tokens: counted tokens of every clip.
-      members: classes of every clip that was counted.
-      sources, folds: of every clip.
-      selection: by AAPE; None: another one, whose pairs are tested only, and nothing is resampled.
-      rule: of the selection.
-      options: how much is drawn.
+      clips: every clip's counts, with the classes of the label set alone.
+      selection: selection by AAPE; None: by another score, whose pairs are tested only, and nothing is resampled.
+      rule: rule of the selection.
+      options: numbers of draws.
       state: file that keeps the permutations of a test that was stopped, which is resumed from it.
-      progress: called with the number of draws done, of `draws(options)`.
+      progress: function called with the number of draws done, out of `draws(options)`.
     """
     if selection is None:
         options = dataclasses.replace(options, resamples=0, splits=0)
-    counts = UnitCounts(clip_counts, clip_tokens, find_units(members, sources, folds))
-    cut, specific = NOTHING, np.zeros((members.shape[1], 1, 1), bool)
+    counts = UnitCounts(clips.counts, clips.tokens, find_units(clips.members, clips.sources, clips.folds))
+    cut, specific = NOTHING_PASSES, np.zeros((clips.members.shape[1], 1, 1), bool)
     if selection is not None:
         cut = CutOffs(selection.aape_cutoff, selection.rate_cutoff, selection.probability_bar)
         specific = selection.specific
     test, shared = PermutationTest(counts, cut, options.seed), overlap(specific, specific).shared
     null = _kept_null(test, state)
-    if null.done > options.permutations:
-        null = test.nothing()
+    if null.done > options.permutations:  # of an earlier test that drew more
+        null = test.empty_null()
     _permute(test, options, null, shared, state, progress)
     tested = test.tested(null)
-    q_value = benjamini_hochberg(tested.p_value.ravel()).reshape(tested.p_value.shape)
-    resampled = _resample(counts, rule, options, progress)
-    fixed = float(counts.units.fixed.sum() / max(1, (counts.units.unit >= 0).sum()))
-    return Certainty(tested, q_value, null, resampled, options, len(counts.units.stratum), fixed)
-
-
-def _resample(
-    counts: UnitCounts, rule: SelectionRule, options: CertaintyOptions, progress: Callable[[int], object]
-) -> Resampled:
-    before, behind, seed = options.permutations, options.permutations + options.resamples, options.seed
     intervals = stability = None
     if options.resamples:
-        intervals = bootstrap(counts, rule, options.resamples, seed, progress=lambda done: progress(before + done))
+        before = options.permutations  # draws done before the resamples
+        intervals = bootstrap(counts, rule, options.resamples, options.seed, progress=lambda n: progress(before + n))
     if options.splits:
-        stability = split_halves(counts, rule, options.splits, seed, lambda done: progress(behind + 2 * done))
-    return Resampled(intervals, stability)
+        behind = options.permutations + options.resamples  # draws done before the splits, each of which is two
+        stability = split_halves(counts, rule, options.splits, options.seed, lambda n: progress(behind + 2 * n))
+    return Certainty(
+        tested=tested,
+        q_value=benjamini_hochberg(tested.p_value.ravel()).reshape(tested.p_value.shape),
+        null=null,
+        bootstrap=intervals,
+        stability=stability,
+        options=options,
+        units=len(counts.units.stratum),
+        fixed=float(counts.units.fixed.sum() / max(1, (counts.units.unit >= 0).sum())),
+    )
 
 
 def _permute(
@@ -169,13 +159,17 @@ def _kept_null(test: PermutationTest, state: StateFile | None) -> Null:
 
     def parse(arrays: Mapping[str, np.ndarray], _record: Record) -> Null:
         null = Null(**{field.name: arrays[field.name] for field in dataclasses.fields(Null)})
-        if null.histogram.shape != test.nothing().histogram.shape:
-            raise ValueError(f"a histogram of {null.histogram.shape}, not of {test.nothing().histogram.shape}")
+        if null.histogram.shape != test.empty_null().histogram.shape:
+            raise ValueError(f"a histogram of {null.histogram.shape}, not of {test.empty_null().histogram.shape}")
         return null
 
-    return (state and state.read(parse)) or test.nothing()
+    return (state and state.read(parse)) or test.empty_null()
 
 
 def draws(options: CertaintyOptions) -> int:
-    """How many draws one label set takes."""
+    """Number of draws that one label set takes; a split counts as two.
+
+    Args:
+      options: numbers of draws.
+    """
     return options.permutations + options.resamples + 2 * options.splits

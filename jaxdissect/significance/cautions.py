@@ -1,8 +1,7 @@
-"""What a result should not be read without: one source for summaries, `--json` and the report."""
+"""Warnings that a result should not be read without: the same sentences for summaries, `--json` and the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -10,42 +9,50 @@ from jaxdissect.errors import InputError
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.tasks.recordings import BY_COLUMN, BY_NAME, suspected_groups
+from jaxdissect.types import Record
 
 INDEPENDENT = (
-    "Every clip was taken as independent: if several were cut from one recording, p-values are too small and intervals "
-    "too narrow. Add the column src_file, which names the recording of each clip, to the table."
+    "Every clip was treated as independent. If several clips were cut from one recording, p-values are too small and "
+    "intervals too narrow. Add the column src_file to the table: it names the recording of each clip."
 )
-MUCH_PADDING = 0.5  # share of the unit length that recordings fill, below which it is told
-MUCH_FIXED = 0.5  # share of clips whose labels cannot be exchanged, above which it is told
+LEAST_FILLED = 0.5  # mean fraction of the unit length that recordings fill, below which a caution is given
+MOST_FIXED = 0.5  # fraction of clips whose labels cannot be exchanged, above which a caution is given
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """What is known of a count, for whom it was made.
+    """What a run directory says of its count, as far as cautions need it.
 
     Attributes:
-      record: of the stage `activations`, in `run.json`.
-      clips: `clips.csv`; None where it cannot be read.
+      record: record of the stage `activations`, from `run.json`.
+      clips: columns `file_name`, `status` and `samples` of `clips.csv`; None where it cannot be read.
       sources: recording of each clip; None where `clip_labels.nc` cannot be read.
     """
 
-    record: Mapping[str, Any]
+    record: Record
     clips: pd.DataFrame | None
     sources: Sequence[str] | None
 
     @property
     def recordings_from(self) -> str:
-        """Column of the task's table that tells of recordings; empty: none does."""
+        """Column of the task's table that names the recordings; empty where no column does."""
         recorded = self.record.get("recordings")
         if isinstance(recorded, Mapping):
             return str(recorded.get("from", ""))
+        # An older record does not name the column. A recording that is not named as its file came from a column.
         if self.clips is None or self.sources is None:
             return ""
         return "" if list(self.sources) == self.clips["file_name"].tolist() else BY_COLUMN
 
 
 def read_basis(run: Run) -> Basis:
-    """What a run directory tells of its count; what cannot be read is told by others and left out here."""
+    """Read what a run directory says of its count.
+
+    A file that cannot be read is left out, since the command that needs it reports the fault.
+
+    Args:
+      run: run directory with the stage `activations`.
+    """
     try:
         clips = pd.read_csv(run.file("clips.csv"), keep_default_na=False, dtype=str)
         clips = clips.astype({"samples": float})[["file_name", "status", "samples"]]
@@ -58,98 +65,106 @@ def read_basis(run: Run) -> Basis:
     return Basis(run.stages().get("activations", {}), clips, sources)
 
 
-def counting_cautions(record: Mapping[str, Any], clips: pd.DataFrame | None) -> list[str]:
-    """Padding that makes up most of what was counted; no split on which the neurons could be judged.
+def counting_cautions(record: Record, clips: pd.DataFrame | None) -> list[str]:
+    """Cautions on a count: most of it is padding; no clip is left to test the neurons on.
 
     Args:
-      record: of the stage `activations`.
-      clips: columns `status` and `samples`.
+      record: record of the stage `activations`.
+      clips: table with columns `status` and `samples`; None: unknown.
     """
-    return [*(_padding(record, clips) if clips is not None else ()), *_no_split_beside(record)]
+    return [*(_padding(record, clips) if clips is not None else ()), *_no_test_clips(record)]
 
 
-def _padding(record: Mapping[str, Any], clips: pd.DataFrame) -> list[str]:
+def _padding(record: Record, clips: pd.DataFrame) -> list[str]:
     counted = clips[clips["status"] != "unreadable"]
-    whole = counted[counted["status"] == "ok"]["samples"]
     seconds, rate = record.get("unit_seconds"), record.get("sample_rate")
-    unit = round(seconds * rate) if seconds and rate else whole.max() if len(whole) else 0
+    # An older record has no sample rate; there a recording that fills its clip shows the unit length in samples.
+    full = counted[counted["status"] == "ok"]["samples"]
+    unit = round(seconds * rate) if seconds and rate else full.max() if len(full) else 0
     if not unit or record.get("options", {}).get("tokens") == "sounding":
         return []
     filled = float(counted["samples"].mean()) / unit
-    if not filled < MUCH_PADDING:
+    if not filled < LEAST_FILLED:  # NaN, of no counted clip, is no caution
         return []
     length = f" of {seconds:g} s" if seconds else ""
     return [
         f"More than half of the counted time is padding: on average a recording fills {filled:.0%} of the unit "
-        f"length{length}. Neurons that answer to silence may then look class-specific: count again with --tokens "
+        f"length{length}. Neurons that respond to silence may then look class-specific. Count again with --tokens "
         f"sounding, or with a shorter --unit-seconds."
     ]
 
 
-def _no_split_beside(record: Mapping[str, Any]) -> list[str]:
+def _no_test_clips(record: Record) -> list[str]:
     split, splits = record.get("options", {}).get("split"), record.get("splits")
-    unseen = "so no clip is left on which these neurons can be judged that did not choose them"
+    consequence = "so no clip is left to test these neurons on"
     if splits is not None and not splits.get("test"):
-        return [f"The task has no test split, {unseen}. Mark clips as test in its table."]
+        return [f"The task has no test split, {consequence}. Mark clips as test in its table."]
     if split in ("all", "test"):
-        return [f"The test split was counted too (--split {split}), {unseen}. Count with --split train for a claim."]
+        return [f"The test split was counted too (--split {split}), {consequence}. Count with --split train instead."]
     return []
 
 
-def selection_cautions(coverage: pd.DataFrame, rule: Mapping[str, Any]) -> list[str]:
-    """Label sets and classes without neurons and why; classes left out; what could not be tested.
+def selection_cautions(coverage: pd.DataFrame, rule: Mapping[str, object]) -> list[str]:
+    """Cautions on a selection: label sets without neurons, classes left out, classes and clips that were not tested.
 
     Args:
-      coverage: as `coverage.csv`.
+      coverage: table of `coverage.csv`.
       rule: attributes of `scores.nc`: preset, selector, keep, bar, skipped_classes.
     """
-    lines = [*_bare(coverage, rule)]
-    if not (coverage["kept_neurons"] > 0).all():
-        lines.append(f"No neuron was kept where --keep {rule.get('keep', '')} rounds to none, or none qualifies.")
+    lines = [*_no_class_has_a_neuron(coverage, rule)]
+    without = coverage["label_set"][coverage["kept_neurons"] == 0]
+    if len(without):
+        lines.append(
+            f"No neuron was kept for {', '.join(without)}: --keep {rule.get('keep', '')} rounds to no neuron, or no "
+            f"neuron passes the filters."
+        )
     if rule.get("skipped_classes"):
-        lines.append(f"Left out, without a counted token: {rule['skipped_classes']}.")
+        lines.append(f"Classes without a counted token were left out: {rule['skipped_classes']}.")
     for _, row in coverage.iterrows():
+        # The two columns are missing where no labels were permuted.
         if row.get("classes_untested", 0) > 0:
             lines.append(
-                f"{row['label_set']}: {row['classes_untested']:.0f} of {row['classes']:.0f} classes were not tested: "
-                f"they have fewer than two recordings, or no recording of another class to exchange labels with."
+                f"{row['label_set']}: {row['classes_untested']:.0f} of {row['classes']:.0f} classes were not tested. "
+                f"They have fewer than two recordings, or no recording of another class to exchange labels with."
             )
-        if row.get("fixed_clips", 0) > MUCH_FIXED:
+        if row.get("fixed_clips", 0) > MOST_FIXED:
             lines.append(
-                f"{row['label_set']}: the labels of {row['fixed_clips']:.0%} of the clips could not be exchanged: "
-                f"no recording of their fold with as many clips is of another class. p-values rest on the others."
+                f"{row['label_set']}: the labels of {row['fixed_clips']:.0%} of the clips could not be exchanged. "
+                f"No recording of their fold with as many clips has another class. The p-values rest on the other "
+                f"clips."
             )
     return lines
 
 
-def _bare(coverage: pd.DataFrame, rule: Mapping[str, Any]) -> list[str]:
-    """Why every class of a label set is without a neuron, and what helps."""
-    bare = coverage["label_set"][(coverage["covered"] == 0) & (coverage["kept_neurons"] > 0)]
-    if not len(bare):
+def _no_class_has_a_neuron(coverage: pd.DataFrame, rule: Mapping[str, object]) -> list[str]:
+    """Why every class of a label set is without a neuron though neurons were kept, and what helps."""
+    label_sets = coverage["label_set"][(coverage["covered"] == 0) & (coverage["kept_neurons"] > 0)]
+    if not len(label_sets):
         return []
+    finding = f"No class of {', '.join(label_sets)} has a neuron"
     if (rule.get("preset"), rule.get("selector")) != ("aape", "aape"):
-        return [f"No class of {', '.join(bare)} has a neuron. Take a larger --keep, or a lower --bar."]
+        return [f"{finding}. Take a larger --keep, or a lower --bar."]
     return [
-        f"No class of {', '.join(bare)} has a neuron: those of lowest AAPE fire too seldom to exceed --bar "
-        f"{rule.get('bar', '')}. Take --preset lape, which asks for the bar first, or a larger --keep."
+        f"{finding}: the neurons of lowest AAPE fire too seldom to exceed --bar {rule.get('bar', '')}. Take --preset "
+        f"lape, which applies the bar first, or a larger --keep."
     ]
 
 
 def independence_cautions(recordings_from: str) -> list[str]:
-    """That p-values and intervals take clips as independent, where no table says which belong together.
+    """Caution that p-values and intervals treat clips as independent, where no column says which belong together.
 
     Args:
-      recordings_from: as of a `Task`.
+      recordings_from: column that names the recordings, as of a `Task`; empty where no column does.
     """
     return [] if recordings_from else [INDEPENDENT]
 
 
 def recording_cautions(basis: Basis, classes: int = 0) -> list[str]:
-    """What p-values take for granted of recordings: that there are none, or that some clips stand by themselves.
+    """Cautions on what p-values assume of recordings: that clips are independent, or that some stand alone.
 
     Args:
-      basis: of the count.
-      classes: of the largest label set; as many groups of file names may be its classes.
+      basis: result of `read_basis`.
+      classes: number of classes of the largest label set; as many groups of file names may be its classes.
     """
     names = [] if basis.clips is None else basis.clips["file_name"].tolist()
     lines = independence_cautions(basis.recordings_from)
@@ -163,12 +178,13 @@ def recording_cautions(basis: Basis, classes: int = 0) -> list[str]:
         alone = [name for name, source in zip(names, basis.sources, strict=True) if name == source]
         if alone:
             lines.append(
-                f"{len(alone):,} of {len(names):,} file names do not follow the task's naming, {alone[0]!r} first: "
-                f"each of these clips was taken as a recording of its own. The column src_file can name it."
+                f"{len(alone):,} of {len(names):,} file names do not follow the task's naming; the first is "
+                f"{alone[0]!r}. Each of these clips was treated as a recording of its own. The column src_file can "
+                f"name their recordings."
             )
     return lines
 
 
 def has_p_values(coverage: pd.DataFrame) -> bool:
-    """Whether labels were permuted or recordings resampled."""
+    """Whether labels were permuted and recordings resampled for a table of coverage."""
     return "pairs_significant" in coverage

@@ -1,9 +1,9 @@
-"""How sure: empirical p-values, false discovery rate, and intervals by resampling sources."""
+"""Empirical p-values, false discovery rates, and bootstrap intervals."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
-ROUNDING = 1e-6  # of a change of float32 margins, relative to the largest
+ROUNDING = 1e-6  # error of a change of float32 margins, relative to the largest
 
 
 def empirical_p(
@@ -12,12 +12,12 @@ def empirical_p(
     """Two-sided p-value of an observation among its controls; never below 1 / (controls + 1).
 
     `p = (1 + #{k: |c_k - m| >= |t - m|}) / (1 + K)`, with m the mean of the observation and its controls together.
-    Since m does not tell them apart, p is exact if the observation is exchangeable with its controls. NaN without
+    The observation enters m as a control does, so p is exact if it is exchangeable with its controls. NaN without
     controls, or where a number is not finite.
 
     Args:
-      observed: t.
-      controls: c, K of each.
+      observed: observation t.
+      controls: its K controls c.
     """
     values = np.concatenate([observed[None], controls]).astype(np.float64)
     if not len(controls):
@@ -34,13 +34,19 @@ def empirical_p(
 def benjamini_hochberg(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
     """q-values: the false discovery rate at which each test is just rejected; NaN stays NaN and counts as no test.
 
-    Source: Benjamini and Hochberg, "Controlling the False Discovery Rate" (JRSS B 1995); valid under independence and
-    positive dependence.
+    Valid under independence and positive dependence.
+
+    Source: Benjamini and Hochberg, "Controlling the False Discovery Rate" (JRSS B 1995).
+
+    Args:
+      p_values: p-value of each test.
     """
+    # SciPy's false_discovery_control refuses NaN, and computes p * (tests / rank): the last bit of q-values differs.
     q_values = np.full(len(p_values), np.nan)
     tested = np.flatnonzero(~np.isnan(p_values))
     order = tested[np.argsort(p_values[tested], kind="stable")]
     adjusted = p_values[order] * len(order) / np.arange(1, len(order) + 1)
+    # From the largest p-value down, so that a smaller p-value never has the larger q-value.
     q_values[order] = np.minimum.accumulate(adjusted[::-1])[::-1].clip(max=1)
     return q_values
 
@@ -52,22 +58,26 @@ def bootstrap_means(
     seed: int,
     level: float = 0.95,
 ) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
-    """Percentile interval of each column's mean over clips, resampling sources: clips of one source stay together.
+    """Percentile interval of each column's mean over clips; returns its low and high ends.
+
+    Sources are resampled, so the clips of one source stay together. All columns see the same draws. NaN where there
+    are fewer than two sources.
 
     Args:
-      values: e.g. changes of margin.
-      sources: of the clips; NaN comes back unless there are two.
-      resamples: draws of as many sources as there are, with replacement; all columns see the same draws.
-      seed: of the draws.
-      level: coverage that is aimed at. With few sources it is missed: percentile intervals are too narrow then.
+      values: numbers of each clip, such as changes of margin.
+      sources: number of each clip's source.
+      resamples: number of draws, each of as many sources as there are, with replacement.
+      seed: seed of the draws.
+      level: intended coverage. With few sources it is missed: percentile intervals are too narrow then.
     """
     numbers, source = np.unique(sources, return_inverse=True)
     if len(numbers) < 2:
         nothing = np.full(values.shape[1], np.nan)
         return nothing, nothing
     total, clips = np.zeros((len(numbers), values.shape[1])), np.bincount(source)
-    np.add.at(total, source, values)
+    np.add.at(total, source, values)  # sums over the clips of every source
     weights = np.random.default_rng(seed).multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), resamples)
+    # A source weighs as many clips as it has, so each mean is over clips and not over sources.
     means = weights @ total / (weights @ clips)[:, None]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

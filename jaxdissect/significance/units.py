@@ -1,10 +1,12 @@
-"""Which clips belong together, and which labels could as well have been another way round.
+"""Units: which clips keep their labels together, and which units may exchange labels.
 
-Clips of one recording are not independent, so they are one unit where all of them have the same classes: their labels
-move together, among the recordings of their fold with as many clips (a class whose recordings have more clips than
-others would else vary more than exchange lets expect). Where the clips of a recording differ in class, its clips are
-units of their own, whose labels are exchanged within the recording: what is common to a recording then cannot pass for
-an effect of a class. Resampling and splitting keep whole recordings together in any case.
+Clips of one recording are not independent. Where all of them have the same classes they are one unit, whose labels move
+together. Labels are exchanged among the recordings of a fold that have as many clips: else a class with the longer
+recordings would vary more than exchange lets expect.
+
+Where the clips of a recording differ in class, each clip is a unit, and labels are exchanged within the recording. What
+is common to a recording then cannot pass for an effect of a class. Resampling and splitting keep whole recordings
+together in any case.
 """
 
 from collections import Counter
@@ -17,16 +19,18 @@ from jaxtyping import Bool, Float, Int
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Clips of one label set, grouped.
+    """Clips of one label set, grouped into units.
+
+    Recordings are drawn in each other's place within groups. A group is the recordings of one fold and, where every
+    clip has one class, of one class, so that no class vanishes. Recordings that are the only ones of their class in a
+    fold form one group, since nothing would vary else.
 
     Attributes:
-      unit: of every clip, from 0; -1 for clips that take no part.
+      unit: number of every clip's unit; -1 for a clip of no class.
       members: classes of every unit.
-      stratum: of every unit; labels may be exchanged within one.
-      recording: of every unit.
-      group: of every recording; recordings may be drawn in each other's place within one: those of one fold and, where
-        every clip has one class, of one class, so that no class vanishes. The only ones of their class in a fold are
-        drawn in each other's place, for nothing would vary else.
+      stratum: number of every unit's stratum, within which labels may be exchanged.
+      recording: number of every unit's recording.
+      group: number of every recording's group.
     """
 
     unit: Int[np.ndarray, " clip"]
@@ -36,18 +40,23 @@ class Units:
     group: Int[np.ndarray, " recording"]
 
     def sums(self, values: np.ndarray) -> Float[np.ndarray, "unit *axes"]:
-        """Sums over the clips of every unit, in float64."""
+        """Sums over the clips of every unit, in float64.
+
+        Args:
+          values: numbers of every clip, along the first axis.
+        """
+        # Clips in the order of their units; clips of no class (-1) come first and are cut off.
         order = np.argsort(self.unit, kind="stable")[np.count_nonzero(self.unit < 0) :]
         starts = np.searchsorted(self.unit[order], np.arange(len(self.stratum)))
         return np.add.reduceat(values[order], starts, axis=0, dtype=np.float64)
 
     def exchanged(self, rng: np.random.Generator) -> Bool[np.ndarray, "unit class"]:
-        """The classes of every unit after one random exchange."""
+        """The classes of every unit after one random exchange of labels within the strata."""
         order = np.argsort(self.stratum, kind="stable")
-        drawn = np.lexsort((rng.random(len(order)), self.stratum))
-        found = np.empty_like(self.members)
-        found[order] = self.members[drawn]
-        return found
+        shuffled = np.lexsort((rng.random(len(order)), self.stratum))  # random within a stratum
+        members = np.empty_like(self.members)
+        members[order] = self.members[shuffled]
+        return members
 
     @property
     def fixed(self) -> Bool[np.ndarray, " clip"]:
@@ -57,26 +66,27 @@ class Units:
         order = np.argsort(self.stratum, kind="stable")
         starts = np.searchsorted(self.stratum[order], np.arange(self.stratum.max() + 1))
         members = self.members[order]
+        # All units of a stratum have the same classes where "any of them" and "all of them" agree.
         alike = (np.logical_or.reduceat(members, starts) == np.logical_and.reduceat(members, starts)).all(axis=1)
         return (self.unit >= 0) & alike[self.stratum][self.unit]
 
-    def drawn(self, rng: np.random.Generator) -> Int[np.ndarray, " unit"]:
-        """How often every unit is in a bootstrap sample: as many recordings as there are, with replacement."""
+    def resampled(self, rng: np.random.Generator) -> Int[np.ndarray, " unit"]:
+        """How often every unit is in one bootstrap sample of the recordings, drawn with replacement within groups."""
         order, first, size = self._groups()
         picked = order[first + (rng.random(len(order)) * size).astype(int)]
         return np.bincount(picked, minlength=len(order))[self.recording]
 
-    def halved(self, rng: np.random.Generator) -> Bool[np.ndarray, " unit"]:
-        """A random half of the recordings of every group; the other half is the rest."""
-        order = np.lexsort((rng.random(len(self.group)), self.group))
+    def half(self, rng: np.random.Generator) -> Bool[np.ndarray, " unit"]:
+        """Units of a random half of the recordings of every group; the other units are the other half."""
+        order = np.lexsort((rng.random(len(self.group)), self.group))  # random within a group
         _, first, _ = self._groups()
-        odd = rng.integers(2, size=len(order))[first]  # which half has one more
-        half = np.empty(len(order), bool)
-        half[order] = (np.arange(len(order)) - first + odd) % 2 == 0
-        return half[self.recording]
+        odd = rng.integers(2, size=len(order))[first]  # which half has one more recording
+        chosen = np.empty(len(order), bool)
+        chosen[order] = (np.arange(len(order)) - first + odd) % 2 == 0  # every second place of a group
+        return chosen[self.recording]
 
     def _groups(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Recordings in the order of their groups; for each place where its group begins, and the group's size."""
+        """Recordings in the order of their groups; at each place, where its group begins, and the group's size."""
         order = np.argsort(self.group, kind="stable")
         ordered = self.group[order]
         first, behind = np.searchsorted(ordered, ordered, "left"), np.searchsorted(ordered, ordered, "right")
@@ -86,34 +96,44 @@ class Units:
 def find_units(
     members: Bool[np.ndarray, "clip class"], sources: Sequence[Hashable], folds: Sequence[Hashable]
 ) -> Units:
-    """Units of clips; clips of no class take no part.
+    """Group clips into units; clips of no class take no part.
 
     Args:
       members: classes of every clip.
       sources: recording of every clip.
-      folds: of every clip; labels stay in their fold.
+      folds: fold of every clip; labels stay in their fold.
     """
     recordings: dict[tuple[Hashable, Hashable], list[int]] = {}
     for clip in np.flatnonzero(members.any(axis=1)).tolist():
         recordings.setdefault((folds[clip], sources[clip]), []).append(clip)
-    unit, strata, recording = np.full(len(members), -1), list[Hashable](), list[int]()
-    clips_of, groups = list[int](), list[tuple[Hashable, Hashable]]()
-    one_class = (members.sum(axis=1) <= 1).all()
+    one_class_each = (members.sum(axis=1) <= 1).all()
+    unit = np.full(len(members), -1)
+    first_clip, recording, strata, groups = (
+        list[int](),
+        list[int](),
+        list[Hashable](),
+        list[tuple[Hashable, Hashable]](),
+    )
     for (fold, source), clips in recordings.items():
-        whole = bool((members[clips] == members[clips[0]]).all())
-        for some in [clips] if whole else [[clip] for clip in clips]:
-            unit[some] = len(clips_of)
-            clips_of.append(some[0])
-            strata.append((fold, whole, len(clips) if whole else source))
+        alike = bool((members[clips] == members[clips[0]]).all())
+        for clips_of_unit in [clips] if alike else [[clip] for clip in clips]:
+            unit[clips_of_unit] = len(first_clip)
+            first_clip.append(clips_of_unit[0])
             recording.append(len(groups))
-        groups.append((fold, int(members[clips[0]].argmax()) if whole and one_class else None))
-    alone = {group for group, number in Counter(groups).items() if number == 1}
-    groups = [(group[0], "alone") if group in alone else group for group in groups]
+            strata.append((fold, alike, len(clips) if alike else source))
+        groups.append((fold, int(members[clips[0]].argmax()) if alike and one_class_each else None))
+    size = Counter(groups)
+    groups = [(fold, kind) if size[fold, kind] > 1 else (fold, "alone") for fold, kind in groups]
     return Units(
-        unit, members[np.array(clips_of, np.int64)], _numbered(strata), np.array(recording, np.int64), _numbered(groups)
+        unit,
+        members[np.array(first_clip, np.int64)],
+        _numbered(strata),
+        np.array(recording, np.int64),
+        _numbered(groups),
     )
 
 
 def _numbered(keys: Sequence[Hashable]) -> Int[np.ndarray, " key"]:
+    """Numbers in the place of keys, from 0 in the order in which they appear."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)

@@ -19,7 +19,8 @@ from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import Neurons, select_neurons
 from jaxdissect.selection.score_tables import SCORES, agreement_table, class_scores
 from jaxdissect.significance.assess import LEVEL, CertaintyOptions
-from jaxdissect.significance.tables import DRAWN, OF_PAIRS, assess_neurons, null_dataset, read_clips, with_certainty
+from jaxdissect.significance.clips import read_clips
+from jaxdissect.significance.tables import DRAWN, PAIR_SCORES, assess_neurons, null_dataset, with_certainty
 from jaxdissect.types import Record
 
 SELECTION_FILES = ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc")
@@ -149,7 +150,7 @@ def _ablation_scores(run: Run, counted: Record) -> xr.Dataset:
         scores = read_netcdf(run.file("scores.nc"))
     except InputError:
         return xr.Dataset()
-    made_here = (*OF_PAIRS, *SCORES)
+    made_here = (*PAIR_SCORES, *SCORES)
     kept = [name for name in scores if "class" in scores[name].dims and name not in made_here]
     return scores[kept].drop_attrs(deep=False)
 

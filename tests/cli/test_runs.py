@@ -270,7 +270,7 @@ def test_a_class_without_a_clip_is_left_out_and_named(jaxdissect, table):
     table.write_text(table.read_text() + "99.wav,rare,0,test\n")
     code, printed, _ = jaxdissect("dissect", "--keep", "0.1")
     assert code == 0
-    assert "Left out, without a counted token: label:rare." in printed
+    assert "Classes without a counted token were left out: label:rare." in printed
     assert pd.read_csv(jaxdissect.path / "coverage.csv")["classes"].tolist() == [3]
 
 

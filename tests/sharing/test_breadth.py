@@ -16,8 +16,8 @@ from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.options.share import ShareOptions
 from jaxdissect.selection.overlap import overlap
-from jaxdissect.sharing.breadth import margin_overlap, random_classes
-from jaxdissect.sharing.share import RATE, Sets, share
+from jaxdissect.sharing.breadth import breadth_overlap, random_classes
+from jaxdissect.sharing.share import LAYER_AND_RATE, Sets, share
 from jaxdissect.stages.activations import run_activations
 from jaxdissect.stages.neurons import run_neurons
 from jaxdissect.stages.share import run_share
@@ -61,7 +61,7 @@ def test_chance_is_that_of_every_way_to_draw_the_classes_of_every_neuron(seed):
     )
     for within, (second, ways) in ((True, (sets, ways_a)), (False, (other, ways_b))):
         shared = overlap(sets, second).shared
-        expected, p_value = margin_overlap(shared, a, a if within else b)
+        expected, p_value = breadth_overlap(shared, a, a if within else b)
         for i, j in np.ndindex(shared.shape):
             if within and i == j:
                 continue
@@ -136,13 +136,13 @@ def test_classes_of_one_size_are_alike():
 def test_neurons_of_every_class_say_nothing():
     everything = np.ones((3, 5), bool)
     drawn = random_classes(everything)
-    expected, p_value = margin_overlap(overlap(everything, everything).shared, drawn, drawn)
+    expected, p_value = breadth_overlap(overlap(everything, everything).shared, drawn, drawn)
     np.testing.assert_allclose(expected[~np.eye(3, dtype=bool)], 5)
     np.testing.assert_allclose(p_value[~np.eye(3, dtype=bool)], 1)
     for shape in ((3, 4), (0, 5), (1, 4)):
         none = np.zeros(shape, bool)
         drawn = random_classes(none)
-        expected, p_value = margin_overlap(np.zeros((shape[0],) * 2, int), drawn, drawn)
+        expected, p_value = breadth_overlap(np.zeros((shape[0],) * 2, int), drawn, drawn)
         assert (expected == 0).all()
         assert (p_value == 1).all()
 
@@ -175,7 +175,7 @@ def test_p_values_of_sets_drawn_at_random_reach_a_level_no_more_often(within):
         a = draw()
         b = a if within else draw()
         of_a = random_classes(a)
-        found = margin_overlap(overlap(a, b).shared, of_a, of_a if within else random_classes(b))[1]
+        found = breadth_overlap(overlap(a, b).shared, of_a, of_a if within else random_classes(b))[1]
         p.append(found[np.triu_indices(8, 1)] if within else found.ravel())
     for level in (0.05, 0.2):
         share = (np.array(p) <= level).mean(axis=1)
@@ -226,7 +226,7 @@ def test_accents_share_with_their_speakers_and_digits_with_no_one():
         assert set(zip(found["class_a"], found["class_b"], strict=True)) == own
         assert (pairs["q_value"] <= 0.05).mean() > 0.5
         pairs = table.loc[[("speaker", "digit")]]
-        assert set(pairs["null"]) == {RATE}
+        assert set(pairs["null"]) == {LAYER_AND_RATE}
         assert (pairs["q_value"] <= 0.05).mean() > 0.5, "broad neurons are shared by many"
         assert (pairs["q_by_breadth"] > 0.05).all(), "by no two in particular"
         assert (table.loc[[("digit", "accent")]]["q_by_breadth"] > 0.05).all()

@@ -21,8 +21,9 @@ from jaxdissect.runtime.tables import read_netcdf, write_netcdf
 from jaxdissect.significance import assess as certainty
 from jaxdissect.significance import permutation
 from jaxdissect.significance.assess import CertaintyOptions
+from jaxdissect.significance.clips import read_clips
 from jaxdissect.significance.p_values import benjamini_hochberg
-from jaxdissect.significance.tables import pairs_needed, read_clips
+from jaxdissect.significance.tables import pairs_needed
 from jaxdissect.significance.units import find_units
 from jaxdissect.stages.activations import run_activations
 from jaxdissect.stages.neurons import run_neurons
@@ -337,21 +338,21 @@ def test_one_recording_a_class_is_not_tested(folder, tmp_path, capsys):
     )  # fmt: skip
     run_activations(options)
     assert main(["neurons", "--run", str(tmp_path / "run"), "--preset", "lape", "--keep", "0.1"]) == 0
-    assert "label: 3 of 3 classes were not tested: they have fewer than two recordings" in capsys.readouterr().out
+    assert "label: 3 of 3 classes were not tested. They have fewer than two recordings" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "run" / "neurons.csv")
     assert len(table)
     assert table["p_value"].isna().all()
 
 
 def test_numbers_of_draws_are_checked(done):
-    with pytest.raises(InputError, match="--permutations must be a whole number, at least 0, got -1"):
+    with pytest.raises(InputError, match="permutations must be a whole number, at least 0, got -1"):
         run_neurons(dataclasses.replace(NeuronsOptions(run=done[0]), permutations=-1))
 
 
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        (("--keep-clips", "--permutations", "-1"), "--permutations must be"),
+        (("--keep-clips", "--permutations", "-1"), "permutations must be"),
         (("--selector", "auroc"), "auroc needs every clip's counts"),
     ],
 )

@@ -97,11 +97,11 @@ def coverage_of(**columns):
     ("coverage", "rule", "found"),
     [
         ({}, {}, None),
-        ({"covered": [0, 2]}, {}, "No class of a has a neuron: those of lowest AAPE fire too seldom to exceed --bar "),
+        ({"covered": [0, 2]}, {}, "No class of a has a neuron: the neurons of lowest AAPE fire too seldom to"),
         ({"covered": 0}, {"selector": "d_prime"}, "No class of a, b has a neuron. Take a larger --keep"),
-        ({"covered": [0, 2], "kept_neurons": [0, 9]}, {}, "No neuron was kept where --keep 0.01 rounds to none"),
-        ({}, {"skipped_classes": "a:dog"}, "Left out, without a counted token: a:dog."),
-        ({"classes_untested": [3, 0]}, {}, "a: 3 of 4 classes were not tested: they have fewer than two recordings"),
+        ({"covered": [0, 2], "kept_neurons": [0, 9]}, {}, "No neuron was kept for a: --keep 0.01 rounds to no neuron"),
+        ({}, {"skipped_classes": "a:dog"}, "Classes without a counted token were left out: a:dog."),
+        ({"classes_untested": [3, 0]}, {}, "a: 3 of 4 classes were not tested. They have fewer than two recordings"),
         ({"fixed_clips": [0.5, 0.75]}, {}, "b: the labels of 75% of the clips could not be exchanged"),
     ],
 )  # fmt: skip
@@ -132,7 +132,7 @@ def test_recording_cautions_where_the_table_tells():
     assert recording_cautions(basis_of(NAMES, sources, recordings={"from": "file_name"})) == []
     told = recording_cautions(basis_of(NAMES, [*sources[:-2], *NAMES[-2:]], recordings={"from": "file_name"}))
     assert len(told) == 1
-    assert told[0].startswith("2 of 180 file names do not follow the task's naming, '19-7.wav' first")
+    assert told[0].startswith("2 of 180 file names do not follow the task's naming; the first is '19-7.wav'")
 
 
 def test_recording_cautions_of_an_older_record_compare_names_and_sources():

@@ -15,7 +15,8 @@ from jaxdissect import InputError, SelectionRule
 from jaxdissect.selection.aape import select
 from jaxdissect.significance import permutation, unit_counts
 from jaxdissect.significance.p_values import benjamini_hochberg
-from jaxdissect.significance.permutation import CutOffs, PermutationTest, exchange_moments
+from jaxdissect.significance.permutation import CutOffs, PermutationTest
+from jaxdissect.significance.permuted_statistics import BINS_PER_UNIT, _below_uniform, exchange_moments, pools
 from jaxdissect.significance.unit_counts import MOST_TOKENS, UnitCounts
 from jaxdissect.significance.units import find_units
 
@@ -60,7 +61,7 @@ def cut_of(selection, *, away=0.0):
 def run(counts, permutations, *, cut=NOTHING, seed=3, overlap=None, null=None, between=lambda: None):
     classes = counts.units.members.shape[1]
     test = PermutationTest(counts, cut, seed)
-    null = null or test.nothing()
+    null = null or test.empty_null()
     test.run(permutations, null, np.zeros((classes, classes), int) if overlap is None else overlap, between)
     return test, null
 
@@ -164,7 +165,7 @@ def test_moments_are_those_of_every_exchange():
     assert np.bincount(units.stratum).tolist() == [4, 3, 3, 1]
     active, tokens = rng.integers(0, 9, (11, 5)), rng.integers(9, 15, 11)
     part = slow_significance.excess(active, tokens)
-    found = exchange_moments(units.members, units.stratum, np.array(part, float))
+    means, deviations = exchange_moments(units.members, units.stratum, np.array(part, float))
     for one, neuron in np.ndindex(2, 5):
         e, share = [row[neuron] for row in part], members[:, one].tolist()
         first = second = number = 0
@@ -175,8 +176,8 @@ def test_moments_are_those_of_every_exchange():
         mean, variance = slow_significance.moments(share, e, units.stratum.tolist())
         assert (mean, variance) == (first / number, second / number - (first / number) ** 2)
         assert variance > 0
-        assert found.mean[one, neuron] == pytest.approx(float(mean), rel=1e-12, abs=1e-12)
-        assert found.deviation[one, neuron] == pytest.approx(math.sqrt(variance), rel=1e-12)
+        assert means[one, neuron] == pytest.approx(float(mean), rel=1e-12, abs=1e-12)
+        assert deviations[one, neuron] == pytest.approx(math.sqrt(variance), rel=1e-12)
 
 
 def test_permutations_have_the_mean_and_deviation_that_the_closed_form_says():
@@ -185,12 +186,12 @@ def test_permutations_have_the_mean_and_deviation_that_the_closed_form_says():
     counts = counts_of(clips)
     active, tokens, _, _ = by_unit(counts, clips)
     excess = active - np.outer(tokens, active.sum(axis=0) / tokens.sum())
-    moments = exchange_moments(counts.units.members, counts.units.stratum, excess)
+    mean, deviation = exchange_moments(counts.units.members, counts.units.stratum, excess)
     rng = np.random.default_rng(0)
     sums = np.array([counts.units.exchanged(rng).T.astype(float) @ excess for _ in range(4000)])
-    assert moments.deviation.min() > 1
-    assert np.abs((sums.mean(axis=0) - moments.mean) / moments.deviation).max() < 4.5 / math.sqrt(4000)
-    assert np.abs(sums.std(axis=0) / moments.deviation - 1).max() < 4.5 / math.sqrt(2 * 4000)
+    assert deviation.min() > 1
+    assert np.abs((sums.mean(axis=0) - mean) / deviation).max() < 4.5 / math.sqrt(4000)
+    assert np.abs(sums.std(axis=0) / deviation - 1).max() < 4.5 / math.sqrt(2 * 4000)
 
 
 def test_what_cannot_vary_is_not_tested():
@@ -330,7 +331,7 @@ def test_batches_chunks_and_interruptions_change_no_bit(monkeypatch):
     class KilledError(Exception):
         pass
 
-    going, saved = PermutationTest(counts_of(clips), cut_of(selection), 3).nothing(), []
+    going, saved = PermutationTest(counts_of(clips), cut_of(selection), 3).empty_null(), []
 
     def kill():
         saved.append(copy.deepcopy(going))
@@ -364,7 +365,7 @@ def test_batches_chunks_and_interruptions_change_no_bit(monkeypatch):
     ],
 )
 def test_pools_are_of_neurons_that_fire_in_about_as_many_units(firing, expected):
-    assert permutation.pools(np.array(firing, int)).tolist() == expected
+    assert pools(np.array(firing, int)).tolist() == expected
     active = np.arange(64)[:, None] < np.array(firing, int)
     assert slow_significance.pools(active) == expected
 
@@ -423,7 +424,7 @@ def test_the_lowest_p_value_is_that_of_what_no_permutation_reaches():
     test, null = run(counts_of(clips), 30)
     null.histogram[..., 1:] = 0
     found = test.tested(null)
-    beyond = neurons_first(test.statistic) > 2 / permutation.PER_UNIT
+    beyond = neurons_first(test.statistic) > 2 / BINS_PER_UNIT
     np.testing.assert_array_equal(neurons_first(found.lowest)[beyond], neurons_first(found.p_value)[beyond])
     for one, neuron in zip(*np.nonzero(beyond), strict=True):
         like_it = [other for other in range(20) if pool[other] == pool[neuron]]
@@ -458,13 +459,13 @@ def test_a_neuron_that_is_nearly_always_active_keeps_its_digits():
     test, null = run(UnitCounts(counts, tokens, units), 200)
     active = counts[:, 0].astype(float)
     excess = active - tokens[:, None] * (active.sum(axis=0) / tokens.sum())
-    moments = exchange_moments(members, units.stratum, excess)
+    mean, deviation = exchange_moments(members, units.stratum, excess)
     exact = []
     for k in range(200):
         permuted = units.exchanged(np.random.default_rng([3, k]))
-        exact.append((permuted.T.astype(float) @ excess - moments.mean) / moments.deviation)
+        exact.append((permuted.T.astype(float) @ excess - mean) / deviation)
     highest = np.max(exact, axis=(1, 2))
-    assert np.abs(null.highest - highest).max() < permutation.SLACK / permutation.PER_UNIT
+    assert np.abs(null.highest - highest).max() < permutation.SLACK / BINS_PER_UNIT
     reached = (1 + (highest[:, None, None] >= neurons_first(test.statistic) - 1e-9).sum(axis=0)) / 201
     assert (neurons_first(test.tested(null).p_highest) >= reached).all()
 
@@ -587,6 +588,6 @@ def test_neurons_that_are_always_active_are_told_apart_by_their_entropy():
     p = (0.995 + 0.004 * rng.random((1, 5, 200))).astype(np.float32)
     q = p.astype(np.longdouble) / p.astype(np.longdouble).sum(axis=1, keepdims=True)
     exact = np.log(np.longdouble(5)) + (q * np.log(q)).sum(axis=1)
-    found = np.asarray(permutation._below_uniform(jnp.asarray(p), jnp.asarray(p.sum(axis=1))))
+    found = np.asarray(_below_uniform(jnp.asarray(p), jnp.asarray(p.sum(axis=1))))
     assert exact.max() < 1e-5
     assert relative_error(found, exact.astype(float)) < 1e-3

@@ -69,7 +69,7 @@ def test_a_bootstrap_is_a_selection_from_every_sample(case):
     counts = counts_of(clips)
     sizes, coverage, jaccard, aape, done = [], [], [], [], []
     for number in range(12):
-        weights = counts.units.drawn(np.random.default_rng([SEED, number, 1]))
+        weights = counts.units.resampled(np.random.default_rng([SEED, number, 1]))
         times = np.where(counts.units.unit < 0, 0, weights[counts.units.unit])
         sets, entropies = slow_selection(clips, times)
         sizes.append(sum(map(len, sets)) / 3)
@@ -94,7 +94,7 @@ def test_halves_are_selections_from_each(case):
     counts = counts_of(clips)
     selected, jaccard, done = np.zeros((3, *clips.counts.shape[1:])), [], []
     for number in range(8):
-        half = counts.units.halved(np.random.default_rng([SEED, number, 2]))
+        half = counts.units.half(np.random.default_rng([SEED, number, 2]))
         in_half = np.where(counts.units.unit < 0, False, half[counts.units.unit])
         labelled = counts.units.unit >= 0
         pairs = []

@@ -163,8 +163,8 @@ def test_recordings_are_drawn_and_split_whole_and_within_groups(clips, seed):
     name = {}
     for unit in slow.units(members, sources, folds):
         name[int(units.recording[units.unit[min(unit.clips)]])] = groups[unit.recording]
-    drawn = per_recording(units, units.drawn(np.random.default_rng(seed)))
-    half = per_recording(units, units.halved(np.random.default_rng(seed)))
+    drawn = per_recording(units, units.resampled(np.random.default_rng(seed)))
+    half = per_recording(units, units.half(np.random.default_rng(seed)))
     inside = defaultdict(list)
     for recording, group in name.items():
         inside[group].append(recording)
@@ -181,14 +181,14 @@ def test_every_sample_and_every_half_is_as_likely_as_it_should_be():
     three, four = [0, 3, 5], [1, 2, 4, 6]
     assert same_parts(units.group, [(0, int(row.argmax())) for row in members[:8]])
     rng = np.random.default_rng(1)
-    drawn = np.array([per_recording(units, units.drawn(rng)) for _ in range(MANY)])
+    drawn = np.array([per_recording(units, units.resampled(rng)) for _ in range(MANY)])
     assert (drawn[:, 7] == 1).all()
     for group in (three, four):
         size = range(len(group))
         samples = itertools.product(size, repeat=len(group))
         expected = Counter(tuple(sample.count(one) for one in size) for sample in samples)
         assert frequencies(list(map(tuple, drawn[:, group].tolist())), expected) > LEAST_LIKELY
-    halves = np.array([per_recording(units, units.halved(rng)) for _ in range(MANY)])
+    halves = np.array([per_recording(units, units.half(rng)) for _ in range(MANY)])
     of_three = {way: 1 for way in itertools.product([False, True], repeat=3) if 1 <= sum(way) <= 2}
     of_four = {way: 1 for way in itertools.product([False, True], repeat=4) if sum(way) == 2}
     together = {a + b + (c,): 1 for a in of_three for b in of_four for c in (False, True)}
