@@ -9,8 +9,8 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Int
 
-from jaxdissect.counting.statistics import TopClips
 from jaxdissect.counting.stream import Counted, CountOptions, count_clips
+from jaxdissect.counting.top_clips import TopClips
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.tasks.table import Task
 

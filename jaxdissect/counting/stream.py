@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import jax
@@ -18,15 +18,17 @@ from jaxdissect.counting import statistics
 from jaxdissect.counting.clip_log import ClipLog
 from jaxdissect.counting.statistics import ClassCounts, Totals
 from jaxdissect.encoder.protocol import Encoder
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 from jaxdissect.runtime.resume import resumable
 from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device, replicate
 from jaxdissect.tasks.loader import Batch, device_batches, unit_samples
 from jaxdissect.tasks.table import Task
 
 NOT_FINITE = "the encoder's activations are NaN or infinite"
-PerClip = dict[str, Array]
-_SHAPES: MutableMapping[Encoder, dict[int, tuple[int, int]]] = WeakKeyDictionary()  # a trace may take seconds
+PerClip: TypeAlias = dict[str, Array]  # what a step returns for each clip
+Variables: TypeAlias = Any  # an encoder's parameters, as its module takes them
+# Shapes of neurons by encoder and samples of a clip: finding one takes a trace, which may take seconds.
+_SHAPES: MutableMapping[Encoder, dict[int, tuple[int, int]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class CountOptions:
     Attributes:
       tokens: which tokens count: "all", the class token too; "patches", without it; "sounding", patches whose span
         lies inside the recording and within 60 dB of its peak level.
-      threshold: a neuron is active where its activation is above this.
+      threshold: activation above which a neuron is active.
       batch_size: clips per device and step.
 
     Raises:
@@ -48,12 +50,12 @@ class CountOptions:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.tokens not in TOKENS:
-            raise InputError(f"--tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}.")
-        if not np.isfinite(self.threshold):
-            raise InputError(f"--threshold must be a finite number, got {self.threshold}.")
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InputError(f"--batch-size must be a whole number, at least 1, got {self.batch_size}.")
+        require(self.tokens in TOKENS, f"tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}.")
+        require(bool(np.isfinite(self.threshold)), f"threshold must be a finite number, got {self.threshold}.")
+        require(
+            isinstance(self.batch_size, int) and self.batch_size >= 1,
+            f"batch_size must be a whole number, at least 1, got {self.batch_size}.",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,7 @@ def count_clips(
     clip_counts: np.ndarray | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int], object] = lambda clips: None,
-    clips: Int[np.ndarray, " some"] | None = None,
+    clips: Int[np.ndarray, " counted"] | None = None,
     keeper: Keeper | None = None,
     skip: Bool[np.ndarray, " clip"] | None = None,
 ) -> Counted:
@@ -106,15 +108,15 @@ def count_clips(
 
     Args:
       encoder: any `Encoder`.
-      task: the clips and their classes.
-      options: what is counted.
-      clip_counts: if given, a uint16 array (clip, layer, neuron) that is filled with the active tokens of each of
-        `clips`, row for row.
-      devices: to split every batch over; default: all of this process.
-      progress: called with the number of clips finished.
+      task: clips and their classes.
+      options: which tokens count, and from which activation on a neuron is active.
+      clip_counts: uint16 array (clip, layer, neuron) to fill with the active tokens of `clips`, row for row; default:
+        they are not kept.
+      devices: devices to split every batch over; default: all of this process.
+      progress: function called with the number of clips finished.
       clips: numbers of the clips to count, ascending; default: all.
-      skip: clips of them that are counted elsewhere; default: none.
-      keeper: goes on from the state that it keeps, and is given a state when one is due and when a signal comes.
+      skip: clips that are counted elsewhere; default: none.
+      keeper: keeper of the state; the count is resumed from what it keeps.
 
     Raises:
       InputError: the clips do not suit the encoder, the state is another's, or a shard is damaged (the state is saved).
@@ -159,20 +161,30 @@ def count_clips(
 
 
 def _note(
-    batch: Batch, per_clip: PerClip, log: ClipLog, clip_counts: np.ndarray | None, clips: Int[np.ndarray, " some"]
+    batch: Batch, per_clip: PerClip, log: ClipLog, clip_counts: np.ndarray | None, clips: Int[np.ndarray, " counted"]
 ) -> None:
+    """Write down what became of the clips of a batch, and the active tokens of those that were counted."""
     finite = np.asarray(per_clip["finite"])
     if clip_counts is not None:
         counted = batch.members[:, -1] & finite
-        clip_counts[np.searchsorted(clips, batch.clip[counted])] = np.asarray(per_clip["active_tokens"])[counted]
+        row = np.searchsorted(clips, batch.clip[counted])  # clips are ascending
+        clip_counts[row] = np.asarray(per_clip["active_tokens"])[counted]
     tokens = np.where(batch.members[:, -1] & finite, per_clip["tokens"], 0).tolist()
+    # Not strict: a batch is padded at its end, and padding has no status.
     for clip, status, usable, counted in zip(batch.clip.tolist(), batch.statuses, finite, tokens, strict=False):
-        lost = not usable and status.status != "unreadable"  # padding comes last
+        lost = not usable and status.status != "unreadable"
         log.put(clip, replace(status, status="unreadable", reason=NOT_FINITE) if lost else status, counted)
 
 
 class Counter:
-    """Counts on the devices, which are moved to the host before they can overflow."""
+    """Counts on the devices, which are moved to the host before they can overflow.
+
+    Attributes:
+      clips_per_step: clips of a batch, on all devices together.
+      counts: counts on the devices since the last flush.
+      steps: batches since the last flush.
+      flushed: counts that were moved to the host; None: none yet.
+    """
 
     def __init__(
         self,
@@ -183,10 +195,21 @@ class Counter:
         devices: Sequence[jax.Device] | None,
         clips: int,
     ) -> None:
+        """Set up the devices.
+
+        Args:
+          encoder: any `Encoder`.
+          task: clips and their classes.
+          options: what is counted.
+          keep_clips: whether a step also returns the active tokens of every clip.
+          devices: devices to split every batch over; None: all of this process.
+          clips: number of clips to count.
+        """
         self.mesh = local_mesh(devices)
-        batch_size = min(options.batch_size, -(-clips // self.mesh.size))
-        self.clips_per_step = max(1, batch_size) * self.mesh.size
-        self.most_steps = statistics.steps_before_overflow(tokens_per_clip(encoder, task), max(1, batch_size))
+        # No larger than the clips need, rounded up, and at least 1 where there is no clip.
+        batch_size = max(1, min(options.batch_size, -(-clips // self.mesh.size)))
+        self.clips_per_step = batch_size * self.mesh.size
+        self.most_steps = statistics.steps_before_overflow(tokens_per_clip(encoder, task), batch_size)
         self.shape = (len(task.classes), *neuron_shape(encoder, task))
         self.step = map_per_device(counting_step(encoder, task, options, keep_clips), self.mesh)
         self.variables = replicate(encoder.variables, self.mesh)
@@ -194,11 +217,15 @@ class Counter:
         self.flushed: Totals | None = None
 
     def empty(self) -> ClassCounts:
-        """Nothing counted, on every device."""
+        """An empty accumulator on every device."""
         return per_device(lambda: statistics.init(*self.shape), self.mesh)
 
     def start(self, arrays: Mapping[str, Array]) -> PerClip:
-        """Set the devices to work on a batch; returns at once, with what the step returns for each clip."""
+        """Start the devices on a batch; returns at once, with what the step will return for each clip.
+
+        Args:
+          arrays: the batch, split over the devices.
+        """
         if self.steps == self.most_steps:
             self.flush()
         self.counts, per_clip = self.step(self.counts, self.variables, arrays)
@@ -211,7 +238,11 @@ class Counter:
         self.counts, self.steps = self.empty(), 0
 
     def take(self, totals: Totals) -> None:
-        """Add what was counted of other clips."""
+        """Add what was counted of other clips.
+
+        Args:
+          totals: counts of clips that this counter has not counted.
+        """
         self.flushed = totals if self.flushed is None else statistics.merge(self.flushed, totals)
 
     def totals(self) -> Totals:
@@ -222,17 +253,24 @@ class Counter:
 
 def counting_step(
     encoder: Encoder, task: Task, options: CountOptions, keep_clips: bool = False
-) -> Callable[[ClassCounts, Any, Mapping[str, Array]], tuple[ClassCounts, PerClip]]:
+) -> Callable[[ClassCounts, Variables, Mapping[str, Array]], tuple[ClassCounts, PerClip]]:
     """The work of one device on one batch: `step(counts, variables, batch) -> (counts, per clip)`; jit-safe.
 
-    The batch holds `pcm`, `samples`, `clip` and `members` of `Batch`. Per clip come whether its activations are
-    `finite`, without which it is not counted, its `tokens`, and, with `keep_clips`, the `active_tokens` of every neuron
-    as uint16.
+    The batch holds `pcm`, `samples`, `clip` and `members` of `Batch`. Returned for each clip are `finite`, whether its
+    activations are, without which it is not counted; its `tokens`; and, with `keep_clips`, the `active_tokens` of every
+    neuron as uint16.
+
+    Args:
+      encoder: any `Encoder`.
+      task: clips and their classes.
+      options: what is counted.
+      keep_clips: whether the active tokens of every clip are returned.
     """
     read = _reader(encoder, task, options)
 
-    def step(counts: ClassCounts, variables: Any, batch: Mapping[str, Array]) -> tuple[ClassCounts, PerClip]:
+    def step(counts: ClassCounts, variables: Variables, batch: Mapping[str, Array]) -> tuple[ClassCounts, PerClip]:
         reading = read(variables, batch["pcm"], batch["samples"])
+        # A NaN or an infinity among a clip's activations shows in the sum of their squares.
         finite = jnp.isfinite(reading.sum_squares).all(axis=(1, 2))
         members = batch["members"] & finite[:, None]
         counts = statistics.update(counts, reading, members, batch["clip"], task.labels_per_clip)
@@ -245,7 +283,12 @@ def counting_step(
 
 
 def neuron_shape(encoder: Encoder, task: Task) -> tuple[int, int]:
-    """(layers, neurons per layer) of an encoder, without running it; its token layout must fit its neurons."""
+    """Layers, and neurons per layer, of an encoder, without running it; its token layout must fit its neurons.
+
+    Args:
+      encoder: any `Encoder`.
+      task: task whose clips it would take.
+    """
     samples = unit_samples(task, encoder.sample_rate)
     try:
         shapes = _SHAPES.setdefault(encoder, {})
@@ -258,21 +301,27 @@ def neuron_shape(encoder: Encoder, task: Task) -> tuple[int, int]:
 
 def _traced_shape(encoder: Encoder, task: Task, samples: int) -> tuple[int, int]:
     pcm, recorded = jax.ShapeDtypeStruct((1, samples), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    masked = CountOptions(tokens="patches")  # so that the layout is compared, though all tokens may be counted
+    masked = CountOptions(tokens="patches")  # compares the layout with the neurons, which "all" does not
     reading = jax.eval_shape(_reader(encoder, task, masked), encoder.variables, pcm, recorded)
     _, layers, neurons = reading.sum.shape
     return layers, neurons
 
 
 def tokens_per_clip(encoder: Encoder, task: Task) -> int:
-    """Tokens of one clip of a task, class tokens included."""
+    """Tokens of one clip of a task, class tokens included.
+
+    Args:
+      encoder: any `Encoder`.
+      task: task of the clip.
+    """
     return sum(tokens.is_patch.size for tokens in encoder.token_layout(unit_samples(task, encoder.sample_rate)))
 
 
-def _reader(encoder: Encoder, task: Task, options: CountOptions) -> Callable[[Any, Array, Array], Reading]:
+def _reader(encoder: Encoder, task: Task, options: CountOptions) -> Callable[[Variables, Array, Array], Reading]:
+    """`read(variables, pcm, samples)`: readings of a batch, with axes (clip, layer, neuron)."""
     layout = encoder.token_layout(unit_samples(task, encoder.sample_rate))
 
-    def read(variables: Any, pcm: Array, samples: Array) -> Reading:
+    def read(variables: Variables, pcm: Array, samples: Array) -> Reading:
         pcm = samples_as_float(pcm)
         _, readings = read_neurons(
             encoder.module,

@@ -31,7 +31,7 @@ def class_scores(
 ) -> xr.Dataset:
     """Scores beside AAPE, within each label set; float32, NaN where a class has no counted token.
 
-    The scores of `FROM_CLIPS` need the last three arguments, and are left out without them.
+    AUROC and average precision need the last three arguments, and are left out without them.
 
     Args:
       counts: counts of the classes, as in `activations.nc`; some class of each label set has a counted token.

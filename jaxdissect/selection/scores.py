@@ -1,7 +1,7 @@
 """Scores beside AAPE by which a neuron is called specific to a class: one number per class and neuron, high is more.
 
 AAPE says how few classes a neuron answers to, but not to which of them. These scores say how well a neuron separates
-one class from the others. The last two of `SELECTORS` need the counts of every clip (`--keep-clips`).
+one class from the others. `rank_scores` needs the counts of every clip.
 """
 
 import itertools
@@ -13,9 +13,6 @@ from jaxtyping import Bool, Float, Int
 from jaxdissect.runtime.progress import progress_bar
 from jaxdissect.selection.aape import TIE_DECIMALS
 from jaxdissect.types import Record
-
-SELECTORS = ("aape", "probability", "class_selectivity", "d_prime", "auroc", "average_precision")
-FROM_CLIPS = ("auroc", "average_precision")  # selectors that need the counts of every clip
 
 
 def class_selectivity(p: Float[np.ndarray, "class *axes"]) -> Float[np.ndarray, "class *axes"]:

@@ -22,7 +22,7 @@ def rate_strata(
     """
 
     def ranges(rate: Float[np.ndarray, "layer neuron"]) -> Int[np.ndarray, "layer neuron"]:
-        # Sorting the order gives the rank of each neuron in its layer; SciPy's rankdata in its ordinal way starts at 1.
+        # Sorting the order gives the rank of each neuron in its layer; ties are broken by the neuron.
         rank = rate.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
         return rank * bins // rate.shape[1]
 

@@ -214,7 +214,7 @@ def _table(a: Sets, b: Sets, columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
 
 def _dataset(own: Sequence[Sets], everything: Sequence[Sets], matrices: Mapping[str, np.ndarray]) -> xr.Dataset:
     """The dataset of `sharing.nc`, with class, label set and run on both axes."""
-    arrays = {
+    arrays: dict[str, tuple[object, ...]] = {
         name: (("class_a", "class_b"), matrix, {"long_name": SHARING_VARIABLES[name]})
         for name, matrix in matrices.items()
     }

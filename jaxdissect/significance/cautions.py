@@ -9,7 +9,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.tasks.recordings import BY_COLUMN, BY_NAME, suspected_groups
-from jaxdissect.types import Record
+from jaxdissect.types import Json
 
 INDEPENDENT = (
     "Every clip was treated as independent. If several clips were cut from one recording, p-values are too small and "
@@ -29,7 +29,7 @@ class Basis:
       sources: recording of each clip; None where `clip_labels.nc` cannot be read.
     """
 
-    record: Record
+    record: Mapping[str, Json]
     clips: pd.DataFrame | None
     sources: Sequence[str] | None
 
@@ -65,7 +65,7 @@ def read_basis(run: Run) -> Basis:
     return Basis(run.stages().get("activations", {}), clips, sources)
 
 
-def counting_cautions(record: Record, clips: pd.DataFrame | None) -> list[str]:
+def counting_cautions(record: Mapping[str, Json], clips: pd.DataFrame | None) -> list[str]:
     """Cautions on a count: most of it is padding; no clip is left to test the neurons on.
 
     Args:
@@ -75,7 +75,7 @@ def counting_cautions(record: Record, clips: pd.DataFrame | None) -> list[str]:
     return [*(_padding(record, clips) if clips is not None else ()), *_no_test_clips(record)]
 
 
-def _padding(record: Record, clips: pd.DataFrame) -> list[str]:
+def _padding(record: Mapping[str, Json], clips: pd.DataFrame) -> list[str]:
     counted = clips[clips["status"] != "unreadable"]
     seconds, rate = record.get("unit_seconds"), record.get("sample_rate")
     # An older record has no sample rate; there a recording that fills its clip shows the unit length in samples.
@@ -94,7 +94,7 @@ def _padding(record: Record, clips: pd.DataFrame) -> list[str]:
     ]
 
 
-def _no_test_clips(record: Record) -> list[str]:
+def _no_test_clips(record: Mapping[str, Json]) -> list[str]:
     split, splits = record.get("options", {}).get("split"), record.get("splits")
     consequence = "so no clip is left to test these neurons on"
     if splits is not None and not splits.get("test"):

@@ -162,9 +162,9 @@ def test_neuron_shape_needs_no_run(task):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tokens": "some"}, "--tokens must be one of all, patches, sounding, got 'some'"),
-        ({"threshold": float("nan")}, "--threshold must be a finite number, got nan"),
-        ({"batch_size": 0}, "--batch-size must be a whole number, at least 1, got 0"),
+        ({"tokens": "some"}, "tokens must be one of all, patches, sounding, got 'some'"),
+        ({"threshold": float("nan")}, "threshold must be a finite number, got nan"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
     ],
 )
 def test_bad_options(options, message):

@@ -14,8 +14,9 @@ from jaxdissect import InputError, LabelSet, SelectionRule, Task, select_neurons
 from jaxdissect.audio.decode import ClipStatus
 from jaxdissect.counting.clip_log import ClipLog
 from jaxdissect.counting.labelled import label_activations
-from jaxdissect.counting.statistics import TopClips, Totals
+from jaxdissect.counting.statistics import Totals
 from jaxdissect.counting.stream import Counted
+from jaxdissect.counting.top_clips import TopClips
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
 from jaxdissect.tasks.table import label_set, make_task
 
