@@ -361,7 +361,7 @@ def test_kills_at_many_moments_change_nothing(tmp_path):
     for process in others:
         (said,) = killed["others_said"][process]
         assert f"Process {victim} on" in said
-        assert "has died. What was counted is kept: the same command goes on." in said
+        assert "has died. The counts so far are kept: the same command resumes." in said
     work.count(run, 2, devices=1)
     assert_within("float sums on other devices", rounding(work.folder, "whole", run))
 
