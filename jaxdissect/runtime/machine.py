@@ -7,24 +7,14 @@ import sys
 
 # JAX takes a second to import. Only the functions that need it import it, so that help appears at once.
 
-RECORDED_PACKAGES = (
-    "jaxdissect",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "librosa",
-    "soundfile",
-    "soxr",
-    "xarray",
-)
+# Packages that results depend on
+COMPUTING = ("jaxdissect", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+READING = ("librosa", "soundfile", "soxr", "xarray")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version()} | {name: _installed_version(name) for name in RECORDED_PACKAGES}
+    return {"python": platform.python_version()} | {name: _installed_version(name) for name in COMPUTING + READING}
 
 
 @functools.cache  # each call looks through all installed packages

@@ -212,8 +212,10 @@ def require_agreement(facts: Mapping[str, object]) -> None:
 def _meet_at_address(options: DistributedOptions) -> None:
     """Refuse a wrong address, a port in use or a missing process, for which JAX would abort this one."""
     host, _, port = (options.coordinator or "").rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InputError(f"--coordinator must be host:port of process 0, got {options.coordinator!r}.")
+    require(
+        bool(host) and port.isdecimal() and 0 < int(port) < 65536,
+        f"--coordinator must be host:port of process 0, got {options.coordinator!r}.",
+    )
     processes, process = options.processes, options.process
     for name, value, least in (("--processes", processes, 1), ("--process", process, 0)):
         require(value is None or value >= least, f"{name} must be at least {least}, got {value}.")

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, require
 
 TURN_SECONDS = 1.0  # of one wait, after which signals are answered
 GREETING, GO = b"jaxdissect", b"go"  # what a process sends, before its number; and what it is answered when all came
@@ -44,12 +44,12 @@ def _gather(port: int, processes: int, end: float) -> None:
         answer = b"it was stopped."
         try:
             while len(_still(present)) < processes - 1:
-                if time.monotonic() > end:
-                    missing = sorted(set(range(1, processes)) - set(present))
-                    raise InputError(
-                        f"--distributed: of {processes} processes, number {', '.join(map(str, missing))} did not come: "
-                        f"start all of them with the same --coordinator and --processes."
-                    )
+                missing = sorted(set(range(1, processes)) - set(present))
+                require(
+                    time.monotonic() <= end,
+                    f"--distributed: of {processes} processes, number {', '.join(map(str, missing))} did not come: "
+                    f"start all of them with the same --coordinator and --processes.",
+                )
                 with contextlib.suppress(TimeoutError):
                     _receive(stack.enter_context(server.accept()[0]), processes, present)
             answer = GO
@@ -81,13 +81,15 @@ def _receive(other: socket.socket, processes: int, present: dict[int, socket.soc
             other.close()  # a stranger, or a late process, which comes again
             return
         number, count = numbers
-        if count != processes:
-            raise InputError(
-                f"--processes is {processes} in process 0 and {count} in process {number}: start all of them with the "
-                f"same command."
-            )
-        if number in present and not _has_gone(present[number]):
-            raise InputError(f"--process {number}: two processes have this number: give each its own.")
+        require(
+            count == processes,
+            f"--processes is {processes} in process 0 and {count} in process {number}: start all of them with the same "
+            f"command.",
+        )
+        require(
+            number not in present or _has_gone(present[number]),
+            f"--process {number}: two processes have this number: give each its own.",
+        )
     except InputError as error:
         with contextlib.suppress(OSError):
             other.sendall(str(error).encode())
@@ -143,11 +145,11 @@ def _present(host: str, port: int, processes: int, process: int, end: float) -> 
                     return
         except OSError:  # process 0 has not started yet
             pass
-        if time.monotonic() > end:
-            raise InputError(
-                f"--distributed: process 0 does not answer at {host}:{port}, or misses another process: start all of "
-                f"them with the same --coordinator and --processes."
-            )
+        require(
+            time.monotonic() <= end,
+            f"--distributed: process 0 does not answer at {host}:{port}, or misses another process: start all of them "
+            f"with the same --coordinator and --processes.",
+        )
         time.sleep(TURN_SECONDS / 5)
 
 
@@ -162,7 +164,6 @@ def _is_let_go(connection: socket.socket, end: float) -> bool:
             answer = connection.recv(1000)
         except TimeoutError:
             continue
-        if answer not in (GO, b""):
-            raise InputError(f"Process 0: {answer.decode(errors='replace')}")
+        require(answer in (GO, b""), f"Process 0: {answer.decode(errors='replace')}")
         return answer == GO
     return False

@@ -1,31 +1,41 @@
-"""States of a training on disk: the last ones that were good, each whole or not there (orbax)."""
+"""States of a training on disk: the newest ones that were good, each either complete or absent (orbax)."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 
 from jaxdissect.errors import InputError, first_line
 from jaxdissect.runtime.array_trees import shapes
 from jaxdissect.runtime.files import require_space
+from jaxdissect.types import Record
 
-KEPT = 2
+KEPT_STATES = 2  # the newest, and the one before it in case a gradient turns out not to be finite
 
 
 class Checkpoints:
-    """The states of one training, each with a record of JSON values beside it, in `folder`."""
+    """The states of one training, each with a record of JSON values.
+
+    Attributes:
+      folder: folder of the states, each in a folder named by its step.
+    """
 
     def __init__(self, folder: Path) -> None:
         import orbax.checkpoint as ocp
 
         self.folder = folder.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT_STATES, create=True, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
-        """Write a state; it is there whole when this returns.
+    def save(self, step: int, state: PyTree, record: Record) -> None:
+        """Write a state; it is complete when this returns.
+
+        Args:
+          step: number of steps done; where its state exists already, nothing is written.
+          state: arrays of the state.
+          record: JSON values beside them.
 
         Raises:
           InputError: it cannot be written; the states before it are kept.
@@ -45,15 +55,15 @@ class Checkpoints:
                 f"which resumes the training from the state before."
             ) from error
 
-    def restore(self, like: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
-        """The newest state, a copy on every device, and its record; None if there is none.
+    def restore(self, like: PyTree, mesh: Mesh) -> tuple[PyTree, Record] | None:
+        """Read the newest state, a copy on every device, and its record; None if there is none.
 
         Args:
           like: arrays, or what has their shapes and types, in the tree of the state.
-          mesh: devices.
+          mesh: the devices.
 
         Raises:
-          InputError: what is there is damaged, or of other sizes.
+          InputError: the state is damaged, or of other sizes.
         """
         import orbax.checkpoint as ocp
 
@@ -66,7 +76,8 @@ class Checkpoints:
         try:
             with ocp.StandardCheckpointer() as checkpointer:
                 metadata = checkpointer.metadata(self.folder / str(step) / "state").item_metadata
-            if _shapes(metadata.tree) != _shapes(like):  # orbax itself fails untidily where they differ
+            # Where shapes differ, orbax fails with messages that help nobody. On disk, paths have other names.
+            if sorted(shapes(metadata.tree).values()) != sorted(shapes(like).values()):
                 raise ValueError("other shapes")
             found = self._manager.restore(step, args=items)
         except Exception as error:  # orbax raises bare ones for damaged files
@@ -85,7 +96,3 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for what is being written."""
         self._manager.close()
-
-
-def _shapes(tree: Any) -> list[tuple[int, ...]]:
-    return sorted(shapes(tree).values())  # paths are told in other words on disk

@@ -1,4 +1,4 @@
-"""The folder beside `--out` that holds a training's state: known by its content, and emptied of nothing else."""
+"""The folder beside `--out` that holds a training's state. Only what a training writes is ever removed from it."""
 
 import contextlib
 import shutil
@@ -7,20 +7,20 @@ from pathlib import Path
 from jaxdissect.errors import InputError
 
 CHECKPOINTS, RECORD, LAST_GOOD = "checkpoints", "training.json", "last_good"
-CONTENT = (CHECKPOINTS, RECORD, LAST_GOOD, "pcm.npy", "clips.json")
+CONTENT = (CHECKPOINTS, RECORD, LAST_GOOD, "pcm.npy", "clips.json")  # names of all that a training writes
 
 
-def require_own(folder: Path) -> None:
-    """Refuse a folder that holds something of another's.
+def require_state_folder(folder: Path) -> None:
+    """Refuse a folder with a file that no training writes.
 
     Raises:
-      InputError: what stands there is no state of a training.
+      InputError: names the file.
     """
-    foreign = sorted(path.name for path in folder.glob("*") if path not in (*_own(folder), *_leftovers(folder)))
+    foreign = sorted(path.name for path in folder.glob("*") if path not in (*_content(folder), *_leftovers(folder)))
     if foreign:
         raise InputError(
-            f"{folder} is where the state of this training goes, and holds {foreign[0]!r}, which is none: choose "
-            f"another --out, or move that folder."
+            f"{folder} is where the state of this training goes, but it holds {foreign[0]!r}, which is no part of a "
+            f"state: choose another --out, or move that folder."
         )
 
 
@@ -32,22 +32,23 @@ def sweep(folder: Path) -> None:
 
 def remove(folder: Path) -> None:
     """Remove the state, and the folder if nothing else is in it."""
-    for path in (*_own(folder), *_leftovers(folder)):
+    for path in (*_content(folder), *_leftovers(folder)):
         _remove(path)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # something else is in it
         folder.rmdir()
 
 
 def has_state(folder: Path) -> bool:
-    """Whether a step was saved here."""
+    """Whether the folder holds the state of a step, each of which has the step's number as its name."""
     return any(path.name.isdigit() for path in (folder / CHECKPOINTS).glob("*"))
 
 
-def _own(folder: Path) -> list[Path]:
+def _content(folder: Path) -> list[Path]:
     return [folder / name for name in CONTENT if (folder / name).exists()]
 
 
 def _leftovers(folder: Path) -> list[Path]:
+    """Files and folders under the names that jaxdissect and orbax give to what is not complete."""
     hidden = [path for name in CONTENT for path in folder.glob(f".{name}-*")]
     return [*hidden, *(folder / CHECKPOINTS).glob("*.orbax-checkpoint-tmp*")]
 

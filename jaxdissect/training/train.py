@@ -108,7 +108,7 @@ def _require_place(options: TrainOptions) -> None:
         raise InputError(f"{out} exists already: its training is done. {folder}, which was left over, can be removed.")
     require_new(out)
     if folder.is_dir():
-        state_folder.require_own(folder)
+        state_folder.require_state_folder(folder)
 
 
 def _task(options: TrainOptions) -> Task:

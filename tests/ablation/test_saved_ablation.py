@@ -73,7 +73,7 @@ def stop_after(monkeypatch, batches, error=KeyboardInterrupt):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.55, 0.9])
-def test_an_ablation_that_is_broken_off_ends_with_the_same_bytes(ablate, whole, monkeypatch, share):
+def test_ablation_broken_off_ends_with_the_same_bytes(ablate, whole, monkeypatch, share):
     files, batches, puts = whole
     put, judged = judging.Found.put, []
     with monkeypatch.context() as patch:
@@ -90,7 +90,7 @@ def test_an_ablation_that_is_broken_off_ends_with_the_same_bytes(ablate, whole, 
     assert next(done) == puts - len(judged)  # nothing is judged again
 
 
-def test_ctrl_c_keeps_the_state(ablate, whole, monkeypatch):
+def test_ablation_stopped_by_ctrl_c_keeps_its_state(ablate, whole, monkeypatch):
     files, _, _ = whole
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
@@ -102,7 +102,7 @@ def test_ctrl_c_keeps_the_state(ablate, whole, monkeypatch):
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1)])
-def test_parts_come_together(ablate, whole, order):
+def test_ablation_parts_come_together(ablate, whole, order):
     """All of them, or the rest judged where they come together; floats to 1e-6, since chunks differ."""
     files, _, _ = whole
     for part in order:
@@ -125,7 +125,7 @@ def same_table(one, other):
                 assert float(x) == pytest.approx(float(y), abs=1e-5)
 
 
-def test_a_part_that_is_not_finished_is_asked_for(ablate, whole, monkeypatch):
+def test_ablation_names_a_part_that_is_not_finished(ablate, whole, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 2, InputError)
         assert ablate(*OPTIONS, "--part", "2/2")[0] == 2
@@ -137,7 +137,7 @@ def test_a_part_that_is_not_finished_is_asked_for(ablate, whole, monkeypatch):
     same_table(results(ablate)["ablation.csv"], whole[0]["ablation.csv"])
 
 
-def test_parts_that_overlap_are_told(ablate, whole):
+def test_ablation_refuses_parts_that_overlap(ablate, whole):
     for part in ("1/2", "1/3"):
         assert ablate(*OPTIONS, "--part", part)[0] == 0
     code, _, error = ablate(*OPTIONS)
@@ -156,7 +156,7 @@ def test_parts_that_overlap_are_told(ablate, whole):
         (["--neurons", "a | b"], "the neuron sets"),
     ],
 )
-def test_another_ablations_state_is_refused(ablate, whole, monkeypatch, changes, found):
+def test_ablation_refuses_the_state_of_another(ablate, whole, monkeypatch, changes, found):
     with monkeypatch.context() as patch:
         stop_after(patch, 3, InputError)
         assert ablate(*OPTIONS)[0] == 2
@@ -169,7 +169,7 @@ def test_another_ablations_state_is_refused(ablate, whole, monkeypatch, changes,
     assert state.read_bytes() == before
 
 
-def test_other_probes_refuse_the_state(ablate, whole, monkeypatch):
+def test_ablation_refuses_a_state_of_other_probes(ablate, whole, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 3, InputError)
         assert ablate(*OPTIONS)[0] == 2
@@ -179,7 +179,7 @@ def test_other_probes_refuse_the_state(ablate, whole, monkeypatch):
     assert "differs in the probe" in error
 
 
-def test_clips_grouped_otherwise_refuse_the_state(ablate, whole, monkeypatch):
+def test_ablation_refuses_a_state_of_clips_grouped_otherwise(ablate, whole, monkeypatch):
     """Intervals resample recordings: judgements of some and intervals of others must not be mixed."""
     with monkeypatch.context() as patch:
         stop_after(patch, 3, InputError)
@@ -198,13 +198,13 @@ def test_clips_grouped_otherwise_refuse_the_state(ablate, whole, monkeypatch):
         ("99/99", "--part 99/99: there are"),
     ],
 )
-def test_parts_that_there_are_not(ablate, whole, part, found):
+def test_ablation_refuses_parts_that_do_not_exist(ablate, whole, part, found):
     code, _, error = ablate(*OPTIONS, "--part", part)
     assert code == 2
     assert found in error
 
 
-def test_clips_that_come_back_are_judged(ablate, whole, dissected, tmp_path):
+def test_ablation_judges_clips_that_come_back(ablate, whole, dissected, tmp_path):
     """None could be read; that is no state to go on from."""
     shutil.copytree(dissected / "data", tmp_path / "data")
     for file in (tmp_path / "data").glob("*.wav"):
@@ -218,7 +218,7 @@ def test_clips_that_come_back_are_judged(ablate, whole, dissected, tmp_path):
     assert results(ablate) == whole[0]
 
 
-def test_what_was_judged_outlives_a_causal_map_that_is_broken_off(ablate, whole, monkeypatch):
+def test_ablation_is_kept_where_its_causal_map_is_broken_off(ablate, whole, monkeypatch):
     options = [option for option in OPTIONS if option != "--no-causal-map"]
     with monkeypatch.context() as patch:
         patch.setattr(stage, "causal_map", lambda *_given, **_more: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -228,7 +228,7 @@ def test_what_was_judged_outlives_a_causal_map_that_is_broken_off(ablate, whole,
     assert results(ablate) == whole[0]
 
 
-def test_parts_that_could_not_read_the_same_clips_are_not_mixed(ablate, whole, dissected, tmp_path):
+def test_ablation_refuses_parts_that_could_not_read_the_same_clips(ablate, whole, dissected, tmp_path):
     shutil.copytree(dissected / "data", tmp_path / "data")
     options = (*OPTIONS, "--data", str(tmp_path / "data"), "--max-bad-clips", "0.5")
     assert ablate(*options, "--part", "1/2")[0] == 0
@@ -239,7 +239,7 @@ def test_parts_that_could_not_read_the_same_clips_are_not_mixed(ablate, whole, d
     assert "1 test clips could be read at one time and not at another, '7.wav' first" in error
 
 
-def test_a_state_that_cannot_be_written_does_not_end_the_ablation(ablate, whole, monkeypatch):
+def test_ablation_does_not_end_where_its_state_cannot_be_written(ablate, whole, monkeypatch):
     write = interrupts.whole_file
 
     def full(path):
@@ -256,7 +256,7 @@ def test_a_state_that_cannot_be_written_does_not_end_the_ablation(ablate, whole,
     assert results(ablate) == whole[0]
 
 
-def test_one_measurement_of_activity_serves_all(tmp_path):
+def test_common_activity_is_measured_once_for_all(tmp_path):
     measured = [Activity(np.full((1, 2), value), np.full((1, 2), value)) for value in (1.0, 2.0)]
     identity = {"the encoder": "a"}
 
@@ -273,7 +273,7 @@ def test_one_measurement_of_activity_serves_all(tmp_path):
         common_activity(tmp_path, {"the encoder": "b"}, slow)
 
 
-def test_a_killed_ablation_goes_on(ablate, dissected, tmp_path):
+def test_ablation_killed_ends_with_the_same_bytes(ablate, dissected, tmp_path):
     """The real command, killed by SIGKILL when its first state is there."""
     command = [sys.executable, "-m", "jaxdissect", "ablate", *OPTIONS, "--save-minutes", "1e-9", "--run"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}

@@ -74,7 +74,7 @@ def same_counts(one, other):
 
 
 @pytest.mark.parametrize("width", [1, 4])
-def test_a_count_broken_off_between_batches_ends_with_the_same_bits(task, tmp_path, devices, monkeypatch, width):
+def test_count_job_broken_off_between_batches_ends_with_the_same_bits(task, tmp_path, devices, monkeypatch, width):
     devices(width)
     whole = run(job_of(task, tmp_path / "whole"))
     checks = {"left": 0}
@@ -98,7 +98,7 @@ def test_a_count_broken_off_between_batches_ends_with_the_same_bits(task, tmp_pa
         assert all(finished >= min(batch * 2 * width, CLIPS) - 1 for finished in seen)  # clip 13 alone is tried again
 
 
-def test_what_was_moved_to_the_host_is_kept_too(task, tmp_path, devices, monkeypatch):
+def test_count_keeper_keeps_what_was_moved_to_the_host(task, tmp_path, devices, monkeypatch):
     """Counts leave the devices before they could overflow; here after every two steps."""
     devices(2)
     monkeypatch.setattr("jaxdissect.counting.statistics.steps_before_overflow", lambda tokens, batch: 2)
@@ -113,7 +113,7 @@ def test_what_was_moved_to_the_host_is_kept_too(task, tmp_path, devices, monkeyp
 
 @pytest.mark.parametrize("before", [1, 2, 8])
 @pytest.mark.parametrize("after", [1, 3])
-def test_on_other_devices_a_count_ends_with_the_same_numbers(task, tmp_path, devices, monkeypatch, before, after):
+def test_count_job_on_other_devices_ends_with_the_same_numbers(task, tmp_path, devices, monkeypatch, before, after):
     devices(before)
     whole = run(job_of(task, tmp_path / "whole"))
     job = job_of(task, tmp_path / "broken")
@@ -127,7 +127,7 @@ def test_on_other_devices_a_count_ends_with_the_same_numbers(task, tmp_path, dev
 
 @pytest.mark.parametrize("keep_clips", [False, True])
 @pytest.mark.parametrize("counts", [(2, 1), (1, 3), (3, 2, 5), (2, 2, 1, 4), (2, 1, 2)])
-def test_any_number_of_processes_goes_on_where_others_were(task, tmp_path, devices, monkeypatch, counts, keep_clips):
+def test_count_job_resumes_in_any_number_of_processes(task, tmp_path, devices, monkeypatch, counts, keep_clips):
     """Every job but the last breaks off in each of its processes after some batches."""
     devices(1)
     encoder = IntegerEncoder()
@@ -157,7 +157,7 @@ def _raise(error):
     raise error
 
 
-def test_the_first_process_tells_what_is_missing(task, tmp_path, devices):
+def test_count_job_names_the_number_of_missing_clips(task, tmp_path, devices):
     devices(1)
     job = job_of(task, tmp_path / "job")
     run(job, 1, 2)
@@ -166,7 +166,7 @@ def test_the_first_process_tells_what_is_missing(task, tmp_path, devices):
         run(job, 0, 2)
 
 
-def test_a_clip_that_stands_in_two_states_is_told(task, tmp_path, devices):
+def test_count_job_refuses_a_clip_in_two_states(task, tmp_path, devices):
     devices(1)
     job = job_of(task, tmp_path / "job")
     run(job, 1, 2)
@@ -177,7 +177,7 @@ def test_a_clip_that_stands_in_two_states_is_told(task, tmp_path, devices):
         run(job, 0, 2)
 
 
-def test_anothers_state_is_refused(task, tmp_path, devices):
+def test_count_job_refuses_the_state_of_another_count(task, tmp_path, devices):
     devices(1)
     job = job_of(task, tmp_path / "job")
     run(job, 1, 2)
@@ -192,7 +192,7 @@ def test_anothers_state_is_refused(task, tmp_path, devices):
 
 
 @pytest.mark.parametrize("cut", [0, 10, 500])
-def test_a_damaged_state_is_told(task, tmp_path, devices, cut):
+def test_count_job_refuses_a_damaged_state(task, tmp_path, devices, cut):
     devices(1)
     job = job_of(task, tmp_path / "job")
     run(job, 1, 2)
@@ -204,7 +204,7 @@ def test_a_damaged_state_is_told(task, tmp_path, devices, cut):
     run(job, 1, 2)
 
 
-def test_a_state_that_lacks_something_is_told(task, tmp_path, devices):
+def test_count_job_refuses_a_state_that_lacks_something(task, tmp_path, devices):
     devices(1)
     job = job_of(task, tmp_path / "job")
     run(job, 1, 2)
@@ -227,7 +227,7 @@ def test_a_state_that_lacks_something_is_told(task, tmp_path, devices):
                 run(job, process, count)
 
 
-def test_a_state_that_was_removed_is_counted_anew_by_any_number_of_processes(task, tmp_path, devices, monkeypatch):
+def test_count_job_counts_the_clips_of_a_removed_state_anew(task, tmp_path, devices, monkeypatch):
     devices(1)
     whole = run(job_of(task, tmp_path / "whole"))
     job = job_of(task, tmp_path / "job")
@@ -241,7 +241,7 @@ def test_a_state_that_was_removed_is_counted_anew_by_any_number_of_processes(tas
     same_counts(whole, run(job, 0, 2))
 
 
-def test_a_state_that_cannot_be_written_leaves_the_one_before(task, tmp_path, devices, monkeypatch, capsys):
+def test_count_keeper_keeps_the_state_before_where_none_can_be_written(task, tmp_path, devices, monkeypatch, capsys):
     devices(1)
     whole = run(job_of(task, tmp_path / "whole"))
     job = job_of(task, tmp_path / "full", save_minutes=1e-9)
@@ -265,7 +265,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(task, tmp_path, de
     assert seen[:2] == [6, 8]  # three batches of two were in the state
 
 
-def test_a_share_that_cannot_be_saved_at_its_end_is_not_called_done(task, tmp_path, devices, monkeypatch):
+def test_count_job_is_not_done_where_its_last_state_cannot_be_written(task, tmp_path, devices, monkeypatch):
     """The first process would miss it, and say that clips are missing instead of why."""
     devices(1)
     job = job_of(task, tmp_path / "full")
@@ -282,7 +282,7 @@ def test_a_share_that_cannot_be_saved_at_its_end_is_not_called_done(task, tmp_pa
 
 @pytest.mark.parametrize("before", [1, 2])
 @pytest.mark.parametrize("keep_clips", [False, True])
-def test_clips_that_can_be_read_again_are_counted(task, tmp_path, devices, monkeypatch, before, keep_clips):
+def test_count_job_counts_clips_that_can_be_read_again(task, tmp_path, devices, monkeypatch, before, keep_clips):
     """What could not be read when a count was broken off is tried once more."""
     devices(1)
     job = job_of(task, tmp_path / "whole", keep_clips=keep_clips)
@@ -300,7 +300,7 @@ def test_clips_that_can_be_read_again_are_counted(task, tmp_path, devices, monke
         np.testing.assert_array_equal(np.load(whole_store(job)), store)
 
 
-def test_a_store_of_clips_that_is_gone_is_told(task, tmp_path, devices, monkeypatch):
+def test_count_job_refuses_to_resume_without_its_store_of_clips(task, tmp_path, devices, monkeypatch):
     devices(1)
     job = job_of(task, tmp_path / "job", keep_clips=True)
     with monkeypatch.context() as patch:
@@ -312,7 +312,7 @@ def test_a_store_of_clips_that_is_gone_is_told(task, tmp_path, devices, monkeypa
         run(job)
 
 
-def test_more_processes_than_clips(task, tmp_path, devices):
+def test_count_job_in_more_processes_than_clips(task, tmp_path, devices):
     devices(1)
     few = task.rows([0, 1, 2])
     whole = run(job_of(few, tmp_path / "whole"))
@@ -329,7 +329,7 @@ def test_room_needed_holds_for_what_is_written(task, tmp_path, devices):
     assert written - 2**14 < room_needed(job, Processes(0, 2)) / 4 < 1.5 * written  # 2**14: names and records
 
 
-def test_logs_join(tmp_path):
+def test_clip_log_adds_another(tmp_path):
     one, other = ClipLog(4), ClipLog(4)
     one.put(0, ClipStatus(3, "short", "3 samples"), 7)
     one.put(3, ClipStatus(0, "unreadable", "missing"), 0)
@@ -342,7 +342,7 @@ def test_logs_join(tmp_path):
     np.testing.assert_array_equal(one.tokens, [7, 0, 9, 0])
 
 
-def test_kills_at_many_moments_change_nothing(tmp_path):
+def test_counts_killed_at_many_moments_end_the_same(tmp_path):
     """SIGKILL in one process; in one of three, and two go on with other devices; the real command."""
     moments, work = random.Random(0), Work.make(tmp_path / "work")
     lasts = work.count("whole", 1)
@@ -366,6 +366,6 @@ def test_kills_at_many_moments_change_nothing(tmp_path):
     assert_within("float sums on other devices", rounding(work.folder, "whole", run))
 
 
-def test_a_plain_count_keeps_no_state(task):
+def test_count_clips_needs_no_keeper(task):
     first = count_clips(IntegerEncoder(), task, CountOptions(batch_size=2))
     assert len(first.log.statuses()) == CLIPS

@@ -61,7 +61,7 @@ def test_platform_message(asked, reason, parts):
     assert ("pip install" in message) == (asked in ("cuda", "tpu"))
 
 
-def test_help_and_version_do_not_look_for_a_platform(monkeypatch, capsys):
+def test_missing_platform_is_not_looked_for_by_help_and_version(monkeypatch, capsys):
     def fails(environment):
         raise AssertionError
 
@@ -70,7 +70,7 @@ def test_help_and_version_do_not_look_for_a_platform(monkeypatch, capsys):
     assert "jaxdissect" in capsys.readouterr().out
 
 
-def test_missing_platform_of_a_job_is_told_behind_what_failed(monkeypatch, capsys, tmp_path):
+def test_missing_platform_of_a_job_is_named_after_the_failure(monkeypatch, capsys, tmp_path):
     """The processes of a job must meet before JAX may look for devices."""
     calls = []
 

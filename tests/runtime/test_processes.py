@@ -43,7 +43,7 @@ def finish(started):
     return [(one.returncode, error) for one, error in zip(started, told, strict=True)]
 
 
-def test_two_processes_count_what_one_does(work):
+def test_processes_together_count_what_one_does(work):
     """Counts, top clips, statuses and every clip's counts are equal; float sums to 1e-6."""
     work.count("one", 1)
     work.count("two", 2)
@@ -95,7 +95,7 @@ jax.distributed.shutdown()
 """
 
 
-def test_processes_compare_notes():
+def test_exchange_together_and_require_agreement_in_two_processes():
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "3", "JAX_PLATFORMS": "cpu"}
     port = free_port()
     started = [
@@ -122,7 +122,7 @@ def test_processes_compare_notes():
         assert said[8] == [f"{index}-of-2", 3, 2]
 
 
-def test_processes_that_were_started_differently_end_at_once(work):
+def test_require_agreement_ends_processes_that_were_started_differently(work):
     both = work.start("differ", 2)
     both[1].kill()
     both[1].communicate()
@@ -156,12 +156,12 @@ def test_processes_that_were_started_differently_end_at_once(work):
         ),
     ],
 )
-def test_options_that_contradict_each_other(options, found):
+def test_join_refuses_options_that_contradict_each_other(options, found):
     with pytest.raises(InputError, match=found):
         join(DistributedOptions(**options))
 
 
-def test_a_port_in_use_is_told_before_jax_aborts():
+def test_join_names_a_port_in_use_before_jax_aborts():
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
@@ -173,7 +173,7 @@ def test_a_port_in_use_is_told_before_jax_aborts():
             join(options)
 
 
-def test_processes_that_do_not_come_are_named():
+def test_meet_names_processes_that_do_not_come():
     port = free_port()
     with ThreadPoolExecutor() as pool:
         waits = pool.submit(meet, "127.0.0.1", port, 4, 0, 1.5)
@@ -186,7 +186,7 @@ def test_processes_that_do_not_come_are_named():
             meet("127.0.0.1", port, 4, 1, -1)
 
 
-def test_processes_that_expect_another_number_are_told():
+def test_meet_refuses_processes_that_expect_another_number():
     port = free_port()
     with ThreadPoolExecutor() as pool:
         waits = pool.submit(meet, "127.0.0.1", port, 3, 0, 10)
@@ -198,7 +198,7 @@ def test_processes_that_expect_another_number_are_told():
                 one.result()
 
 
-def test_a_process_that_was_stopped_and_started_again_is_let_in():
+def test_meet_lets_in_a_process_that_was_started_again():
     port = free_port()
     with ThreadPoolExecutor() as pool:
         waits = pool.submit(meet, "127.0.0.1", port, 3, 0, 20)
@@ -209,7 +209,7 @@ def test_a_process_that_was_stopped_and_started_again_is_let_in():
         assert waits.result() is None
 
 
-def test_one_that_has_gone_again_is_waited_for():
+def test_meet_waits_for_a_process_that_has_gone_again():
     """The others are not let go without it, in whichever order it and they come."""
     port = free_port()
     with ThreadPoolExecutor() as pool:
@@ -222,7 +222,7 @@ def test_one_that_has_gone_again_is_waited_for():
                 one.result()
 
 
-def test_all_that_come_go_on_whatever_the_order():
+def test_meet_ends_in_all_processes_whatever_their_order():
     port = free_port()
     with ThreadPoolExecutor() as pool:
         early = [pool.submit(meet, "127.0.0.1", port, 4, process, 20) for process in (3, 1)]
@@ -237,7 +237,7 @@ def test_all_that_come_go_on_whatever_the_order():
     assert meet("127.0.0.1", free_port(), 1, 0, 1) is None
 
 
-def test_nobody_is_let_go_when_process_0_is_stopped(monkeypatch):
+def test_meet_fails_in_all_processes_when_process_0_is_stopped(monkeypatch):
     port, receive = free_port(), rendezvous._receive
 
     def stopped(other, processes, present):
@@ -254,7 +254,7 @@ def test_nobody_is_let_go_when_process_0_is_stopped(monkeypatch):
             other.result()
 
 
-def test_two_processes_of_one_number():
+def test_meet_refuses_two_processes_of_one_number():
     port = free_port()
     with ThreadPoolExecutor() as pool:
         twice = [pool.submit(meet, "127.0.0.1", port, 3, 1, 1) for _ in range(2)]
@@ -265,7 +265,7 @@ def test_two_processes_of_one_number():
                 one.result()
 
 
-def test_without_a_scheduler_the_options_are_asked_for(monkeypatch):
+def test_join_names_the_options_that_no_scheduler_sets(monkeypatch):
     def initialize(*arguments, **options):
         raise ValueError("coordinator_address should be defined.\nAnd more.")
 
@@ -277,7 +277,7 @@ def test_without_a_scheduler_the_options_are_asked_for(monkeypatch):
     )
 
 
-def test_one_process_alone_needs_nobody(tmp_path):
+def test_job_of_one_process_needs_no_other(tmp_path):
     assert join(DistributedOptions()) == Processes(0, 1)
     assert exchange([1]) == [[1]]
     assert together(lambda: 5) == 5
@@ -289,7 +289,7 @@ def test_one_process_alone_needs_nobody(tmp_path):
     assert [path.name for path in (tmp_path / "run" / "state" / "x").iterdir()] == ["job"]
 
 
-def test_the_ablation_of_dissect_is_refused_in_several_processes(tmp_path, capsys):
+def test_dissect_refuses_an_ablation_in_several_processes(tmp_path, capsys):
     code = main(
         ["dissect", "--encoder", "m2d_tiny", "--task", "notes", "--run", str(tmp_path), "--ablate", "--distributed"]
     )
@@ -309,7 +309,7 @@ def pulses(tmp_path, monkeypatch):
         pulse.stop()
 
 
-def test_processes_that_live_are_left_alone(pulses):
+def test_pulse_finds_nothing_wrong_with_processes_that_live(pulses):
     end = time.monotonic() + 1.2
     while time.monotonic() < end:
         for pulse in pulses:
@@ -326,7 +326,7 @@ def test_processes_that_live_are_left_alone(pulses):
     assert pulses[0].clips() == 13
 
 
-def test_a_failure_is_told_with_its_reason(pulses):
+def test_pulse_reports_a_failure_with_its_reason(pulses):
     pulses[2].__exit__(InputError, InputError("the disk of host 7 is full."), None)
     with pytest.raises(LostProcessError, match=r"Process 2 on .* has ended: the disk of host 7 is full\."):
         pulses[0].check()
@@ -334,7 +334,7 @@ def test_a_failure_is_told_with_its_reason(pulses):
         pulses[1].wait_for(SAVED, index=0)
 
 
-def test_the_first_reason_is_told_by_all(pulses):
+def test_pulse_reports_the_first_reason_in_all_processes(pulses):
     """A process that ends because of another has neither failed itself nor died."""
     pulses[2].__exit__(InputError, InputError("the disk of host 7 is full."), None)
     with pytest.raises(LostProcessError) as error:
@@ -349,7 +349,7 @@ def test_the_first_reason_is_told_by_all(pulses):
         pulses[0].check()
 
 
-def test_silence_is_taken_for_death(pulses):
+def test_pulse_takes_silence_for_death(pulses):
     pulses[1].stop()
     begun = time.monotonic()
     with pytest.raises(LostProcessError, match=r"Process 1 on .* has given no sign of life for 0.5 s \(--patience\)"):
@@ -357,7 +357,7 @@ def test_silence_is_taken_for_death(pulses):
     assert time.monotonic() - begun >= 0.5
 
 
-def test_who_is_done_may_go(pulses):
+def test_pulse_lets_finished_processes_fall_silent(pulses):
     pulses[1].report(DONE)
     pulses[1].stop()
     pulses[2].report(LEFT)
@@ -374,13 +374,13 @@ def test_who_is_done_may_go(pulses):
     pulses[1].check()
 
 
-def test_waiting_ends_in_time(pulses):
+def test_pulse_waits_no_longer_than_it_may(pulses):
     begun = time.monotonic()
     pulses[0].wait_for(LEFT, at_most=0.2)
     assert time.monotonic() - begun >= 0.2
 
 
-def test_a_dead_process_of_this_host_is_seen_at_once(pulses, tmp_path):
+def test_pulse_sees_a_dead_process_of_this_host_at_once(pulses, tmp_path):
     """Even as long as nobody has waited for it."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     while Path(f"/proc/{dead.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
@@ -400,7 +400,7 @@ def test_a_dead_process_of_this_host_is_seen_at_once(pulses, tmp_path):
     pulses[0].check()  # its number says nothing here
 
 
-def test_a_later_job_ends_an_earlier_one(pulses, tmp_path):
+def test_pulse_ends_a_job_when_a_later_one_has_begun(pulses, tmp_path):
     """A process that was stopped and goes on must not write its state among those of the job that took its place."""
     pulses[1].require_current()
     with Pulse(tmp_path, "later", Processes(0, 1), patience=0.5):
@@ -412,7 +412,7 @@ def test_a_later_job_ends_an_earlier_one(pulses, tmp_path):
         pulses[1].require_current()
 
 
-def test_signs_of_other_jobs_are_not_heeded(pulses, tmp_path):
+def test_pulse_ignores_signs_of_other_jobs(pulses, tmp_path):
     pulses[1].stop()
     path = tmp_path / "pulse-1-of-3.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"job": "before", "status": FAILED, "reason": "old"}))
@@ -422,7 +422,7 @@ def test_signs_of_other_jobs_are_not_heeded(pulses, tmp_path):
         pulses[0].require_sight()
 
 
-def test_the_step_of_a_count_holds_no_collective(work):
+def test_counting_step_holds_no_collective(work):
     """By the compiled program, on all devices of this process."""
     from jaxdissect import load_encoder, load_task
 

@@ -21,7 +21,7 @@ def in_new_process(code, **environment):
     return subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True).stdout
 
 
-def test_modules_that_the_command_line_needs_first_import_no_heavy_package():
+def test_startup_imports_no_heavy_package():
     assert in_new_process(f"{LIGHT}; print(sorted({HEAVY} & sys.modules.keys()))") == "[]\n"
 
 

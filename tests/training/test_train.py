@@ -320,7 +320,7 @@ def test_a_folder_of_another_is_neither_taken_nor_emptied(setting, capsys):
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "precious").write_text("data")
     assert main(arguments(setting, "m2d")) == 2
-    assert "holds 'sub', which is none: choose another --out" in capsys.readouterr().err
+    assert "holds 'sub', which is no part of a state: choose another --out" in capsys.readouterr().err
     assert (folder / "sub" / "precious").read_text() == "data"
 
 
