@@ -91,7 +91,7 @@ def exact_counts(encoder: Encoder, task: Task, dtype: str, batch_size: int) -> C
             task,
             CountOptions(batch_size=batch_size),
             store,
-            progress=lambda clips: bar.update(clips - bar.n),
+            progress=bar.update_to,
         )
     readable = np.array([status.status != "unreadable" for status in counted.log.statuses()])
     members = task.members(range(len(task))) & readable[:, None]

@@ -133,10 +133,10 @@ def _is_first_process(options: Options) -> bool:
     """Whether this process answers for all processes of its job."""
     if not getattr(options, "distributed", False):
         return True
-    from jaxdissect.runtime.processes import here
+    from jaxdissect.runtime.processes import this_process
 
     first_by_options = not vars(options)["process"]
     try:
-        return first_by_options and here().first
+        return first_by_options and this_process().first
     except (RuntimeError, AssertionError):  # JAX has no devices
         return first_by_options

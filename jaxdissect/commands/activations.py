@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxdissect.commands.outcome import Outcome, bad_clips, existing, left_out
 from jaxdissect.options.activations import ActivationsOptions
-from jaxdissect.runtime.processes import here
+from jaxdissect.runtime.processes import this_process
 from jaxdissect.significance.cautions import counting_cautions
 from jaxdissect.stages.activations import ActivationsResult, run_activations
 from jaxdissect.types import Record
@@ -16,7 +16,7 @@ COUNT_FILES = ("activations.nc", "top_clips.nc", "clips.csv", "clip_labels.nc", 
 def run(options: ActivationsOptions) -> Iterator[Outcome]:
     """Count; of several processes, the first one answers."""
     counted = run_activations(options)
-    if here().first:
+    if this_process().first:
         yield activations_outcome(options.run, counted)
 
 

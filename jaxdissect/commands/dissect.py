@@ -18,7 +18,7 @@ from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.options.probe import ProbeOptions
 from jaxdissect.options.report import ReportOptions
 from jaxdissect.options.share import ShareOptions
-from jaxdissect.runtime.processes import here
+from jaxdissect.runtime.processes import this_process
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.stages.ablate import check_ahead, run_ablate
 from jaxdissect.stages.activations import run_activations
@@ -34,7 +34,7 @@ def run(options: DissectOptions) -> Iterator[Outcome]:
     """Run the stages one after another; each answers as soon as it is done."""
     ablation = ablation_ahead(options) if options.ablate else None  # a mistake is reported before the long count
     counted = run_activations(options)
-    if not here().first:
+    if not this_process().first:
         return
     yield activations_outcome(options.run, counted)
     if counted.activations.bad_clips == len(counted.activations.clips):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxdissect.errors import LostProcessError
 from jaxdissect.runtime.files import require_folder
-from jaxdissect.runtime.processes import exchange, here, leave, require_agreement, together
+from jaxdissect.runtime.processes import exchange, leave, require_agreement, this_process, together
 from jaxdissect.runtime.pulse import LEFT, SAVED, Pulse
 from jaxdissect.runtime.resume import remove_states
 from jaxdissect.runtime.run_directory import Run
@@ -28,25 +28,21 @@ def job(run: Run, folder: Path, facts: Mapping[str, object], patience: float) ->
     Raises:
       InputError: the processes disagree, do not all see the folder, or another job writes to the run directory.
     """
-    me = here()
+    me = this_process()
     require_agreement(facts)
     with contextlib.ExitStack() as stack:
-        if me.first:
-            together(lambda: stack.enter_context(_ready(run, folder)))
-        else:
-            together(lambda: None)
+
+        def begin() -> None:
+            if me.first:
+                stack.enter_context(run.locked())
+                require_folder(folder)
+
+        together(begin)
         number = exchange(secrets.token_hex(8))[0]  # the first process's; it marks the signs of life of this job
         pulse = together(lambda: stack.enter_context(Pulse(folder, number, me, patience)))
         together(pulse.require_sight)
         leave()
         yield pulse
-
-
-@contextlib.contextmanager
-def _ready(run: Run, folder: Path) -> Iterator[None]:
-    with run.locked():
-        require_folder(folder)
-        yield
 
 
 def end_job(pulse: Pulse) -> None:

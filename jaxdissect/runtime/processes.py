@@ -25,8 +25,8 @@ from jaxdissect.runtime.rendezvous import meet
 from jaxdissect.types import Json
 
 T = TypeVar("T")
-START_SECONDS = 300  # wait for the other processes to come
-NOTE_SECONDS = 30  # from one note to the next while a process is waited for
+START_SECONDS = 300  # longest wait for the other processes to come
+NOTE_SECONDS = 30  # time from one note to the next while a process is waited for
 LEAST_PATIENCE = 6.0  # seconds; three signs of life
 _exchanges = itertools.count()  # numbers of the exchanges, which are equal in all processes
 _joined: list[bool] = []  # holds something while JAX's service runs that `join` has begun
@@ -62,11 +62,15 @@ class Processes:
 
     def clip_numbers(self, clips: int) -> Int[np.ndarray, " part"]:
         """Numbers of the clips that this process counts, of all clips of a task."""
+        # Every P-th clip: parts of equal length, in which long and short files are mixed alike.
         return np.arange(clips, dtype=np.int32)[self.index :: self.count]
 
 
 def join(options: DistributedOptions) -> Processes:
-    """Meet the other processes, if there are to be any. To be called before JAX computes anything.
+    """Meet the other processes, if there are to be any; called before JAX computes anything.
+
+    Args:
+      options: whether there are several processes, and how they find each other.
 
     Raises:
       InputError: the options contradict each other, a port is in use, or the others cannot be found.
@@ -75,7 +79,7 @@ def join(options: DistributedOptions) -> Processes:
     if not options.distributed:
         unused = [name for name, value in given.items() if value is not None]
         require(not unused, f"{', '.join(unused)}: only with --distributed.")
-        return here()
+        return this_process()
     require(
         options.patience >= LEAST_PATIENCE,
         f"--patience must be at least {LEAST_PATIENCE:g} s, got {options.patience}.",
@@ -97,10 +101,10 @@ def join(options: DistributedOptions) -> Processes:
         remedy = f": give {', '.join(missing)}, which no scheduler sets here." if missing else "."
         raise InputError(f"--distributed: the other processes cannot be found ({first_line(error)}){remedy}") from error
     _joined.append(True)
-    return here()
+    return this_process()
 
 
-def here() -> Processes:
+def this_process() -> Processes:
     """This process among those that JAX knows."""
     return Processes(jax.process_index(), jax.process_count())
 
@@ -130,7 +134,7 @@ def exchange(value: Json) -> list[Json]:
     Raises:
       LostProcessError: a process does not answer.
     """
-    me = here()
+    me = this_process()
     if me.count == 1:
         return [value]
     number = next(_exchanges)

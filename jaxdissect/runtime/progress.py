@@ -31,7 +31,7 @@ class Bar(tqdm):
     def _show(self) -> None:
         with self.get_lock():
             if not self.disable and self.delay > 0:
-                self.delay: float = 0  # tells `close` that the bar is on the screen
+                self.delay: float = 0  # by this `close` knows that the bar is on the screen
                 self.refresh(nolock=True)
 
     def update_to(self, finished: int) -> None:

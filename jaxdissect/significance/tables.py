@@ -64,7 +64,7 @@ def assess_neurons(
         for number, (name, selection) in enumerate(neurons.selections.items()):
 
             def progress(done: int, before: int = number * draws(options)) -> None:
-                bar.update(before + done - bar.n)
+                bar.update_to(before + done)
 
             state = None if states is None else _state_file(states, {**(of or {}), "label set": name})
             certainty[name] = assess(

@@ -236,9 +236,7 @@ def _suite(options: AblateOptions, plan: _Plan) -> tuple[Activity | None, SuiteF
 
 def _measured(options: AblateOptions, subject: Subject) -> Activity:
     with progress_bar(what="Measuring activity", total=len(subject.task)) as bar:
-        return measure_activity(
-            subject.encoder, subject.task, options.batch_size, progress=lambda clips: bar.update(clips - bar.n)
-        )
+        return measure_activity(subject.encoder, subject.task, options.batch_size, progress=bar.update_to)
 
 
 def _judge_rest(options: AblateOptions, plan: _Plan, suite: SuiteFiles) -> SuiteState:
@@ -277,7 +275,7 @@ def _judge(
         judge_suite(
             subject.encoder, subject.task, subject.judges, chosen, plan.ablation, plan.means, subject.shape, state,
             between, batch_size=options.batch_size, at_once=options.at_once,
-            progress=lambda done: bar.update(done - bar.n),
+            progress=bar.update_to,
         )  # fmt: skip
     save()
 
@@ -286,7 +284,7 @@ def _causal_map(options: AblateOptions, subject: Subject) -> tuple[dict[str, np.
     with progress_bar(what="Causal map", total=len(subject.task)) as bar:
         effects = causal_map(
             subject.encoder, subject.task, subject.judges, subject.shape, min(4, options.batch_size),
-            progress=lambda clips: bar.update(clips - bar.n),
+            progress=bar.update_to,
         )  # fmt: skip
     if not options.map_sample:
         return effects, None
@@ -294,7 +292,7 @@ def _causal_map(options: AblateOptions, subject: Subject) -> tuple[dict[str, np.
     with progress_bar(what="Checking the causal map", total=passes, unit="pass") as bar:
         check = check_map(
             subject.encoder, subject.task, subject.judges, subject.shape, options.map_sample,
-            progress=lambda done: bar.update(done - bar.n), batch_size=options.batch_size, at_once=options.at_once,
+            progress=bar.update_to, batch_size=options.batch_size, at_once=options.at_once,
         )  # fmt: skip
     return effects, check
 

@@ -19,7 +19,7 @@ from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.runtime.files import json_fingerprint, require_space, sweep
 from jaxdissect.runtime.job import end_job, follow_job, job
 from jaxdissect.runtime.machine import computed_by, peak_memory
-from jaxdissect.runtime.processes import here, join, leave, require_agreement, together
+from jaxdissect.runtime.processes import join, leave, require_agreement, this_process, together
 from jaxdissect.runtime.progress import note, progress_bar, under_way
 from jaxdissect.runtime.pulse import Pulse
 from jaxdissect.runtime.resume import remove_states
@@ -92,7 +92,7 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
     require_agreement({"whether the results are there": isinstance(plan, ActivationsResult)})
     if isinstance(plan, ActivationsResult):
         leave()
-        if here().first:
+        if this_process().first:
             # A job that was killed between saving its results and its end has left its states.
             remove_states(_states(Run(options.run)))
         return plan
@@ -190,7 +190,7 @@ def _reuse(run: Run, record: Record, task: Task, max_bad_clips: float) -> Activa
         return None
     if reused.too_many_bad:
         return None
-    if here().first:
+    if this_process().first:
         _remember_inputs(run, reused.record.get("inputs", {}), record["inputs"])
         _renew(run, record, reused.activations.clip_labels, task)
     labels = _grouped(reused.activations.clip_labels, task)
@@ -261,10 +261,10 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     counting = CountJob(encoder, chosen, count, _states(run), identity, options.keep_clips, options.save_minutes)
     # Three arrays of 8-byte numbers with a row per class and one for all clips, and a megabyte for everything else.
     room = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20
-    while_counting = room_needed(counting, here())
+    while_counting = room_needed(counting, this_process())
     require_space(run.path, room, "a file of the run's counts")
     require_space(run.path, room + while_counting, "the state of the count")
-    if options.keep_clips and here().first:
+    if options.keep_clips and this_process().first:
         size = 2 * len(chosen) * layers * neurons  # uint16
         note(
             f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB. Counting takes another "
@@ -308,12 +308,12 @@ def _count(counting: CountJob, pulse: Pulse) -> tuple[Counted | None, Record]:
         def progress(clips: int) -> None:
             pulse.note(clips)
             finished.append((time.perf_counter(), pulse.clips()))
-            bar.update(finished[-1][1] - bar.n)
+            bar.update_to(finished[-1][1])
 
         counted = count_job(counting, pulse, progress)
         if counted is not None:  # all other processes have finished, too
             finished.append((time.perf_counter(), len(task)))
-            bar.update(len(task) - bar.n)
+            bar.update_to(len(task))
     # The rate leaves out the first batch, which compiles, where enough others are left.
     first, last = finished[1 if len(finished) > 4 else 0], finished[-1]
     return counted, {

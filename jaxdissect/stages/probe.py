@@ -74,9 +74,7 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
     with run.locked():
         started = time.perf_counter()
         with progress_bar(what=f"Embedding {task.name}", total=len(task)) as bar:
-            embeddings = embed_clips(
-                encoder, task, options.batch_size, progress=lambda clips: bar.update(clips - bar.n)
-            )
+            embeddings = embed_clips(encoder, task, options.batch_size, progress=bar.update_to)
         unusable = {task.file_names[clip]: reason for clip, reason in embeddings.reasons.items()}
         evaluations, failed = _evaluations(options, encoder, task, embeddings)
         record = {

@@ -220,7 +220,7 @@ def _named(described: Record) -> Record:
 
 def _clips(task: Task, encoder: M2D, folder: Path, max_bad_clips: float) -> Clips:
     with progress_bar(what=f"Decoding {task.name}", total=len(task)) as bar:
-        clips = decoded_clips(task, encoder.sample_rate, folder, lambda done: bar.update(done - bar.n))
+        clips = decoded_clips(task, encoder.sample_rate, folder, bar.update_to)
     bad = clips.unreadable
     if len(bad) > max_bad_clips * len(task):
         forget_clips(folder)
@@ -269,7 +269,7 @@ def _fit(
             bar.set_postfix(loss=f"{point['loss']:.3f}", step=f"{step}/{schedule.steps}", refresh=False)
             if bar.n == 0:  # clips of earlier sessions are no part of the rate
                 bar.initial = bar.n = max(0, step - options.log_steps) * feed.batch_size
-            bar.update(step * feed.batch_size - bar.n)
+            bar.update_to(step * feed.batch_size)
 
         try:
             return fit(

@@ -62,7 +62,7 @@ import json, sys
 import jax
 from jaxdissect import InputError
 from jaxdissect.options.base import DistributedOptions
-from jaxdissect.runtime.processes import exchange, here, join, require_agreement, together
+from jaxdissect.runtime.processes import exchange, this_process, join, require_agreement, together
 index = int(sys.argv[2])
 join(DistributedOptions(distributed=True, coordinator=sys.argv[1], processes=2, process=index))
 said = [exchange({"index": index, "text": "ä" * (1 + 5000 * index)})]
@@ -89,7 +89,7 @@ said.append(together(only(None)))
 fails(lambda: require_agreement({"--batch-size": 8, "the task's table": "a"}))
 fails(lambda: require_agreement({"--batch-size": 8 * (1 + index), "the task's table": "a"}))
 fails(lambda: require_agreement({"the version of jax": "1"} if index else {}))
-said.append([here().name, len(jax.local_devices()), jax.process_count()])
+said.append([this_process().name, len(jax.local_devices()), jax.process_count()])
 print(json.dumps(said))
 jax.distributed.shutdown()
 """
