@@ -96,7 +96,7 @@ def test_ablation_stopped_by_ctrl_c_keeps_its_state(ablate, whole, monkeypatch):
         stop_after(patch, 7)
         code, _, error = ablate(*OPTIONS)
     assert code == 130
-    assert "the same command goes on" in error
+    assert "the same command resumes" in error
     assert ablate(*OPTIONS)[0] == 0
     assert results(ablate) == files
 
