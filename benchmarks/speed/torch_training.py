@@ -1,4 +1,7 @@
-"""The peer in training: the losses of MSM-MAE, M2D and supervision in PyTorch eager, as a careful user writes them."""
+"""The peer in training: the losses of MSM-MAE, M2D and supervision in PyTorch eager, as a careful user writes them.
+
+`benchmarks.speed.training` times them; tests compare their gradients with this project's.
+"""
 # ruff: noqa: D102 - every `forward` is what its class says
 
 from collections.abc import Mapping
@@ -15,7 +18,14 @@ from jaxdissect.training.masking import sin_cos_positions
 
 
 class Batch(NamedTuple):
-    """What a step sees: normalised log-mel (clip, 1, band, frame), patches to show and to mask, class numbers."""
+    """Input of a step.
+
+    Attributes:
+      spectrogram: normalised log-mel (clip, 1, band, frame).
+      visible: numbers of the patches that the encoder sees (clip, patch).
+      masked: numbers of the patches to predict (clip, patch).
+      labels: class number of every clip.
+    """
 
     spectrogram: Tensor
     visible: Tensor
@@ -24,7 +34,7 @@ class Batch(NamedTuple):
 
 
 class TorchDecoder(nn.Module):
-    """Visible tokens -> something about every masked patch."""
+    """Visible tokens -> a prediction for every masked patch (clip, patch, feature)."""
 
     position: Tensor
 
@@ -39,6 +49,7 @@ class TorchDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         shown = self.embed(tokens)
+        # The class token comes first and has no position.
         shown = torch.cat([shown[:, :1], shown[:, 1:] + self.position[visible]], dim=1)
         x = self.blocks(torch.cat([shown, self.mask_token + self.position[masked]], dim=1))
         return self.out(self.norm(x[:, shown.shape[1] :]))
@@ -49,7 +60,7 @@ def pick(items: Tensor, index: Tensor) -> Tensor:
     return items.gather(1, index[..., None].expand(-1, -1, items.shape[-1]))
 
 
-def encode_some(vit: TorchViT, embedded: Tensor, index: Tensor) -> Tensor:
+def encode_patches(vit: TorchViT, embedded: Tensor, index: Tensor) -> Tensor:
     """Class token and chosen patches through the blocks."""
     patches = pick(embedded, index) + vit.pos_embed.detach()[0, 1:][index]
     first = (vit.cls_token + vit.pos_embed[:, :1]).expand(len(patches), -1, -1)
@@ -68,8 +79,9 @@ class MSMMAE(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         config = self.encoder.config
         bands, frames = config.patch_bands, config.patch_frames
+        # (clip, band, frame) -> (clip, patch, pixel), all time steps of the lowest band first.
         pixels = batch.spectrogram[:, 0].unfold(1, bands, bands).unfold(2, frames, frames).flatten(3).flatten(1, 2)
-        tokens = encode_some(self.encoder, self.encoder.patch_embed(batch.spectrogram), batch.visible)
+        tokens = encode_patches(self.encoder, self.encoder.patch_embed(batch.spectrogram), batch.visible)
         wanted = pick(pixels, batch.masked)
         if self.standardise:
             wanted = layer_norm(wanted, wanted.shape[-1:], eps=1e-6)
@@ -86,16 +98,16 @@ class M2D(nn.Module):
         self.target = TorchViT(config).requires_grad_(requires_grad=False)
 
     def forward(self, batch: Batch) -> Tensor:
-        tokens = encode_some(self.encoder, self.encoder.patch_embed(batch.spectrogram), batch.visible)
+        tokens = encode_patches(self.encoder, self.encoder.patch_embed(batch.spectrogram), batch.visible)
         predicted = self.decoder(tokens, batch.visible, batch.masked)
         with torch.no_grad():
-            wanted = encode_some(self.target, self.target.patch_embed(batch.spectrogram), batch.masked)[:, 1:]
+            wanted = encode_patches(self.target, self.target.patch_embed(batch.spectrogram), batch.masked)[:, 1:]
             wanted = layer_norm(wanted, wanted.shape[-1:], eps=1e-6)
         return (normalize(predicted, dim=-1) - normalize(wanted, dim=-1)).square().sum(-1).mean()
 
     @torch.no_grad()
     def move_target(self, keep: float) -> None:
-        """The exponential moving average."""
+        """Move the target towards the encoder: the exponential moving average of its weights."""
         ours: list[Tensor] = list(self.encoder.parameters())
         average: list[Tensor] = list(self.target.parameters())
         torch._foreach_lerp_(average, ours, 1 - keep)
@@ -117,11 +129,13 @@ class Supervised(nn.Module):
 
 def load_params(module: nn.Module, params: Mapping[str, Any]) -> None:
     """Give a module the parameters of the JAX objective: the same tree, kernels transposed."""
+    # The target has no parameters of its own: it starts as a copy of the encoder.
     state = {name: value for name, value in module.state_dict().items() if not name.startswith("target.")}
     for name, value in state.items():
         if name.endswith(("position", "norm_stats")):
-            continue
+            continue  # a constant
         node: Any = params
+        # PyTorch wraps the patches' linear layer in a convolution `proj`, Flax does not.
         *path, last = name.replace("blocks.", "blocks_").split(".")
         for part in [part for part in path if part != "proj" or path[-2] != "patch_embed"]:
             node = node[part]

@@ -1,6 +1,7 @@
 """The peer: M2D's ViT as a careful PyTorch user would run it, and counting its neurons with forward hooks.
 
-Fused qkv, fused attention, statistics reduced inside the hooks; parameters are named as in M2D's checkpoints.
+It has one product for query, key and value, fused attention, and statistics that the hooks reduce at once. Parameters
+are named as in M2D's checkpoints.
 """
 # ruff: noqa: D102 - every `forward` is what its class says
 
@@ -114,7 +115,14 @@ class TorchViT(nn.Module):
 
 
 class Counts(NamedTuple):
-    """What neurons did on each clip, reduced over its tokens; axes (clip, neuron), stacked (clip, layer, neuron)."""
+    """Statistics of neurons on each clip, reduced over its tokens; axes (clip, neuron), stacked (clip, layer, neuron).
+
+    Attributes:
+      active_tokens: number of tokens at which a neuron is above zero.
+      sum: sum of activations.
+      sum_squares: sum of squared activations.
+      maximum: highest activation.
+    """
 
     active_tokens: Tensor
     sum: Tensor
@@ -123,7 +131,8 @@ class Counts(NamedTuple):
 
 
 def count(activation: Tensor) -> Counts:
-    """Reduce (clip, token, neuron) over tokens. On a CPU, adding clamped signs is faster than adding booleans."""
+    """Reduce (clip, token, neuron) over tokens."""
+    # On a CPU, adding clamped signs is faster than adding booleans.
     return Counts(
         active_tokens=activation.sign().clamp_(min=0).sum(dim=1, dtype=torch.float32),
         sum=activation.sum(dim=1, dtype=torch.float32),
@@ -132,13 +141,13 @@ def count(activation: Tensor) -> Counts:
     )
 
 
-def merge(one: Counts, other: Counts) -> Counts:
+def merge(first: Counts, second: Counts) -> Counts:
     """The counts of two chunks of the same clips together."""
     return Counts(
-        one.active_tokens + other.active_tokens,
-        one.sum + other.sum,
-        one.sum_squares + other.sum_squares,
-        torch.maximum(one.maximum, other.maximum),
+        first.active_tokens + second.active_tokens,
+        first.sum + second.sum,
+        first.sum_squares + second.sum_squares,
+        torch.maximum(first.maximum, second.maximum),
     )
 
 
@@ -158,13 +167,13 @@ class NeuronCounter:
         return hook
 
     def take(self) -> Counts:
-        """What was counted since the last call, with axes (clip, layer, neuron)."""
+        """Counts since the last call, with axes (clip, layer, neuron)."""
         layers = [self.layers[layer] for layer in sorted(self.layers)]
         self.layers.clear()
         return Counts(*(torch.stack(parts, dim=1) for parts in zip(*layers, strict=True)))
 
     def count(self, spectrogram: Tensor) -> tuple[list[Tensor], Counts]:
-        """Run the model: its tokens, and what its neurons did."""
+        """Run the model: its tokens, and the counts of its neurons."""
         return self.model(spectrogram), self.take()
 
 
@@ -183,6 +192,7 @@ def random_checkpoint(path: Path, config: ViTConfig, seed: int = 0) -> Path:
             else:
                 mean = float("norm" in name and name.endswith("weight"))
                 value.normal_(mean, 0.5 if name.endswith(("token", "embed")) else 0.1, generator=generator)
+    # Parts of a checkpoint that a conversion must recognise and leave out.
     extra = ("mask_token", "decoder_embed.weight", "decoder_blocks.0.norm1.weight", "target_norm.bias")
     state = model.state_dict() | {name: torch.randn(config.width, generator=generator) for name in extra}
     args = argparse.Namespace(model="m2d_vit_base", input_size=[config.bands, config.frames], mask_ratio=0.7, seed=seed)

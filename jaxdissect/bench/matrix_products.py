@@ -122,13 +122,14 @@ def _count(jaxpr: Jaxpr, notes: list[str]) -> Counter[MatrixProduct]:
 
 
 def _product(equation: JaxprEqn) -> MatrixProduct:
-    left, right, result = (cast(ShapedArray, one.aval) for one in (*equation.invars, *equation.outvars))
+    left, right, result = (cast(ShapedArray, variable.aval) for variable in (*equation.invars, *equation.outvars))
     dimensions = equation.params["dimension_numbers"]
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = dimensions
         terms = math.prod(left.shape[axis] for axis in contracted)
     else:  # rhs_spec[0] is the kernel's axis of output channels; every result is a sum over the other axes
         terms = math.prod(right.shape) // max(1, right.shape[dimensions.rhs_spec[0]])
+    # A product's key holds all that its time depends on, so that each distinct one is timed once.
     return MatrixProduct(
         equation.primitive.name,
         left.shape,

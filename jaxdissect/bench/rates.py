@@ -100,10 +100,11 @@ def measure_step(encoder: Encoder, clip_seconds: float, clips: int, rounds: int)
       alone, with null for rates if there are none, and `notes` on what was left out; and `share_of_ceiling`, the
       step's rate divided by the ceiling's.
     """
+    # The products right after the step, so that other programs on the machine slow both alike.
     step = timing(repeated_seconds(_step_on_noise(encoder, clip_seconds, clips), rounds, LEAST_SECONDS))
     products, notes = step_products(encoder, clip_seconds, clips)
-    seconds = sum(times * product_seconds(one, jax.local_devices()[0]) for one, times in products.items())
-    flop_per_clip = sum(times * one.flop for one, times in products.items()) / clips
+    seconds = sum(times * product_seconds(product, jax.local_devices()[0]) for product, times in products.items())
+    flop_per_clip = sum(times * product.flop for product, times in products.items()) / clips
     rate = clips / step["median"]
     return {
         "step": step,
@@ -206,6 +207,7 @@ def _step_on_noise(encoder: Encoder, clip_seconds: float, clips: int) -> Callabl
     samples = unit_samples(task, encoder.sample_rate)
     counter = Counter(encoder, task, CountOptions(batch_size=clips), False, jax.local_devices()[:1], clips)
     batch = {
+        # Noise of a quarter of full scale, since some devices compute zeros faster.
         "pcm": np.random.default_rng(0).integers(-8000, 8000, (clips, samples), np.int16),
         "samples": np.full(clips, samples, np.int32),
         "clip": np.arange(clips, dtype=np.int32),
