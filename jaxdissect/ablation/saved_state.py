@@ -71,7 +71,7 @@ class SuiteFiles:
         Raises:
           InputError: the file is needed and cannot be written.
         """
-        arrays = {
+        arrays = {  # label sets by number: their names may hold what a name of an array must not
             f"{label}.{key}": array
             for label, judgements in enumerate(state.judgements.values())
             for key, array in judgements.arrays().items()
@@ -99,7 +99,7 @@ class SuiteFiles:
         """
         parts: list[tuple[list[int], SuiteState]] = []
         for path in sorted(self.folder.glob("*-of-*/judged.npz")):
-            part = None if path == mine else self.read(path)
+            part = None if path == mine else self.read(path)  # None too if it was removed meanwhile
             if part is None:
                 continue
             numbers, state = part
@@ -127,7 +127,7 @@ class SuiteFiles:
     def _parse(self, arrays: Mapping[str, np.ndarray], record: Record) -> tuple[list[int], SuiteState]:
         state = new_state(self.judges, self.some(record["numbers"]))
         for label, judgements in enumerate(state.judgements.values()):
-            for key, array in judgements.arrays().items():
+            for key, array in judgements.arrays().items():  # views into the judgements
                 array[...] = arrays[f"{label}.{key}"]
         state.done, state.reasons, state.usable = record["done"], _by_number(record["reasons"]), arrays.get("usable")
         if record["found"] is not None:

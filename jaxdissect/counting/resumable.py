@@ -79,6 +79,7 @@ def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = l
         clip_counts = open_clip_store(job.store(me.name), shape, afresh=not file.path.exists())
     if me.first:
         job.store("all").unlink(missing_ok=True)  # of a process that was killed while it joined them
+    # A count that no other process takes part in, nor has, is complete in memory and needs no last state.
     alone = me.count == 1 and not elsewhere.any()
     keeper = CountKeeper(file, job.save_minutes, pulse, not alone, clip_counts)
     counted = count_clips(
@@ -119,6 +120,7 @@ def room_needed(job: CountJob, processes: Processes) -> int:
 
 def _room_for_stores(job: CountJob, processes: Processes, neurons: int) -> int:
     """Bytes of this job's stores that are not on the disk yet, and of the store that several are joined in."""
+    # Stores of several processes are joined in one more, which is as long as all of them.
     several = any(known.count > 1 for known in (processes, *_with_state(job.folder)))
     stores = [job.store(Processes(index, processes.count).name) for index in range(processes.count)]
     present = sum(path.stat().st_size for path in stores if path.exists())
@@ -129,7 +131,7 @@ def _counted_elsewhere(job: CountJob, me: Processes) -> ClipLog:
     """Clips that jobs of another number of processes have counted; they remain in those jobs' states."""
     log = ClipLog(len(job.task))
     for processes in _with_state(job.folder):
-        if processes.count != me.count:
+        if processes.count != me.count:  # with the same count it is this process's state or that of a partner
             log.add(read_part(job.state(processes))[1])
     return log
 

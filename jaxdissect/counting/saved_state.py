@@ -110,6 +110,7 @@ class CountKeeper:
         if finished and not self.read_by_others:
             return
         self.pulse.require_current()
+        # Counts of clips reach the disk before the state that relies on them, so that a kill between leaves none out.
         if self.clip_counts is not None:
             self.clip_counts.flush()
         arrays = _as_arrays(counter.counts, COUNTS) | log.arrays()

@@ -45,6 +45,7 @@ def read_arrays(folder: Path, target: PyTree, described_in: str, remedy: str) ->
     Raises:
       InputError: the folder is missing, damaged, or holds other arrays.
     """
+    # By default orbax restores onto the devices that wrote the arrays, which this machine may not have.
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), target)
     folder, expected = folder.absolute(), shapes(target)
@@ -60,6 +61,7 @@ def read_arrays(folder: Path, target: PyTree, described_in: str, remedy: str) ->
             f"{folder} does not hold the arrays that {described_in} describes, or is damaged ({first_line(error)}): "
             f"{remedy}."
         ) from error
+    # The first leaf by name that only one of the two has with this shape.
     name = min(set(stored.items()) ^ set(expected.items()))[0]
     raise InputError(
         f"{folder} does not hold the arrays that {described_in} describes: {name} should be "

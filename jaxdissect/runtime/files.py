@@ -129,6 +129,7 @@ def stays_inside(name: str) -> bool:
     Args:
       name: name of the file, relative to the folder.
     """
+    # By the rules of both kinds of system: "C:x" and "..\x" are harmless on one and leave the folder on the other.
     paths = (PurePosixPath(name), PureWindowsPath(name))
     return bool(name) and not any(path.drive or path.root or ".." in path.parts for path in paths)
 
@@ -161,6 +162,7 @@ def require_folder(folder: Path) -> None:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        # Permissions do not say whether a file can be made, on a read-only file system or as root; making one does.
         tempfile.TemporaryFile(dir=folder).close()
 
 
@@ -207,6 +209,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     Raises:
       InputError: the disk has fewer bytes free.
     """
+    # The nearest folder that exists is on the same disk as one that will be made in it.
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     require(

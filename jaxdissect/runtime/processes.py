@@ -137,7 +137,7 @@ def exchange(value: Json) -> list[Json]:
     me = this_process()
     if me.count == 1:
         return [value]
-    number = next(_exchanges)
+    number = next(_exchanges)  # keys of the service can be set only once
     client = _service()
     client.key_value_set(f"jaxdissect/{number}/{me.index}", json.dumps(value))
     return [json.loads(_answer(client, number, index)) for index in range(me.count)]
@@ -187,6 +187,7 @@ def together(prepare: Callable[[], T]) -> T:
         with contextlib.suppress(LostProcessError):  # the error of this process says more
             exchange(str(error) if isinstance(error, InputError) else type(error).__name__)
         raise
+    # None is this process's word that nothing has failed; another one may answer with its error.
     for process, failure in enumerate(exchange(None)):
         require(failure is None, f"Process {process}: {failure}")
     return result
@@ -202,6 +203,7 @@ def require_agreement(facts: Mapping[str, object]) -> None:
       InputError: names what differs, and in which process.
     """
     everywhere = exchange({"host": socket.gethostname(), "facts": dict(facts)})
+    # All processes compare all with the first, so that each finds the same difference and ends.
     first = everywhere[0]
     for process, other in enumerate(everywhere):
         words = f"in process 0 on {first['host']}", f"in process {process} on {other['host']}"

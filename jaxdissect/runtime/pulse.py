@@ -55,6 +55,7 @@ class Pulse:
                 (self.folder / JOB_FILE).write_text(self.job)
         if self.processes.count > 1:
             self.report(WORKING)
+            # A thread, since a step that compiles takes minutes in which the main thread could give no sign.
             self._thread = threading.Thread(target=self._write_regularly, daemon=True)
             self._thread.start()
         return self
@@ -108,6 +109,7 @@ class Pulse:
             if sign is not None and sign["status"] in (FINISHED_FIRST if index == 0 else FINISHED):
                 continue
             beat = sign["beat"] if sign else None
+            # Beats are counted, not timed: the clocks of hosts differ.
             before, since = self._beats.get(index, (None, time.monotonic()))
             if index not in self._beats or beat != before:
                 self._beats[index] = beat, time.monotonic()

@@ -25,6 +25,7 @@ T = TypeVar("T")
 Arrays = Mapping[str, np.ndarray]
 
 RECORD, IDENTITY = "record", "of"  # the entry of a state file that holds JSON, and that JSON's part with the identity
+# What NumPy, zipfile, zlib and a parser of the content raise for a file that is cut, overwritten, or another program's.
 DAMAGE = (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -85,6 +86,7 @@ class StateFile:
           InputError: the file is damaged, lacks something, or is the state of other work.
         """
         try:
+            # allow_pickle=False: a state may come from anywhere, and pickled objects could run code.
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             record = json.loads(arrays.pop(RECORD).tobytes())
@@ -196,6 +198,7 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
         # A handler that somebody else has set is left alone.
         candidates = (signal.SIGINT, signal.SIGTERM)
         numbers = [number for number in candidates if signal.getsignal(number) is signal.default_int_handler]
+    # SIGTERM is treated like Ctrl-C: schedulers send it some seconds before they kill.
     for number in numbers:
         signal.signal(number, hold_back)
     try:

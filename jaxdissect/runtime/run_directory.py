@@ -42,11 +42,11 @@ class Run:
             require_regular(path)
         try:
             stages = json.loads(path.read_text())["stages"]
-            for record in stages.values():
+            for record in stages.values():  # the rest of this module relies on these two parts
                 if not all(isinstance(record[part], dict) for part in ("options", "fingerprints")):
                     raise TypeError("options and fingerprints must be objects")
             return stages
-        except FileNotFoundError:
+        except FileNotFoundError:  # a new run
             return {}
         except NotADirectoryError as error:
             raise InputError(f"--run {self.path} is a file: choose another, a folder.") from error
@@ -91,6 +91,7 @@ class Run:
         record = self.stages().get(stage)
         if record is None:
             return False
+        # Only what was asked for is compared: a later version may have recorded more.
         given = named_parts({"options": options, "fingerprints": fingerprints})
         differing = differences(named_parts(record), given, names=given)
         require(
