@@ -74,7 +74,7 @@ class ClipLog:
             )
         # Reasons have other numbers in each log; a log without any reason has noted no clip.
         number = np.array([self._number(reason) for reason in other.reasons] or [0], np.int32)
-        taken = other.done & ~self.counted
+        taken = other.done & ~self.counted  # what was counted wins over what could not be read
         for name in ("kind", "samples", "tokens"):
             getattr(self, name)[taken] = getattr(other, name)[taken]
         self.reason[taken] = number[other.reason[taken]]

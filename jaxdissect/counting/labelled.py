@@ -119,6 +119,7 @@ def label_activations(counted: Counted, task: Task, attrs: Mapping[str, object] 
         "class": ("class", classes, {"long_name": "class; names may repeat across label sets"}),
         "label_set": ("class", label_sets, {"long_name": "label set of the class"}),
     }
+    # The same axis without descriptions, for the labels of clips.
     label_axis = {"class": ("class", classes), "label_set": ("class", label_sets)}
     return Activations(
         xr.Dataset(arrays, class_axis | neuron_axes, attributes),
@@ -135,6 +136,7 @@ def _top_clips(top: TopClips) -> dict[str, tuple[object, ...]]:
         "active_share": (top.active_share, "active tokens / tokens of the clip; clips are ranked by it"),
         "max_activation": (top.maximum, "largest activation on the clip; decides between equal shares"),
     }
+    # The accumulator has the rank first, so that a rank is one contiguous array.
     axes = ("layer", "neuron", "rank")
     return {name: (axes, np.moveaxis(a, 0, -1), {"long_name": meaning}) for name, (a, meaning) in variables.items()}
 
@@ -146,12 +148,13 @@ def _clip_table(counted: Counted, task: Task) -> pd.DataFrame:
         "clip": range(len(task)),
         "file_name": task.file_names,
         "split": task.splits,
-        "fold": pd.array(task.folds, dtype="Int64"),
+        "fold": pd.array(task.folds, dtype="Int64"),  # nullable: a table may have no folds
         "status": [clip.status for clip in statuses],
         "reason": [clip.reason for clip in statuses],
         "samples": [clip.samples for clip in statuses],
     }
     for labels in task.label_sets:
+        # A clip may have several classes of a label set, or none.
         table[labels.name] = [",".join(labels.classes[index] for index in row) for row in labels.members]
     return pd.DataFrame(table)
 
@@ -166,7 +169,7 @@ def _clip_labels(counted: Counted, task: Task) -> dict[str, tuple[object, ...]]:
         for clip, row in enumerate(labels.members)
         for index in row
     ]
-    clip, label = np.array(labels_of_clips, np.int32).reshape(-1, 2).T
+    clip, label = np.array(labels_of_clips, np.int32).reshape(-1, 2).T  # reshaped, for there may be no label at all
     sources = np.array(task.sources, object)
     folds = np.array([-1 if fold is None else fold for fold in task.folds], np.int64)
     return {

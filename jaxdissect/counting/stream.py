@@ -169,6 +169,7 @@ def _note(
         counted = batch.members[:, -1] & finite
         row = np.searchsorted(clips, batch.clip[counted])  # clips are ascending
         clip_counts[row] = np.asarray(per_clip["active_tokens"])[counted]
+    # A clip that is padding, unreadable or not finite has no counted token.
     tokens = np.where(batch.members[:, -1] & finite, per_clip["tokens"], 0).tolist()
     # Not strict: a batch is padded at its end, and padding has no status.
     for clip, status, usable, counted in zip(batch.clip.tolist(), batch.statuses, finite, tokens, strict=False):
@@ -228,6 +229,7 @@ class Counter:
         """
         if self.steps == self.most_steps:
             self.flush()
+        # The call returns before the devices are done, so the host can prepare the next batch meanwhile.
         self.counts, per_clip = self.step(self.counts, self.variables, arrays)
         self.steps += 1
         return per_clip
@@ -276,6 +278,7 @@ def counting_step(
         counts = statistics.update(counts, reading, members, batch["clip"], task.labels_per_clip)
         per_clip = {"finite": finite, "tokens": reading.tokens}
         if keep_clips:
+            # A clip has at most MOST_TOKENS_PER_CLIP tokens, which uint16 holds.
             per_clip["active_tokens"] = reading.active_tokens.astype(jnp.uint16)
         return counts, per_clip
 

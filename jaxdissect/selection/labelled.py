@@ -65,7 +65,7 @@ def select_neurons(
       InputError: a label set has no class with a counted token.
     """
     counts = activations.counts if isinstance(activations, Activations) else activations
-    counts = counts.transpose("class", "layer", "neuron", ...)
+    counts = counts.transpose("class", "layer", "neuron", ...)  # of a caller's dataset any order is accepted
     rule = rule or SelectionRule()
     selector = "aape" if score is None else str(score.name)
     selections: dict[str, Selection] = {}
@@ -81,14 +81,16 @@ def select_neurons(
         )
         part = counts.isel({"class": classes})
         selection = select(part["active_tokens"].values, part["tokens"].values, rule)
+        # AAPE has no class: every class of a neuron has the same score.
         score_values = np.broadcast_to(selection.aape, selection.specific.shape)
         if score is not None:
+            # The scores of AAPE stay; the neurons are those with the highest score of every class.
             score_values = score.transpose("class", "layer", "neuron").values[classes]
             specific = best_of_each_class(score_values, rule.keep)
             selection = replace(selection, specific=specific, kept=np.logical_or.reduce(specific))
         selections[name] = selection
         rows[name] = _neuron_rows(name, part, selection, selector, score_values)
-    names = sorted(selections)
+    names = sorted(selections)  # tables are sorted by label set; arrays keep the order of the task
     return Neurons(
         _scores(counts, selections, rule, selector, skipped),
         pd.concat([rows[name] for name in names], ignore_index=True),
@@ -105,6 +107,7 @@ def _neuron_rows(
     score: Float[np.ndarray, "class layer neuron"],
 ) -> pd.DataFrame:
     """Rows of `neurons.csv` in the order (class, layer, neuron)."""
+    # Layers and neurons by their coordinates, not by their places: a dataset may hold a part of them.
     pairs = np.nonzero(selection.specific)
     label, layer, neuron = pairs
     return pd.DataFrame(
@@ -124,6 +127,7 @@ def _neuron_rows(
 
 def _coverage(label_set: str, selection: Selection) -> Record:
     """A row of `coverage.csv`."""
+    # Classes are those with a counted token: classes that were left out are not uncovered.
     classes, pairs, kept = len(selection.specific), int(selection.specific.sum()), int(selection.kept.sum())
     covered = int(selection.specific.any(axis=(1, 2)).sum())
     return {
@@ -146,6 +150,7 @@ def _scores(
 ) -> xr.Dataset:
     """The dataset of `scores.nc`, with the rule among its attributes."""
     axes = ("label_set", "layer", "neuron")
+    # With the label set as their first axis, neurons' scores have all three axes, and cut-offs only that one.
     arrays = {}
     for name, meaning in SELECTION_VARIABLES.items():
         values = np.stack([getattr(selection, name) for selection in selections.values()])

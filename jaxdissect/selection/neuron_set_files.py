@@ -73,6 +73,7 @@ def write_evar(path: Path, chosen: NeuronSet, gain: float) -> None:
 
 def _published(name: str, part: str | None, classes: Sequence[ClassName]) -> NeuronSet:
     sets = published_sets()
+    # Whatever has no known suffix is the name of a published set, and such a set has no parts.
     require(
         name in sets and part is None,
         f"@{name}{f':{part}' if part else ''} is neither a file ({', '.join(FILE_SUFFIXES)}) nor a published neuron "
@@ -89,12 +90,14 @@ def _from_table(path: Path, part: str | None, classes: Sequence[ClassName]) -> N
     if part is not None:
         rows = [row for row in rows if columns["class"][row] == part]
         require(len(rows) > 0, f"@{path}:{part}: the table has no row of the class {part!r}.")
+        # Two label sets may have classes of one name, whose neurons must not be mixed.
         label_sets = sorted({columns["label_set"][row] for row in rows} if "label_set" in columns else ())
         require(
             len(label_sets) < 2,
             f"@{path}:{part}: the label sets {', '.join(label_sets)} of the table all have the class {part!r}: keep "
             f"the rows of one.",
         )
+    # Cells are text: int would also accept blanks and underscores.
     for row in rows:
         for column in ("layer", "neuron"):
             cell = columns[column][row]
@@ -109,7 +112,7 @@ def _from_evar(path: Path) -> NeuronSet:
     require_regular(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, OverflowError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, yaml.YAMLError, RecursionError) as error:  # all that a file may cause
         raise InputError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(content, dict) or "int_neurons" not in content:
         raise InputError(f"{path} must be a configuration of EVAR with the key int_neurons: pairs of layer and neuron.")

@@ -16,6 +16,8 @@ from jaxtyping import Int
 
 from jaxdissect.errors import InputError, require
 
+# An operator, a file or a name. A file and a name may have a part after a colon, and either may be quoted; a plain file
+# name may hold a minus sign, which in a plain class name would be the operator.
 TOKEN = re.compile(
     r"\s*(?:(?P<operator>[&|()\-])"
     r'|(?P<file>@(?:"[^"]*"|[^\s&|()":]+)(?::(?:"[^"]*"|[^\s&|()":@\-]+))?)'

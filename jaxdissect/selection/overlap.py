@@ -46,5 +46,5 @@ def jaccard(
       shared: number of neurons that both sets have.
       size_a, size_b: sizes of the sets, broadcast against `shared`.
     """
-    either = size_a + size_b - shared
+    either = size_a + size_b - shared  # |A u B|; where it is 0 the division is left out
     return np.divide(shared, either, out=np.zeros(np.shape(shared)), where=either > 0)

@@ -47,10 +47,12 @@ def class_scores(
         part = counts.isel({"class": classes})
         p = activation_probability(part["active_tokens"].values, part["tokens"].values)
         scores["probability"][classes], scores["class_selectivity"][classes] = p, class_selectivity(p)
+        # The rest of a class is every counted clip without it, also clips of no class of this label set.
         of_classes = part["sum"].values, part["sum_squares"].values, part["tokens"].values
         of_all = counts["total_sum"].values, counts["total_sum_squares"].values, int(counts["total_tokens"])
         scores["d_prime"][classes] = d_prime(*of_classes, *of_all)
         if clip_counts is not None and clip_tokens is not None and members is not None:
+            # Ranked are the clips of the label set alone, for whose classes the scores are.
             clips = np.flatnonzero(members[:, classes].any(axis=1) & (clip_tokens > 0))
             ranked = _rank_scores(clip_counts, clip_tokens, clips, members[np.ix_(clips, classes)])
             scores["auroc"][classes], scores["average_precision"][classes] = ranked
@@ -90,6 +92,7 @@ def agreement_table(scores: xr.Dataset, selections: Mapping[str, Selection], kee
       keep: fraction of the neurons that the other selectors choose for each class.
     """
     tables = []
+    # A class without a counted token has no scores, and is missing from the selections.
     counted = ~np.isnan(scores["probability"].values).all(axis=(1, 2))
     for label_set, selection in selections.items():
         classes = np.flatnonzero((scores["class_label_set"].values == label_set) & counted)

@@ -65,8 +65,10 @@ def sharing_heatmaps(sharing: Sharing) -> dict[str, Heatmap]:
     jaccard, marked = matrices["jaccard"].values, matrices["q_by_breadth"].values <= LEVEL
     row_names, column_names = matrices["class_a"].values, matrices["class_b"].values
     own, everything = _label_sets(matrices, "a"), _label_sets(matrices, "b")
+    # Two classes have one possible order: a dendrogram needs three.
     trees = {key: linkage(jaccard[np.ix_(at, at)]) if len(at) > 2 else None for key, at in own.items()}
     for number, (a, rows) in enumerate(own.items()):
+        # The label sets of the run come first among all, so each two of them meet once.
         for b, columns in list(everything.items())[number:]:
             if not len(rows) or not len(columns):
                 continue
@@ -119,7 +121,7 @@ def draw_heatmap(heatmap: Heatmap) -> Any:
         heatmap.jaccard, cmap="viridis", vmin=0, vmax=heatmap.highest, aspect="auto", interpolation="none"
     )
     image.set_clip_on(False)  # a clip path gets another name in every SVG: the same data would not give the same file
-    row, column = np.nonzero(heatmap.marked)
+    row, column = np.nonzero(heatmap.marked)  # matplotlib's x is the column
     axes.plot(
         column, row, "o", color="white", markeredgecolor="black", markeredgewidth=0.5, markersize=3, clip_on=False
     )
@@ -198,7 +200,7 @@ def _draw_tree(axes: Any, tree: np.ndarray, horizontal: bool) -> None:
     for along, height in zip(drawn["icoord"], drawn["dcoord"], strict=True):
         line = np.array(along) / 10 - 0.5, np.array(height)
         axes.plot(*(line[::-1] if horizontal else line), color="0.3", linewidth=0.7, clip_on=False)
-    leaves = len(tree) + 1
+    leaves = len(tree) + 1  # a linkage has a row for every merge of two clusters
     if horizontal:
         axes.set(ylim=(leaves - 0.5, -0.5), xlim=(1.02, 0))
     else:

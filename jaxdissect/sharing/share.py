@@ -95,22 +95,25 @@ def share(
     ends = np.cumsum([0, *(len(sets.classes) for sets in everything)])
     matrices = {name: np.full((int(ends[len(own)]), int(ends[-1])), np.nan) for name in SHARING_VARIABLES}
     tables, pairs = [], [(i, j) for i in range(len(own)) for j in range(i, len(everything))]
+    # One fit for each label set, used in all of its comparisons.
     with under_way("Fitting random sets to the breadth of the neurons"):
         drawn = [random_classes(sets.specific.reshape(len(sets.classes), -1)) for sets in everything]
     with progress_bar(what="Sharing", total=2 * sum(len(own[i].classes) for i, _ in pairs), unit="class") as bar:
         for i, j in pairs:
+            # Permuted labels say nothing of classes of two label sets.
             null = permuted.get(own[i].label_set) if i == j else None
             columns = _compare(own[i], everything[j], null, (drawn[i], drawn[j]), bar.update)
             block = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
             for name, matrix in matrices.items():
                 matrix[block] = columns[name]
-                if j < len(own):
+                if j < len(own):  # both label sets are on both axes: the mirrored block
                     matrix[block[::-1]] = columns[name].T
             tables.append(_table(own[i], everything[j], columns))
     return Sharing(
         pd.concat(tables, ignore_index=True),
         _dataset(own, everything, matrices),
         {sets.label_set: [sets.classes[index] for index in cluster(sets.specific)] for sets in own},
+        # Each run once, in the order given.
         tuple(dict.fromkeys(sets.run for sets in others if sets.encoder != own[0].encoder)),
     )
 
@@ -134,6 +137,7 @@ def read_sets(run: Run) -> list[Sets]:
     for label_set in scores["label_set"].values.tolist():
         classes = tuple(name for of_set, name in keys if of_set == label_set)
         rate, kept = (scores[name].sel(label_set=label_set).values for name in ("rate", "kept"))
+        # The table lists pairs; as masks, the sets of all classes are one array.
         specific = np.zeros((len(classes), *rate.shape), bool)
         for index, name in enumerate(classes):
             for layer, neuron in pairs[label_set, name]:
@@ -157,6 +161,7 @@ def _compare(
     """Columns of `sharing.csv` for two label sets, as arrays (class_a, class_b)."""
     observed = overlap(a.specific, b.specific)
     null, low, high = LAYER_AND_RATE, *np.full((2, *observed.shared.shape), np.nan)
+    # A selection that is not by AAPE was permuted, but has no p-values of sharing.
     if permuted is None or np.isnan(permuted["p_value"].values).all():
         expected, p_value = chance_overlap(a.specific, b.specific, rate_strata(a.rate, b.rate), progress)
     else:
@@ -189,16 +194,19 @@ def _tested(
     a: Sets, b: Sets, p_value: Float[np.ndarray, "class_a class_b"]
 ) -> tuple[Float[np.ndarray, "class_a class_b"], Float[np.ndarray, "class_a class_b"]]:
     """p- and q-values of classes that have neurons; within a label set every two classes count once."""
+    # A class without neurons shares nothing by construction; it must not count as a test.
     have_neurons = np.logical_and.outer(a.specific.any(axis=(1, 2)), b.specific.any(axis=(1, 2)))
     tested = np.where(have_neurons, p_value, np.nan)
     if a is b:
         tested[np.tril_indices(len(tested))] = np.nan  # the upper triangle is tested, and mirrored below
     q_value = benjamini_hochberg(tested.ravel()).reshape(tested.shape)
+    # fmax takes the number where one side is NaN.
     return (np.fmax(tested, tested.T), np.fmax(q_value, q_value.T)) if a is b else (tested, q_value)
 
 
 def _table(a: Sets, b: Sets, columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Rows of `sharing.csv` for two label sets; within a label set every two classes have one row."""
+    # Within a label set the pairs above the diagonal, else all pairs.
     shape = columns["jaccard"].shape
     row, column = np.triu_indices(shape[0], 1) if a is b else (axis.ravel() for axis in np.indices(shape))
     names = {

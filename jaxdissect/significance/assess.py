@@ -97,6 +97,7 @@ def assess(
     if selection is None:
         options = dataclasses.replace(options, resamples=0, splits=0)
     counts = UnitCounts(clips.counts, clips.tokens, find_units(clips.members, clips.sources, clips.folds))
+    # Permuted labels are held against the cut-offs of the selection. Another selection has none, and no neuron passes.
     cut, specific = NOTHING_PASSES, np.zeros((clips.members.shape[1], 1, 1), bool)
     if selection is not None:
         cut = CutOffs(selection.aape_cutoff, selection.rate_cutoff, selection.probability_bar)
@@ -106,7 +107,7 @@ def assess(
     if null.done > options.permutations:  # of an earlier test that drew more
         null = test.empty_null()
     _permute(test, options, null, shared, state, progress)
-    tested = test.tested(null)
+    tested = test.tested(null)  # every pair, selected or not: the null is valid for all of them
     intervals = stability = None
     if options.resamples:
         before = options.permutations  # draws done before the resamples

@@ -141,6 +141,7 @@ def _no_class_has_a_neuron(coverage: pd.DataFrame, rule: Mapping[str, object]) -
     label_sets = coverage["label_set"][(coverage["covered"] == 0) & (coverage["kept_neurons"] > 0)]
     if not len(label_sets):
         return []
+    # Only preset aape keeps neurons by AAPE before it looks at the bar.
     finding = f"No class of {', '.join(label_sets)} has a neuron"
     if (rule.get("preset"), rule.get("selector")) != ("aape", "aape"):
         return [f"{finding}. Take a larger --keep, or a lower --bar."]
@@ -168,6 +169,7 @@ def recording_cautions(basis: Basis, classes: int = 0) -> list[str]:
     """
     names = [] if basis.clips is None else basis.clips["file_name"].tolist()
     lines = independence_cautions(basis.recordings_from)
+    # File names are searched for groups only where no column names the recordings.
     suspicion = suspected_groups(names) if lines else None
     if suspicion is not None and suspicion.groups > classes:
         lines.append(

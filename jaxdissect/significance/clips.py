@@ -12,6 +12,7 @@ from jaxdissect.runtime.run_directory import Run, require_same_run
 from jaxdissect.runtime.tables import read_netcdf
 
 CLIP_COUNTS = "clip_counts.npy"
+# The end of each message about the file of clip counts.
 REMEDY = "count again with --keep-clips, or remove it and do without (--permutations 0)."
 
 
@@ -48,6 +49,7 @@ def read_clips(run: Run, counts: xr.Dataset, needed: bool = True) -> Clips | Non
     counted = run.require("activations")
     if not counted["options"].get("keep_clips") or not (needed or run.file(CLIP_COUNTS).exists()):
         return None
+    # Labels are stored as pairs of clip and class, since most clips have few of many classes.
     labels = read_netcdf(run.file("clip_labels.nc"))
     require_same_run(run, labels.attrs, counted)
     tokens = labels["tokens"].values
@@ -56,7 +58,7 @@ def read_clips(run: Run, counts: xr.Dataset, needed: bool = True) -> Clips | Non
     return Clips(
         _read_counts(run, counts, labels.sizes["clip"]),
         tokens,
-        members & (tokens > 0)[:, None],
+        members & (tokens > 0)[:, None],  # an unreadable or a silent clip may have labels and no token
         labels["source"].values.tolist(),
         labels["fold"].values.tolist(),
     )
@@ -74,6 +76,7 @@ def _read_counts(run: Run, counts: xr.Dataset, clips: int) -> UInt16[np.ndarray,
         f"{path} must hold uint16 counts of {shape} clips, layers and neurons, found {stored.dtype} of "
         f"{stored.shape}: it is of another run, {REMEDY}",
     )
+    # All of the file is read once: a store of another run of the same shape would give wrong p-values silently.
     same = (stored.sum(axis=0, dtype=np.int64) == counts["total_active_tokens"].values).all()
     require(bool(same), f"{path} does not add up to activations.nc: it is of another run, {REMEDY}")
     return stored

@@ -62,7 +62,7 @@ def assess_neurons(
     total = draws(options) * len(neurons.selections)
     with progress_bar(what="Permuting, resampling", total=total, unit="draw") as bar:
         for number, (name, selection) in enumerate(neurons.selections.items()):
-
+            # One bar for all label sets: each reports its own draws, which are added to those of the sets before.
             def progress(done: int, before: int = number * draws(options)) -> None:
                 bar.update_to(before + done)
 
@@ -140,6 +140,7 @@ def null_dataset(neurons: Neurons, counts: xr.Dataset, certainty: Mapping[str, C
     for name, of_set in certainty.items():
         classes, null = counted_classes(counts, name), of_set.null
         block = np.ix_(classes, classes)
+        # The observed selection counts as one more permutation, so that no p-value is 0.
         if null.done and by_aape:
             values["expected_shared"][block] = null.shared / null.done
             values["p_value"][block] = (1 + null.as_many) / (1 + null.done)
@@ -164,6 +165,7 @@ def _coverage(neurons: Neurons, label_set: str, certainty: Certainty) -> Record:
     """Further columns of a row of `coverage.csv`."""
     specific, significant = neurons.selections[label_set].specific, certainty.q_value <= LEVEL
     tested = ~np.isnan(certainty.tested.p_value)
+    # The same cut-offs on permuted labels give the number of pairs that chance would select.
     pairs, by_chance = int(specific.sum()), math.nan
     if neurons.scores.attrs["selector"] == "aape" and certainty.null.done and tested.any():
         by_chance = float(certainty.null.pairs.mean())

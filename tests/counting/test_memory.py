@@ -48,12 +48,12 @@ def encoder_memory(encoder):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_memory_is_flat_in_depth(task):
+def test_counting_step_needs_memory_that_is_flat_in_depth(task):
     shallow, deep = (step_memory(encoder_of(depth), task) for depth in (4, 16))
     per_layer = BATCH * 66 * 512 * 4  # one layer's activations: what would stay if they were not reduced at once
     assert (deep - shallow) / 12 < 0.1 * per_layer
 
 
-def test_counting_needs_little_more_memory_than_encoding(task):
+def test_counting_step_needs_little_more_memory_than_encoding(task):
     encoder = encoder_of(12)
     assert step_memory(encoder, task) <= 2.5 * encoder_memory(encoder)

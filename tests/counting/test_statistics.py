@@ -38,8 +38,9 @@ class Clips:
         return len(self.activations)
 
     def part(self, chosen):
-        return Clips([self.activations[n] for n in chosen], [self.members[n] for n in chosen], list(chosen),
-                     self.threshold)  # fmt: skip
+        return Clips(
+            [self.activations[n] for n in chosen], [self.members[n] for n in chosen], list(chosen), self.threshold
+        )
 
 
 def random_clips(count=37, seed=0, ties=False, bad=(4, 17, 18), threshold=0.0):
@@ -152,7 +153,7 @@ def assert_equal_totals(one, other, exact_sums=False):
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 10, 37, 64])
-def test_any_batches_equal_the_slow_version(batch_size, ties):
+def test_update_in_any_batches_equals_the_slow_version(batch_size, ties):
     clips = random_clips(ties=ties)
     found = totals(clips, batch_size)
     assert_slow(found, clips)
@@ -162,7 +163,7 @@ def test_any_batches_equal_the_slow_version(batch_size, ties):
             np.testing.assert_array_equal(getattr(found, name)[:-1], expected[name])
 
 
-def test_the_data_of_these_tests_has_what_they_are_about():
+def test_random_clips_have_ties_and_neurons_that_never_fire():
     clips = random_clips(ties=True)
     labels = [len(members) for members in clips.members]
     assert min(labels) == 0
@@ -175,7 +176,7 @@ def test_the_data_of_these_tests_has_what_they_are_about():
     assert ((np.diff(share, axis=0) == 0) & (np.diff(highest, axis=0) < 0) & (best[1:] >= 0)).any()
 
 
-def test_nothing_counted_is_zero():
+def test_init_is_zero():
     found = flush(one_device(init(CLASSES, LAYERS, NEURONS, RANKS)))
     for name in COUNTS + SUMS:
         value = getattr(found, name)
@@ -185,12 +186,12 @@ def test_nothing_counted_is_zero():
     assert found.top.clip.shape == (RANKS, LAYERS, NEURONS)
 
 
-def test_ten_clips_are_kept_unless_said_otherwise():
+def test_init_keeps_ten_top_clips_by_default():
     assert init(1, LAYERS, NEURONS).top.clip.shape == (10, LAYERS, NEURONS)
 
 
 @pytest.mark.parametrize("threshold", [-0.5, 0.25])
-def test_another_threshold(threshold):
+def test_update_counts_above_any_threshold(threshold):
     clips = random_clips(seed=3, ties=True, threshold=threshold)
     assert_slow(totals(clips, 10), clips)
 
@@ -198,19 +199,19 @@ def test_another_threshold(threshold):
 # --- clips that must not count, and labels
 
 
-def test_unreadable_clips_and_padding_count_nothing_even_if_they_are_labelled():
+def test_update_ignores_unreadable_clips_and_padding_even_if_they_are_labelled():
     clips = random_clips()
     assert_equal_totals(totals(clips, 10, label_the_bad=True), totals(clips, 10), exact_sums=True)
 
 
-def test_a_batch_of_unreadable_clips_changes_nothing():
+def test_update_by_a_batch_of_unreadable_clips_changes_nothing():
     clips = random_clips(10)
     before = totals(clips, 10)
     worse = Clips(clips.activations + [None] * 10, clips.members + [[0, 4]] * 10)
     assert_equal_totals(totals(worse, 10), before, exact_sums=True)
 
 
-def test_clips_without_a_label_count_for_all_clips_only():
+def test_update_counts_clips_without_a_label_for_all_clips_only():
     clips = random_clips()
     unlabelled = Clips(clips.activations, [[] for _ in clips.members])
     found = totals(unlabelled, 10, labels_per_clip=0)
@@ -221,7 +222,7 @@ def test_clips_without_a_label_count_for_all_clips_only():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_more_classes_than_a_batch_can_touch(batch_size):
+def test_update_of_more_classes_than_a_batch_can_touch(batch_size):
     """30 classes, and 1 or 2 for each clip: a batch adds to `labels_per_clip x clips` rows of them only."""
     random = np.random.default_rng(1)
     clips = random_clips()
@@ -230,13 +231,13 @@ def test_more_classes_than_a_batch_can_touch(batch_size):
         assert_slow(totals(clips, batch_size, classes=30, labels_per_clip=labels_per_clip), clips, classes=30)
 
 
-def test_every_class_of_every_clip():
+def test_update_with_every_class_of_every_clip():
     clips = random_clips()
     clips.members = [list(range(CLASSES)) for _ in clips.members]
     assert_slow(totals(clips, 5, labels_per_clip=CLASSES), clips)
 
 
-def test_the_last_class_alone():
+def test_update_of_the_last_class_alone():
     """The row of the last class lies beside that of all clips."""
     clips = random_clips(10)
     clips.members = [[CLASSES - 1] if number % 2 else [] for number in range(10)]
@@ -246,7 +247,7 @@ def test_the_last_class_alone():
 # --- order, devices, merging
 
 
-def test_the_order_of_clips_does_not_matter():
+def test_update_does_not_depend_on_the_order_of_clips():
     """Without ties: the numbers of tied clips decide their rank, and they come in ascending order."""
     clips = random_clips()
     order = np.random.default_rng(2).permutation(len(clips)).tolist()
@@ -255,7 +256,7 @@ def test_the_order_of_clips_does_not_matter():
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("devices", [2, 3])
-def test_clips_dealt_to_devices_equal_the_whole(devices, ties):
+def test_flush_of_several_devices_equals_the_whole(devices, ties):
     """Every device counts some clips of every batch; a device may see none of a class."""
     clips = random_clips(ties=ties)
     shares = [clips.part(range(device, len(clips), devices)) for device in range(devices)]
@@ -264,14 +265,14 @@ def test_clips_dealt_to_devices_equal_the_whole(devices, ties):
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("cut", [1, 9, 20, 36])
-def test_merging_two_halves_equals_the_whole(cut, ties):
+def test_merge_of_two_halves_equals_the_whole(cut, ties):
     clips = random_clips(ties=ties)
     one, other = totals(clips.part(range(cut)), 5), totals(clips.part(range(cut, len(clips))), 5)
     assert_slow(merge(one, other), clips)
     assert_equal_totals(merge(one, other), merge(other, one))
 
 
-def test_merging_is_associative_and_has_a_zero():
+def test_merge_is_associative_and_has_a_zero():
     clips = random_clips(ties=True)
     parts = [totals(clips.part(range(first, len(clips), 3)), 5) for first in range(3)]
     left = merge(merge(parts[0], parts[1]), parts[2])
@@ -288,8 +289,9 @@ def test_merging_is_associative_and_has_a_zero():
 def test_top_clips_worked_out():
     """Share first, then the highest activation, then the number; a clip that never fires the neuron is not listed."""
     activations = [[-1, -1], [1, -1], [1, 2], [2, -1], [2, 1], [1, -9]]  # shares 0, 1/2, 1, 1/2, 1, 1/2
-    clips = Clips([np.full((2, LAYERS, NEURONS), 1, np.float32) * np.array(one)[:, None, None] for one in activations],
-                  [[0]] * 6)  # fmt: skip
+    clips = Clips(
+        [np.full((2, LAYERS, NEURONS), 1, np.float32) * np.array(one)[:, None, None] for one in activations], [[0]] * 6
+    )
     for batch_size in (1, 4, 6):
         top = totals(clips, batch_size).top
         assert top.clip[:, 0, 0].tolist() == [2, 4, 3, 1]  # and 5, which ties with 1, is the fifth
@@ -301,7 +303,7 @@ def test_top_clips_worked_out():
 @pytest.mark.parametrize(
     ("active", "tokens"), [((40, 41), (40, 41)), ((5, 15), (6, 18)), ((1, 3), (5, 15)), ((3, 9), (7, 21))]
 )
-def test_equal_shares_of_clips_of_different_length_are_tied(active, tokens, highest):
+def test_top_clips_of_equal_fractions_are_tied_whatever_their_length(active, tokens, highest):
     """All of 40 tokens or all of 41 is the same share, 1, so the highest activation decides."""
     maximum, counts = (
         jnp.broadcast_to(jnp.array(values)[:, None, None], (2, LAYERS, NEURONS)) for values in (highest, active)
@@ -312,7 +314,7 @@ def test_equal_shares_of_clips_of_different_length_are_tied(active, tokens, high
     assert top.clip[:, 0, 0].tolist() == [int(np.argmax(highest)), int(np.argmin(highest))]
 
 
-def test_fewer_clips_than_ranks():
+def test_top_clips_of_fewer_clips_than_ranks():
     clips = random_clips(5, bad=(1,))
     clips.activations = [None if one is None else np.abs(one) + 1 for one in clips.activations]
     for batch_size in (1, 2, 8):
@@ -346,7 +348,7 @@ def repeated(values, tokens=None, clips_per_batch=1):
 
 
 @pytest.mark.parametrize("case", ["cancelling", "growing", "one large"])
-def test_sums_stay_accurate_over_many_updates(case):
+def test_update_keeps_sums_accurate_over_many_batches(case):
     random = np.random.default_rng(0)
     values = random.normal(0, 1, 20_000)
     if case == "cancelling":  # thousands that cancel, and ones that stay
@@ -365,7 +367,7 @@ def test_sums_stay_accurate_over_many_updates(case):
         assert error * 1000 <= plain, f"{name}: plain float32 is as good, so this tests nothing"
 
 
-def test_counts_beyond_float32_stay_exact():
+def test_update_keeps_counts_exact_beyond_float32():
     """50 batches of 15 clips of 2**20 + 1 tokens: 786,432,750 tokens, where float32 has steps of 64."""
     tokens = 2**20 + 1
     found = flush(one_device(repeated(np.ones((50, 15)), tokens, clips_per_batch=15)))
@@ -374,7 +376,7 @@ def test_counts_beyond_float32_stay_exact():
     assert found.clips.tolist() == [750] * 2
 
 
-def test_counts_up_to_the_flush_and_beyond_int32_stay_exact():
+def test_flush_and_merge_keep_counts_exact_beyond_int32():
     """Clips as long as they may be, as many as fit before a flush, on two devices, and merged four times."""
     tokens = 46_340
     steps = steps_before_overflow(tokens, 1)
@@ -388,18 +390,18 @@ def test_counts_up_to_the_flush_and_beyond_int32_stay_exact():
 
 
 @pytest.mark.parametrize(("tokens", "clips"), [(1, 1), (161, 16), (4095, 4096), (46_340, 362)])
-def test_the_last_step_before_a_flush_still_fits(tokens, clips):
+def test_steps_before_overflow_are_as_many_as_fit(tokens, clips):
     steps = steps_before_overflow(tokens, clips)
     assert steps * tokens * clips <= 2**31 - 1 < (steps + 1) * tokens * clips
 
 
 @pytest.mark.parametrize(("tokens", "clips"), [(4096, 4096), (161, 2**20)])
-def test_batches_too_large_for_exact_sums_are_refused(tokens, clips):
+def test_steps_before_overflow_refuses_batches_too_large_for_exact_sums(tokens, clips):
     with pytest.raises(InputError, match=rf"2\*\*24 tokens a device, got {clips} clips of {tokens} tokens"):
         steps_before_overflow(tokens, clips)
 
 
-def test_clips_too_long_for_exact_shares_are_refused():
+def test_steps_before_overflow_refuses_clips_too_long_for_exact_fractions():
     with pytest.raises(InputError, match="up to 46,340 tokens, got 46,341"):
         steps_before_overflow(46_341, 1)
 
@@ -407,7 +409,7 @@ def test_clips_too_long_for_exact_shares_are_refused():
 # --- the accumulator as a pytree
 
 
-def test_a_second_call_does_not_compile_again():
+def test_update_compiles_once():
     traces = 0
 
     def traced(*arguments):
@@ -426,7 +428,7 @@ def test_a_second_call_does_not_compile_again():
     assert_slow(flush(one_device(counts)), clips)
 
 
-def test_an_update_keeps_the_types_of_the_accumulator():
+def test_update_keeps_the_types_of_the_accumulator():
     before = init(CLASSES, LAYERS, NEURONS, RANKS)
     batch = random_clips(6)
     after = jax.eval_shape(
@@ -436,7 +438,7 @@ def test_an_update_keeps_the_types_of_the_accumulator():
         assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
 
 
-def test_updating_leaves_the_accumulator_it_was_given_alone():
+def test_update_leaves_its_argument_alone():
     before = init(CLASSES, LAYERS, NEURONS, RANKS)
     batch = random_clips(6)
     run_update(before, reading_of(batch, 6), member_table(batch, 6, CLASSES), jnp.arange(6), LABELS_PER_CLIP)

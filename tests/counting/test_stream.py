@@ -84,7 +84,7 @@ def assert_equal_totals(one, other):
 
 @pytest.mark.parametrize("kind", ["all", "patches", "sounding"])
 @pytest.mark.parametrize("threshold", [0.0, 7.5])
-def test_counts_equal_a_slow_loop(task, kind, threshold):
+def test_count_clips_equals_a_slow_loop(task, kind, threshold):
     encoder = IntegerEncoder()
     counted = count_clips(encoder, task, CountOptions(kind, threshold, batch_size=2), devices=jax.devices()[:2])
     slow = slow_counts(encoder, task, kind, threshold)
@@ -93,7 +93,7 @@ def test_counts_equal_a_slow_loop(task, kind, threshold):
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (5, 1), (21, 1), (64, 1), (1, 8), (2, 8), (3, 3)])
-def test_any_batch_size_and_device_count_gives_the_same(task, batch_size, devices):
+def test_count_clips_gives_the_same_for_any_batch_size_and_number_of_devices(task, batch_size, devices):
     encoder = IntegerEncoder()
     one = count_clips(encoder, task, CountOptions("sounding", batch_size=4), devices=jax.devices()[:1])
     other = count_clips(encoder, task, CountOptions("sounding", batch_size=batch_size), devices=jax.devices()[:devices])
@@ -101,7 +101,7 @@ def test_any_batch_size_and_device_count_gives_the_same(task, batch_size, device
     assert one.log.statuses() == other.log.statuses()
 
 
-def test_flushing_at_any_time_changes_nothing(task, monkeypatch):
+def test_count_clips_gives_the_same_whenever_it_flushes(task, monkeypatch):
     encoder = IntegerEncoder()
     whole = count_clips(encoder, task, CountOptions(batch_size=2), devices=jax.devices()[:1])
     monkeypatch.setattr("jaxdissect.counting.statistics.steps_before_overflow", lambda *sizes: 1)
@@ -109,7 +109,7 @@ def test_flushing_at_any_time_changes_nothing(task, monkeypatch):
     assert_equal_totals(whole.totals, often.totals)
 
 
-def test_the_clip_store_holds_every_clip(task):
+def test_count_clips_fills_the_store_of_clips(task):
     encoder = IntegerEncoder()
     store = np.full((len(task), 2, 12), 9, np.uint16)
     store[11] = 0
@@ -120,7 +120,7 @@ def test_the_clip_store_holds_every_clip(task):
     np.testing.assert_array_equal(store[3], [(layer > 0).sum(axis=0) for layer in encoder.slow_activations(pcm)])
 
 
-def test_bad_clips_are_listed_and_not_counted(task):
+def test_count_clips_lists_bad_clips_and_does_not_count_them(task):
     activations = collect_activations(IntegerEncoder(), task, CountOptions(batch_size=4))
     status = activations.clips["status"].tolist()
     assert [status[number] for number in (3, 4, 7, 9, 11)] == ["ok", "short", "silent", "short", "unreadable"]
@@ -130,18 +130,22 @@ def test_bad_clips_are_listed_and_not_counted(task):
     assert activations.clips["label"][0] == "a,c"
 
 
-def test_the_step_compiles_once(task):
+def test_counting_step_compiles_once(task):
     encoder = IntegerEncoder()
     count_clips(encoder, task, CountOptions(batch_size=2), devices=jax.devices()[:1])
     assert encoder.traces == [(1, SAMPLES), (2, SAMPLES)]  # the shapes of a clip, then the program for a batch
 
 
-def test_the_step_holds_no_collective(task):
+def test_counting_step_holds_no_collective(task):
     encoder, mesh = IntegerEncoder(), local_mesh()
     step = counting_step(encoder, task, CountOptions(batch_size=2), keep_clips=True)
     clips = 2 * mesh.size
-    batch = {"pcm": np.zeros((clips, SAMPLES), np.float32), "samples": np.zeros(clips, np.int32),
-             "clip": np.zeros(clips, np.int32), "members": np.zeros((clips, 6), bool)}  # fmt: skip
+    batch = {
+        "pcm": np.zeros((clips, SAMPLES), np.float32),
+        "samples": np.zeros(clips, np.int32),
+        "clip": np.zeros(clips, np.int32),
+        "members": np.zeros((clips, 6), bool),
+    }
     counts = per_device(lambda: init(5, 2, 12), mesh)
     program = map_per_device(step, mesh).lower(counts, encoder.variables, shard_clips(batch, mesh)).compile().as_text()
     assert mesh.size == 8
@@ -149,7 +153,7 @@ def test_the_step_holds_no_collective(task):
         assert collective not in program
 
 
-def test_per_device_state_starts_equal_everywhere():
+def test_init_per_device_is_equal_everywhere():
     counts = per_device(lambda: init(3, 2, 4, ranks=1), local_mesh())
     assert counts.active_tokens.shape == (8, 4, 2, 4)
     assert flush(counts).active_tokens.shape == (4, 2, 4)
@@ -167,12 +171,12 @@ def test_neuron_shape_needs_no_run(task):
         ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
     ],
 )
-def test_bad_options(options, message):
+def test_count_options_refuse_what_breaks_a_rule(options, message):
     with pytest.raises(InputError, match=message):
         CountOptions(**options)
 
 
-def test_clips_whose_activations_are_not_finite_are_listed_and_not_counted(task):
+def test_count_clips_lists_clips_whose_activations_are_not_finite_and_does_not_count_them(task):
     """A clip louder than the encoder can bear: its numbers overflow, those of the others stay as they were."""
     encoder = IntegerEncoder()
     whole = collect_activations(encoder, task.only("all"), CountOptions(batch_size=4))
@@ -186,12 +190,16 @@ def test_clips_whose_activations_are_not_finite_are_listed_and_not_counted(task)
     np.testing.assert_array_equal(store.sum(axis=0), without.counts["total_active_tokens"])
 
 
-def test_every_product_of_the_step_is_of_the_highest_precision(task):
+def test_counting_step_has_products_of_the_highest_precision_only(task):
     """On GPU and TPU other products are rounded to fewer bits; on a CPU no count would show it."""
     encoder = untrained_m2d(ViTConfig(frames=16, width=64, depth=1, heads=1, mlp=64))
     step = counting_step(encoder, task, CountOptions(batch_size=2))
-    batch = {"pcm": np.zeros((2, SAMPLES), np.float32), "samples": np.zeros(2, np.int32),
-             "clip": np.zeros(2, np.int32), "members": np.zeros((2, 6), bool)}  # fmt: skip
+    batch = {
+        "pcm": np.zeros((2, SAMPLES), np.float32),
+        "samples": np.zeros(2, np.int32),
+        "clip": np.zeros(2, np.int32),
+        "members": np.zeros((2, 6), bool),
+    }
     program = str(jax.make_jaxpr(step)(init(5, 1, 64), encoder.variables, batch))
     products = program.count("dot_general[")
     assert products >= 7

@@ -30,8 +30,9 @@ def counted(draw):
     """Counts (class, layer, neuron) and tokens (class), rich in ties, dead and always active neurons."""
     classes, layers, neurons = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.integers(2, 6))
     some_tokens = st.sampled_from([1, 2, 3, 10, 17, 160, 20_000])
-    tokens = draw(st.one_of(some_tokens.map(lambda n: [n] * classes), st.lists(some_tokens, min_size=classes,
-                                                                               max_size=classes)))  # fmt: skip
+    tokens = draw(
+        st.one_of(some_tokens.map(lambda n: [n] * classes), st.lists(some_tokens, min_size=classes, max_size=classes))
+    )
     profiles: list[list[int]] = []
     for _ in range(layers * neurons):
         kind = draw(st.sampled_from(["any", "few", "dead", "always", "one class", "copy", "shuffled copy"]))
@@ -71,7 +72,7 @@ def neurons_of(mask):
 
 @settings(max_examples=300, deadline=None)
 @given(counted(), rules)
-def test_selection_equals_the_slow_one(counts, rule):
+def test_select_equals_the_slow_selection(counts, rule):
     active_tokens, tokens = counts
     expected = slow.select(
         active_tokens, tokens, preset=rule.preset, keep=rule.keep, weakest=rule.drop_weakest, bar_rate=rule.bar
@@ -103,7 +104,7 @@ def test_kth_smallest_equals_the_slow_one(values, rate):
 
 @settings(max_examples=100, deadline=None)
 @given(counted())
-def test_entropy_equals_scipys(counts):
+def test_aape_equals_scipys_entropy(counts):
     p = activation_probability(*counts)
     alive = p.sum(axis=0) > 0
     found = aape(p)
@@ -116,7 +117,7 @@ def test_entropy_equals_scipys(counts):
 
 @settings(max_examples=150, deadline=None)
 @given(counted(), rules, st.data())
-def test_the_order_of_classes_does_not_matter(counts, rule, data):
+def test_select_does_not_depend_on_the_order_of_classes(counts, rule, data):
     active_tokens, tokens = counts
     order = data.draw(st.permutations(range(len(tokens))))
     before = select(active_tokens, tokens, rule)
@@ -131,7 +132,7 @@ def test_the_order_of_classes_does_not_matter(counts, rule, data):
 
 @settings(max_examples=100, deadline=None)
 @given(counted(), rules, st.integers(2, 10**9))
-def test_only_shares_matter_not_how_many_tokens(counts, rule, factor):
+def test_select_depends_on_fractions_of_tokens_only(counts, rule, factor):
     active_tokens, tokens = counts
     before = select(active_tokens, tokens, rule)
     after = select(active_tokens * factor, tokens * factor, rule)
@@ -155,15 +156,15 @@ def test_only_shares_matter_not_how_many_tokens(counts, rule, factor):
         ([0.3, 0.1], 2 * LN2 - 0.75 * LN3),  # -(3/4) ln(3/4) - (1/4) ln(1/4)
     ],
 )
-def test_entropy_worked_out(p, entropy):
+def test_aape_worked_out(p, entropy):
     assert aape(np.array(p)[:, None])[0] == pytest.approx(entropy, abs=SCORE_TOLERANCE)
 
 
-def test_entropy_is_never_a_negative_zero():
+def test_aape_is_never_a_negative_zero():
     assert math.copysign(1, aape(np.array([[0.5], [0.0]]))[0]) == 1
 
 
-def test_entropy_of_a_dead_neuron_is_nan():
+def test_aape_of_a_dead_neuron_is_nan():
     np.testing.assert_array_equal(aape(np.zeros((3, 2))), [math.nan, math.nan])
 
 
@@ -175,13 +176,13 @@ def test_kth_smallest_worked_out(rate, expected):
     assert kth_smallest(np.array([[40.0, 10.0, 30.0, 20.0, 20.0]]), rate) == expected
 
 
-def test_normalised_entropy_is_divided_by_the_entropy_of_uniform():
+def test_select_divides_normalised_aape_by_that_of_a_uniform_neuron():
     found = select(many((1, 1, 1, 1), (1, 1, 0, 0), (1, 0, 0, 0)), np.full(4, 10), SelectionRule(keep=1))
     np.testing.assert_allclose(found.aape_normalised, [[1.0, 0.5, 0.0]], atol=SCORE_TOLERANCE)
     np.testing.assert_array_equal(found.rate, [[0.1, 0.05, 0.025]])
 
 
-def test_one_class_has_no_normalised_entropy():
+def test_select_of_one_class_has_no_normalised_aape():
     found = select(many([3], [0], [5]), np.array([10]), SelectionRule(keep=1, drop_weakest=0, bar=0.5))
     np.testing.assert_array_equal(found.aape, [[0.0, math.nan, 0.0]])
     np.testing.assert_array_equal(found.aape_normalised, [[math.nan] * 3])
@@ -190,7 +191,7 @@ def test_one_class_has_no_normalised_entropy():
 
 
 @pytest.mark.parametrize("preset", ["aape", "lape"])
-def test_dead_neurons_are_never_kept(preset):
+def test_select_never_keeps_dead_neurons(preset):
     active_tokens = many((0, 0), (9, 1), (0, 0), (1, 9), (0, 0))
     found = select(active_tokens, np.array([10, 10]), SelectionRule(preset, keep=1, drop_weakest=0, bar=0))
     assert neurons_of(found.kept) == [1, 3]
@@ -200,20 +201,20 @@ def test_dead_neurons_are_never_kept(preset):
     assert math.isnan(nothing.aape_cutoff)
 
 
-def test_a_neuron_that_always_fires_has_the_highest_entropy():
+def test_select_gives_the_highest_aape_to_a_neuron_that_always_fires():
     found = select(many((10, 20), (10, 19)), np.array([10, 20]), SelectionRule(keep=0.5, drop_weakest=0))
     np.testing.assert_allclose(found.aape[0, 0], LN2, atol=SCORE_TOLERANCE)
     assert neurons_of(found.kept) == [1]
 
 
-def test_classes_weigh_the_same_whatever_their_tokens():
+def test_select_weighs_classes_alike_whatever_their_tokens():
     """100 of 1000 and 1 of 10 tokens are the same share, so the entropy is ln 2 and the rate 0.1."""
     found = select(many((100, 1)), np.array([1000, 10]), SelectionRule(keep=1))
     assert found.aape[0, 0] == pytest.approx(LN2, abs=SCORE_TOLERANCE)
     assert found.rate[0, 0] == pytest.approx(0.1, rel=SCORE_TOLERANCE)
 
 
-def test_ties_are_broken_by_layer_then_neuron():
+def test_select_breaks_ties_by_layer_then_neuron():
     one_class = np.zeros((2, 3, 4), int)
     one_class[0] = 5  # twelve neurons of AAPE 0 and equal rate
     found = select(one_class, np.array([10, 10]), SelectionRule(keep=0.5, drop_weakest=0))
@@ -222,14 +223,14 @@ def test_ties_are_broken_by_layer_then_neuron():
     assert places(dropped.kept) == [(0, 3), (1, 0), (1, 1)]  # the weakest three: (0, 0), (0, 1), (0, 2)
 
 
-def test_ties_of_entropy_are_not_broken_by_rounding():
+def test_select_does_not_break_ties_of_aape_by_rounding():
     """Neurons that answer equally to all of six classes all have AAPE ln 6, at whatever rate."""
     uniform = many(*([level] * 6 for level in range(1, 9)))
     found = select(uniform, np.full(6, 160), SelectionRule(keep=0.5, drop_weakest=0))
     assert neurons_of(found.kept) == [0, 1, 2, 3]
 
 
-def test_ties_of_rate_and_entropy_are_not_broken_by_the_order_of_classes():
+def test_select_does_not_break_ties_by_the_order_of_classes():
     """24 neurons with the same four shares, each in another order."""
     shuffled = many(*itertools.permutations([1, 2, 3, 7]))
     found = select(shuffled, np.full(4, 10), SelectionRule(keep=0.25, drop_weakest=0))
@@ -242,7 +243,7 @@ def test_ties_of_rate_and_entropy_are_not_broken_by_the_order_of_classes():
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0.01, 369), (0.02, 737), (0.9, 33_178), (1.0, 35_021)])
-def test_number_kept_of_vit_base(keep, kept):
+def test_select_keeps_an_exact_number_of_vit_base(keep, kept):
     """Of 12 x 3072 = 36,864: round(368.64), round(737.28), round(33,177.6), all but the weakest round(1843.2)."""
     active_tokens = np.random.default_rng(0).integers(1, 101, (3, 12, 3072))
     found = select(active_tokens, np.full(3, 100), SelectionRule(keep=keep))
@@ -252,7 +253,7 @@ def test_number_kept_of_vit_base(keep, kept):
     assert (found.probability < found.probability_bar).sum() < round(0.95 * 3 * 36_864)
 
 
-def test_the_bar_must_be_exceeded():
+def test_select_needs_the_bar_to_be_exceeded():
     """The shares are 0 0 .1 .2 .3 .5 .5 .8 .8 .9: the 8th smallest is 0.8, which only 0.9 exceeds."""
     active_tokens = many((9, 0), (8, 0), (5, 5), (8, 1), (3, 2))
     found = select(active_tokens, np.array([10, 10]), SelectionRule(keep=0.4, drop_weakest=0.2, bar=0.8))
@@ -262,7 +263,7 @@ def test_the_bar_must_be_exceeded():
     assert found.aape_cutoff == 0
 
 
-def test_a_neuron_may_be_specific_to_several_classes():
+def test_select_may_give_a_neuron_several_classes():
     """The shares are 0 0 .1 .1 .1 .1 .1 .2 .7 .8 .9 1: the 6th smallest is 0.1. Neuron 2 has the highest entropy."""
     active_tokens = many((9, 7, 0), (0, 10, 2), (1, 1, 1), (1, 1, 8))
     found = select(active_tokens, np.full(3, 10), SelectionRule(keep=0.75, drop_weakest=0, bar=0.5))
@@ -271,7 +272,7 @@ def test_a_neuron_may_be_specific_to_several_classes():
     assert places(found.specific) == [(0, 0, 0), (1, 0, 0), (1, 0, 1), (2, 0, 1), (2, 0, 3)]
 
 
-def test_the_bar_counts_neurons_that_are_not_kept_too():
+def test_select_takes_the_bar_from_neurons_that_are_not_kept_too():
     """Of 16 shares eleven are 0, so the 8th smallest is 0; of the four kept neurons' shares alone it would be 0.5."""
     active_tokens = many(*[(0, 0)] * 4, (5, 0), (6, 0), (0, 5), (5, 5))
     found = select(active_tokens, np.array([10, 10]), SelectionRule(keep=0.5, drop_weakest=0, bar=0.5))
@@ -280,7 +281,7 @@ def test_the_bar_counts_neurons_that_are_not_kept_too():
     assert places(found.specific) == [(0, 0, 4), (0, 0, 5), (0, 0, 7), (1, 0, 6), (1, 0, 7)]
 
 
-def test_the_presets_differ_in_their_first_step():
+def test_select_by_presets_differs_in_the_first_step():
     """Neuron 0 has the lowest rate (7.5 %) and the only share above the bar (30 %)."""
     active_tokens = many((30, 0, 0, 0), *[(20, 20, 20, 20)] * 4)
     tokens = np.full(4, 100)
@@ -293,12 +294,12 @@ def test_the_presets_differ_in_their_first_step():
     assert places(lape.specific) == [(0, 0, 0)]
 
 
-def test_lape_keeps_fewer_where_fewer_exceed_the_bar():
+def test_select_by_lape_keeps_fewer_where_fewer_exceed_the_bar():
     active_tokens = many((30, 0, 0, 0), *[(20, 20, 20, 20)] * 4)
     assert neurons_of(select(active_tokens, np.full(4, 100), SelectionRule("lape", keep=1, bar=0.8)).kept) == [0]
 
 
-def test_lape_drops_nothing_for_its_rate():
+def test_select_by_lape_drops_nothing_for_its_rate():
     active_tokens = many((30, 0, 0, 0), *[(20, 20, 20, 20)] * 4)
     found = select(active_tokens, np.full(4, 100), SelectionRule("lape", keep=0.2, drop_weakest=1.0, bar=0.8))
     assert neurons_of(found.kept) == [0]
@@ -307,30 +308,30 @@ def test_lape_drops_nothing_for_its_rate():
 # --- the user's mistakes
 
 
-def test_defaults_are_the_papers():
+def test_selection_rule_defaults_are_the_papers():
     assert SelectionRule() == SelectionRule(preset="aape", keep=0.01, drop_weakest=0.05, bar=0.95)
 
 
-def test_an_unknown_preset_is_named():
+def test_selection_rule_names_an_unknown_preset():
     with pytest.raises(InputError, match=r"^preset must be one of aape, lape, got 'entropy'"):
         SelectionRule(preset="entropy")
 
 
 @pytest.mark.parametrize("option", ["keep", "drop_weakest", "bar"])
 @pytest.mark.parametrize("value", [-0.01, 1.01, 5.0, math.nan, math.inf])
-def test_rates_outside_0_to_1_are_refused(option, value):
+def test_selection_rule_refuses_fractions_outside_0_to_1(option, value):
     with pytest.raises(InputError, match=rf"^{option} must be .* 0 to 1, got {value}"):
         SelectionRule(**{option: value})
 
 
-def test_a_class_without_tokens_is_refused():
+def test_select_refuses_a_class_without_tokens():
     with pytest.raises(InputError, match=r"token in each.*\[10, 0\]"):
         select(np.zeros((2, 1, 3), int), np.array([10, 0]), SelectionRule())
     with pytest.raises(InputError, match="at least one class"):
         select(np.zeros((0, 1, 3), int), np.array([], int), SelectionRule())
 
 
-def test_a_fraction_that_rounds_to_none_keeps_none():
+def test_select_keeps_none_where_the_fraction_rounds_to_none():
     found = select(np.ones((2, 2, 3), int), np.array([10, 10]), SelectionRule())
     assert not found.kept.any()
     assert math.isnan(found.aape_cutoff)

@@ -46,8 +46,15 @@ def tiny_task(label_sets=None):
             LabelSet("emotion", ("ANG", "HAP", NOBODY, "other"), ((0,), (0,), (1,), (3,), ())),
             LabelSet("gender", ("F", "other"), ((0,), (1,), (), (), (0, 1))),
         )
-    return Task("tiny", Path("nowhere"), 1.0, tuple(f"{n}.wav" for n in range(5)), ("train",) * 4 + ("test",),
-                (1, 2, None, 3, 4), label_sets)  # fmt: skip
+    return Task(
+        "tiny",
+        Path("nowhere"),
+        1.0,
+        tuple(f"{n}.wav" for n in range(5)),
+        ("train",) * 4 + ("test",),
+        (1, 2, None, 3, 4),
+        label_sets,
+    )
 
 
 def tiny_counts(active=None, tokens=TOKENS, clips=CLIPS):
@@ -94,7 +101,7 @@ def neurons(activations):
 # --- activations.nc and top_clips.nc
 
 
-def test_counts_have_the_dimensions_types_and_coordinates_of_the_page(activations):
+def test_label_activations_has_the_dimensions_types_and_coordinates_of_the_page(activations):
     counts = activations.counts
     assert dict(counts.sizes) == {"class": 6, "layer": LAYERS, "neuron": NEURONS}
     types = {"active_tokens": np.int64, "sum": np.float64, "sum_squares": np.float64}
@@ -116,7 +123,7 @@ def test_counts_have_the_dimensions_types_and_coordinates_of_the_page(activation
     assert counts.attrs == {"task": "tiny", "threshold": 0.0}
 
 
-def test_counts_are_those_of_the_accumulator(activations):
+def test_label_activations_has_the_counts_of_the_accumulator(activations):
     totals, counts = tiny_counts().totals, activations.counts
     for name in (*COUNT_NAMES, "tokens", "clips"):
         np.testing.assert_array_equal(counts[name], getattr(totals, name)[:-1])
@@ -126,7 +133,7 @@ def test_counts_are_those_of_the_accumulator(activations):
     assert one["active_tokens"].values.tolist() == ACTIVE["gender", "other"]
 
 
-def test_top_clips_have_their_rank_last(activations):
+def test_label_activations_has_the_rank_of_top_clips_last(activations):
     top, totals = activations.top_clips, tiny_counts().totals.top
     assert set(top.data_vars) == {"clip", "active_share", "max_activation"}
     expected = {"clip": totals.clip, "active_share": totals.active_tokens / 100, "max_activation": totals.maximum}
@@ -140,7 +147,7 @@ def test_top_clips_have_their_rank_last(activations):
 # --- clips.csv
 
 
-def test_the_table_of_clips(activations, tmp_path):
+def test_label_activations_makes_the_table_of_clips(activations, tmp_path):
     write_csv(activations.clips, tmp_path / "clips.csv")
     assert (tmp_path / "clips.csv").read_text() == (
         "clip,file_name,split,fold,status,reason,samples,emotion,gender\n"
@@ -154,7 +161,7 @@ def test_the_table_of_clips(activations, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["status", "split", "clip", "samples"])
-def test_a_label_set_named_like_a_column_of_clips_overwrites_nothing(name, tmp_path):
+def test_label_activations_of_a_label_set_named_like_a_column_overwrites_nothing(name, tmp_path):
     """A table may have a label column `status`: it may be refused, but what became of the files must not be lost."""
     labels = LabelSet(name, ("bad", "good"), ((0,), (1,), (0,), (1,), (0,)))
     plain = tiny_task()
@@ -174,7 +181,7 @@ def test_a_label_set_named_like_a_column_of_clips_overwrites_nothing(name, tmp_p
 # --- scores.nc
 
 
-def test_scores_have_the_dimensions_and_types_of_the_page(neurons):
+def test_select_neurons_has_the_dimensions_and_types_of_the_page(neurons):
     scores = neurons.scores
     assert dict(scores.sizes) == {"label_set": 2, "layer": LAYERS, "neuron": NEURONS}
     for name in ("rate", "aape", "aape_normalised", "kept"):
@@ -185,7 +192,7 @@ def test_scores_have_the_dimensions_and_types_of_the_page(neurons):
         assert scores.attrs[name] == getattr(RULE, name)
 
 
-def test_scores_and_neurons_equal_the_slow_selection_of_each_label_set(activations, neurons):
+def test_select_neurons_equals_the_slow_selection_of_each_label_set(activations, neurons):
     counts = activations.counts
     for name in ("emotion", "gender"):
         chosen = (counts["label_set"] == name).values & (counts["tokens"] > 0).values
@@ -203,15 +210,17 @@ def test_scores_and_neurons_equal_the_slow_selection_of_each_label_set(activatio
             assert scores["rate"].values[place] == pytest.approx(float(expected.rate[place]), rel=1e-12)
         rows = neurons.neurons[neurons.neurons["label_set"] == name]
         labels = part["class"].values.tolist()
-        found = [(labels.index(label), *place) for label, *place in
-                 rows[["class", "layer", "neuron"]].itertuples(index=False)]  # fmt: skip
+        found = [
+            (labels.index(label), *place)
+            for label, *place in rows[["class", "layer", "neuron"]].itertuples(index=False)
+        ]
         assert found == expected.specific
         assert rows["probability"].tolist() == [float(expected.probability[place]) for place in expected.specific]
         row = neurons.coverage.set_index("label_set").loc[name].to_dict()
         assert row == pytest.approx(slow.coverage(expected.specific, expected.kept, len(labels)))
 
 
-def test_a_class_without_a_clip_is_left_out_of_the_classes_and_named(neurons):
+def test_select_neurons_leaves_out_a_class_without_a_clip_and_names_it(neurons):
     """Neuron (0, 0) answers to all three classes alike: ln 3, and not less for the class without a clip."""
     emotion = neurons.scores.sel(label_set="emotion")
     assert emotion["aape"].values[0, 0] == pytest.approx(math.log(3), abs=1e-12)
@@ -222,19 +231,19 @@ def test_a_class_without_a_clip_is_left_out_of_the_classes_and_named(neurons):
     assert neurons.coverage["classes"].tolist() == [3, 2]
 
 
-def test_no_class_is_skipped_where_all_have_clips():
+def test_select_neurons_skips_no_class_where_all_have_clips():
     counted = tiny_counts([[[1, 2, 3], [4, 5, 6]]] * 7, [10] * 7, [1] * 7)
     assert select_neurons(label_activations(counted, tiny_task()), RULE).scores.attrs["skipped_classes"] == ""
 
 
-def test_classes_with_clips_and_no_token_are_left_out_too():
+def test_select_neurons_leaves_out_classes_with_clips_and_no_token():
     """`--tokens sounding` may count no token of a class's clips."""
     counted = tiny_counts(tokens=[20, 10, 0, 10, 10, 10, 50], clips=[2, 1, 3, 1, 1, 1, 5])
     scores = select_neurons(label_activations(counted, tiny_task()), RULE).scores
     assert scores.attrs["skipped_classes"] == f"emotion:{NOBODY}"
 
 
-def test_a_label_set_without_a_token_is_an_error():
+def test_select_neurons_refuses_a_label_set_without_a_token():
     counted = tiny_counts(tokens=[0, 0, 0, 0, 10, 10, 50])
     with pytest.raises(InputError, match="'emotion' has no class with a counted token"):
         select_neurons(label_activations(counted, tiny_task()), RULE)
@@ -243,7 +252,7 @@ def test_a_label_set_without_a_token_is_an_error():
 # --- neurons.csv and coverage.csv
 
 
-def test_the_table_of_neurons_worked_out(neurons, tmp_path):
+def test_select_neurons_table_of_neurons_worked_out(neurons, tmp_path):
     """Three of six neurons are kept in each label set, and the bar is the middle one of all shares.
 
     Emotion: AAPE is 0 for (1, 2), the entropy of (1/3, 2/3) for (0, 2), and ln 3 for (0, 0) and, after it, (1, 1). Nine
@@ -277,7 +286,7 @@ def test_the_table_of_neurons_worked_out(neurons, tmp_path):
     assert (emotion["aape_normalised"] * math.log(3)).tolist() == pytest.approx(emotion["aape"].tolist(), abs=1e-12)
 
 
-def test_the_table_of_coverage_worked_out(neurons, tmp_path):
+def test_select_neurons_table_of_coverage_worked_out(neurons, tmp_path):
     write_csv(neurons.coverage, tmp_path / "coverage.csv")
     assert (tmp_path / "coverage.csv").read_text() == (
         "label_set,classes,covered,coverage,kept_neurons,mean_neurons_per_class,mean_classes_per_neuron\n"
@@ -286,7 +295,7 @@ def test_the_table_of_coverage_worked_out(neurons, tmp_path):
     )
 
 
-def test_coverage_counts_the_classes_without_a_neuron():
+def test_select_neurons_counts_classes_without_a_neuron_in_coverage():
     rule = SelectionRule(keep=1 / 6, drop_weakest=0, bar=0.5)
     coverage = select_neurons(label_activations(tiny_counts(), tiny_task()), rule).coverage
     assert coverage["kept_neurons"].tolist() == [1, 1]
@@ -294,13 +303,13 @@ def test_coverage_counts_the_classes_without_a_neuron():
     assert coverage["coverage"].tolist() == [1 / 3, 1 / 2]
 
 
-def test_one_name_in_two_label_sets_stays_two_classes(neurons):
+def test_select_neurons_keeps_one_name_in_two_label_sets_apart(neurons):
     other = neurons.neurons[neurons.neurons["class"] == "other"]
     assert other["label_set"].tolist() == ["emotion"] * 2 + ["gender"] * 2
     assert other["probability"].tolist() == [1.0, 0.6, 0.5, 0.7]
 
 
-def test_tables_are_sorted_by_label_set_even_if_the_task_is_not():
+def test_select_neurons_sorts_tables_by_label_set_even_if_the_task_does_not():
     emotion, gender = tiny_task().label_sets
     order = [4, 5, 0, 1, 2, 3, 6]
     counted = tiny_counts(np.array(list(ACTIVE.values()))[order], np.array(TOKENS)[order], np.array(CLIPS)[order])
@@ -312,7 +321,7 @@ def test_tables_are_sorted_by_label_set_even_if_the_task_is_not():
         xr.testing.assert_equal(swapped.scores.sel(label_set=name), straight.scores.sel(label_set=name))
 
 
-def test_octaves_are_in_the_order_of_numbers():
+def test_label_set_has_octaves_in_the_order_of_numbers():
     octaves = label_set("octave", [["10"], ["2"], ["-1"], ["2"], ["9"]])
     assert octaves.classes == ("-1", "2", "9", "10")
     active = np.zeros((5, LAYERS, NEURONS), int)
@@ -325,11 +334,14 @@ def test_octaves_are_in_the_order_of_numbers():
     assert list(zip(found["layer"], found["neuron"], strict=True)) == [(0, 0), (0, 1), (0, 2), (1, 0)]
 
 
-def test_a_label_set_of_one_class_beside_others():
+def test_select_neurons_of_a_label_set_of_one_class():
     """Its normalised AAPE is NaN throughout, which must not disturb the tables."""
     label_sets = (LabelSet("one", ("only",), ((0,),) * 5), LabelSet("two", ("x", "y"), ((0,), (1,)) * 2 + ((),)))
-    counted = tiny_counts([ACTIVE["gender", "F"], ACTIVE["gender", "F"], ACTIVE["gender", "other"],
-                           ACTIVE["all", "all"]], [10, 10, 10, 50], [1, 1, 1, 5])  # fmt: skip
+    counted = tiny_counts(
+        [ACTIVE["gender", "F"], ACTIVE["gender", "F"], ACTIVE["gender", "other"], ACTIVE["all", "all"]],
+        [10, 10, 10, 50],
+        [1, 1, 1, 5],
+    )
     found = select_neurons(label_activations(counted, tiny_task(label_sets)), RULE)
     one = found.neurons[found.neurons["label_set"] == "one"]
     assert len(one)
@@ -337,17 +349,26 @@ def test_a_label_set_of_one_class_beside_others():
     assert one["aape_normalised"].isna().all()
 
 
-def test_label_sets_without_a_specific_neuron():
+def test_select_neurons_of_label_sets_without_a_specific_neuron():
     """No share exceeds the highest: the table is empty but has its columns, and nothing is covered."""
     found = select_neurons(label_activations(tiny_counts(), tiny_task()), SelectionRule(keep=0.5, bar=1))
     assert len(found.neurons) == 0
-    assert list(found.neurons) == ["label_set", "class", "layer", "neuron", "probability", "aape", "aape_normalised",
-                                   "selector", "score"]  # fmt: skip
+    assert list(found.neurons) == [
+        "label_set",
+        "class",
+        "layer",
+        "neuron",
+        "probability",
+        "aape",
+        "aape_normalised",
+        "selector",
+        "score",
+    ]
     assert found.coverage["covered"].tolist() == [0, 0]
     assert found.coverage["mean_classes_per_neuron"].tolist() == [0.0, 0.0]
 
 
-def test_nothing_kept():
+def test_select_neurons_that_keeps_nothing():
     """1 % of six neurons is none: no neuron per class, and no number of classes per neuron."""
     found = select_neurons(label_activations(tiny_counts(), tiny_task()), SelectionRule())
     assert found.coverage["kept_neurons"].tolist() == [0, 0]
@@ -376,7 +397,7 @@ def odd_counts():
 
 
 @pytest.mark.parametrize("make", [lambda: (tiny_counts(), tiny_task()), lambda: (odd_counts(), odd_task())])
-def test_datasets_survive_a_file(make, tmp_path):
+def test_write_netcdf_keeps_datasets(make, tmp_path):
     activations = label_activations(*make(), {"task": "tiny", "threshold": 0.0, "label": "a,b", "empty": ""})
     scores = select_neurons(activations, RULE).scores
     for name, dataset in (("activations", activations.counts), ("top", activations.top_clips), ("scores", scores)):
@@ -395,7 +416,7 @@ def test_datasets_survive_a_file(make, tmp_path):
         assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
 
 
-def test_selection_from_a_file_is_selection_from_memory(tmp_path):
+def test_select_neurons_from_a_file_equals_that_from_memory(tmp_path):
     activations = label_activations(odd_counts(), odd_task())
     write_netcdf(activations.counts, tmp_path / "activations.nc")
     from_file, from_memory = (
@@ -406,18 +427,23 @@ def test_selection_from_a_file_is_selection_from_memory(tmp_path):
     xr.testing.assert_identical(from_file.scores, from_memory.scores)
 
 
-def test_the_files_are_netcdf4_that_others_can_read(activations, tmp_path):
+def test_write_netcdf_makes_netcdf4_that_other_programs_read(activations, tmp_path):
     write_netcdf(activations.counts, tmp_path / "activations.nc")
     with h5netcdf.File(tmp_path / "activations.nc") as file:
         assert set(file.dimensions) == {"class", "layer", "neuron"}
         assert file.variables["active_tokens"].dimensions == ("class", "layer", "neuron")
         assert file.variables["active_tokens"].dtype == np.int64
         assert [str(name) for name in np.asarray(file.variables["class"][:], str)] == [
-            "ANG", "HAP", NOBODY, "other", "F", "other",
-        ]  # fmt: skip
+            "ANG",
+            "HAP",
+            NOBODY,
+            "other",
+            "F",
+            "other",
+        ]
 
 
-def test_large_arrays_survive_a_file(tmp_path):
+def test_write_netcdf_keeps_large_arrays(tmp_path):
     random = np.random.default_rng(0)
     axes = ("class", "layer", "neuron")
     dataset = xr.Dataset(
@@ -430,7 +456,7 @@ def test_large_arrays_survive_a_file(tmp_path):
     xr.testing.assert_identical(read_netcdf(tmp_path / "large.nc"), dataset)
 
 
-def test_tables_survive_a_file(tmp_path):
+def test_write_csv_keeps_tables(tmp_path):
     found = select_neurons(label_activations(odd_counts(), odd_task()), SelectionRule(keep=1, drop_weakest=0, bar=0))
     write_csv(found.neurons, tmp_path / "neurons.csv")
     again = pd.read_csv(
@@ -443,7 +469,7 @@ def test_tables_survive_a_file(tmp_path):
     assert keys == sorted(set(keys))
 
 
-def test_missing_and_damaged_files_are_named(tmp_path):
+def test_read_netcdf_names_missing_and_damaged_files(tmp_path):
     with pytest.raises(InputError, match=r"none\.nc is missing"):
         read_netcdf(tmp_path / "none.nc")
     (tmp_path / "damaged.nc").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
@@ -451,7 +477,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         read_netcdf(tmp_path / "damaged.nc")
 
 
-def test_a_part_of_the_neurons_keeps_its_names(activations):
+def test_select_neurons_of_a_part_keeps_its_names(activations):
     """A dataset may be cut or transposed before selection: layers and neurons are those of its coordinates."""
     rule = SelectionRule(keep=1.0, drop_weakest=0.0, bar=0.1)
     whole = select_neurons(activations, rule)

@@ -44,7 +44,7 @@ def parse(expression):
         ("((ANG))", SETS["ANG"], ["ANG"]),
     ],
 )
-def test_expressions(expression, neurons, classes):
+def test_parse_neuron_set_worked_out(expression, neurons, classes):
     found = parse(expression)
     assert found.neurons == tuple(sorted(neurons))
     assert [name for _, name in found.classes] == classes
@@ -52,7 +52,7 @@ def test_expressions(expression, neurons, classes):
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_any_expression_is_what_pythons_sets_make_of_it(seed):
+def test_parse_neuron_set_equals_pythons_sets(seed):
     rng = random.Random(seed)
     names = "abcde"
     sets = {name: {(rng.randrange(2), rng.randrange(4)) for _ in range(5)} for name in names}
@@ -87,12 +87,12 @@ def test_any_expression_is_what_pythons_sets_make_of_it(seed):
         ("@set.csv", "files cannot be read here"),
     ],
 )
-def test_expressions_that_cannot_be_read(expression, message):
+def test_parse_neuron_set_refuses_what_cannot_be_read(expression, message):
     with pytest.raises(InputError, match=message):
         parse(expression)
 
 
-def test_empty_sets_and_neurons_out_of_range_are_refused():
+def test_require_neurons_refuses_empty_sets_and_neurons_out_of_range():
     with pytest.raises(InputError, match="'SAD' is empty"):
         require_neurons(parse("SAD"), (12, 768))
     assert require_neurons(parse("HAP"), (6, 7)) == parse("HAP")
@@ -108,7 +108,7 @@ def from_file(expression):
     return parse_neuron_set(expression, SPECIFIC, lambda source, part: read_neuron_set(source, part, tuple(SPECIFIC)))
 
 
-def test_a_table(tmp_path):
+def test_read_neuron_set_of_a_table(tmp_path):
     path = tmp_path / "my-neurons.csv"
     path.write_text("label_set,class,layer,neuron,probability\nemotion,ANG,3,4,0.5\nemotion,ANG,0,1,0.5\nx,y,3,4,0.1\n")
     assert from_file(f"@{path}").neurons == ((0, 1), (3, 4))
@@ -132,7 +132,7 @@ def test_a_table(tmp_path):
         from_file(f"@{tmp_path / 'nothing.csv'}")
 
 
-def test_evars_yaml_there_and_back(tmp_path):
+def test_read_neuron_set_of_what_write_evar_wrote(tmp_path):
     chosen, path = parse("ANG | HAP"), tmp_path / "set.yaml"
     write_evar(path, chosen, 0.5)
     assert yaml.safe_load(path.read_text()) == {"int_neurons": [[0, 1], [0, 2], [3, 4], [5, 6]], "int_gain": 0.5}
@@ -161,7 +161,7 @@ def test_evars_yaml_there_and_back(tmp_path):
         ("int_neurons: !!python/object/apply:os.system ['true']", "cannot be read as YAML"),
     ],
 )
-def test_yaml_that_holds_no_neuron_set(tmp_path, content, message):
+def test_read_neuron_set_refuses_yaml_without_a_neuron_set(tmp_path, content, message):
     path = tmp_path / "set.yaml"
     path.write_text(content)
     with pytest.raises(InputError, match=message):
@@ -186,14 +186,14 @@ def test_published_sets_ship_here():
         from_file("@masks.pth:0")
 
 
-def test_which_expressions_need_the_neurons_of_a_run():
+def test_names_a_class_where_the_neurons_of_a_run_are_needed():
     assert not names_a_class("@a.csv - (@b.csv | @cremad_ang_hap)")
     assert names_a_class("@a.csv - dog")
     assert names_a_class('"a dog"')
     assert not names_a_class("@a.csv:dog")
 
 
-def test_suites():
+def test_suite_sets_worked_out():
     sets, empty = suite_sets("classes", SPECIFIC)
     assert [found.name for found in sets] == ["ANG", "HAP", '"not so-good"', "gender:f", "speaker:f"]
     assert empty == ["SAD"]
@@ -210,11 +210,11 @@ def test_suites():
 @given(
     st.text(alphabet=st.characters(exclude_characters='"', codec="utf-8"), min_size=1).filter(lambda t: t.strip() == t)
 )
-def test_any_class_name_can_be_written(name):
+def test_class_name_is_read_back_whatever_the_class(name):
     specific = {("set", name): [(0, 1)], ("other", "plain"): []}
     assert parse_neuron_set(class_name("set", name, specific), specific).neurons == ((0, 1),)
 
 
-def test_pairs_are_sorted_and_each_once():
+def test_neuron_set_sorts_pairs_and_has_each_once():
     assert neuron_set("x", [(1, 0), (0, 5), (1, 0)]).neurons == ((0, 5), (1, 0))
     np.testing.assert_array_equal(neuron_set("x", []).pairs, np.zeros((0, 2)))

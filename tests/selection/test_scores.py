@@ -76,8 +76,10 @@ def test_d_prime_of_two_normal_distributions():
     rng = np.random.default_rng(1)
     one, other = rng.normal(2, 3, 200_000), rng.normal(0.5, 1, 200_000)
     values = np.concatenate([one, other])[:, None]
-    found = d_prime(*(np.array(part)[None] for part in sums(values, np.arange(400_000) < 200_000)),
-                    *sums(values, np.ones(400_000, bool)))  # fmt: skip
+    found = d_prime(
+        *(np.array(part)[None] for part in sums(values, np.arange(400_000) < 200_000)),
+        *sums(values, np.ones(400_000, bool)),
+    )
     assert found.item() == pytest.approx(1.5 / math.sqrt(5), abs=0.015)
 
 
@@ -94,7 +96,7 @@ def scored(draw):
 
 @settings(max_examples=80, deadline=None)
 @given(scored())
-def test_ranks_are_scikit_learns_with_ties_and_several_classes(case):
+def test_rank_scores_are_scikit_learns_with_ties_and_several_classes(case):
     shares, members = case
     found = rank_scores(shares, members)
     for one, neuron in np.ndindex(found[0].shape):
@@ -107,7 +109,7 @@ def test_ranks_are_scikit_learns_with_ties_and_several_classes(case):
         assert found[1][one, neuron] == pytest.approx(average_precision_score(own, shares[:, neuron]), abs=1e-12)
 
 
-def test_ranks_of_many_clips_are_scikit_learns_and_mann_whitneys():
+def test_rank_scores_of_many_clips_are_scikit_learns_and_mann_whitneys():
     rng = np.random.default_rng(0)
     tokens = rng.integers(100, 160, 900)
     shares = (rng.binomial(tokens[:, None], rng.uniform(0.01, 0.3, 4), (900, 4)) / tokens[:, None]).astype(np.float32)
@@ -129,7 +131,7 @@ def test_ranks_of_many_clips_are_scikit_learns_and_mann_whitneys():
     np.testing.assert_allclose(opposite, 1 - auroc, atol=1e-12)
 
 
-def test_ranks_by_hand():
+def test_rank_scores_by_hand():
     """Shares 3 2 2 1, of class at 2 (one of two), 1: beats half + 0 of (3, 2); precision 1/3 and 2/4."""
     auroc, precision = rank_scores(np.array([[3.0], [2.0], [2.0], [1.0]]), np.array([[False], [True], [False], [True]]))
     assert auroc.item() == 0.5 / 4
@@ -151,7 +153,7 @@ def test_ranks_by_hand():
     ),
     st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0]),
 )
-def test_the_best_of_each_class_are_those_of_a_loop(score, keep):
+def test_best_of_each_class_equals_a_loop(score, keep):
     found = best_of_each_class(score, keep)
     for values, chosen in zip(score, found, strict=True):
         flat = values.ravel().tolist()
@@ -160,7 +162,7 @@ def test_the_best_of_each_class_are_those_of_a_loop(score, keep):
         assert np.flatnonzero(chosen).tolist() == expected
 
 
-def test_a_score_that_is_lowest_may_be_chosen_but_nan_is_not():
+def test_best_of_each_class_may_be_the_lowest_score_but_not_nan():
     score = np.array([[[np.nan, -np.inf, -2.0, np.nan]]])
     assert best_of_each_class(score, 1.0).ravel().tolist()[0::3] == [False, False]
     assert best_of_each_class(score, 0.25).ravel().tolist() == [False, False, True, False]
@@ -196,7 +198,7 @@ def test_agreement_is_spearmans_within_classes():
     assert np.isnan(nothing[0]["jaccard"])
 
 
-def test_ranks_need_a_few_times_the_memory_of_the_shares():
+def test_rank_scores_need_a_few_times_the_memory_of_the_shares():
     shares = np.random.default_rng(0).random((500, 400)).astype(np.float32)
     members = np.eye(5, dtype=bool)[np.arange(500) % 5]
     tracemalloc.start()

@@ -49,7 +49,7 @@ def random_breadth_one(drawn):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_chance_is_that_of_every_way_to_draw_the_classes_of_every_neuron(seed):
+def test_breadth_overlap_matches_enumeration(seed):
     rng = np.random.default_rng(seed)
     sets = some_sets(4, 4, rng)
     sets[:, 0] = np.arange(4) == seed  # a neuron of one class, whose probabilities are the odds
@@ -84,7 +84,7 @@ def test_chance_is_that_of_every_way_to_draw_the_classes_of_every_neuron(seed):
 
 @settings(max_examples=60, deadline=None)
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=st.booleans()))
-def test_breadths_hold_and_pairs_of_classes_add_up(sets):
+def test_random_classes_keep_breadths_and_their_pairs_add_up(sets):
     drawn = random_classes(sets)
     breadth = sets.sum(axis=0)
     assert ((drawn.kind >= 0) == (breadth > 0)).all()
@@ -103,12 +103,12 @@ def sizes_of(drawn):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sizes_are_met(seed):
+def test_random_classes_meet_sizes(seed):
     sets = some_sets(12, 80, np.random.default_rng(seed))
     np.testing.assert_allclose(sizes_of(random_classes(sets)), sets.sum(axis=1), rtol=1e-5)
 
 
-def test_sizes_are_met_where_most_neurons_have_every_class():
+def test_random_classes_meet_sizes_where_most_neurons_have_every_class():
     """3,500 neurons of both classes say nothing of the odds, which the 186 others do, of whom 2 have the first."""
     sets = np.ones((2, 3686), bool)
     sets[0, 3502:] = sets[1, 3500:3502] = False
@@ -119,13 +119,13 @@ def test_sizes_are_met_where_most_neurons_have_every_class():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 6), st.integers(1, 30), st.integers(0, 1000))
-def test_sizes_are_met_where_a_class_has_every_neuron_or_hardly_any(classes, neurons, seed):
+def test_random_classes_meet_sizes_where_a_class_has_every_neuron_or_hardly_any(classes, neurons, seed):
     rng = np.random.default_rng(seed)
     sets = rng.random((classes, neurons)) < rng.choice([0, 0.03, 0.5, 1], classes)[:, None]
     np.testing.assert_allclose(sizes_of(random_classes(sets)), sets.sum(axis=1), rtol=1e-5, atol=1e-9)
 
 
-def test_classes_of_one_size_are_alike():
+def test_random_classes_of_one_size_are_alike():
     """Every neuron has two of four classes, every class half of the neurons."""
     sets = np.array([[one in pair for pair in itertools.combinations(range(4), 2)] for one in range(4)])
     drawn = random_classes(sets)
@@ -133,7 +133,7 @@ def test_classes_of_one_size_are_alike():
     np.testing.assert_allclose(drawn.has_both[0][~np.eye(4, dtype=bool)], 2 / 4 * 1 / 3, rtol=1e-12)
 
 
-def test_neurons_of_every_class_say_nothing():
+def test_breadth_overlap_of_neurons_of_every_class_says_nothing():
     everything = np.ones((3, 5), bool)
     drawn = random_classes(everything)
     expected, p_value = breadth_overlap(overlap(everything, everything).shared, drawn, drawn)
@@ -147,7 +147,7 @@ def test_neurons_of_every_class_say_nothing():
         assert (p_value == 1).all()
 
 
-def test_many_classes_are_drawn_with_float64s_precision():
+def test_random_classes_of_many_classes_have_float64s_precision():
     """527 classes as in AudioSet: probabilities that two are drawn add up."""
     sets = some_sets(527, 40, np.random.default_rng(0))
     drawn = random_classes(sets)
@@ -159,7 +159,7 @@ def test_many_classes_are_drawn_with_float64s_precision():
 
 
 @pytest.mark.parametrize("within", [True, False])
-def test_p_values_of_sets_drawn_at_random_reach_a_level_no_more_often(within):
+def test_breadth_overlap_of_random_sets_reaches_a_level_no_more_often(within):
     """They reach it less often, since the sizes vary in the random sets that they are compared with."""
     rng = np.random.default_rng(5)
     weights, breadths = rng.uniform(0.3, 1, 8), rng.integers(1, 5, 60)
@@ -216,7 +216,7 @@ def spoken_digits(rng, neurons=400):
     return sets("speaker", voice), sets("digit", digit), sets("accent", accent)
 
 
-def test_accents_share_with_their_speakers_and_digits_with_no_one():
+def test_share_finds_accents_with_their_speakers_and_digits_alone():
     own = {(f"speaker {speaker}", f"accent {accent}") for speaker, accent in enumerate(ACCENT)}
     for seed in range(5):
         speaker, digit, accent = spoken_digits(np.random.default_rng(seed))
@@ -232,7 +232,7 @@ def test_accents_share_with_their_speakers_and_digits_with_no_one():
         assert (table.loc[[("digit", "accent")]]["q_by_breadth"] > 0.05).all()
 
 
-def test_a_pair_in_particular_is_found_among_broad_neurons():
+def test_share_finds_a_pair_among_broad_neurons():
     rng = np.random.default_rng(0)
     speaker, digit, _ = spoken_digits(rng)
     digit.specific[3] |= speaker.specific[2]
@@ -242,14 +242,18 @@ def test_a_pair_in_particular_is_found_among_broad_neurons():
 
 
 @pytest.mark.skipif(not FSDD.exists(), reason="real audio, which is not part of the repository")
-def test_real_speakers_share_with_their_accents_and_digits_with_no_one(tmp_path):
+def test_share_finds_real_speakers_with_their_accents_and_digits_alone(tmp_path):
     """FSDD with the shipped encoder: whatever two classes are found to share in particular belongs together."""
     run_activations(
         ActivationsOptions(
-            encoder="m2d_tiny", task=str(FSDD), data=FSDD.parent, label="digit,speaker,accent", unit_seconds=1.0,
+            encoder="m2d_tiny",
+            task=str(FSDD),
+            data=FSDD.parent,
+            label="digit,speaker,accent",
+            unit_seconds=1.0,
             run=tmp_path / "run",
         )
-    )  # fmt: skip
+    )
     run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape"))
     table = run_share(ShareOptions(run=tmp_path / "run")).table.set_index(["label_set_a", "label_set_b"])
     rows = pd.read_csv(FSDD)
@@ -262,7 +266,7 @@ def test_real_speakers_share_with_their_accents_and_digits_with_no_one(tmp_path)
     assert set(zip(found["class_a"], found["class_b"], strict=True)) <= own
 
 
-def test_octaves_of_one_set_of_notes_share_with_those_of_another(tmp_path):
+def test_share_finds_octaves_of_one_set_of_notes_with_those_of_another(tmp_path):
     """The shipped encoder on synthesised notes of other instruments: the ends of the range find each other."""
     for task in ("notes", "notes2"):
         run = tmp_path / task

@@ -71,7 +71,7 @@ def leaves(tree, classes):
     return [found[classes + number] for number in range(classes - 1)]
 
 
-def test_clusters_are_those_of_average_linkage_and_stand_together():
+def test_cluster_is_average_linkage_and_puts_similar_classes_together():
     rng = np.random.default_rng(0)
     for _ in range(5):
         mask = rng.random((6, 2, 60)) < rng.uniform(0.2, 0.6, (6, 1, 1))
@@ -97,7 +97,7 @@ def test_clusters_are_those_of_average_linkage_and_stand_together():
         assert length(order) <= np.quantile(lengths, 0.25)  # SciPy's order is not always the best
 
 
-def test_few_classes_and_classes_without_neurons_are_clustered():
+def test_cluster_of_few_classes_and_of_classes_without_neurons():
     none = np.zeros((5, 1, 4), bool)
     assert sorted(cluster(none)) == [0, 1, 2, 3, 4]
     assert cluster(none[:2]) == [0, 1]
@@ -110,7 +110,7 @@ def test_few_classes_and_classes_without_neurons_are_clustered():
 # --- strata
 
 
-def test_strata_are_fifths_of_the_rates_within_a_layer():
+def test_rate_strata_are_fifths_of_the_rates_within_a_layer():
     rng = np.random.default_rng(0)
     rates = rng.random((2, 3, 20))
     rates[0, :, :6] = 0.0  # ties
@@ -141,7 +141,7 @@ def placements(sizes, strata):
 
 
 @pytest.mark.parametrize(("size_a", "size_b"), [((2, 1), (1, 2)), ((0, 2), (2, 2)), ((3, 1), (2, 1)), ((2, 0), (0, 1))])
-def test_chance_is_the_share_of_all_pairs_of_sets(size_a, size_b):
+def test_chance_overlap_matches_enumeration(size_a, size_b):
     strata = [0, 1, 0, 1, 1, 0, 0, 1]
     ways_a, ways_b = placements(size_a, strata), placements(size_b, strata)
     shared = [len(a & b) for a in ways_a for b in ways_b]
@@ -158,7 +158,7 @@ def test_chance_is_the_share_of_all_pairs_of_sets(size_a, size_b):
     assert len(seen) > 1 or max(shared) == 0
 
 
-def test_chance_in_one_stratum_is_scipys_hypergeometric():
+def test_chance_overlap_in_one_stratum_is_scipys_hypergeometric():
     rng = np.random.default_rng(0)
     a, b = (rng.random((3, 12, 3072)) < rate for rate in (0.01, 0.003))
     b[0] = a[0] & (rng.random((12, 3072)) < 0.2)
@@ -172,7 +172,7 @@ def test_chance_in_one_stratum_is_scipys_hypergeometric():
     assert p_value[1:, 1:].min() > 1e-4
 
 
-def test_chance_over_strata_is_that_of_simulation():
+def test_chance_overlap_over_strata_matches_simulation():
     """5,000 random sets with the same number in each stratum; shares are known to 0.007."""
     rng = np.random.default_rng(3)
     rate_a, rate_b = rng.random((2, 2, 100))
@@ -192,7 +192,7 @@ def test_chance_over_strata_is_that_of_simulation():
     assert p_value.item() == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 5000))
 
 
-def test_chance_p_values_of_random_sets_reach_a_level_as_often_as_they_may():
+def test_chance_overlap_of_random_sets_reaches_a_level_as_often_as_it_may():
     rng = np.random.default_rng(4)
     strata = rate_strata(rng.random((2, 60)), rng.random((2, 60)), bins=2)
     p = []
@@ -205,7 +205,7 @@ def test_chance_p_values_of_random_sets_reach_a_level_as_often_as_they_may():
         assert level / 4 < share.mean() < level + 3 * share.std(ddof=1) / math.sqrt(30)
 
 
-def test_an_empty_set_shares_nothing():
+def test_chance_overlap_of_an_empty_set_is_nothing():
     some = np.zeros((2, 2, 3), bool)
     some[1, 0, 0] = True
     expected, p_value = chance_overlap(some, some, np.zeros((2, 3), int))

@@ -26,12 +26,15 @@ def sharing():
     return share([one, other], [sets_of("voice", "runs/two", 1, empty=(0,))])
 
 
-def test_heatmaps_hold_what_the_table_says(sharing):
+def test_sharing_heatmaps_hold_what_the_table_says(sharing):
     heatmaps = sharing_heatmaps(sharing)
     assert list(heatmaps) == [
-        "sharing-digit", "sharing-digit-voice", "sharing-digit-voice-of-two", "sharing-voice",
+        "sharing-digit",
+        "sharing-digit-voice",
+        "sharing-digit-voice-of-two",
+        "sharing-voice",
         "sharing-voice-voice-of-two",
-    ]  # fmt: skip
+    ]
     table = sharing.table.set_index(["label_set_a", "run_b", "label_set_b", "class_a", "class_b"])
     keys = {
         "sharing-digit": ("digit/../..", "runs/one", "digit/../.."),
@@ -55,7 +58,7 @@ def test_heatmaps_hold_what_the_table_says(sharing):
     assert list(heatmaps["sharing-voice-voice-of-two"].jaccard.columns) == list(NAMES[1:])
 
 
-def test_rows_and_columns_stand_as_the_dendrograms_say(sharing):
+def test_sharing_heatmaps_have_rows_and_columns_in_the_order_of_the_dendrograms(sharing):
     for heatmap in sharing_heatmaps(sharing).values():
         for tree, names in zip(heatmap.trees, (heatmap.jaccard.index, heatmap.jaccard.columns), strict=True):
             if tree is not None:
@@ -69,7 +72,7 @@ def test_rows_and_columns_stand_as_the_dendrograms_say(sharing):
     assert first[1] - first[0] == 1
 
 
-def test_the_figure_is_drawn(sharing, tmp_path):
+def test_draw_sharing_writes_figures_and_their_data(sharing, tmp_path):
     paths = draw_sharing(sharing, tmp_path / "figures")
     assert len(paths) == 5
     for path in paths:
@@ -84,7 +87,7 @@ def test_the_figure_is_drawn(sharing, tmp_path):
     assert len(list((tmp_path / "figures").iterdir())) == 15
 
 
-def test_leaves_stand_at_their_cells(sharing):
+def test_draw_heatmap_has_leaves_at_their_cells(sharing):
     heatmap = sharing_heatmaps(sharing)["sharing-digit"]
     figure = draw_heatmap(heatmap)
     cells, left, top = figure.axes[:3]
@@ -96,7 +99,7 @@ def test_leaves_stand_at_their_cells(sharing):
         assert set(range(classes)) <= set(ends.tolist())
 
 
-def test_without_matplotlib_it_is_asked_for(sharing, tmp_path, monkeypatch):
+def test_draw_sharing_asks_for_matplotlib(sharing, tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -104,7 +107,7 @@ def test_without_matplotlib_it_is_asked_for(sharing, tmp_path, monkeypatch):
         draw_sharing(sharing, tmp_path)
 
 
-def test_one_class_and_no_neurons_are_no_figure(tmp_path):
+def test_draw_sharing_of_one_class_and_of_no_neurons(tmp_path):
     nothing = sets_of("voice", "run", 0, empty=range(len(NAMES)))
     assert draw_sharing(share([nothing]), tmp_path) == []
     single = sets_of("voice", "run", 0, empty=range(1, len(NAMES)))

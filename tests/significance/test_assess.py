@@ -56,10 +56,16 @@ def folder(tmp_path_factory):
 def count(folder, run, encoder="one", label="label,loud", tokens="sounding", **more):
     return run_activations(
         ActivationsOptions(
-            encoder=str(folder / encoder), task=str(folder / "data" / "task.csv"), run=run, label=label,
-            unit_seconds=SECONDS, batch_size=8, tokens=tokens, **more,
+            encoder=str(folder / encoder),
+            task=str(folder / "data" / "task.csv"),
+            run=run,
+            label=label,
+            unit_seconds=SECONDS,
+            batch_size=8,
+            tokens=tokens,
+            **more,
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def done(folder, tmp_path_factory):
     return run, run_neurons(NeuronsOptions(run=run, preset="lape", keep=0.1, **FEW))
 
 
-def test_the_tables_gain_their_columns(done):
+def test_run_neurons_adds_columns_of_certainty(done):
     run, neurons = done
     table = pd.read_csv(run / "neurons.csv")
     assert table.columns[-3:].tolist() == ["p_value", "q_value", "stability"]
@@ -112,7 +118,7 @@ def test_the_tables_gain_their_columns(done):
     assert agreement["rank_correlation"].between(-1, 1).all()
 
 
-def test_the_clips_counts_are_grouped_as_the_table_says(done, folder):
+def test_read_clips_groups_them_as_the_table_says(done, folder):
     run, _ = done
     counts = read_netcdf(run / "activations.nc")
     clips = read_clips(Run(run), counts)
@@ -125,7 +131,7 @@ def test_the_clips_counts_are_grouped_as_the_table_says(done, folder):
     assert len(find_units(clips.members[:, :3], clips.sources, clips.folds).stratum) == 12
 
 
-def test_the_same_seed_gives_the_same_and_another_does_not(done, tmp_path):
+def test_run_neurons_repeats_with_the_same_seed_only(done, tmp_path):
     run, _ = done
     shutil.copytree(run, tmp_path / "copy")
     before = {name: (run / name).read_bytes() for name in ("neurons.csv", "coverage.csv")}
@@ -136,7 +142,7 @@ def test_the_same_seed_gives_the_same_and_another_does_not(done, tmp_path):
 
 
 @pytest.mark.parametrize("selector", ["probability", "class_selectivity", "d_prime", "auroc", "average_precision"])
-def test_other_selectors_give_every_class_its_best(done, tmp_path, selector):
+def test_run_neurons_by_other_selectors_gives_every_class_its_best(done, tmp_path, selector):
     shutil.copytree(done[0], tmp_path / "run")
     neurons = run_neurons(NeuronsOptions(run=tmp_path / "run", selector=selector, keep=0.05, **FEW))
     table = pd.read_csv(tmp_path / "run" / "neurons.csv")
@@ -154,7 +160,7 @@ def test_other_selectors_give_every_class_its_best(done, tmp_path, selector):
     assert table["p_value"].notna().all()
 
 
-def test_without_the_clips_counts_there_is_no_p_value(folder, tmp_path):
+def test_run_neurons_without_clip_counts_has_no_p_values(folder, tmp_path):
     count(folder, tmp_path / "run")
     for nothing in ({}, {"permutations": 0, "resamples": 0, "splits": 0}):
         run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **nothing))
@@ -202,7 +208,7 @@ def damage(run, how):
 
 
 @pytest.mark.parametrize("how", ["cut off", "other clips", "another run", "no array", "missing"])
-def test_a_store_that_is_not_of_the_run_is_told(done, tmp_path, how, capsys):
+def test_read_clips_refuses_a_store_of_another_run(done, tmp_path, how, capsys):
     shutil.copytree(done[0], tmp_path / "run")
     damage(tmp_path / "run", how)
     assert main(["neurons", "--run", str(tmp_path / "run")]) == 2
@@ -215,7 +221,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, StoppedError])
-def test_permutations_that_were_stopped_go_on(done, tmp_path, monkeypatch, stop):
+def test_assess_resumes_permutations_that_were_stopped(done, tmp_path, monkeypatch, stop):
     """Ctrl-C and a kill between two batches of the second label set; the tables are those of the run in one go."""
     shutil.copytree(done[0], tmp_path / "run")
     options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, save_minutes=1e-9, **FEW)
@@ -249,7 +255,7 @@ def test_permutations_that_were_stopped_go_on(done, tmp_path, monkeypatch, stop)
         np.testing.assert_array_equal(scores[name], expected[name])
 
 
-def test_a_damaged_state_of_permutations_is_told(done, tmp_path, monkeypatch):
+def test_assess_refuses_a_damaged_state_of_permutations(done, tmp_path, monkeypatch):
     shutil.copytree(done[0], tmp_path / "run")
     options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
     stop_after_permutations(options, monkeypatch)
@@ -259,7 +265,7 @@ def test_a_damaged_state_of_permutations_is_told(done, tmp_path, monkeypatch):
         run_neurons(options)
 
 
-def test_too_few_permutations_for_a_single_pair_are_told(done, tmp_path, capsys):
+def test_run_neurons_says_when_permutations_are_too_few_for_a_pair(done, tmp_path, capsys):
     shutil.copytree(done[0], tmp_path / "run")
     few = ["--resamples", "0", "--splits", "0", "--preset", "lape"]
     for permutations, told in ((1, True), (200, False)):
@@ -271,7 +277,7 @@ def test_too_few_permutations_for_a_single_pair_are_told(done, tmp_path, capsys)
     assert coverage.loc["label", "pairs_needed"] <= 8 * 3 / (200 * 0.05) + 1
 
 
-def test_sharing_within_a_run_and_with_others(done, folder, tmp_path, capsys):
+def test_run_share_within_a_run_and_with_others(done, folder, tmp_path, capsys):
     shutil.copytree(done[0], tmp_path / "run")
     count(folder, tmp_path / "other", "other", label="label")
     run_neurons(NeuronsOptions(run=tmp_path / "other", preset="lape", keep=0.1))
@@ -328,14 +334,18 @@ def test_sharing_within_a_run_and_with_others(done, folder, tmp_path, capsys):
         run_share(ShareOptions(run=tmp_path / "run", with_=(tmp_path / "nowhere",)))
 
 
-def test_one_recording_a_class_is_not_tested(folder, tmp_path, capsys):
+def test_run_neurons_does_not_test_classes_of_one_recording(folder, tmp_path, capsys):
     rows = (folder / "data" / "task.csv").read_text().splitlines()
     rows = [rows[0], *(",".join([*row.split(",")[:3], f"of-{row.split(',')[1]}", "train"]) for row in rows[1:])]
     (folder / "data" / "few.csv").write_text("\n".join(rows) + "\n")
     options = ActivationsOptions(
-        encoder=str(folder / "one"), task=str(folder / "data" / "few.csv"), run=tmp_path / "run", unit_seconds=SECONDS,
-        keep_clips=True, batch_size=8,
-    )  # fmt: skip
+        encoder=str(folder / "one"),
+        task=str(folder / "data" / "few.csv"),
+        run=tmp_path / "run",
+        unit_seconds=SECONDS,
+        keep_clips=True,
+        batch_size=8,
+    )
     run_activations(options)
     assert main(["neurons", "--run", str(tmp_path / "run"), "--preset", "lape", "--keep", "0.1"]) == 0
     assert "label: 3 of 3 classes were not tested. They have fewer than two recordings" in capsys.readouterr().out
@@ -344,7 +354,7 @@ def test_one_recording_a_class_is_not_tested(folder, tmp_path, capsys):
     assert table["p_value"].isna().all()
 
 
-def test_numbers_of_draws_are_checked(done):
+def test_certainty_options_refuse_negative_numbers(done):
     with pytest.raises(InputError, match="permutations must be a whole number, at least 0, got -1"):
         run_neurons(dataclasses.replace(NeuronsOptions(run=done[0]), permutations=-1))
 
@@ -364,7 +374,7 @@ def test_dissect_tells_a_mistake_before_it_counts(folder, tmp_path, capsys, opti
     assert not (tmp_path / "run").exists()
 
 
-def test_sharing_of_other_selectors_is_not_compared_with_labels_that_selected_nothing(done, tmp_path):
+def test_run_share_does_not_compare_other_selectors_with_permuted_labels(done, tmp_path):
     shutil.copytree(done[0], tmp_path / "run")
     neurons = run_neurons(NeuronsOptions(run=tmp_path / "run", selector="auroc", keep=0.05, **FEW))
     assert set(run_share(ShareOptions(run=tmp_path / "run")).table["null"]) == {"layer and rate"}
@@ -372,11 +382,13 @@ def test_sharing_of_other_selectors_is_not_compared_with_labels_that_selected_no
     assert "pairs" not in null
     assert null["highest"].shape == (2, FEW["permutations"])
     assert {name: neurons.scores.attrs[name] for name in ("permutations", "resamples", "splits")} == {
-        "permutations": FEW["permutations"], "resamples": 0, "splits": 0,
-    }  # fmt: skip
+        "permutations": FEW["permutations"],
+        "resamples": 0,
+        "splits": 0,
+    }
 
 
-def test_intervals_and_stability_do_not_need_each_other(done, tmp_path):
+def test_assess_draws_intervals_and_stability_independently(done, tmp_path):
     shutil.copytree(done[0], tmp_path / "run")
     one, other = "coverage_low", "split_half_jaccard"
     for name, column, missing in (("splits", one, other), ("resamples", other, one)):
@@ -398,7 +410,7 @@ def stop_after_permutations(options, monkeypatch):
             run_neurons(options)
 
 
-def test_permutations_of_other_counts_are_not_gone_on_from(done, tmp_path, monkeypatch):
+def test_assess_does_not_resume_permutations_of_other_counts(done, tmp_path, monkeypatch):
     """Stopped after its permutations; then the counts become others, of the same clips, encoder and options."""
     shutil.copytree(done[0], tmp_path / "run")
     options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
@@ -413,7 +425,7 @@ def test_permutations_of_other_counts_are_not_gone_on_from(done, tmp_path, monke
     assert read == [False, False]
 
 
-def test_more_permutations_than_asked_for_are_not_used(done, tmp_path, monkeypatch):
+def test_assess_does_not_use_more_permutations_than_asked_for(done, tmp_path, monkeypatch):
     shutil.copytree(done[0], tmp_path / "run")
     options = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
 
@@ -431,9 +443,14 @@ def test_recordings_are_those_that_the_table_tells_now(folder, tmp_path):
     columns = [row.split(",") for row in rows.splitlines()]
     table.write_text("\n".join(",".join([*row[:3], row[4]]) for row in columns) + "\n")
     options = ActivationsOptions(
-        encoder=str(folder / "one"), task=str(table), run=tmp_path / "run", label="label", unit_seconds=SECONDS,
-        batch_size=8, keep_clips=True,
-    )  # fmt: skip
+        encoder=str(folder / "one"),
+        task=str(table),
+        run=tmp_path / "run",
+        label="label",
+        unit_seconds=SECONDS,
+        batch_size=8,
+        keep_clips=True,
+    )
     neurons = NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **FEW)
     run_activations(options)
     assert run_neurons(neurons).coverage["units"].tolist() == [CLIPS]
@@ -445,17 +462,23 @@ def test_recordings_are_those_that_the_table_tells_now(folder, tmp_path):
     assert "neurons" in Run(tmp_path / "run").stages()
 
 
-def test_silent_clips_take_no_part(folder, tmp_path):
+def test_run_neurons_leaves_silent_clips_out(folder, tmp_path):
     """With sounding tokens a silent clip has none; its recording is of one unit less."""
     shutil.copytree(folder / "data", tmp_path / "data")
     for clip in (0, 1, 2, 5):
         soundfile.write(tmp_path / "data" / f"{clip}.wav", np.zeros(3200), 16000)
     run_activations(
         ActivationsOptions(
-            encoder=str(folder / "one"), task=str(tmp_path / "data" / "task.csv"), run=tmp_path / "run", label="label",
-            unit_seconds=SECONDS, batch_size=8, keep_clips=True, tokens="sounding",
+            encoder=str(folder / "one"),
+            task=str(tmp_path / "data" / "task.csv"),
+            run=tmp_path / "run",
+            label="label",
+            unit_seconds=SECONDS,
+            batch_size=8,
+            keep_clips=True,
+            tokens="sounding",
         )
-    )  # fmt: skip
+    )
     counts = read_netcdf(tmp_path / "run" / "activations.nc")
     clips = read_clips(Run(tmp_path / "run"), counts)
     assert np.flatnonzero(clips.tokens == 0).tolist() == [0, 1, 2, 5]
@@ -465,7 +488,7 @@ def test_silent_clips_take_no_part(folder, tmp_path):
     assert neurons.coverage["units"].tolist() == [11]
 
 
-def test_files_of_other_runs_and_selections_are_not_mixed(done, folder, tmp_path):
+def test_run_share_does_not_mix_files_of_other_runs_and_selections(done, folder, tmp_path):
     count(folder, tmp_path / "other", "other", keep_clips=True)
     run_neurons(NeuronsOptions(run=tmp_path / "other", preset="lape", keep=0.1, **FEW))
     for name in ("scores.nc", "permutations.nc"):
@@ -479,7 +502,7 @@ def test_files_of_other_runs_and_selections_are_not_mixed(done, folder, tmp_path
         run_share(ShareOptions(run=tmp_path / "mixed"))
 
 
-def test_a_run_is_compared_with_others_once(done, tmp_path, capsys):
+def test_run_share_compares_a_run_with_others_once(done, tmp_path, capsys):
     shutil.copytree(done[0], tmp_path / "run")
     shutil.copytree(done[0], tmp_path / "copy")
     run, copy = tmp_path / "run", tmp_path / "copy"
@@ -490,7 +513,7 @@ def test_a_run_is_compared_with_others_once(done, tmp_path, capsys):
     assert "--with was given twice" in capsys.readouterr().err
 
 
-def test_scores_name_their_classes_without_the_clips_counts_too(folder, tmp_path):
+def test_run_neurons_names_classes_of_scores_without_clip_counts_too(folder, tmp_path):
     count(folder, tmp_path / "run")
     run_neurons(NeuronsOptions(run=tmp_path / "run"))
     scores, counts = (read_netcdf(tmp_path / "run" / name) for name in ("scores.nc", "activations.nc"))

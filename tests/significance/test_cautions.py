@@ -104,7 +104,7 @@ def coverage_of(**columns):
         ({"classes_untested": [3, 0]}, {}, "a: 3 of 4 classes were not tested. They have fewer than two recordings"),
         ({"fixed_clips": [0.5, 0.75]}, {}, "b: the labels of 75% of the clips could not be exchanged"),
     ],
-)  # fmt: skip
+)
 def test_selection_cautions(coverage, rule, found):
     told = selection_cautions(coverage_of(**coverage), AAPE | rule)
     assert len(told) == (found is not None)
@@ -158,31 +158,53 @@ def noise_run(folder, recordings=None):
     sources = names if recordings is None else [f"r{source}" for source in recording]
     record = {
         "options": {"label": ["label"], "split": "train", "tokens": "all", "keep_clips": True},
-        "fingerprints": made_runs.PRINTS, "task": "noise", "encoder": "made", "unit_seconds": 1.0, "keep": 0.1,
-        "sample_rate": 100, "splits": {"train": 180, "test": 20},
-        "recordings": {"from": recordings or "", "sha256": json_fingerprint(sources)}, "inputs": {},
-    }  # fmt: skip
+        "fingerprints": made_runs.PRINTS,
+        "task": "noise",
+        "encoder": "made",
+        "unit_seconds": 1.0,
+        "keep": 0.1,
+        "sample_rate": 100,
+        "splits": {"train": 180, "test": 20},
+        "recordings": {"from": recordings or "", "sha256": json_fingerprint(sources)},
+        "inputs": {},
+    }
     axes, attributes = ("class", "layer", "neuron"), record_attributes(record)
     classes = {"class": np.array(list("wxyz"), object), "label_set": ("class", np.array(["label"] * 4, object))}
     arrays = {
-        "active_tokens": (axes, by_class), "sum": (axes, by_class.astype(float)),
-        "sum_squares": (axes, by_class.astype(float)), "tokens": ("class", 50 * np.bincount(label)),
-        "clips": ("class", np.bincount(label)), "total_active_tokens": (axes[1:], by_class.sum(axis=0)),
+        "active_tokens": (axes, by_class),
+        "sum": (axes, by_class.astype(float)),
+        "sum_squares": (axes, by_class.astype(float)),
+        "tokens": ("class", 50 * np.bincount(label)),
+        "clips": ("class", np.bincount(label)),
+        "total_active_tokens": (axes[1:], by_class.sum(axis=0)),
         "total_sum": (axes[1:], by_class.sum(axis=0).astype(float)),
         "total_sum_squares": (axes[1:], by_class.sum(axis=0).astype(float)),
-        "total_tokens": ((), 50 * 180), "total_clips": ((), 180),
-    }  # fmt: skip
+        "total_tokens": ((), 50 * 180),
+        "total_clips": ((), 180),
+    }
     axis_values = {"layer": np.arange(2), "neuron": np.arange(30)}
     write_netcdf(xr.Dataset(arrays, classes | axis_values, attributes), run.file("activations.nc"))
     of_clips = {
-        "tokens": ("clip", np.full(180, 50, np.int32)), "source": ("clip", np.array(sources, object)),
-        "fold": ("clip", np.full(180, -1)), "label_clip": ("label", np.arange(180, dtype=np.int32)),
+        "tokens": ("clip", np.full(180, 50, np.int32)),
+        "source": ("clip", np.array(sources, object)),
+        "fold": ("clip", np.full(180, -1)),
+        "label_clip": ("label", np.arange(180, dtype=np.int32)),
         "label_class": ("label", label.astype(np.int32)),
-    }  # fmt: skip
+    }
     write_netcdf(xr.Dataset(of_clips, classes, attributes), run.file("clip_labels.nc"))
     np.save(run.file("clip_counts.npy"), counts)
-    clips = pd.DataFrame({"clip": range(180), "file_name": names, "split": "train", "fold": "", "status": "short",
-                          "reason": "", "samples": 40, "label": np.array(list("wxyz"))[label]})  # fmt: skip
+    clips = pd.DataFrame(
+        {
+            "clip": range(180),
+            "file_name": names,
+            "split": "train",
+            "fold": "",
+            "status": "short",
+            "reason": "",
+            "samples": 40,
+            "label": np.array(list("wxyz"))[label],
+        }
+    )
     write_csv(clips, run.file("clips.csv"))
     run.finish("activations", record)
     return folder

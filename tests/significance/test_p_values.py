@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxdissect.significance.p_values import benjamini_hochberg, bootstrap_means, empirical_p
 
 
-def test_a_p_value_by_hand():
+def test_empirical_p_by_hand():
     controls = np.array([0.0, 1.0, 2.0, 3.0])
     # with 14: mean 4, distances 10 | 4 3 2 1
     assert empirical_p(np.array(14.0), controls) == 1 / 5
@@ -24,7 +24,7 @@ def test_a_p_value_by_hand():
 
 
 @given(st.integers(0, 1000), st.integers(1, 60))
-def test_p_values_do_not_depend_on_shift_scale_sign_and_order(seed, controls):
+def test_empirical_p_does_not_depend_on_shift_scale_sign_and_order(seed, controls):
     rng = np.random.default_rng(seed)
     observed, drawn = rng.integers(-20, 20, 3).astype(float), rng.integers(-20, 20, (controls, 3)).astype(float)
     p = empirical_p(observed, drawn)
@@ -35,20 +35,20 @@ def test_p_values_do_not_depend_on_shift_scale_sign_and_order(seed, controls):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(0, 3))
-def test_q_values_are_scipys_and_leave_nan_alone(p_values, missing):
+def test_benjamini_hochberg_equals_scipys_and_leaves_nan_alone(p_values, missing):
     found = benjamini_hochberg(np.array(p_values + [np.nan] * missing))
     np.testing.assert_allclose(found[: len(p_values)], scipy.stats.false_discovery_control(p_values), atol=1e-12)
     assert np.isnan(found[len(p_values) :]).all()
 
 
-def test_an_interval_covers_the_mean_as_often_as_it_says():
+def test_bootstrap_means_cover_the_mean_as_often_as_they_say():
     rng = np.random.default_rng(0)
     low, high = bootstrap_means(rng.normal(size=(100, 1000)), np.arange(100), 400, 0)
     assert 0.92 < ((low < 0) & (high > 0)).mean() < 0.97
     assert 0.9 < (high - low).mean() / (2 * 1.96 / 10) < 1.05
 
 
-def test_clips_of_one_source_stay_together():
+def test_bootstrap_means_keep_clips_of_one_source_together():
     """Ten clips of a source that all say the same are one observation, not ten."""
     rng = np.random.default_rng(1)
     values, sources = np.repeat(rng.normal(size=(30, 200)), 10, axis=0), np.repeat(np.arange(30), 10)
@@ -56,7 +56,7 @@ def test_clips_of_one_source_stay_together():
     assert widths[0] / widths[1] == pytest.approx(np.sqrt(10), rel=0.1)
 
 
-def test_the_weights_are_of_clips_not_of_sources():
+def test_bootstrap_means_weigh_clips_not_sources():
     """Of two sources, one with three clips of 1 and one with one of 0, a resample's mean is 0, 3/4 or 1."""
     low, high = bootstrap_means(np.array([[1.0], [1.0], [1.0], [0.0]]), np.array([5, 5, 5, 9]), 400, 0, level=0.4)
     assert (low, high) == (0.75 if low else 0.0, 0.75 if high < 1 else 1.0)

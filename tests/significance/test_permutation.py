@@ -75,7 +75,7 @@ def neurons_first(array):
 
 @pytest.mark.parametrize("chunk", [1, 60, 2**24])
 @pytest.mark.parametrize("case", ["several classes a clip", "clips of their own classes"])
-def test_sums_of_classes_are_exact(case, chunk, monkeypatch):
+def test_unit_counts_of_classes_are_exact(case, chunk, monkeypatch):
     monkeypatch.setattr(unit_counts, "CHUNK", chunk)
     clips = recorded_clips(0, **CASES[case])
     clips.tokens[:3] = 0  # a recording that is silent
@@ -96,7 +96,7 @@ def test_sums_of_classes_are_exact(case, chunk, monkeypatch):
     assert of_tokens.tolist() == [[sum((one * tokens).tolist()) for one in draw] for draw in weights]
 
 
-def test_sums_up_to_the_limit_are_exact_and_more_tokens_are_refused():
+def test_unit_counts_are_exact_up_to_the_limit_and_refuse_more_tokens():
     most = MOST_TOKENS - 1
     tokens = np.full(300, 2**16 - 1)
     tokens[most // (2**16 - 1)] = most - tokens[: most // (2**16 - 1)].sum()
@@ -110,7 +110,7 @@ def test_sums_up_to_the_limit_are_exact_and_more_tokens_are_refused():
         UnitCounts(at_every_token, tokens, units)
 
 
-def test_only_what_a_class_can_come_to_is_limited():
+def test_unit_counts_limit_only_what_a_class_can_come_to():
     """Of 600 units with 65,535 tokens each class has 255 at most, the limit is at 257."""
     tokens = np.full(600, 2**16 - 1)
     members = np.zeros((600, 3), bool)
@@ -125,7 +125,7 @@ def test_only_what_a_class_can_come_to_is_limited():
         UnitCounts(counts, tokens, find_units(members, list(range(600)), [0] * 600))
 
 
-def test_sums_of_a_bootstrap_sample_are_exact_or_rounded_once():
+def test_unit_counts_of_a_bootstrap_sample_are_exact_or_rounded_once():
     """A sample may have more tokens than the clips, which `UnitCounts` has limited."""
     tokens = np.full(255, 2**16 - 1)
     units = find_units(np.ones((255, 1), bool), list(range(255)), [0] * 255)
@@ -140,7 +140,7 @@ def test_sums_of_a_bootstrap_sample_are_exact_or_rounded_once():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_statistics_are_the_slow_ones(case):
+def test_permutation_test_statistics_equal_the_slow_ones(case):
     tested = 0
     for seed in range(3):
         clips = recorded_clips(seed, **CASES[case])
@@ -157,7 +157,7 @@ def test_statistics_are_the_slow_ones(case):
     assert tested > 30
 
 
-def test_moments_are_those_of_every_exchange():
+def test_exchange_moments_equal_those_of_every_exchange():
     """Two folds, one recording of clips of their own classes, and a fold of one recording; some have two classes."""
     rng = np.random.default_rng(5)
     members = np.array([[1, 0], [0, 1], [1, 1], [0, 1], [1, 0], [0, 1], [0, 1], [1, 0], [0, 1], [1, 0], [1, 0]], bool)
@@ -180,7 +180,7 @@ def test_moments_are_those_of_every_exchange():
         assert deviations[one, neuron] == pytest.approx(math.sqrt(variance), rel=1e-12)
 
 
-def test_permutations_have_the_mean_and_deviation_that_the_closed_form_says():
+def test_exchange_moments_equal_those_of_many_permutations():
     """Of 4,000 permutations the mean is known to 1/63 of a deviation, and the deviation to about 1/89."""
     clips = recorded_clips(1, recordings=12, mixed=0.25, clips=(2, 4), of_fold=1.0)
     counts = counts_of(clips)
@@ -194,7 +194,7 @@ def test_permutations_have_the_mean_and_deviation_that_the_closed_form_says():
     assert np.abs(sums.std(axis=0) / deviation - 1).max() < 4.5 / math.sqrt(2 * 4000)
 
 
-def test_what_cannot_vary_is_not_tested():
+def test_permutation_test_leaves_out_what_cannot_vary():
     """A class of one unit, a neuron that never fires, one that always does, and one that only tells folds apart."""
     members = np.eye(3, dtype=bool)[[0, 1, 1, 0, 1, 2]]
     units = find_units(members, list("abcdef"), [0, 0, 0, 1, 1, 1])
@@ -210,7 +210,7 @@ def test_what_cannot_vary_is_not_tested():
 
 
 @pytest.mark.parametrize("case", ["one class", "one unit a class", "one recording a fold"])
-def test_where_nothing_can_be_exchanged_nothing_is_tested(case):
+def test_permutation_test_leaves_out_all_where_nothing_can_be_exchanged(case):
     members = {"one class": np.ones((6, 1), bool), "one unit a class": np.eye(6, dtype=bool)}.get(
         case, np.eye(2, dtype=bool)[[0, 1, 1, 0, 1, 0]]
     )
@@ -222,7 +222,7 @@ def test_where_nothing_can_be_exchanged_nothing_is_tested(case):
 
 
 @pytest.mark.parametrize("clips", [7, 20, 50])
-def test_what_only_tells_folds_apart_is_not_tested(clips):
+def test_permutation_test_leaves_out_what_differs_between_folds_alone(clips):
     """Its excess varies by rounding alone, and must not be divided by that."""
     members, folds = np.eye(2, dtype=bool)[np.arange(2 * clips) % 2], np.arange(2 * clips) * 4 // (2 * clips)
     in_fold = np.array([500, 0, 333, 71])
@@ -239,7 +239,7 @@ def test_what_only_tells_folds_apart_is_not_tested(clips):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_test_is_the_slow_one(case):
+def test_permutation_test_equals_the_slow_test(case):
     clips = recorded_clips(2, **{"recordings": 5, **CASES[case]})
     selection, counts = selected(clips, keep=0.7), counts_of(clips)
     cut = cut_of(selection, away=1e-4)
@@ -269,7 +269,7 @@ def test_the_test_is_the_slow_one(case):
     assert {0 < number < 25 for number in np.ravel(expected.as_many)} == {True, False}
 
 
-def test_what_passes_no_cut_off_is_none():
+def test_permutation_test_counts_nothing_where_nothing_passes():
     clips = recorded_clips(2)
     _, null = run(counts_of(clips), 5)
     assert not null.pairs.any()
@@ -281,7 +281,7 @@ def test_what_passes_no_cut_off_is_none():
 @pytest.mark.parametrize(
     "options", [{"keep": 1.0, "bar": 0.0}, {"keep": 0.5}, {"drop_weakest": 0.5}, {"preset": "lape"}]
 )
-def test_labels_that_cannot_be_exchanged_show_what_was_found(options):
+def test_permutation_test_repeats_what_was_observed_where_labels_are_fixed(options):
     """Every recording has a fold of its own, so that all permutations are what was observed, at a cut-off too."""
     for seed in range(6):
         clips = recorded_clips(seed, folds=12, recordings=1, clips=(1, 3), neurons=40, tokens=(150, 161))
@@ -298,7 +298,7 @@ def test_labels_that_cannot_be_exchanged_show_what_was_found(options):
         assert selection.specific.any()
 
 
-def test_batches_chunks_and_interruptions_change_no_bit(monkeypatch):
+def test_permutation_test_gives_the_same_bits_for_any_batches_chunks_and_interruptions(monkeypatch):
     clips = recorded_clips(4, mixed=0.3, several=0.2)
     selection, overlap = selected(clips, keep=0.6), np.full((3, 3), 1)
     units = len(counts_of(clips).units.stratum)
@@ -370,7 +370,7 @@ def test_pools_are_of_neurons_that_fire_in_about_as_many_units(firing, expected)
     assert slow_significance.pools(active) == expected
 
 
-def test_neurons_that_seldom_fire_do_not_hide_the_others():
+def test_pools_keep_rare_neurons_from_hiding_the_others():
     """Of 200 neurons 80 fire in a few clips, with statistics that planted pairs would not reach in one pool."""
     planted = [(one, 100 + one) for one in range(20)]
     data = {"recordings": 60, "classes": 20, "clips": (1, 1), "neurons": 200, "seldom": 0.4, "common": 1.5}
@@ -389,7 +389,7 @@ def test_neurons_that_seldom_fire_do_not_hide_the_others():
     assert found(test, null) > found(together, one_pool) + 0.3
 
 
-def test_a_batch_is_no_larger_than_what_is_worked_on_at_once(monkeypatch):
+def test_permutation_test_batches_are_no_larger_than_the_limit(monkeypatch):
     shapes = []
     step = permutation._step
 
@@ -403,20 +403,20 @@ def test_a_batch_is_no_larger_than_what_is_worked_on_at_once(monkeypatch):
     assert shapes == [120, 120, 48]
 
 
-def test_other_seeds_permute_otherwise():
+def test_permutation_test_differs_with_the_seed():
     counts = counts_of(recorded_clips(4))
     highest = [run(counts, 10, seed=seed)[1].highest.tolist() for seed in (0, 1, 1)]
     assert highest[0] != highest[1] == highest[2]
     assert len(set(highest[0])) > 5
 
 
-def test_without_a_permutation_nothing_is_significant():
+def test_permutation_test_without_a_permutation_finds_nothing():
     test, null = run(counts_of(recorded_clips(4)), 0)
     found = test.tested(null)
     assert np.nanmin(found.p_value) == np.nanmin(found.p_highest) == np.nanmin(found.lowest) == 1
 
 
-def test_the_lowest_p_value_is_that_of_what_no_permutation_reaches():
+def test_permutation_test_lowest_p_value_is_of_what_no_permutation_reaches():
     """A clip's neurons that fire in it alone are pooled apart, and the others with each other."""
     clips = recorded_clips(0, neurons=20, seldom=0.6)
     active, *_ = by_unit(counts_of(clips), clips)
@@ -433,7 +433,7 @@ def test_the_lowest_p_value_is_that_of_what_no_permutation_reaches():
     assert len(set(found.lowest[np.isfinite(found.lowest)].tolist())) > 1
 
 
-def test_a_unit_without_a_token_changes_no_statistic():
+def test_permutation_test_statistics_ignore_a_unit_without_a_token():
     clips = recorded_clips(0, recordings=6)
     whole = neurons_first(PermutationTest(counts_of(clips), NOTHING, 0).statistic)
     alone = np.isin(clips.sources, ["recording 0"]) & (np.array(clips.folds) == 0)
@@ -447,7 +447,7 @@ def test_a_unit_without_a_token_changes_no_statistic():
     assert (null.pairs > 0).all()
 
 
-def test_a_neuron_that_is_nearly_always_active_keeps_its_digits():
+def test_null_step_keeps_the_digits_of_a_neuron_that_is_nearly_always_active():
     """Of ten million tokens it is silent at 40: float32 must not blur which permutations reach what was found."""
     rng = np.random.default_rng(0)
     members = np.eye(2, dtype=bool)[np.arange(200) % 2]
@@ -498,37 +498,37 @@ def shares(found):
     return each.mean(axis=0), each.std(axis=0, ddof=1) / math.sqrt(len(each))
 
 
-def test_p_values_of_labels_that_mean_nothing_are_uniform(meaningless):
+def test_permutation_test_of_random_labels_has_uniform_p_values(meaningless):
     """The share of p <= 0.05 is known to about 0.005: pairs of a data set are not independent, data sets are."""
     share, error = shares(meaningless)
     assert (error < [0.003, 0.007, 0.012, 0.02]).all(), error
     assert (np.abs(share - LEVELS) < 4 * error).all(), (share, error)
 
 
-def test_p_values_where_labels_are_exchanged_within_recordings_are_uniform():
+def test_permutation_test_within_recordings_has_uniform_p_values():
     share, error = shares([assessed(seed, mixed=0.5, permutations=299, **NULL_DATA) for seed in range(50)])
     assert (error < [0.003, 0.007, 0.012, 0.02]).all(), error
     assert (np.abs(share - LEVELS) < 4 * error).all(), (share, error)
 
 
-def test_the_highest_statistic_reaches_its_level_as_often_as_it_says(meaningless):
+def test_permutation_test_highest_statistic_reaches_its_level_as_often_as_it_says(meaningless):
     """Any pair at p <= 0.1 by the highest statistic: in at most a tenth of the data sets, give or take 0.03."""
     found = np.mean([one.p_highest.min() <= 0.1 for one in meaningless])
     assert 0.01 < found < 0.1 + 3 * math.sqrt(0.1 * 0.9 / len(meaningless))
 
 
-def test_false_discoveries_among_labels_that_mean_nothing_are_rare(meaningless):
+def test_permutation_test_of_random_labels_has_few_false_discoveries(meaningless):
     found = np.mean([(benjamini_hochberg(one.p_value.ravel()) <= 0.05).any() for one in meaningless])
     assert found < 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(meaningless)), found
 
 
-def test_clips_of_a_recording_taken_as_independent_would_find_what_is_not_there():
+def test_permutation_test_of_dependent_clips_as_independent_finds_what_is_not_there():
     share, error = shares([assessed(seed, independent=True, **NULL_DATA) for seed in range(12)])
     assert (share - 4 * error > [0.02, 0.07, 0.12, 0.25]).all(), (share, error)
     assert share[0] > 5 * LEVELS[0]
 
 
-def test_folds_taken_as_one_would_find_what_is_not_there():
+def test_permutation_test_of_folds_as_one_finds_what_is_not_there():
     """Classes are not equally common in two folds that are recorded otherwise."""
 
     def data(seed, one_fold):
@@ -547,7 +547,7 @@ def test_folds_taken_as_one_would_find_what_is_not_there():
     assert np.mean(together) > 0.15
 
 
-def test_what_is_common_to_a_recording_is_not_taken_for_an_effect_of_its_most_frequent_class():
+def test_permutation_test_does_not_take_a_recording_for_its_most_frequent_class():
     """Recordings of six clips, most of them of one class: exchange is within each, so recordings cancel."""
 
     def data(seed, own):
@@ -565,7 +565,7 @@ def test_what_is_common_to_a_recording_is_not_taken_for_an_effect_of_its_most_fr
     assert np.mean(together) > 0.1
 
 
-def test_planted_pairs_are_found_below_the_floor_of_single_p_values():
+def test_permutation_test_finds_planted_pairs_below_the_floor_of_single_p_values():
     """99 permutations of 400 pairs: p-values of 1/100 would come to nothing, the pooled ones do not end there."""
     planted = [(one, 5 * number + one) for number in range(4) for one in range(4)]
     data = {"recordings": 24, "classes": 4, "neurons": 100, "clips": (2, 2), "planted": planted, "common": 0.7}
@@ -582,7 +582,7 @@ def test_planted_pairs_are_found_below_the_floor_of_single_p_values():
     assert np.mean(false) < 0.05 + 3 * np.std(false, ddof=1) / math.sqrt(6)
 
 
-def test_neurons_that_are_always_active_are_told_apart_by_their_entropy():
+def test_below_uniform_separates_neurons_that_are_always_active():
     """Their AAPE is ln(classes) to six digits, and which of them are below a cut-off is what selection goes by."""
     rng = np.random.default_rng(0)
     p = (0.995 + 0.004 * rng.random((1, 5, 200))).astype(np.float32)

@@ -64,7 +64,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bootstrap_is_a_selection_from_every_sample(case):
+def test_bootstrap_selects_from_every_sample(case):
     clips = recorded_clips(1, recordings=9, neurons=30, **CASES[case])
     counts = counts_of(clips)
     sizes, coverage, jaccard, aape, done = [], [], [], [], []
@@ -89,7 +89,7 @@ def test_a_bootstrap_is_a_selection_from_every_sample(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_halves_are_selections_from_each(case):
+def test_split_halves_selects_from_each_half(case):
     clips = recorded_clips(2, recordings=9, neurons=30, **CASES[case])
     counts = counts_of(clips)
     selected, jaccard, done = np.zeros((3, *clips.counts.shape[1:])), [], []
@@ -112,7 +112,7 @@ def test_halves_are_selections_from_each(case):
     assert {0 < share < 1 for share in selected.ravel()} == {True, False}
 
 
-def test_a_class_may_be_missing_from_a_half():
+def test_split_halves_where_a_class_is_missing_from_a_half():
     """Class 2 has one recording: it is in one half of every split, and its neurons are selected in half of them."""
     clips = recorded_clips(3, folds=1, recordings=9, clips=(2, 2), classes=2, neurons=20)
     clips.members = np.concatenate([clips.members, np.zeros((len(clips.members), 1), bool)], axis=1)
@@ -125,7 +125,7 @@ def test_a_class_may_be_missing_from_a_half():
     assert (found.selected[2] <= 0.5).all()
 
 
-def test_a_neuron_that_never_fires_has_no_interval_and_warns_of_nothing():
+def test_bootstrap_of_a_neuron_that_never_fires_has_no_interval_and_no_warning():
     clips = recorded_clips(3, recordings=6)
     clips.counts[:, 0, 1] = 0
     with warnings.catch_warnings():
@@ -136,7 +136,7 @@ def test_a_neuron_that_never_fires_has_no_interval_and_warns_of_nothing():
 
 
 @pytest.mark.parametrize("classes", [1, 2])
-def test_one_recording_is_enough(classes):
+def test_bootstrap_and_split_halves_of_one_recording(classes):
     """Of one class, or of clips of two: one half is empty, and nothing is selected from it."""
     clips = recorded_clips(3, folds=1, recordings=1, clips=(4, 4), classes=classes)
     clips.members[:] = np.eye(classes, dtype=bool)[np.arange(4) % classes]
@@ -149,14 +149,14 @@ def test_one_recording_is_enough(classes):
     assert set(halves.selected.ravel().tolist()) <= {0.0, 0.5}
 
 
-def test_nothing_drawn_is_nothing_known():
+def test_split_halves_without_a_split_knows_nothing():
     clips = recorded_clips(3)
     found = split_halves(counts_of(clips), RULE, 0, 0)
     assert np.isnan(found.jaccard)
     assert not found.selected.any()
 
 
-def test_what_is_planted_is_stable_and_chance_is_not():
+def test_split_halves_finds_planted_pairs_stable_and_chance_not():
     """Of 40 neurons 4 are driven by one class each, and 4 are kept: always these. Of noise, a few of 40 agree."""
     rule = SelectionRule(keep=0.1, drop_weakest=0.05, bar=0.9)
     planted = [(0, 3), (1, 11), (2, 22), (0, 37)]
@@ -170,7 +170,7 @@ def test_what_is_planted_is_stable_and_chance_is_not():
     assert noise.selected.max() < 1
 
 
-def test_intervals_are_of_recordings_not_of_clips():
+def test_bootstrap_intervals_are_of_recordings_not_of_clips():
     """Six clips of each recording that are much alike: taken as independent, intervals are far too narrow."""
     clips = recorded_clips(4, recordings=12, clips=(6, 6), neurons=40, tokens=(40, 41))
     own, independent = (

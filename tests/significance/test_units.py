@@ -59,7 +59,7 @@ def frequencies(outcomes, expected):
 
 @settings(max_examples=100, deadline=None)
 @given(labelled())
-def test_units_are_the_slow_ones(clips):
+def test_find_units_equals_the_slow_units(clips):
     members, sources, folds = clips
     found, expected = find_units(members, sources, folds), slow.units(members, sources, folds)
     assert found.unit.shape == (len(members),)
@@ -77,7 +77,7 @@ def test_units_are_the_slow_ones(clips):
     assert same_parts(found.group[found.recording], [group[unit.recording] for unit in ordered])
 
 
-def test_units_by_hand():
+def test_find_units_by_hand():
     """Source x in two folds is two recordings; y has clips of two classes; z has one without a class."""
     members = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [1, 0], [0, 0], [0, 1], [1, 1]], bool)
     sources, folds = list("xxxyyzzw"), [1, 1, 2, 1, 1, 2, 2, 2]
@@ -92,12 +92,12 @@ def test_units_by_hand():
 
 
 @pytest.mark.parametrize("sources", [[None, None, None, "x"], [True, True, True, "x"]])
-def test_any_source_may_be_the_name_of_a_recording_of_several_classes(sources):
+def test_find_units_takes_any_source_as_a_name(sources):
     units = find_units(np.array([[1, 0], [0, 1], [1, 0], [0, 1]], bool), sources, [0] * 4)
     assert units.stratum.tolist() == [0, 0, 0, 1]
 
 
-def test_clips_of_no_class_are_no_units():
+def test_find_units_leaves_out_clips_of_no_class():
     units = find_units(np.zeros((3, 2), bool), list("aab"), [0, 0, 1])
     assert units.unit.tolist() == [-1, -1, -1]
     assert units.members.shape == (0, 2)
@@ -107,7 +107,7 @@ def test_clips_of_no_class_are_no_units():
 
 @settings(max_examples=100, deadline=None)
 @given(labelled(), st.integers(0, 1000))
-def test_sums_are_those_of_the_slow_units(clips, seed):
+def test_units_sums_equal_the_slow_sums(clips, seed):
     members, sources, folds = clips
     units, expected = find_units(members, sources, folds), slow.units(members, sources, folds)
     values = np.random.default_rng(seed).integers(60_000, 2**16, (len(members), 2, 3)).astype(np.uint16)
@@ -124,7 +124,7 @@ def test_sums_are_those_of_the_slow_units(clips, seed):
 
 @settings(max_examples=100, deadline=None)
 @given(labelled(), st.integers(0, SOME))
-def test_labels_stay_together_and_in_their_stratum(clips, seed):
+def test_units_exchanged_keeps_labels_together_and_in_their_stratum(clips, seed):
     units = find_units(*clips)
     found = units.exchanged(np.random.default_rng(seed))
     for stratum in set(units.stratum.tolist()):
@@ -132,7 +132,7 @@ def test_labels_stay_together_and_in_their_stratum(clips, seed):
         assert sorted(found[inside].tolist()) == sorted(units.members[inside].tolist())
 
 
-def test_every_exchange_is_equally_likely():
+def test_units_exchanged_draws_every_exchange_equally_often():
     """Three recordings of a fold, one of two classes, and one recording of three clips, two of them alike."""
     members = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 1]], bool)
     units = find_units(members, list("abcddd"), [0] * 6)
@@ -157,7 +157,7 @@ def per_recording(units, values):
 
 @settings(max_examples=100, deadline=None)
 @given(labelled(), st.integers(0, SOME))
-def test_recordings_are_drawn_and_split_whole_and_within_groups(clips, seed):
+def test_units_resampled_and_half_keep_recordings_whole_and_in_their_groups(clips, seed):
     members, sources, folds = clips
     units, groups = find_units(*clips), slow.groups(*clips)
     name = {}
@@ -174,7 +174,7 @@ def test_recordings_are_drawn_and_split_whole_and_within_groups(clips, seed):
         assert abs(2 * sum(half[one] for one in recordings) - len(recordings)) <= 1
 
 
-def test_every_sample_and_every_half_is_as_likely_as_it_should_be():
+def test_units_resampled_and_half_draw_every_outcome_as_often_as_they_should():
     """Groups of three and four recordings, mixed up, and one of a single recording of two clips."""
     members = np.eye(3, dtype=bool)[[0, 1, 1, 0, 1, 0, 1, 2, 2]]
     units = find_units(members, list("abcdefghh"), [0] * 9)
@@ -197,7 +197,7 @@ def test_every_sample_and_every_half_is_as_likely_as_it_should_be():
     assert frequencies(found, together) > LEAST_LIKELY
 
 
-def test_fixed_clips_are_those_whose_stratum_holds_no_other_class():
+def test_units_fixed_clips_have_a_stratum_without_another_class():
     """Recordings of two clips of two classes can be exchanged; one of three clips, and the only single one, cannot."""
     labels = [0, 0, 1, 1, 2, 2, 2, 0]
     units = find_units(np.eye(3, dtype=bool)[labels], list("aabbcccd"), [0] * 8)
