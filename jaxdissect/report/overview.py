@@ -1,26 +1,20 @@
-"""The overview of a run in words and numbers, which stands in the page even without its script."""
+"""The overview of a run in words and numbers, which the page holds even without its script."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from jaxdissect.report.payload import Frame
-from jaxdissect.report.payload_checks import probe_scores
-from jaxdissect.report.run_contents import Contents, Missing
+from jaxdissect.report.cautions import cautions_of
+from jaxdissect.report.payload import Axes
+from jaxdissect.report.payload_evidence import ProbeScores, probe_scores
+from jaxdissect.report.run_contents import Contents
 from jaxdissect.significance.assess import LEVEL
-from jaxdissect.significance.cautions import (
-    Basis,
-    counting_cautions,
-    has_p_values,
-    recording_cautions,
-    selection_cautions,
-)
+from jaxdissect.types import Json, Record
 
-LISTED = 200  # clips that could not be counted
+MAX_BAD_CLIPS = 200  # clips that are listed as unreadable or silent
 TOKENS = {
     "all": "every token, the class token too",
     "patches": "patches, without the class token",
@@ -30,7 +24,13 @@ TOKENS = {
 
 @dataclass(frozen=True)
 class Fact:
-    """A number with its name, and what it means."""
+    """A number of the run.
+
+    Attributes:
+      name: name of the number.
+      value: the number as text, with its unit.
+      meaning: explanation, in small print; may be empty.
+    """
 
     name: str
     value: str
@@ -39,7 +39,13 @@ class Fact:
 
 @dataclass(frozen=True)
 class BadClip:
-    """A clip that was not counted, or is silent."""
+    """A clip that was not counted, or is silent.
+
+    Attributes:
+      file: name of the sound file.
+      status: `unreadable` or `silent`.
+      reason: why the clip cannot be read; empty for a silent clip.
+    """
 
     file: str
     status: str
@@ -48,12 +54,19 @@ class BadClip:
 
 @dataclass(frozen=True)
 class Figure:
-    """A published figure beside the one found here; a dash where there is none."""
+    """A published figure beside the figure of this run.
+
+    Attributes:
+      name: name of the figure.
+      class_name: class that it is about; empty for all classes.
+      published: figure of the paper; a dash where there is none.
+      here: figure of this run; a dash where there is none.
+    """
 
     name: str
     class_name: str
     published: str
-    found: str
+    here: str
 
 
 @dataclass(frozen=True)
@@ -61,205 +74,191 @@ class Overview:
     """What the first section shows.
 
     Attributes:
-      facts: of the run.
-      coverage: facts of each label set, by its name.
-      published: figures of a paper beside those found here.
-      warnings: sentences.
-      missing: what is not there.
+      subject: encoder and task.
+      neurons: class-specific neurons, and all neurons.
+      facts: numbers of the count.
+      label_sets: numbers of each label set, by its name.
+      published: figures of a paper beside those of this run.
+      cautions: sentences, by the part of the page whose numbers they are about.
       bad: clips that were not counted, or are silent.
-      bad_unlisted: how many more.
-      commands: that made the run.
-      versions: of the packages.
+      bad_unlisted: number of further bad clips.
+      versions: versions of the packages that counted.
     """
 
+    subject: str
+    neurons: str
     facts: tuple[Fact, ...]
-    coverage: tuple[tuple[str, tuple[Fact, ...]], ...]
+    label_sets: Mapping[str, tuple[Fact, ...]]
     published: tuple[Figure, ...]
-    warnings: tuple[str, ...]
-    missing: tuple[Missing, ...]
+    cautions: Mapping[str, tuple[str, ...]]
     bad: tuple[BadClip, ...]
     bad_unlisted: int
-    commands: tuple[str, ...]
     versions: str
 
 
-def overview(
-    contents: Contents, axes: Frame, missing: tuple[Missing, ...], warnings: tuple[str, ...], commands: Sequence[str]
-) -> Overview:
-    """The overview of what a run directory holds.
+def overview(contents: Contents, axes: Axes) -> Overview:
+    """The overview of a run.
 
     Args:
-      contents: content of the run directory.
+      contents: files of the run.
       axes: layers, neurons and classes of the page.
-      missing: what the page does without.
-      warnings: sentences beside those that the contents give rise to.
-      commands: command lines that made the run.
+
+    Returns:
+      Facts, tables and cautions, each with text that the template escapes.
     """
-    clips = contents.tables.get("clips")
-    bad: tuple[BadClip, ...] = ()
-    if clips is not None:
-        rows = clips[clips["status"].isin(["unreadable", "silent"])]
-        bad = tuple(BadClip(*row) for row in rows[["file_name", "status", "reason"]].itertuples(index=False, name=None))
-    versions = next((record.get("versions") for record in contents.stages.values()), None) or {}
-    sentences = (*contents.warnings, *_cautions(contents), *warnings)
+    counting = contents.stages.get("activations", {})
+    bad = _bad_clips(contents)
+    # The first stage counted; later stages may have run with other versions.
+    versions: Record = next((record["versions"] for record in contents.stages.values() if "versions" in record), {})
+    # A label set without any number gets no heading.
+    label_sets = {name: _label_set(contents, name) for name in axes.label_sets}
     return Overview(
-        _facts(contents, axes), _label_sets(contents, axes), _published(contents), sentences, missing, bad[:LISTED],
-        max(len(bad) - LISTED, 0), tuple(commands),
-        ", ".join(f"{name} {version}" for name, version in versions.items()),
-    )  # fmt: skip
+        subject=f"{counting['encoder']} on {counting['task']}" if "encoder" in counting else contents.name,
+        neurons=f"{len(axes.neurons):,} of {axes.layers * axes.width:,} neurons",
+        facts=tuple(_facts(contents, axes)),
+        label_sets={name: facts for name, facts in label_sets.items() if facts},
+        published=_published(contents),
+        cautions=cautions_of(contents),
+        bad=bad[:MAX_BAD_CLIPS],
+        bad_unlisted=max(len(bad) - MAX_BAD_CLIPS, 0),
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
+    )
 
 
-def _facts(contents: Contents, axes: Frame) -> tuple[Fact, ...]:
-    record: Any = contents.stages.get("activations", {})
-    options, counts = record.get("options", {}), contents.counts
-    found = [
-        Fact("Encoder", str(record.get("encoder", "not recorded"))),
-        Fact("Task", str(record.get("task", "not recorded")), f"{options.get('split', '?')} split"),
+def _bad_clips(contents: Contents) -> tuple[BadClip, ...]:
+    """Clips that were not counted, or are silent, in the order of the task's table."""
+    clips = contents.tables.get("clips.csv")
+    if clips is None:  # left out, which the page says elsewhere
+        return ()
+    rows = clips[clips["status"].isin(["unreadable", "silent"])]
+    return tuple(BadClip(*row) for row in rows[["file_name", "status", "reason"]].itertuples(index=False, name=None))
+
+
+def _facts(contents: Contents, axes: Axes) -> list[Fact]:
+    """Numbers of the count: encoder, task, neurons, clips and tokens; and the rule by which neurons were chosen.
+
+    Args:
+      contents: files of the run.
+      axes: layers, neurons and classes of the page.
+    """
+    counting = contents.stages.get("activations", {})
+    options, counts = counting.get("options", {}), contents.counts
+    facts = [
+        Fact("Encoder", str(counting.get("encoder", "not recorded"))),
+        Fact("Task", str(counting.get("task", "not recorded")), f"{options.get('split', '?')} split"),
     ]
     if axes.layers:
-        found.append(
-            Fact("Neurons", f"{axes.layers * axes.width:,}", f"{axes.layers} layers of {axes.width:,}, read after GELU")
-        )
+        size = f"{axes.layers} layers of {axes.width:,}, read after GELU"
+        facts.append(Fact("Neurons", f"{axes.layers * axes.width:,}", size))
     if counts is not None:
-        unit = record.get("unit_seconds")
-        length = f"of {unit:g} s, cropped or padded" if isinstance(unit, (int, float)) else ""
-        tokens = int(counts["total_tokens"])
+        length = f"of {counting['unit_seconds']:g} s, cropped or padded" if counting.get("unit_seconds") else ""
+        # Totals are over all clips: a clip of several label sets is counted once.
         never = int((counts["total_active_tokens"].values == 0).sum())
-        found += [
+        facts += [
             Fact("Clips counted", f"{int(counts['total_clips']):,}", length),
-            Fact("Tokens", f"{tokens:,}", TOKENS.get(str(options.get("tokens")), "")),
+            Fact("Tokens", f"{int(counts['total_tokens']):,}", TOKENS.get(str(options.get("tokens")), "")),
             Fact("Never fire", f"{never:,}", "neurons that no token of any clip activates"),
         ]
-    chosen = contents.stages.get("neurons", {}).get("options")
-    if chosen:
-        keep = chosen.get("keep")
-        share = f"keeps {100 * keep:g}% of the neurons" if isinstance(keep, (int, float)) else ""
-        found.append(Fact("Selection", f"{chosen.get('selector', '?')}, preset {chosen.get('preset', '?')}", share))
-    return tuple(found)
-
-
-def _label_sets(contents: Contents, axes: Frame) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
-    table = contents.tables.get("coverage")
-    rows: dict[str, Any] = {} if table is None else {str(row["label_set"]): row for row in table.to_dict("records")}
-    found = []
-    for name in dict.fromkeys([*rows, *axes.label_sets]):
-        facts = [
-            *(_coverage(rows[name]) if name in rows else ()),
-            *_sharing(contents.data.get("sharing"), name),
-            *_probe(probe_scores(contents, name)),
-        ]
-        if facts:
-            found.append((name, tuple(facts)))
-    return tuple(found)
-
-
-def _coverage(row: Mapping[str, Any]) -> list[Fact]:
-    interval = ""
-    if _known(row, "coverage_low"):
-        interval = f"; {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings"
-    facts = [
-        Fact(
-            "Coverage",
-            f"{row['coverage']:.0%}",
-            f"{row['covered']:.0f} of {row['classes']:.0f} classes have a class-specific neuron{interval}",
-        ),
-        Fact("Neurons per class", f"{row['mean_neurons_per_class']:.1f}", "class-specific neurons, mean over classes"),
-        Fact(
-            "Kept neurons",
-            f"{row['kept_neurons']:,.0f}",
-            "as many as the selection is told to keep, on shuffled labels too",
-        ),
-    ]
-    if _known(row, "pairs_by_chance"):
-        facts.append(
-            Fact(
-                "Pairs of class and neuron",
-                f"{row['pairs']:,.0f}",
-                f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels; "
-                f"{row['pairs_significant']:,.0f} have q ≤ {LEVEL}",
-            )
-        )
-    if _known(row, "split_half_jaccard"):
-        facts.append(
-            Fact(
-                "Stability",
-                f"{row['split_half_jaccard']:.0%}",
-                "of the pairs agree between random halves of the recordings (Jaccard)",
-            )
-        )
+    choosing = contents.stages.get("neurons", {}).get("options")
+    if choosing:
+        fraction = f"keeps {100 * choosing['keep']:g}% of the neurons" if "keep" in choosing else ""
+        rule = f"{choosing.get('selector', '?')}, preset {choosing.get('preset', '?')}"
+        facts.append(Fact("Selection", rule, fraction))
     return facts
 
 
-def _known(row: Mapping[str, Any], name: str) -> bool:
-    return name in row and not math.isnan(row[name])
+def _label_set(contents: Contents, label_set: str) -> tuple[Fact, ...]:
+    """Numbers of a label set: coverage, significance, stability, sharing and probe score, as far as they are known.
+
+    Args:
+      contents: files of the run.
+      label_set: name of the label set.
+    """
+    coverage, sharing = contents.tables.get("coverage.csv"), contents.data.get("sharing.nc")
+    rows = [] if coverage is None else coverage[coverage["label_set"] == label_set].to_dict("records")
+    probe = probe_scores(contents, label_set)
+    facts = [fact for row in rows for fact in _coverage(row)]
+    if sharing is not None and "q_by_breadth" in sharing:
+        facts += _sharing(sharing, label_set)
+    return (*facts, *([] if probe is None else [_probe(probe)]))
 
 
-def _sharing(sharing: xr.Dataset | None, label_set: str) -> list[Fact]:
-    """How many pairs of classes share neurons beyond what sizes and breadth explain."""
-    if sharing is None or "q_by_breadth" not in sharing:
-        return []
+def _coverage(row: Mapping[Hashable, Json]) -> list[Fact]:
+    """Numbers of a row of `coverage.csv`.
+
+    Args:
+      row: the row; what permutations and resampling add may be missing or NaN.
+    """
+    interval = ""
+    if _has(row, "coverage_low"):
+        interval = f"; {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings"
+    covered = f"{row['covered']:.0f} of {row['classes']:.0f} classes have a class-specific neuron{interval}"
+    facts = [
+        Fact("Coverage", f"{row['coverage']:.0%}", covered),
+        Fact("Neurons per class", f"{row['mean_neurons_per_class']:.1f}", "class-specific neurons, mean over classes"),
+        Fact("Kept neurons", f"{row['kept_neurons']:,.0f}", "fixed by the selection, with shuffled labels too"),
+    ]
+    if _has(row, "pairs_by_chance"):
+        meaning = (
+            f"{row['pairs_by_chance']:,.1f} would pass the same cut-offs under permuted labels; "
+            f"{row['pairs_significant']:,.0f} have q ≤ {LEVEL}"
+        )
+        facts.append(Fact("Pairs of class and neuron", f"{row['pairs']:,.0f}", meaning))
+    if _has(row, "split_half_jaccard"):
+        meaning = "of the pairs agree between random halves of the recordings (Jaccard)"
+        facts.append(Fact("Stability", f"{row['split_half_jaccard']:.0%}", meaning))
+    return facts
+
+
+def _has(row: Mapping[Hashable, Json], name: str) -> bool:
+    """Whether a row has a number, which permutations or resampling add."""
+    return not math.isnan(row.get(name, math.nan))
+
+
+def _sharing(sharing: xr.Dataset, label_set: str) -> list[Fact]:
+    """How many pairs of classes of a label set share more neurons than sizes and breadth explain.
+
+    Args:
+      sharing: content of `sharing.nc`, with `q_by_breadth` (class_a, class_b).
+      label_set: name of the label set.
+
+    Returns:
+      One fact, or none if fewer than two classes have neurons.
+    """
     rows = np.flatnonzero((sharing["label_set_a"].values == label_set) & (sharing["size_a"].values > 0))
-    q_value = sharing["q_by_breadth"].values[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)]
-    if not len(q_value):
+    # The classes of the run are the first columns, in the order of the rows: above the diagonal, each pair is once.
+    q_values = sharing["q_by_breadth"].values[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)]
+    if not len(q_values):
         return []
     meaning = (
-        f"of {len(q_value):,} pairs of classes with neurons, beyond what their sizes and the breadth of the neurons "
+        f"of {len(q_values):,} pairs of classes share more neurons than their sizes and the breadth of the neurons "
         f"explain (q ≤ {LEVEL})"
     )
-    return [Fact("Share in particular", f"{int((q_value <= LEVEL).sum()):,}", meaning)]
+    return [Fact("Sharing in particular", f"{int((q_values <= LEVEL).sum()):,}", meaning)]
 
 
-def _probe(scores: Mapping[str, Any]) -> list[Fact]:
-    if not scores or "test" not in scores["mean"]:
-        return []
-    others = ", ".join(
-        f"{split} {scores['mean'][split]:.1%}"
-        for split in ("train", "valid")
-        if not math.isnan(scores["mean"].get(split, math.nan))
-    )
-    several = f" ± {100 * scores['deviation']['test']:.1f}" if scores["probes"] > 1 else ""
-    probes = f"{scores['probes']} probe{'s' * (scores['probes'] != 1)}"
-    meaning = f"{scores['metric']} on {scores['clips']:,} test clips, {probes}" + (f"; {others}" if others else "")
-    return [Fact("Linear probe", f"{scores['mean']['test']:.1%}{several}", meaning)]
+def _probe(scores: ProbeScores) -> Fact:
+    """The mean test score of the probes of a label set, beside their other scores.
+
+    Args:
+      scores: scores by split; the score of a split without clips is NaN.
+    """
+    # The deviation is over the seeds (and folds) of the probes, and one probe has none.
+    several = f" ± {100 * scores.deviation['test']:.1f}" if scores.probes > 1 else ""
+    meaning = f"{scores.metric} on {scores.clips:,} test clips, {scores.probes} probe{'s' * (scores.probes != 1)}"
+    # A large gap between train and test shows a probe that has learnt its clips by heart.
+    others = {split: scores.mean.get(split, math.nan) for split in ("train", "valid")}
+    more = ", ".join(f"{split} {score:.1%}" for split, score in others.items() if not math.isnan(score))
+    return Fact("Linear probe", f"{scores.mean['test']:.1%}{several}", "; ".join(filter(None, (meaning, more))))
 
 
 def _published(contents: Contents) -> tuple[Figure, ...]:
-    table = contents.tables.get("reproduction")
-    if table is None:
-        return ()
-    return tuple(
-        Figure(row["figure"], row["class"], _plain(row["published"]), _plain(row["found"]))
-        for row in table.to_dict("records")
-    )
+    """Published figures of `reproduction.csv`; none if nothing was reproduced."""
+    table = contents.tables.get("reproduction.csv")
+    rows = [] if table is None else table.to_dict("records")
+    return tuple(Figure(row["figure"], row["class"], _plain(row["published"]), _plain(row["found"])) for row in rows)
 
 
 def _plain(value: float) -> str:
+    """A whole number with commas, another number with three digits, a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
-
-
-def _cautions(contents: Contents) -> list[str]:
-    record: Mapping[str, Any] = contents.stages.get("activations", {})
-    table, scores, labels = (
-        contents.tables.get("coverage"),
-        contents.data.get("scores"),
-        contents.data.get("clip_labels"),
-    )
-    found = []
-    if table is not None and "pairs_by_chance" not in table:
-        found.append(
-            "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
-            "Count with --keep-clips for p- and q-values, and compare with an untrained encoder."
-        )
-    if table is not None and scores is not None:
-        found += selection_cautions(table, scores.attrs)
-    found += counting_cautions(record, contents.tables.get("clips"))
-    if "ablation" in contents.tables or (table is not None and has_p_values(table)):
-        sources = None if labels is None else labels["source"].values.tolist()
-        classes = 0 if table is None else int(table["classes"].max())
-        found += recording_cautions(Basis(record, contents.tables.get("clips"), sources), classes)
-    if record.get("options", {}).get("tokens") == "all":
-        found.append(
-            "Every token was counted, those of silence and padding too: neurons that answer to duration or silence may "
-            "look class-specific. Hold it against a run with --tokens sounding."
-        )
-    return found

@@ -1,153 +1,209 @@
-"""Figures for papers of one run, as PNG and SVG with the data behind each as CSV; needs matplotlib."""
+"""Figures of one run for papers, as SVG and PNG with the data behind each as CSV; they need matplotlib."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from jaxdissect.report.payload import Frame
-from jaxdissect.report.payload_results import classes_of
+from jaxdissect.report.payload import Axes
+from jaxdissect.report.payload_results import classes_of, without_gain
 from jaxdissect.report.run_contents import Contents
 from jaxdissect.runtime.tables import write_csv
 from jaxdissect.selection.neuron_sets import ClassName
 from jaxdissect.sharing.heatmaps import STYLE, figure_maker, file_name, save_figure, short_name
 
-CELL, LEAST, MOST = 0.16, 2.0, 24.0  # inches
+Figure: TypeAlias = Any  # matplotlib.figure.Figure; matplotlib is an extra
+Plot: TypeAlias = Any  # matplotlib.axes.Axes
+CELL = 0.16  # side of a cell, inches
+MIN_CELLS, MAX_CELLS = 2.0, 24.0  # sides of all cells together, inches
+LETTER = 0.08  # width of a letter of a label, inches
+ROOM = 1.5  # for ticks, titles and the colour bar, inches
+CHANGES = ("margin_change", "ci_low", "ci_high", "control_mean", "control_sd")
 
 
-def draw_paper_figures(contents: Contents, axes: Frame, folder: Path) -> tuple[Path, ...]:
-    """Draw what there is data for; returns the SVG files, beside which lie `.png` and `.csv`.
+def draw_paper_figures(contents: Contents, axes: Axes, folder: Path) -> tuple[Path, ...]:
+    """Draw the figures that a run has data for.
+
+    Args:
+      contents: files of the run.
+      axes: layers, neurons and classes of the run.
+      folder: folder of the figures; made if it is not there.
+
+    Returns:
+      Paths of the SVG files; a PNG file and a CSV file are beside each.
 
     Raises:
       InputError: matplotlib is not installed, or a file cannot be written.
     """
-    matplotlib, paths, taken = figure_maker(), [], dict[str, Any]()
+    matplotlib, paths = figure_maker(), dict[str, Path]()
     with matplotlib.rc_context(STYLE):
         for name, figure, table in _figures(contents, axes, matplotlib):
-            plain = file_name(name, taken)
-            taken[plain] = table
-            paths.append(folder / f"{plain}.svg")
-            save_figure(figure, paths[-1])
-            write_csv(table, paths[-1].with_suffix(".csv"))
-    return tuple(paths)
+            plain = file_name(name, paths)
+            paths[plain] = folder / f"{plain}.svg"
+            save_figure(figure, paths[plain])
+            write_csv(table, paths[plain].with_suffix(".csv"))
+    return tuple(paths.values())
 
 
-def _figures(contents: Contents, axes: Frame, matplotlib: Any) -> Iterator[tuple[str, Any, pd.DataFrame]]:
-    """Name, figure and data of each."""
+def _figures(contents: Contents, axes: Axes, matplotlib: ModuleType) -> Iterator[tuple[str, Figure, pd.DataFrame]]:
+    """Name, figure and data of each figure; of each label set those for which there is data.
+
+    Args:
+      contents: files of the run.
+      axes: layers, neurons and classes of the run.
+      matplotlib: the module.
+    """
+    pairs, ablation = contents.neurons, contents.tables.get("ablation.csv")
     for label_set in axes.label_sets:
-        names = [name for own, name in axes.classes if own == label_set]
-        pairs = contents.neurons
-        if pairs is not None and len(pairs[pairs["label_set"] == label_set]):
-            table = layer_table(pairs[pairs["label_set"] == label_set], names, axes.layers)
+        selected = None if pairs is None else pairs[pairs["label_set"] == label_set]
+        if selected is not None and len(selected):
+            table = layer_table(selected, axes.names_in(label_set), axes.layers)
             yield f"layers-{label_set}", _layers(table, matplotlib), table.reset_index(names="class")
+            # Classes of one size stay in the order of the label set.
             size = table.sum(axis=1).sort_values(ascending=False, kind="stable")
             frame = pd.DataFrame({"class": size.index, "neurons": size.to_numpy()})
             figure = _sizes(frame, matplotlib, every_class=contents.counts is not None)
             yield f"neurons-per-class-{label_set}", figure, frame
-        ablation = contents.tables.get("ablation")
-        if ablation is None:
+        changes = None if ablation is None else ablation[ablation["label_set"] == label_set]
+        if changes is None or not len(changes):
             continue
-        own = ablation[ablation["label_set"] == label_set]
-        if len(own):
-            matrix = specificity_table(own)
-            if matrix.size:
-                yield f"specificity-{label_set}", _specificity(matrix, matplotlib), matrix.reset_index(names="silenced")
-        doses = dose_table(own, axes.classes)
+        matrix = specificity_table(changes)
+        if matrix.size:
+            yield f"specificity-{label_set}", _specificity(matrix, matplotlib), matrix.reset_index(names="silenced")
+        doses = dose_table(changes, axes.classes)
         if len(doses):
             yield f"dose-response-{label_set}", _doses(doses, matplotlib), doses
 
 
 def layer_table(pairs: pd.DataFrame, names: list[str], layers: int) -> pd.DataFrame:
-    """Class-specific neurons, a row per class and a column per layer."""
-    counts = np.zeros((len(names), layers), np.int64)
-    place = {name: row for row, name in enumerate(names)}
-    np.add.at(counts, (pairs["class"].map(place).to_numpy(), pairs["layer"].to_numpy(np.int64)), 1)
-    return pd.DataFrame(counts, names, [f"layer_{layer}" for layer in range(layers)])
+    """Number of class-specific neurons: a row per class, a column per layer.
 
-
-def _bases(names: list[str], rows: pd.DataFrame) -> list[str]:
-    """Interventions without their gain, which ends their names where a set has several."""
-    gain = dict(zip(rows["intervention"], rows["gain"], strict=True))
-    return [name.removesuffix(f" x {np.format_float_positional(gain[name], trim='-')}") for name in names]
+    Args:
+      pairs: class and layer of each pair of class and neuron.
+      names: classes of the label set, also those without neurons.
+      layers: number of layers of the encoder.
+    """
+    # The crosstab has no row for a class without neurons and no column for a layer without them.
+    columns = pd.Index(range(layers))
+    counts = pd.crosstab(pairs["class"], pairs["layer"].astype(int)).reindex(index=names, columns=columns, fill_value=0)
+    return pd.DataFrame(counts.to_numpy(np.int64), names, [f"layer_{layer}" for layer in columns])
 
 
 def specificity_table(ablation: pd.DataFrame) -> pd.DataFrame:
-    """Margin change, logits, at the lowest gain: a row per silenced set, a column per class."""
+    """Margin change at the lowest gain, logits: a row per silenced set, a column per class.
+
+    Args:
+      ablation: interventions of one label set, with several gains.
+    """
     lowest = ablation[ablation["gain"] == ablation["gain"].min()]
+    # Rows and columns in the order of the table.
     rows, columns = (list(dict.fromkeys(lowest[name])) for name in ("intervention", "class"))
     matrix = lowest.pivot_table("margin_change", "intervention", "class", sort=False, dropna=False)
-    return matrix.reindex(index=rows, columns=columns).rename(index=dict(zip(rows, _bases(rows, lowest), strict=True)))
+    return matrix.reindex(index=rows, columns=columns).rename(
+        index=lambda name: without_gain(name, lowest["gain"].min())
+    )
 
 
 def dose_table(ablation: pd.DataFrame, classes: Sequence[ClassName]) -> pd.DataFrame:
-    """Margin change of the own class of every set that has one and several gains; a gain of 1 changes nothing."""
-    own = ablation.assign(silenced=_bases(ablation["intervention"].tolist(), ablation))
-    meant = {name: classes_of(name, classes) for name in own["silenced"].unique()}
-    keys = zip(own["silenced"], own["label_set"], own["class"], strict=True)
-    own = own[[meant[name] == (tuple(key),) for name, *key in keys]]
-    own = own[own.groupby("silenced")["gain"].transform("nunique") > 1]
-    alone = pd.DataFrame({"silenced": own["silenced"].unique(), "gain": 1.0, "margin_change": 0.0})
-    alone = alone[~alone["silenced"].isin(own[own["gain"] == 1]["silenced"])]
-    kept = ["silenced", "gain", "margin_change", "ci_low", "ci_high", "control_mean", "control_sd"]
-    both = pd.concat([own[kept], alone]) if len(own) else own[kept]
-    return both.sort_values(["silenced", "gain"], kind="stable").reset_index(drop=True)
+    """Margin change of each set's own class at several gains, logits.
+
+    A set without gain 1, which changes nothing, gets a row for it, so that its curve passes through zero.
+
+    Args:
+      ablation: interventions of one label set.
+      classes: all classes of the run.
+
+    Returns:
+      A row for each set and gain, with the interval of the change and with the controls.
+    """
+    silenced = [without_gain(name, gain) for name, gain in zip(ablation["intervention"], ablation["gain"], strict=True)]
+    own_class = {name: classes_of(name, classes) for name in set(silenced)}
+    measured = zip(ablation["label_set"], ablation["class"], strict=True)
+    # Kept are sets that are meant for one class, measured on it.
+    own = [own_class[name] == (key,) for name, key in zip(silenced, measured, strict=True)]
+    doses = ablation.assign(silenced=silenced)[own]
+    doses = doses[doses.groupby("silenced")["gain"].transform("nunique") > 1][["silenced", "gain", *CHANGES]]
+    with_one = doses[doses["gain"] == 1]["silenced"]
+    without_one = [name for name in doses["silenced"].unique() if name not in set(with_one)]
+    if without_one:
+        untouched = pd.DataFrame({"silenced": without_one, "gain": 1.0, "margin_change": 0.0})
+        doses = pd.concat([doses, untouched])
+    return doses.sort_values(["silenced", "gain"], kind="stable").reset_index(drop=True)
 
 
-def _layers(table: pd.DataFrame, matplotlib: Any) -> Any:
+def _layers(table: pd.DataFrame, matplotlib: ModuleType) -> Figure:
+    """A heatmap of layers and classes; classes without neurons are left out."""
     covered = table[table.sum(axis=1) > 0]
-    figure, axes = _blank(matplotlib, len(covered), len(covered.columns), covered.index)
-    image = axes.imshow(np.ma.masked_equal(covered, 0), cmap="viridis", aspect="auto", vmin=0, interpolation="none")
-    image.set_clip_on(False)
-    axes.set_yticks(range(len(covered)), map(short_name, covered.index))
-    axes.set_xticks(range(len(covered.columns)), range(len(covered.columns)))
-    axes.set(xlabel="layer")
-    figure.colorbar(image, ax=axes).set_label("class-specific neurons")
+    figure, plot = _blank(matplotlib, len(covered), len(covered.columns), covered.index)
+    image = plot.imshow(np.ma.masked_equal(covered, 0), cmap="viridis", aspect="auto", vmin=0, interpolation="none")
+    image.set_clip_on(False)  # else the SVG has names of clip paths that differ each time
+    plot.set_yticks(range(len(covered)), [short_name(name) for name in covered.index])
+    plot.set_xticks(range(len(covered.columns)), [str(layer) for layer in range(len(covered.columns))])
+    plot.set(xlabel="layer")
+    figure.colorbar(image, ax=plot).set_label("class-specific neurons")
     return figure
 
 
-def _sizes(frame: pd.DataFrame, matplotlib: Any, every_class: bool) -> Any:
-    """Bars, and the coverage where the frame has every class, not only those that other tables happen to name."""
-    figure, axes = _blank(matplotlib, len(frame), 20, frame["class"])
-    axes.barh(range(len(frame)), frame["neurons"], color="0.35")
-    axes.set_yticks(range(len(frame)), map(short_name, frame["class"]))
-    axes.set(xlabel="class-specific neurons", ylim=(len(frame) - 0.4, -0.6))
+def _sizes(frame: pd.DataFrame, matplotlib: ModuleType, every_class: bool) -> Figure:
+    """Bars of the number of neurons of each class.
+
+    Args:
+      frame: classes and their numbers of neurons.
+      matplotlib: the module.
+      every_class: whether the frame has every class of the label set; only then is the coverage known.
+    """
+    figure, plot = _blank(matplotlib, len(frame), 20, frame["class"])
+    plot.barh(range(len(frame)), frame["neurons"], color="0.35")
+    plot.set_yticks(range(len(frame)), [short_name(name) for name in frame["class"]])
+    plot.set(xlabel="class-specific neurons", ylim=(len(frame) - 0.4, -0.6))
     if every_class:
-        axes.set_title(f"coverage {(frame['neurons'] > 0).mean():.0%}")
+        plot.set_title(f"coverage {(frame['neurons'] > 0).mean():.0%}")
     return figure
 
 
-def _specificity(matrix: pd.DataFrame, matplotlib: Any) -> Any:
-    figure, axes = _blank(matplotlib, len(matrix), len(matrix.columns), [*matrix.index, *matrix.columns])
-    most = float(np.nanmax(np.abs(matrix.to_numpy()), initial=0)) or 1.0
-    image = axes.imshow(matrix, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto", interpolation="none")
+def _specificity(matrix: pd.DataFrame, matplotlib: ModuleType) -> Figure:
+    """A heatmap of silenced sets and measured classes."""
+    figure, plot = _blank(matplotlib, len(matrix), len(matrix.columns), [*matrix.index, *matrix.columns])
+    most = float(np.nanmax(np.abs(matrix.to_numpy()), initial=0)) or 1.0  # colours are centred on no change
+    image = plot.imshow(matrix, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto", interpolation="none")
     image.set_clip_on(False)
-    axes.set_yticks(range(len(matrix)), map(short_name, matrix.index))
-    axes.set_xticks(range(len(matrix.columns)), map(short_name, matrix.columns), rotation=90)
-    axes.set(xlabel="measured on", ylabel="silenced")
-    figure.colorbar(image, ax=axes).set_label("margin change, logits")
+    plot.set_yticks(range(len(matrix)), [short_name(name) for name in matrix.index])
+    plot.set_xticks(range(len(matrix.columns)), [short_name(name) for name in matrix.columns], rotation=90)
+    plot.set(xlabel="measured on", ylabel="silenced")
+    figure.colorbar(image, ax=plot).set_label("margin change, logits")
     return figure
 
 
-def _doses(doses: pd.DataFrame, matplotlib: Any) -> Any:
+def _doses(doses: pd.DataFrame, matplotlib: ModuleType) -> Figure:
+    """Curves of margin change against gain, one for each set."""
     figure = matplotlib.figure.Figure((4.5, 3), layout="constrained")
-    axes = figure.add_subplot()
-    axes.axhline(0, color="0.7", linewidth=0.8)
+    plot = figure.add_subplot()
+    plot.axhline(0, color="0.7", linewidth=0.8)
     sets = list(doses.groupby("silenced", sort=False))
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(sets)))
-    for (name, own), colour, marker in zip(sets, colours, itertools.cycle("os^Dv*"), strict=False):
+    for (name, points), colour, marker in zip(sets, colours, itertools.cycle("os^Dv*"), strict=False):
         style = {"color": colour, "marker": marker, "markersize": 3.5, "clip_on": False}
-        axes.plot(own["gain"], own["margin_change"], label=short_name(str(name)), **style)
-    axes.set(xlabel="gain", ylabel="margin change, logits")
-    axes.legend(fontsize=6, frameon=False)
+        plot.plot(points["gain"], points["margin_change"], label=short_name(str(name)), **style)
+    plot.set(xlabel="gain", ylabel="margin change, logits")
+    plot.legend(fontsize=6, frameon=False)
     return figure
 
 
-def _blank(matplotlib: Any, rows: int, columns: int, names: Any) -> tuple[Any, Any]:
-    """A figure of so many cells, with room for names."""
-    room = 0.08 * max((len(short_name(name)) for name in names), default=0) + 1.5
-    size = (float(np.clip(CELL * count, LEAST, MOST)) + room for count in (columns, rows))
-    figure = matplotlib.figure.Figure(tuple(size), layout="constrained")
+def _blank(matplotlib: ModuleType, rows: int, columns: int, names: Collection[str]) -> tuple[Figure, Plot]:
+    """An empty figure with room for labels.
+
+    Args:
+      matplotlib: the module.
+      rows: number of cells from top to bottom.
+      columns: number of cells from left to right.
+      names: labels, of which the longest needs room.
+    """
+    room = LETTER * max((len(short_name(name)) for name in names), default=0) + ROOM
+    # Many classes get smaller cells instead of a sheet that no printer takes.
+    width, height = (float(np.clip(CELL * count, MIN_CELLS, MAX_CELLS)) + room for count in (columns, rows))
+    figure = matplotlib.figure.Figure((width, height), layout="constrained")
     return figure, figure.add_subplot()

@@ -1,77 +1,93 @@
-"""The commands that made a run, as a shell takes them."""
+"""Command lines that made a run."""
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jaxdissect.options.ablate import AblateOptions
 from jaxdissect.options.activations import ActivationsOptions
+from jaxdissect.options.base import Options, flag
 from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.options.probe import ProbeOptions
 from jaxdissect.options.share import ShareOptions
 from jaxdissect.report.run_contents import Contents
-from jaxdissect.significance.assess import CertaintyOptions
 from jaxdissect.stages.inputs import TASK_OPTIONS, given_before
+from jaxdissect.types import Json, Record
 
-OPTIONS = {
-    "activations": ActivationsOptions, "neurons": NeuronsOptions, "share": ShareOptions, "probe": ProbeOptions,
+OPTIONS: dict[str, type[Options]] = {
+    "activations": ActivationsOptions,
+    "neurons": NeuronsOptions,
+    "share": ShareOptions,
+    "probe": ProbeOptions,
     "ablate": AblateOptions,
-}  # fmt: skip
-RECORDED_AS = {  # other names than the options have
-    "probe": {"probe_batch_size": "batch_size"},
+}
+# Names in run.json that differ from the option's. The probe does not record its own `batch_size`, the number of clips
+# that run through the encoder together: it changes no result.
+RECORDED_AS = {
+    "probe": {"probe_batch_size": "batch_size", "batch_size": ""},
     "ablate": {"gain": "gains"},
     "share": {"with_": "with"},
 }
-DRAWS = ("permutations", "resamples", "splits", "seed")  # of the stage `neurons`, kept with the scores
 
 
 def commands(contents: Contents) -> list[str]:
-    """A command line for every stage that the run records, in their order; what is the default is left out."""
-    return [shlex.join(_command(contents, stage)) for stage in OPTIONS if stage in contents.stages]
+    """A command line for each stage that the run records, in the order of the stages; defaults are left out.
+
+    Args:
+      contents: files of the run.
+    """
+    return [shlex.join(_words(contents, stage)) for stage in OPTIONS if stage in contents.stages]
 
 
-def _command(contents: Contents, stage: str) -> list[str]:
-    record, options = contents.stages[stage], OPTIONS[stage]
-    renamed = RECORDED_AS.get(stage, {})
-    found = {field.name: record["options"].get(renamed.get(field.name, field.name)) for field in _fields(options)}
-    if "batch_size" in found and "batch_size" in renamed.values():
-        found["batch_size"] = None
-    if stage == "activations":
-        inputs = record.get("inputs")
-        if isinstance(inputs, dict):
-            found |= dict.fromkeys(TASK_OPTIONS) | given_before(inputs)
-        found |= {name: record.get(name) for name in ("encoder", "task") if found.get(name) is None}
-    if stage == "neurons" and "scores" in contents.data:
-        attrs, default = contents.data["scores"].attrs, vars(CertaintyOptions())
-        found |= {name: attrs[name] for name in DRAWS if attrs.get(name, default[name]) != default[name]}
-    if stage == "ablate" and not found["controls"]:
-        found["match"] = None  # what there is none of is not matched
+def _words(contents: Contents, stage: str) -> list[str]:
+    """The words of the command line of a stage.
+
+    Args:
+      contents: files of the run.
+      stage: name of the stage.
+    """
+    values = _recorded(contents.stages[stage], stage)
     words = ["jaxdissect", stage]
-    for field in _fields(options):
-        words += _words(field, found.get(field.name))
+    for field in dataclasses.fields(OPTIONS[stage]):
+        value = values.get(field.name)
+        # A list in run.json was a tuple of options.
+        if value is not None and field.default != (tuple(value) if isinstance(value, list) else value):
+            words += _option(field.name, value)
     return [*words, "--run", contents.name]
 
 
-def _fields(options: Any) -> list[dataclasses.Field]:
-    return [field for field in dataclasses.fields(options) if field.name != "run"]
+def _recorded(record: Record, stage: str) -> Record:
+    """Values of the options of a stage, by the names of the options; None for an option that was not given.
+
+    Args:
+      record: record of the stage in `run.json`.
+      stage: name of the stage.
+    """
+    names = {field.name: field.name for field in dataclasses.fields(OPTIONS[stage])} | RECORDED_AS.get(stage, {})
+    values = {name: record["options"].get(recorded) for name, recorded in names.items()}
+    if stage == "activations":
+        # Labels and test fold are recorded as they were counted; the inputs say whether they were given.
+        if "inputs" in record:
+            values |= dict.fromkeys(TASK_OPTIONS) | given_before(record["inputs"])
+        values |= {name: record.get(name) for name in ("encoder", "task") if values.get(name) is None}
+    if stage == "ablate" and not values["controls"]:
+        values["match"] = None  # it has no effect without controls, and the command line refuses it
+    return values
 
 
-def _words(field: dataclasses.Field, value: Any) -> list[str]:
-    """An option as given, or nothing where it is the default."""
-    flag = "--" + field.name.strip("_").replace("_", "-")
-    if isinstance(value, list) and field.name == "label":
-        value = ",".join(map(str, value))
-    if value is None or value == field.default or (isinstance(value, list) and tuple(value) == field.default):
-        return []
+def _option(name: str, value: Json) -> list[str]:
+    """The words of an option.
+
+    Args:
+      name: name of its field.
+      value: value, which is not the default.
+    """
     if isinstance(value, bool):
-        return [flag] if value else [f"--no-{flag[2:]}"]
-    if isinstance(value, Mapping):
-        return []
-    values = [Path(one).name for one in value] if field.name == "with_" else value
-    return [flag, *(map(_word, values) if isinstance(values, list) else [_word(values)])]
-
-
-def _word(value: Any) -> str:
-    return str(value).removesuffix(".0")  # every digit of a number, so that the command does the same again
+        return [flag(name) if value else f"--no-{flag(name)[2:]}"]
+    if name == "label" and isinstance(value, list):
+        value = ",".join(value)
+    values = value if isinstance(value, list) else [value]
+    if name == "with_":  # without the folders above the other run, which are private
+        values = [Path(folder).name for folder in values]
+    # Every digit of a number, so that the command computes the same; a whole number as it would be typed.
+    return [flag(name), *(str(word).removesuffix(".0") for word in values)]

@@ -134,7 +134,7 @@ def neuron_hash(data, n=0):
         ),
     ],
 )
-def test_a_real_run_is_walked_through(page, request, name):
+def test_page_of_a_real_run_is_walked_through(page, request, name):
     """Every section of a run that the commands have made, as a reader goes: by links, search, sort, and ear."""
     file = request.getfixturevalue(name)
     assert file.stat().st_size < 25e6
@@ -143,18 +143,18 @@ def test_a_real_run_is_walked_through(page, request, name):
     classes, found = data["classes"]["name"], data["pairs"]["class"]
     largest = max(set(found), key=found.count)
     shown = {section: section_text(page, section) for section in SECTIONS[1:]}
-    assert "Beyond permuted labels?" in shown["neurons"]
-    assert "Do selectors agree?" in shown["neurons"]
-    assert "By layer" in shown["layers"]
-    assert "Share in particular" in shown["sharing"]
+    assert "Permuted labels" in shown["neurons"]
+    assert "Agreement of selectors" in shown["neurons"]
+    assert "Neurons and pairs by layer" in shown["layers"]
+    assert "Sharing in particular" in shown["sharing"]
     if name == "notes":
         assert "Specificity matrix" in shown["ablation"]
         assert "Dose and response" in shown["ablation"]
-        assert "linear probe" not in shown["compare"].lower().split("made")[1], "what the other run lacks"
+        assert "linear probe" not in shown["compare"].lower().split("made")[1], "the other run has no probe"
         assert "octave: coverage" in shown["compare"]
     else:
         assert len(classes) == 50
-        assert "Nothing was ablated" in shown["ablation"]
+        assert "This report has no ablation" in shown["ablation"]
     click(page, "nav a[data-section=classes]")
     page.wait("document.querySelector('#view input[type=search]') !== null")
     page.run("document.querySelector('#view input[type=search]').focus()")
@@ -180,9 +180,9 @@ def section_text(page, section):
     return text(page)
 
 
-def test_what_supports_a_selection_is_shown(page, hostile):
+def test_page_shows_evidence_and_published_figures(page, hostile):
     page.open(hostile)
-    assert "Published figures beside those found here" in text(page, "main")
+    assert "Published figures" in text(page, "main")
     assert "accuracy <after> ablation" in text(page, "main")
     assert "Linear probe" in text(page, "main")
     assert "Probe" in section_text(page, "classes")
@@ -193,7 +193,7 @@ def test_what_supports_a_selection_is_shown(page, hostile):
     assert "Rank correlation" in section_text(page, "ablation")
 
 
-def test_label_sets_and_runs_are_chosen_from(page, notes):
+def test_sharing_view_changes_between_label_sets(page, notes):
     page.open(notes, "#sharing")
     names = page.run("[...document.querySelectorAll('#view select option')].map((option) => option.textContent)")
     assert names == ["octave", "instrument", "octave x instrument"]
@@ -209,19 +209,38 @@ def test_label_sets_and_runs_are_chosen_from(page, notes):
     assert count(page, "#view tbody tr") == shared > 0
 
 
-def test_every_section_opens_by_its_link(page, notes):
+def test_menu_opens_every_section(page, notes):
     page.open(notes)
-    assert "What the neurons of this run listen to" in text(page, "main")
+    assert "Class-specific neurons of m2d_tiny on notes" in text(page, "main")
     for section in SECTIONS[1:]:
         click(page, f"nav a[data-section={section}]")
         page.wait(f"document.querySelector('nav a[aria-current]').dataset.section === '{section}'")
         assert text(page, "#view h1").lower() == section
-        assert page.run("document.activeElement.tagName") == "H1", "a reader is told where they are"
+        assert page.run("document.activeElement.tagName") == "H1", "a screen reader reads the title"
     click(page, "nav a[data-section=overview]")
     page.wait("document.getElementById('view').hidden")
 
 
-def test_a_clip_plays_and_its_cursor_follows(page, notes):
+def test_overview_begins_with_classes_neurons_and_a_player(page, notes):
+    """The first screen shows what was found; cautions come after it."""
+    page.look(1280, 800)
+    page.open(notes)
+    rect = "document.querySelector('{}').getBoundingClientRect().toJSON()"
+    assert count(page, "#findings tbody tr") > 3
+    assert count(page, "#findings tbody tr:first-child td a") > 0, "links to the best neurons"
+    assert page.run(rect.format("#findings table"))["bottom"] < 800
+    assert page.run(rect.format("#findings audio"))["bottom"] < 800
+    assert page.run(rect.format("#overview-view .note"))["top"] > page.run(rect.format("#findings"))["bottom"]
+    before = text(page, "#findings .player h2")
+    click(page, "#findings tbody tr:last-child button")
+    assert text(page, "#findings .player h2") != before
+    page.run("window.player = document.querySelector('#findings audio'); player.muted = true; player.play()")
+    page.wait("player.currentTime > 0.1")
+    page.go("#classes")
+    assert count(page, "audio") == 0
+
+
+def test_clip_plays_and_its_cursor_follows(page, notes):
     page.open(notes)
     data = data_of(page)
     page.go(neuron_hash(data))
@@ -246,7 +265,7 @@ def test_a_clip_plays_and_its_cursor_follows(page, notes):
     assert count(page, "audio") == 0
 
 
-def test_activation_lies_where_the_grid_says(page, notes):
+def test_overlay_is_strongest_at_the_strongest_patch(page, notes):
     """The strongest patch of a clip is the strongest on its canvas."""
     page.open(notes)
     data = data_of(page)
@@ -272,7 +291,7 @@ def test_activation_lies_where_the_grid_says(page, notes):
     assert own[band, column] == own.max()
 
 
-def test_tables_sort_and_search(page, notes):
+def test_table_sorts_and_searches(page, notes):
     page.open(notes, "#classes")
     sizes = "[...document.querySelectorAll('#view tbody tr')].map((row) => Number(row.cells[3].innerText))"
     falling = page.run(sizes)
@@ -284,24 +303,24 @@ def test_tables_sort_and_search(page, notes):
     page.send("Input.insertText", text="INSTRU")
     assert 0 < count(page, "#view tbody tr") < len(falling)
     page.send("Input.insertText", text=" nothing like it")
-    assert "Nothing matches" in text(page)
+    assert "No row matches" in text(page)
 
 
-def test_a_heatmap_is_used_by_keys(page, notes):
+def test_heatmap_is_used_by_keys(page, notes):
     page.open(notes, "#sharing")
     page.run("document.querySelector('.heat canvas').focus()")
     page.press("ArrowRight")
     page.press("ArrowDown")
     page.press("ArrowRight")
-    told = text(page, ".readout")
-    assert " and " in told or "neuron" in told
-    assert text(page, "#status") == told
+    sentence = text(page, ".readout")
+    assert " and " in sentence or "neuron" in sentence
+    assert text(page, "#status") == sentence
     page.press("Enter")
     page.wait("/^#(pair|class)/.test(location.hash)")
     page.wait("document.activeElement.tagName === 'H1'")
 
 
-def test_a_place_can_be_shared(page, notes):
+def test_address_opens_its_place(page, notes):
     page.open(notes)
     data = data_of(page)
     size = data["pairs"]["class"]
@@ -312,12 +331,12 @@ def test_a_place_can_be_shared(page, notes):
     page.open(notes, neuron_hash(data, 1))
     assert f"neuron {data['neurons']['neuron'][1]}" in text(page, "#view h1")
     page.open(notes, "#neuron/99/1")
-    assert "Not here" in text(page)
+    assert "Unknown address" in text(page)
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_can_be_read_and_nothing_is_cut(page, notes, hostile, width, dark):
+def test_page_is_legible_and_nothing_is_cut(page, notes, hostile, width, dark):
     page.look(width, 800, dark)
     for file in (notes, hostile):
         page.open(file)
@@ -331,7 +350,7 @@ def test_text_can_be_read_and_nothing_is_cut(page, notes, hostile, width, dark):
 NAMED = {"button", "link", "searchbox", "combobox", "checkbox", "application", "region", "image", "heading", "table"}
 
 
-def test_every_control_has_a_name_and_headings_step_down(page, notes, hostile):
+def test_page_names_every_control_and_headings_step_down(page, notes, hostile):
     for file in (notes, hostile):
         page.open(file)
         data = data_of(page)
@@ -355,7 +374,7 @@ def test_every_control_has_a_name_and_headings_step_down(page, notes, hostile):
             assert all(b <= a + 1 for a, b in itertools.pairwise(levels)), (place, levels)
 
 
-def test_the_tab_key_goes_through_a_page_in_order_and_is_seen(page, notes):
+def test_page_is_walked_by_tab_in_order(page, notes):
     page.open(notes, "#classes")
     places = []
     for _ in range(40):
@@ -375,7 +394,7 @@ def test_the_tab_key_goes_through_a_page_in_order_and_is_seen(page, notes):
     assert places == sorted(set(places)), "in the order of the page, and no trap"
 
 
-def test_it_prints_whole_and_nothing_moves(page, notes):
+def test_page_prints_whole_and_nothing_moves(page, notes):
     page.open(notes, "#sharing")
     page.send("Emulation.setEmulatedMedia", media="print")
     assert page.run("getComputedStyle(document.querySelector('.bar')).display") == "none"
@@ -387,13 +406,13 @@ def test_it_prints_whole_and_nothing_moves(page, notes):
     assert not page.run(f"[...document.querySelectorAll('*')].map((one) => getComputedStyle(one)).some({moving})")
 
 
-def test_faint_text_would_be_found(page, notes):
+def test_contrast_check_finds_faint_text(page, notes):
     page.open(notes)
     page.run("document.querySelector('h1').style.color = '#888'")
     assert len(page.run(CONTRAST)) == 1
 
 
-def test_hostile_names_are_text(page, hostile):
+def test_page_shows_hostile_names_as_text(page, hostile):
     page.open(hostile)
     data = data_of(page)
     assert data["classes"]["name"] == list(HOSTILE)
@@ -410,17 +429,17 @@ def test_hostile_names_are_text(page, hostile):
     assert "<img src=x onerror=alert(1)>" in text(page)
 
 
-def test_every_link_of_a_hostile_run_leads_to_its_place(page, hostile):
+def test_page_links_of_hostile_names_lead_to_their_places(page, hostile):
     page.open(hostile, "#classes")
     links = page.run("[...document.querySelectorAll('#view tbody a')].map((anchor) => anchor.getAttribute('href'))")
     assert len(links) > len(HOSTILE)
     for link in links[:40]:
         page.go(link)
-        assert "Not here" not in text(page, "#view h1"), link
+        assert "Unknown address" not in text(page, "#view h1"), link
 
 
 @pytest.mark.parametrize("classes", [1, 2, 527])
-def test_few_classes_and_many(page, tmp_path, classes):
+def test_page_of_few_and_of_many_classes(page, tmp_path, classes):
     run = make_run(
         tmp_path / "run",
         [f"class {c}" for c in range(classes)],
@@ -458,7 +477,7 @@ def test_few_classes_and_many(page, tmp_path, classes):
         assert "Specific to" in text(page)
 
 
-def test_a_neuron_whose_clips_are_all_left_out_says_no_more_than_that(page, dissected, tmp_path):
+def test_neuron_without_clips_has_no_colour_key(page, dissected, tmp_path):
     run = shutil.copytree(dissected / "run", tmp_path / "run")
     path = run_report(ReportOptions(run=run, figures=False, max_mb=0.225)).path
     page.open(path)
@@ -469,13 +488,13 @@ def test_a_neuron_whose_clips_are_all_left_out_says_no_more_than_that(page, diss
     assert text(page, ".tools") == ""
 
 
-def test_names_that_objects_of_a_browser_have_are_places_like_others(page, hostile):
+def test_address_of_an_object_property_is_unknown(page, hostile):
     for place in ("#constructor", "#toString", "#__proto__"):
         page.open(hostile, place)
-        assert text(page, "#view h1") == "Not here"
+        assert text(page, "#view h1") == "Unknown address"
 
 
-def test_a_folder_with_files_beside_plays_too(page, notes, tmp_path):
+def test_page_with_files_beside_plays_sound(page, notes, tmp_path):
     run = shutil.copytree(notes.parent, tmp_path / "run")
     path = run_report(ReportOptions(run=run, full=True, figures=False)).path
     page.open(path)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shutil
+from itertools import chain
 
 import made_runs
 import numpy as np
@@ -15,7 +16,7 @@ from jaxdissect.cli import main
 from jaxdissect.cli.answer import Answer
 from jaxdissect.commands.outcome import Outcome
 from jaxdissect.options.base import OutputOptions
-from jaxdissect.report.overview import _cautions
+from jaxdissect.report.cautions import cautions_of
 from jaxdissect.report.run_contents import read_contents
 from jaxdissect.runtime.files import json_fingerprint
 from jaxdissect.runtime.run_directory import Run, record_attributes
@@ -246,7 +247,7 @@ def test_warnings_of_neurons_are_told_once_on_stderr_too(chosen):
 def test_report_and_json_warn_of_the_same(chosen, tmp_path, capsys):
     folder, _, warnings, _ = chosen[None]
     assert any("40% of the unit length of 1 s" in sentence for sentence in warnings)
-    assert set(warnings) <= set(_cautions(read_contents(folder)))
+    assert set(warnings) <= set(chain.from_iterable(cautions_of(read_contents(folder)).values()))
     copied = shutil.copytree(folder, tmp_path / "run")
     assert main(["neurons", "--run", str(copied), "--permutations", "0", "--json"]) == 0
     assert not any("independent" in text for text in json.loads(capsys.readouterr().out)["warnings"])

@@ -1,10 +1,10 @@
-// What silencing neurons does.
+// Ablation: what silencing neurons does to each class.
 function ablationRows(entry) {
   const width = entry.classes.length;
-  return entry.interventions.flatMap((one, i) =>
+  return entry.interventions.flatMap((intervention, i) =>
     entry.classes.map((c, k) => {
       const get = (name) => (entry[name] ? finite(unpack(entry[name])[i * width + k]) : null);
-      return {one, c, own: one.own.includes(c), clips: entry.clips[k], before: entry.before[k], get};
+      return {intervention, c, own: intervention.own.includes(c), clips: entry.clips[k], before: entry.before[k], get};
     }),
   );
 }
@@ -16,15 +16,15 @@ const controlsOf = (mean, deviation, count, places = 2) =>
 const ABLATION_COLUMNS = [
   {
     title: 'Set (neurons)',
-    value: ({one}) => one.base,
-    cell: ({one}) => [short(one.base, 60), el('span', {class: 'muted'}, ` (${number(one.neurons)})`)],
+    value: ({intervention}) => intervention.base,
+    cell: ({intervention}) => [short(intervention.base, 60), el('span', {class: 'muted'}, ` (${number(intervention.neurons)})`)],
   },
   {
     title: 'Gain',
     hint: 'factor on the activations: 0 silences',
     number: true,
-    value: ({one}) => one.gain,
-    cell: ({one}) => gainOf(one),
+    value: ({intervention}) => intervention.gain,
+    cell: ({intervention}) => gainOf(intervention),
   },
   {
     title: 'Measured on',
@@ -50,7 +50,7 @@ const ABLATION_COLUMNS = [
     hint: 'mean ± deviation of matched random sets, and how many',
     number: true,
     value: (row) => row.get('control_mean'),
-    cell: (row) => controlsOf(row.get('control_mean'), row.get('control_sd'), row.one.controls),
+    cell: (row) => controlsOf(row.get('control_mean'), row.get('control_sd'), row.intervention.controls),
   },
   {
     title: 'p',
@@ -76,7 +76,7 @@ const ABLATION_COLUMNS = [
   },
   {
     title: 'Before',
-    hint: 'accuracy (average precision of a multi-label set) without an intervention',
+    hint: 'accuracy (multi-label: average precision) without an intervention',
     number: true,
     value: (row) => row.before,
     cell: (row) => percent(row.before),
@@ -87,7 +87,7 @@ function ablationTable(rows, caption) {
   return dataTable(ABLATION_COLUMNS, rows, {
     caption,
     placeholder: 'Search',
-    search: ({one, c}) => `${one.name} ${classes.name[c]}`,
+    search: ({intervention, c}) => `${intervention.name} ${classes.name[c]}`,
     sort: [3, false],
     shown: 25,
   });
@@ -99,7 +99,7 @@ function specificity(entry) {
     change = unpack(entry.margin_change),
     p = unpack(entry.p_value);
   const shown = entry.interventions
-    .map((one, i) => i)
+    .map((_, i) => i)
     .filter((i) => entry.interventions[i].mode === 'mean' || entry.interventions[i].gain === lowestGain(entry));
   const most = shown.reduce(
     (best, i) =>
@@ -111,7 +111,7 @@ function specificity(entry) {
     el(
       'p',
       {class: 'small'},
-      `Rows: neurons that were silenced (gain ${number(lowestGain(entry))}). Columns: classes whose margin was measured. A specific effect stands on the row's own class alone, which is marked by a dot.`,
+      `Rows: neurons that were silenced (gain ${number(lowestGain(entry))}). Columns: classes whose margin was measured. Dots mark the class that a row's neurons are specific to: a specific effect is there alone.`,
     ),
     el(
       'div',
@@ -126,7 +126,7 @@ function specificity(entry) {
       value: (r, k) => change[shown[r] * width + k],
       colour: (value) => diverging(value / most),
       marked: (r, k) => entry.interventions[shown[r]].own.includes(entry.classes[k]),
-      tell: (r, k) =>
+      describe: (r, k) =>
         `Silencing ${entry.interventions[shown[r]].base}: ${classes.name[entry.classes[k]]} changes by ${signed(change[shown[r] * width + k], 3)} logits, ${level('p', p[shown[r] * width + k])}`,
       open: (r, k) => {
         location.hash = classHref(entry.classes[k]);
@@ -139,12 +139,12 @@ const lowestGain = (entry) => Math.min(...entry.interventions.map(({gain}) => ga
 
 function doses(entry) {
   const width = entry.classes.length;
-  const found = [...grouped(entry.interventions.map(({base}) => base))]
+  const curves = [...grouped(entry.interventions.map(({base}) => base))]
     .filter(([, list]) => list.length > 1)
     .flatMap(([base, list]) =>
       entry.classes.map((c, k) => ({base, list, c, k})).filter(({c}) => entry.interventions[list[0]].own.includes(c)),
     );
-  if (!found.length) return null;
+  if (!curves.length) return null;
   const at = (name, i, k) => (entry[name] ? finite(unpack(entry[name])[i * width + k]) : null);
   return [
     el('h2', {}, 'Dose and response'),
@@ -156,7 +156,7 @@ function doses(entry) {
     el(
       'div',
       {class: 'dose'},
-      found.map(({base, list, c, k}) => {
+      curves.map(({base, list, c, k}) => {
         const points = list
           .map((i) => ({
             x: entry.interventions[i].gain,
@@ -196,13 +196,13 @@ function suiteTable(suite) {
     {title: 'p', number: true, value: (row) => row.p_value, cell: (row) => chance(row.p_value)},
   ];
   return [
-    el('h2', {}, 'All interventions together'),
+    el('h2', {}, 'Aggregate test'),
     el(
       'p',
       {class: 'small'},
-      'The aggregate test: mean margin change on the classes that the neurons are meant for, on all others, and the difference, against as many times their k-th controls. Where classes have few test clips, this is the one to report.',
+      'Mean margin change over all interventions: on their own classes, on the other classes, and the difference. Controls: the same means of matched random sets. Where classes have few test clips, report this test.',
     ),
-    dataTable(columns, suite, {caption: 'Aggregate test', sort: [1, false]}),
+    dataTable(columns, suite, {caption: 'Margin change of all interventions', sort: [1, false]}),
   ];
 }
 
@@ -210,7 +210,7 @@ function viewAblation(chosen) {
   if (!DATA.ablation || !DATA.ablation.sets.length)
     return [
       'Ablation',
-      needs('Nothing was ablated, or it cannot be read. Run `jaxdissect probe`, then', DATA.commands.ablate),
+      note('This report has no ablation. Run `jaxdissect probe`, then', DATA.commands.ablate),
       SETS.map((name, set) => causalView(set)),
     ];
   const entry = DATA.ablation.sets.find(({set}) => set === chosen) || DATA.ablation.sets[0];
@@ -221,7 +221,7 @@ function viewAblation(chosen) {
     el(
       'p',
       {class: 'lead'},
-      'Neurons are silenced or scaled inside the encoder, and a linear probe judges the test clips again. The margin is the logit of the true class less the highest of the others; negative changes mean that the neurons helped.',
+      'Neurons are silenced or scaled inside the encoder, and a linear probe judges the test clips again. The margin is the logit of the true class minus the highest other logit. A negative change means that the neurons help the class.',
     ),
     el(
       'div',
@@ -232,11 +232,12 @@ function viewAblation(chosen) {
         (set) => show(() => viewAblation(set)),
       ),
     ),
+    cautions('ablation'),
     suiteTable(DATA.ablation.suite.filter((row) => row.label_set === SETS[entry.set])),
-    el('h2', {}, 'On their own classes'),
+    el('h2', {}, 'Change of own classes'),
     ablationTable(
       own.length ? own : rows,
-      own.length ? 'Each set, measured on the classes it is meant for' : 'All interventions and classes',
+      own.length ? 'Each set, measured on its own classes' : 'All interventions and classes',
     ),
     specificity(entry),
     doses(entry),
@@ -251,15 +252,15 @@ function viewAblation(chosen) {
   ];
 }
 
-// On the page of a class: what was done to its neurons.
+// For the page of a class: interventions on its neurons.
 function ablatedClass(c) {
   const entry = DATA.ablation && DATA.ablation.sets.find(({set}) => set === classes.set[c]);
   if (!entry) return null;
   const rows = ablationRows(entry).filter((row) => row.own && row.c === c);
   return rows.length
     ? [
-        el('h2', {}, 'When its neurons are silenced or scaled'),
-        ablationTable(rows, `Interventions meant for ${classes.name[c]}`),
+        el('h2', {}, 'Ablation of its neurons'),
+        ablationTable(rows, `Interventions on the neurons of ${classes.name[c]}`),
       ]
     : null;
 }

@@ -1,4 +1,4 @@
-// Small charts as SVG, drawn as wide as their place is, so that text keeps its size.
+// Small charts as SVG, drawn at the width of their place, so that text keeps its size.
 const WIDEST = 760; // pixels
 
 function sized(make) {
@@ -94,18 +94,18 @@ function columnPicture(series, options, width) {
         options.place(place),
       ),
     );
-  const told =
+  const labels =
     series.length === 1 &&
     step > 24 &&
     series[0].map((value, place) =>
       svg('text', {x: left + (place + 0.5) * step, y: y(value) - 5, 'text-anchor': 'middle'}, options.format(value)),
     );
-  const scale = [0, 0.5, 1].map((share) => [
-    svg('line', {x1: left, x2: width, y1: y(share * most), y2: y(share * most), class: 'grid'}),
+  const scale = [0, 0.5, 1].map((fraction) => [
+    svg('line', {x1: left, x2: width, y1: y(fraction * most), y2: y(fraction * most), class: 'grid'}),
     svg(
       'text',
-      {x: left - 6, y: y(share * most) + 4, 'text-anchor': 'end', class: 'quiet-text'},
-      options.format(share * most),
+      {x: left - 6, y: y(fraction * most) + 4, 'text-anchor': 'end', class: 'quiet-text'},
+      options.format(fraction * most),
     ),
   ]);
   return picture(
@@ -114,7 +114,7 @@ function columnPicture(series, options, width) {
     options.label,
     scale,
     bodies,
-    told,
+    labels,
     ticks,
     svg('text', {x: (left + width) / 2, y: high - 3, 'text-anchor': 'middle', class: 'quiet-text'}, options.axis),
   );

@@ -1,24 +1,25 @@
-// The classes, and the page of one.
-function classRows() {
-  return [...Array(CLASSES).keys()].map((c) => {
-    const own = [...(pairsOfClass.get(c) || [])].sort(
-      (a, b) => (pairValue('probability', b) || 0) - (pairValue('probability', a) || 0),
-    );
-    const significant = pairs.q_value
-      ? own.filter((p) => pairValue('q_value', p) !== null && pairs.q_value[p] <= 0.05).length
-      : null;
-    return {c, own, significant};
-  });
+// The classes, and the page of a class.
+// Pairs of a class and its neurons; first the neuron that fires at the largest fraction of the class's tokens.
+const bestPairs = (c) =>
+  [...(pairsOfClass.get(c) || [])].sort(
+    (a, b) => (pairValue('probability', b) || 0) - (pairValue('probability', a) || 0),
+  );
+
+// A class with its pairs, and how many of these are significant (null: not tested).
+function classRow(c) {
+  const ofClass = bestPairs(c);
+  const significant = ofClass.filter((p) => pairValue('q_value', p) !== null && pairs.q_value[p] <= 0.05).length;
+  return {c, ofClass, significant: pairs.q_value ? significant : null};
 }
 
-function topNeurons(own) {
-  return own
+function bestNeurons(ofClass) {
+  return ofClass
     .slice(0, 3)
     .flatMap((p, place) => [place ? ', ' : '', link(neuronHref(pairs.neuron[p]), neuronName(pairs.neuron[p]))]);
 }
 
 function viewClasses() {
-  const {probe} = DATA.checks;
+  const {probe} = DATA.evidence;
   const columns = [
     {title: 'Class', value: ({c}) => classes.name[c], cell: ({c}) => link(classHref(c), classes.name[c])},
     SETS.length > 1 && {title: 'Label set', value: ({c}) => SETS[classes.set[c]], cell: ({c}) => SETS[classes.set[c]]},
@@ -32,14 +33,14 @@ function viewClasses() {
       title: 'Neurons',
       hint: 'class-specific neurons',
       number: true,
-      value: ({own}) => own.length,
-      cell: ({own}) => number(own.length),
+      value: ({ofClass}) => ofClass.length,
+      cell: ({ofClass}) => number(ofClass.length),
     },
     {
       title: 'Covered',
       hint: 'has at least one class-specific neuron',
-      value: ({own}) => (own.length ? 0 : 1),
-      cell: ({own}) => (own.length ? 'yes' : 'no'),
+      value: ({ofClass}) => (ofClass.length ? 0 : 1),
+      cell: ({ofClass}) => (ofClass.length ? 'yes' : 'no'),
     },
     pairs.q_value && {
       title: 'q ≤ 0.05',
@@ -56,11 +57,11 @@ function viewClasses() {
       cell: ({c}) => percent(probe.score[c]),
     },
     {
-      title: 'Top neurons (layer · number)',
+      title: 'Best neurons (layer · number)',
       wide: true,
-      value: ({own}) => (own.length ? pairValue('probability', own[0]) : null),
+      value: ({ofClass}) => (ofClass.length ? pairValue('probability', ofClass[0]) : null),
       number: false,
-      cell: ({own}) => (own.length ? topNeurons(own) : '–'),
+      cell: ({ofClass}) => (ofClass.length ? bestNeurons(ofClass) : '–'),
     },
   ].filter(Boolean);
   return [
@@ -68,10 +69,10 @@ function viewClasses() {
     el(
       'p',
       {class: 'lead'},
-      'A class is covered if at least one neuron is specific to it. Its top neurons are those that fire at the largest share of its tokens.',
+      'A class is covered if at least one neuron is specific to it. Its best neurons fire at the largest fraction of its tokens.',
     ),
-    !NEURONS && needs('No class-specific neurons are here. Choose them with', DATA.commands.neurons),
-    dataTable(columns, classRows(), {
+    !NEURONS && note('No neuron is class-specific. Choose neurons with', DATA.commands.neurons),
+    dataTable(columns, [...Array(CLASSES).keys()].map(classRow), {
       caption: 'Classes and their class-specific neurons',
       placeholder: 'Search classes',
       search: ({c}) => `${classes.name[c]} ${SETS[classes.set[c]]}`,
@@ -85,14 +86,14 @@ function pairColumns() {
   return [
     {
       title: 'p(active)',
-      hint: "share of the class's tokens at which the neuron is active",
+      hint: "fraction of the class's tokens at which the neuron is active",
       number: true,
       value: (p) => pairValue('probability', p),
       cell: (p) => percent(pairValue('probability', p), 1),
     },
     neurons.aape && {
       title: 'AAPE',
-      hint: 'normalised to 1: the lower, the fewer classes the neuron answers to',
+      hint: 'normalised to 1; low: the neuron answers to few classes',
       number: true,
       value: (p) => scoreOf('aape_normalised', classes.set[pairs.class[p]], pairs.neuron[p]),
       cell: (p) => fixed(scoreOf('aape_normalised', classes.set[pairs.class[p]], pairs.neuron[p]), 3),
@@ -113,7 +114,7 @@ function pairColumns() {
     },
     pairs.stability && {
       title: 'Stability',
-      hint: 'share of random halves of the recordings in which the pair is selected',
+      hint: 'fraction of random halves of the recordings that select the pair',
       number: true,
       value: (p) => pairValue('stability', p),
       cell: (p) => percent(pairValue('stability', p)),
@@ -165,7 +166,7 @@ function classClips(c) {
     .slice(0, 6);
   if (!own.length)
     return clips.audio
-      ? el('p', {class: 'muted'}, 'None of its clips is among the top clips that are embedded here.')
+      ? el('p', {class: 'muted'}, 'None of its clips is among the top clips of this report.')
       : soundless();
   return el(
     'div',
@@ -184,7 +185,7 @@ function relatives(c) {
     .slice(0, 8);
   if (!shared.length) return null;
   return [
-    el('h2', {}, 'Shares neurons with'),
+    el('h2', {}, 'Classes with shared neurons'),
     bars(
       shared.map(({other, jaccard}) => ({
         name: classes.name[other],
@@ -197,19 +198,19 @@ function relatives(c) {
     el(
       'p',
       {class: 'small'},
-      'Jaccard coefficient: shared neurons / neurons of either class. Blue: more than the sizes of the two classes and the breadth of the neurons explain (q ≤ 0.05); grey: not, or not tested.',
+      'Jaccard coefficient: shared neurons / neurons of either class. Blue: more than the sizes of the two classes and the breadth of the neurons explain (q ≤ 0.05). Grey: not more, or not tested.',
     ),
   ];
 }
 
 function viewClass(c) {
   const set = classes.set[c];
-  const {probe} = DATA.checks;
+  const {probe} = DATA.evidence;
   return [
     classes.name[c],
     el('p', {class: 'crumbs'}, link('#classes', 'Classes'), ` / ${SETS[set]}`),
     facts([
-      ['Class-specific neurons', number(sizeOf(c)), 'that answer to few classes, and often to this one'],
+      ['Class-specific neurons', number(sizeOf(c)), 'fire for few classes, and often for this class'],
       classes.clips && ['Clips', number(classes.clips[c]), 'counted'],
       classes.tokens && ['Tokens', number(classes.tokens[c]), 'counted'],
       probe &&
@@ -221,35 +222,10 @@ function viewClass(c) {
     ]),
     sizeOf(c)
       ? [el('h2', {}, 'Neurons'), classNeurons(c)]
-      : el('p', {}, 'No neuron is specific to this class: the class is not covered.'),
+      : el('p', {}, 'No neuron is specific to this class.'),
     ablatedClass(c),
     relatives(c),
     el('h2', {}, 'Clips'),
     classClips(c),
   ];
-}
-
-// On the overview: where to begin.
-function beginnings() {
-  const busiest = [...Array(CLASSES).keys()]
-    .filter(sizeOf)
-    .sort((a, b) => sizeOf(b) - sizeOf(a))
-    .slice(0, 12);
-  return busiest.length
-    ? [
-        el('h2', {}, 'Where to begin'),
-        el(
-          'p',
-          {class: 'small'},
-          'The classes with most neurons; all of them stand in ',
-          link('#classes', 'Classes'),
-          '.',
-        ),
-        el(
-          'ul',
-          {class: 'chips'},
-          busiest.map((c) => el('li', {}, link(classHref(c), `${short(className(c), 40)} ${sizeOf(c)}`))),
-        ),
-      ]
-    : [];
 }

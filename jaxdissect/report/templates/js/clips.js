@@ -22,7 +22,7 @@ function pictureSource(clip) {
   return `data:image/png;base64,${document.getElementById(`picture-${clip}`).textContent}`;
 }
 
-// The activation of a neuron over the picture: the stronger, the less one sees through.
+// The activation of a neuron over the picture; strong activations are opaque.
 function overlay(clip, n) {
   const place = gridAt.get(`${clip}/${n}`);
   if (place === undefined) return null;
@@ -71,7 +71,7 @@ function follow(audio, mel, cursor) {
 const seconds = (value) => `${plain(value)} s`;
 const hertz = (value) => (value >= 1000 ? `${plain(value / 1000)} kHz` : `${plain(value)} Hz`);
 
-// A card: title, what is known of the clip, and its player. n: the neuron to show, or null.
+// A card: title, labels and file of a clip, its picture with the activation of neuron n (null: none), and its player.
 function clipCard(clip, n, title, more) {
   const at = clipAt.get(clip);
   const labels = clips.labels[at];
@@ -87,7 +87,7 @@ function clipCard(clip, n, title, more) {
     el('p', {class: 'muted'}, [more, clips.file[at]].filter(Boolean).join(' · ')),
   ];
   if (!hasAudio(clip)) return el('article', {class: 'clip'}, head, why && el('p', {}, `Cannot be heard: ${why}.`));
-  const padding = el('div', {class: 'padding', title: 'padding: the recording has ended'});
+  const padding = el('div', {class: 'padding', title: 'padding after the end of the recording'});
   padding.style.left = `${(100 * clips.seconds[at]) / clips.unit_seconds}%`;
   const cursor = el('div', {class: 'cursor'});
   const unit = clips.unit_seconds;
@@ -104,14 +104,14 @@ function clipCard(clip, n, title, more) {
     padding,
     cursor,
   );
-  const wrong = el('p', {hidden: true}, 'This browser cannot play this kind of sound.');
+  const unplayable = el('p', {hidden: true}, 'This browser cannot play this kind of sound.');
   const audio = el('audio', {
     controls: true,
     preload: DATA.beside ? 'none' : 'metadata',
     src: audioSource(clip),
     'aria-label': `Play ${clips.file[at]}`,
     onerror: () => {
-      wrong.hidden = false;
+      unplayable.hidden = false;
     },
   });
   follow(audio, mel, cursor);
@@ -128,8 +128,8 @@ function clipCard(clip, n, title, more) {
       el('span', {}, seconds(unit)),
     ),
     audio,
-    wrong,
+    unplayable,
   );
 }
 
-const soundless = () => needs('There is no sound here: see “What is not here” in the overview.');
+const soundless = () => note('This report has no sound: see “Left out of this report” in the overview.');

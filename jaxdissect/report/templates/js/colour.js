@@ -1,4 +1,4 @@
-// Colours of even lightness steps, computed in OKLCH (Björn Ottosson, 2020), so that they can be told apart without hue.
+// Colours of even lightness steps, computed in OKLCH (Björn Ottosson, 2020), which can be distinguished without hue.
 const darkTheme = window.matchMedia('(prefers-color-scheme: dark)');
 const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -23,22 +23,22 @@ function oklch(lightness, chroma, hue) {
 const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 
 // 0 to 1: from violet over blue-green to yellow; the strongest is the farthest from the page's own lightness.
-function sequential(share) {
-  const t = Math.min(1, Math.max(0, share));
+function sequential(fraction) {
+  const t = Math.min(1, Math.max(0, fraction));
   const along = darkTheme.matches ? t : 1 - t;
   return css(oklch(0.3 + 0.62 * along, 0.11 + 0.05 * Math.sin(Math.PI * along), 305 - 200 * along));
 }
 
 // -1 to 1: blue, the page's grey, orange.
-function diverging(share) {
-  const t = Math.min(1, Math.max(-1, share));
+function diverging(fraction) {
+  const t = Math.min(1, Math.max(-1, fraction));
   const size = Math.abs(t) ** 0.8;
   const dark = darkTheme.matches;
   const lightness = dark ? 0.27 + 0.5 * size : 0.95 - 0.45 * size;
   return css(oklch(lightness, 0.15 * size, t < 0 ? 250 : 55));
 }
 
-// A strip that tells what colours mean.
+// A strip with the meaning of colours.
 function colourKey(colour, low, high, title) {
   const canvas = el('canvas', {width: 120, height: 12, 'aria-hidden': 'true'});
   const pen = canvas.getContext('2d');

@@ -1,4 +1,4 @@
-// Two runs side by side.
+// Comparison of two runs.
 const swatch = (second) => el('span', {class: second ? 'swatch second' : 'swatch', 'aria-hidden': 'true'});
 
 function compareFacts(run, second) {
@@ -35,8 +35,8 @@ function compareSet(name, a, b) {
     own.size && other.size
       ? own.classes.map((label, i) => ({
           label,
-          mine: own.size[i],
-          theirs: place.has(label) ? other.size[place.get(label)] : null,
+          first: own.size[i],
+          second: place.has(label) ? other.size[place.get(label)] : null,
         }))
       : [];
   const columns = [
@@ -49,21 +49,21 @@ function compareSet(name, a, b) {
       title: short(a.name, 24),
       number: true,
       hint: 'class-specific neurons',
-      value: (row) => row.mine,
-      cell: (row) => number(row.mine),
+      value: (row) => row.first,
+      cell: (row) => number(row.first),
     },
     {
       title: short(b.name, 24),
       number: true,
       hint: 'class-specific neurons',
-      value: (row) => row.theirs,
-      cell: (row) => number(row.theirs),
+      value: (row) => row.second,
+      cell: (row) => number(row.second),
     },
     {
       title: 'Difference',
       number: true,
-      value: (row) => (row.theirs === null ? null : row.mine - row.theirs),
-      cell: (row) => (row.theirs === null ? '–' : signed(row.mine - row.theirs, 0)),
+      value: (row) => (row.second === null ? null : row.first - row.second),
+      cell: (row) => (row.second === null ? '–' : signed(row.first - row.second, 0)),
     },
   ];
   const both = (key) => own[key] && other[key] && own[key].length === other[key].length;
@@ -88,7 +88,7 @@ function compareSet(name, a, b) {
         el(
           'figure',
           {},
-          el('figcaption', {}, 'All neurons by normalised AAPE: 0 answers to one class, 1 to all alike.'),
+          el('figcaption', {}, 'All neurons by normalised AAPE: 0: answers to one class, 1: to all classes alike.'),
           columnsChart([own.histogram, other.histogram], {
             label: `Neurons by normalised AAPE, ${name}`,
             place: (bin) => fixed(bin / own.histogram.length, 2),
@@ -110,7 +110,7 @@ function compareSet(name, a, b) {
 
 function viewCompare() {
   if (!DATA.other)
-    return ['Compare', needs('This report is of one run. To set another beside it, run', DATA.commands.compare)];
+    return ['Compare', note('This report is of one run. To compare it with another run, use', DATA.commands.compare)];
   const [a, b] = [DATA.own, DATA.other];
   const common = Object.keys(a.sets).filter((name) => Object.hasOwn(b.sets, name));
   return [
@@ -118,13 +118,13 @@ function viewCompare() {
     el(
       'p',
       {class: 'lead'},
-      'Two runs side by side. Numbers of neurons are comparable only if both were chosen by the same rule, from the same clips.',
+      'Numbers of neurons are comparable only if both runs chose them by the same rule, from the same clips.',
     ),
-    a.preset !== b.preset && needs('The two were chosen by different presets.'),
-    a.tokens !== b.tokens && needs('The two counted different tokens.'),
+    a.preset !== b.preset && note('The two runs chose neurons by different presets.'),
+    a.tokens !== b.tokens && note('The two runs counted different tokens.'),
     el('div', {class: 'pair'}, compareFacts(a, false), compareFacts(b, true)),
     common.length
       ? common.map((name) => compareSet(name, a, b))
-      : needs('The two have no label set in common: there is nothing to hold side by side.'),
+      : note('The two runs have no label set in common.'),
   ];
 }

@@ -1,4 +1,4 @@
-// What the page knows, and how its parts belong together.
+// The data of the page, and which of its classes, neurons and clips belong together.
 const DATA = JSON.parse(document.getElementById('data').textContent);
 const TYPES = {u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array};
 const unpacked = new Map();
@@ -20,13 +20,14 @@ function finite(number) {
   return number === null || number === undefined || Number.isNaN(number) ? null : number;
 }
 
+// Places of each key.
 function grouped(keys) {
-  const found = new Map();
+  const groups = new Map();
   keys.forEach((key, place) => {
-    if (!found.has(key)) found.set(key, []);
-    found.get(key).push(place);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(place);
   });
-  return found;
+  return groups;
 }
 
 const {classes, neurons, pairs, top, clips} = DATA;
@@ -50,13 +51,13 @@ const hasAudio = (clip) => Boolean(clipAt.has(clip) && clips.audio && clips.audi
 const pairValue = (name, p) => (pairs[name] ? finite(pairs[name][p]) : null);
 const scoreOf = (name, set, n) => (neurons[name] && neurons[name][set] ? finite(neurons[name][set][n]) : null);
 
-// Share of a class's tokens at which a neuron is active.
+// Fraction of a class's tokens at which a neuron is active.
 function probability(n, c) {
   return unpack(neurons.profile)[n * CLASSES + c] / (neurons.profile.type === 'u1' ? 255 : 65535);
 }
 
 // Neurons that two classes have in common.
 function sharedNeurons(a, b) {
-  const own = new Set((pairsOfClass.get(a) || []).map((p) => pairs.neuron[p]));
-  return (pairsOfClass.get(b) || []).map((p) => pairs.neuron[p]).filter((n) => own.has(n));
+  const ofFirst = new Set((pairsOfClass.get(a) || []).map((p) => pairs.neuron[p]));
+  return (pairsOfClass.get(b) || []).map((p) => pairs.neuron[p]).filter((n) => ofFirst.has(n));
 }

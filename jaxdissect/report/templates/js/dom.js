@@ -55,13 +55,16 @@ function chips(list, most = 24) {
   return el('ul', {class: 'chips'}, shown, rest > 0 && el('li', {}, `and ${rest} more`));
 }
 
-const needs = (what, command) => el('p', {class: 'note'}, `${what} `, command && el('code', {}, command));
+const note = (text, command) => el('p', {class: 'note', role: 'note'}, `${text} `, command && el('code', {}, command));
 
-function say(text) {
+// Cautions about a part of the page.
+const cautions = (part) => DATA.cautions[part].map((sentence) => note(sentence));
+
+function announce(text) {
   document.getElementById('status').textContent = text;
 }
 
-// A choice among names, where there are several; change is given the place of the one that is chosen.
+// A menu of names, where there are several; `change` gets the place of the chosen name.
 function chooser(title, names, chosen, change) {
   if (names.length < 2) return null;
   const select = el(
@@ -69,8 +72,8 @@ function chooser(title, names, chosen, change) {
     {
       onchange: () => {
         change(Number(select.value));
-        const anew = document.querySelector('#view select');
-        if (anew) anew.focus();
+        const redrawn = document.querySelector('#view select');
+        if (redrawn) redrawn.focus();
       },
     },
     names.map((name, place) => el('option', {value: place, selected: place === chosen}, short(name, 60))),
@@ -86,5 +89,5 @@ const setChooser = (chosen, sets, change) =>
     (place) => change(sets[place]),
   );
 
-// What the page knows of a label set by a kind of evidence.
-const checkOf = (kind, set) => DATA.checks[kind].find((entry) => entry.set === set);
+// Evidence of a kind for a label set.
+const evidenceOf = (kind, set) => DATA.evidence[kind].find((entry) => entry.set === set);

@@ -1,7 +1,7 @@
-// A heatmap on a canvas: hover or arrow keys tell a cell, click or Enter opens it.
+// A heatmap on a canvas: pointer or arrow keys choose a cell, whose sentence is shown; click or Enter opens it.
 const LABELLED = 80; // rows or columns whose names are written
 
-// options: {rows, columns: names; value(r, c); colour(value); tell(r, c); open(r, c); marked(r, c); label; square}
+// options: {rows, columns: names; value(r, c); colour(value); describe(r, c); open(r, c); marked(r, c); label; square}
 function heatmap(options) {
   const {rows, columns} = options;
   const canvas = el('canvas', {
@@ -41,9 +41,9 @@ function heatmap(options) {
     const ratio = window.devicePixelRatio || 1;
     const width = left + wide * columns.length + 2;
     const height = high * rows.length + below + 2;
-    for (const one of [canvas, cells]) {
-      one.width = Math.ceil(width * ratio);
-      one.height = Math.ceil(height * ratio);
+    for (const drawing of [canvas, cells]) {
+      drawing.width = Math.ceil(width * ratio);
+      drawing.height = Math.ceil(height * ratio);
     }
     canvas.style.width = `${width}px`;
     canvas.style.height = `${height}px`;
@@ -113,8 +113,8 @@ function heatmap(options) {
   function go(r, c, aloud) {
     at = [Math.min(rows.length - 1, Math.max(0, r)), Math.min(columns.length - 1, Math.max(0, c))];
     paint();
-    readout.textContent = options.tell(...at);
-    if (aloud) say(readout.textContent);
+    readout.textContent = options.describe(...at);
+    if (aloud) announce(readout.textContent);
   }
 
   function under(event) {

@@ -1,15 +1,15 @@
-// Where in the encoder the class-specific neurons are.
+// Class-specific neurons by layer.
 function viewLayers(set = 0) {
-  if (!NEURONS) return ['Layers', needs('No class-specific neurons are here. Choose them with', DATA.commands.neurons)];
-  const own = classesOfSet(set);
-  const counts = own.map((c) => {
+  if (!NEURONS) return ['Layers', note('No neuron is class-specific. Choose neurons with', DATA.commands.neurons)];
+  const ofSet = classesOfSet(set);
+  const counts = ofSet.map((c) => {
     const layers = Array(DATA.layers).fill(0);
     (pairsOfClass.get(c) || []).forEach((p) => {
       layers[neurons.layer[pairs.neuron[p]]] += 1;
     });
     return layers;
   });
-  const covered = own
+  const covered = ofSet
     .map((c, place) => place)
     .filter((place) => counts[place].some(Boolean))
     .sort((a, b) => centre(counts[a]) - centre(counts[b]));
@@ -25,7 +25,7 @@ function viewLayers(set = 0) {
   );
   return [
     'Layers',
-    el('p', {class: 'lead'}, 'How many class-specific neurons each layer has. Layer 0 is the block next to the input.'),
+    el('p', {class: 'lead'}, 'Class-specific neurons of each layer. Layer 0 is the block next to the input.'),
     el(
       'div',
       {class: 'tools'},
@@ -42,13 +42,13 @@ function viewLayers(set = 0) {
         axis: 'layer',
       }),
     ),
-    el('h2', {}, 'Layer by class'),
+    el('h2', {}, 'Neurons by layer and class'),
     covered.length
       ? [
           el(
             'p',
             {class: 'small'},
-            `Classes with neurons, ordered by the mean layer of these. Click a cell for the class.${own.length > covered.length ? ` ${many(own.length - covered.length, 'class', 'classes')} without neurons left out.` : ''}`,
+            `Classes with neurons, ordered by the mean layer of their neurons. Click a cell for the class.${ofSet.length > covered.length ? ` ${many(ofSet.length - covered.length, 'class', 'classes')} without neurons left out.` : ''}`,
           ),
           el(
             'div',
@@ -58,15 +58,15 @@ function viewLayers(set = 0) {
           ),
           heatmap({
             rows: layers.map((layer) => `layer ${layer}`),
-            columns: covered.map((place) => classes.name[own[place]]),
+            columns: covered.map((place) => classes.name[ofSet[place]]),
             square: false,
             most: 40,
             label: 'Class-specific neurons by layer and class',
             value: (r, c) => counts[covered[c]][r] || null,
             colour: (value) => sequential(most > 1 ? (value - 1) / (most - 1) : 1),
-            tell: (r, c) => `${classes.name[own[covered[c]]]}, layer ${r}: ${many(counts[covered[c]][r], 'neuron')}`,
+            describe: (r, c) => `${classes.name[ofSet[covered[c]]]}, layer ${r}: ${many(counts[covered[c]][r], 'neuron')}`,
             open: (r, c) => {
-              location.hash = classHref(own[covered[c]]);
+              location.hash = classHref(ofSet[covered[c]]);
             },
           }),
         ]

@@ -1,4 +1,4 @@
-// The neurons, and the page of one.
+// The neurons, and the page of a neuron.
 const BARS = 15;
 
 function bestPair(n) {
@@ -9,7 +9,7 @@ function bestPair(n) {
 
 function viewNeurons() {
   if (!NEURONS)
-    return ['Neurons', needs('No class-specific neurons are here. Choose them with', DATA.commands.neurons)];
+    return ['Neurons', note('No neuron is class-specific. Choose neurons with', DATA.commands.neurons)];
   const rows = [...Array(NEURONS).keys()].map((n) => ({n, best: bestPair(n), own: pairsOfNeuron.get(n)}));
   const score =
     (name) =>
@@ -24,14 +24,14 @@ function viewNeurons() {
     neurons.aape && {
       title: 'AAPE, nats',
       number: true,
-      hint: 'activation probability entropy: the lower, the fewer classes',
+      hint: 'activation probability entropy; low: answers to few classes',
       value: score('aape'),
       cell: (row) => fixed(score('aape')(row), 3),
     },
     neurons.rate && {
       title: 'Rate',
       number: true,
-      hint: 'share of tokens at which it is active, mean over classes',
+      hint: 'fraction of tokens at which it is active, mean over classes',
       value: score('rate'),
       cell: (row) => percent(score('rate')(row), 1),
     },
@@ -44,7 +44,7 @@ function viewNeurons() {
     {
       title: 'p(active)',
       number: true,
-      hint: "share of that class's tokens at which it is active",
+      hint: "fraction of that class's tokens at which it is active",
       value: ({best}) => pairValue('probability', best),
       cell: ({best}) => percent(pairValue('probability', best), 1),
     },
@@ -63,6 +63,7 @@ function viewNeurons() {
       search: ({n, own}) => `${neuronName(n)} ${own.map((p) => classes.name[pairs.class[p]]).join(' ')}`,
       shown: 50,
     }),
+    cautions('selection'),
     SETS.map((name, set) => [nullView(set), agreementView(set)]),
   ];
 }
@@ -101,7 +102,7 @@ function profile(n, set) {
     el(
       'figcaption',
       {},
-      `${SETS.length > 1 ? `${SETS[set]}: s` : 'S'}hare of each class's tokens at which the neuron is active. Blue bars: classes that it is specific to. Dashed line: the bar that a class must exceed.`,
+      `${SETS.length > 1 ? `${SETS[set]}: f` : 'F'}raction of each class's tokens at which the neuron is active. Blue bars: classes that it is specific to. Dashed line: the bar that a class must exceed.`,
     ),
     box,
   );
@@ -116,7 +117,7 @@ function neuronFacts(n) {
       neurons.aape && [
         'AAPE',
         `${fixed(scoreOf('aape', set, n), 3)} nats`,
-        `${fixed(scoreOf('aape_normalised', set, n), 3)} of the most possible; lower: answers to fewer classes` +
+        `${fixed(scoreOf('aape_normalised', set, n), 3)} of the maximum; low: answers to few classes` +
           (scoreOf('aape_low', set, n) === null
             ? ''
             : `; ${fixed(scoreOf('aape_low', set, n))} to ${fixed(scoreOf('aape_high', set, n))} nats over resampled recordings`),
@@ -124,7 +125,7 @@ function neuronFacts(n) {
       neurons.rate && [
         'Activation rate',
         percent(scoreOf('rate', set, n), 1),
-        'share of tokens at which it is above the threshold, mean over classes',
+        'fraction of tokens at which it is above the threshold, mean over classes',
       ],
     ]),
     profile(n, set),
@@ -150,7 +151,7 @@ function neuronClips(n) {
     shown.filter(({clip}) => hasAudio(clip)).map(({clip, rank}) => topCard(n, clip, rank)),
   );
   const silent = shown.filter(({clip}) => !hasAudio(clip));
-  const highest = (clips.grids && clips.grids.highest[n]) || null; // 0: none of its clips is here
+  const highest = (clips.grids && clips.grids.highest[n]) || null; // 0: the page has none of its clips
   const toggle =
     highest &&
     el(
@@ -161,16 +162,16 @@ function neuronClips(n) {
         checked: true,
         onchange: (event) => box.classList.toggle('quiet', !event.target.checked),
       }),
-      ' Lay the activation over the picture',
+      ' Activation over the picture',
     );
   return [
     el('h2', {}, 'Top clips'),
     el(
       'p',
       {class: 'small'},
-      'Clips at whose tokens the neuron is active most often. Picture: log-mel spectrogram, white is loud. ',
+      'Clips with the largest fraction of active tokens. Picture: log-mel spectrogram, white is loud. ',
       highest
-        ? 'Orange: where and when the neuron is active, on the grid of its patches. Hatched: padding behind the end of the recording.'
+        ? 'Orange: activation of the neuron, on the grid of the patches. Hatched: padding after the end of the recording.'
         : '',
     ),
     el(
@@ -181,7 +182,7 @@ function neuronClips(n) {
         colourKey(
           (t) => `rgb(${OVERLAY.join(' ')} / ${opacity(t)})`,
           '0',
-          `${number(highest)} (its highest activation here)`,
+          `${number(highest)} (its highest on these clips)`,
           'Activation',
         ),
     ),
@@ -190,12 +191,12 @@ function neuronClips(n) {
       el(
         'details',
         {},
-        el('summary', {}, `${many(silent.length, 'more top clip')} without sound here`),
+        el('summary', {}, `${many(silent.length, 'more top clip')} without sound`),
         el(
           'ul',
           {},
           silent.map(({clip, rank}) =>
-            el('li', {}, `${rank + 1}. ${clips.file[clipAt.get(clip)]} · ${percent(top.share[n][rank])} of its tokens`),
+            el('li', {}, `${rank + 1}. ${clips.file[clipAt.get(clip)]} · ${percent(top.fraction[n][rank])} of its tokens`),
           ),
         ),
       ),
@@ -207,7 +208,7 @@ function topCard(n, clip, rank) {
     clip,
     n,
     `${rank + 1}.`,
-    `active at ${percent(top.share[n][rank])} of its tokens, at most ${number(top.peak[n][rank])}`,
+    `active at ${percent(top.fraction[n][rank])} of its tokens, at most ${number(top.peak[n][rank])}`,
   );
 }
 
@@ -235,7 +236,7 @@ function viewNeuron(n) {
     chips(own.map((p) => pairs.class[p])),
     neuronFacts(n),
     neuronClips(n),
-    el('h2', {}, 'Its classes'),
+    el('h2', {}, 'Classes of the neuron'),
     dataTable(columns, own, {caption: 'Classes that the neuron is specific to', sort: [1, true], shown: 25}),
   ];
 }

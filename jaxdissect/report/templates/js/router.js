@@ -1,5 +1,6 @@
 // A place on the page is its hash: #class/event/rain, #neuron/3/120, #pair/event/rain/event/wind, or a section.
-const first = document.getElementById('overview-view');
+const overview = document.getElementById('overview-view');
+const findings = document.getElementById('findings');
 const view = document.getElementById('view');
 const TITLE = document.title;
 let redraws = [];
@@ -10,7 +11,7 @@ function whenShown(draw) {
   queueMicrotask(draw);
 }
 
-// Put a view in place, which is made of its title and its content.
+// Show a view, which is a title and content.
 function show(make) {
   redraws = [];
   const [title, ...content] = make();
@@ -53,12 +54,12 @@ function pageOf(parts) {
   return [
     'overview',
     () => [
-      'Not here',
+      'Unknown address',
       el(
         'p',
         {},
-        `There is no “${short(parts.join(' / '), 80)}” in this report. `,
-        link('#overview', 'To the overview'),
+        `This report has no “${short(parts.join(' / '), 80)}”. `,
+        link('#overview', 'Overview'),
       ),
     ],
   ];
@@ -79,9 +80,10 @@ function route() {
       anchor.scrollIntoView({block: 'nearest', inline: 'nearest'});
     }
   });
-  first.hidden = Boolean(make);
+  overview.hidden = Boolean(make);
   view.hidden = !make;
   freeClips();
+  findings.replaceChildren(...(make ? [] : viewFindings()));
   if (make) show(make);
   else {
     view.replaceChildren();
@@ -94,17 +96,16 @@ function arrive() {
   route();
   if (location.hash === '#main') return;
   window.scrollTo(0, 0);
-  const heading = (first.hidden ? view : first).querySelector('h1');
+  const heading = (overview.hidden ? view : overview).querySelector('h1');
   if (heading) heading.focus({preventScroll: true});
 }
 
-let waiting = 0;
+let pendingFrame = 0;
 window.addEventListener('hashchange', arrive);
 window.addEventListener('resize', () => {
-  cancelAnimationFrame(waiting);
-  waiting = requestAnimationFrame(() => redraws.forEach((draw) => draw()));
+  cancelAnimationFrame(pendingFrame);
+  pendingFrame = requestAnimationFrame(() => redraws.forEach((draw) => draw()));
 });
 darkTheme.addEventListener('change', route);
-document.getElementById('beginnings').append(...beginnings().flat(Infinity));
 route();
 document.documentElement.dataset.ready = 'true';

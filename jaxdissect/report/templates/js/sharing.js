@@ -1,27 +1,27 @@
-// Which classes share neurons.
+// Sharing: neurons that two classes have in common.
 const pairHref = (a, b) => `#pair/${classHref(a).slice(7)}/${classHref(b).slice(7)}`;
 
 // A block holds what every class of its rows shares with every class of its columns; the columns may be of another run.
 const isWithin = (block) => block.columns[0] >= 0 && classes.set[block.columns[0]] === block.set;
 const blockName = (block) => {
-  const own = SETS[block.set];
-  if (block.run) return `${own} x ${block.label_set} of ${block.run}`;
-  return isWithin(block) ? own : `${own} x ${SETS[classes.set[block.columns[0]]]}`;
+  const rows = SETS[block.set];
+  if (block.run) return `${rows} x ${block.label_set} of ${block.run}`;
+  return isWithin(block) ? rows : `${rows} x ${SETS[classes.set[block.columns[0]]]}`;
 };
 const inBlock = (block, name, i, j) =>
   block[name] ? finite(unpack(block[name])[i * block.columns.length + j]) : null;
 
-// What two classes of this run share: block, row and column.
+// Block, row and column of two classes of this run.
 function findPair(a, b) {
-  for (const [one, other] of [
+  for (const [row, column] of [
     [a, b],
     [b, a],
   ]) {
     const block = DATA.sharing.find(
-      ({set, run, columns}) => !run && classes.set[one] === set && classes.set[other] === classes.set[columns[0]],
+      ({set, run, columns}) => !run && classes.set[row] === set && classes.set[column] === classes.set[columns[0]],
     );
-    if (block && block.rows.includes(one) && block.columns.includes(other))
-      return [block, block.rows.indexOf(one), block.columns.indexOf(other)];
+    if (block && block.rows.includes(row) && block.columns.includes(column))
+      return [block, block.rows.indexOf(row), block.columns.indexOf(column)];
   }
   return null;
 }
@@ -37,16 +37,16 @@ function cellsOf(block) {
 function sharingFacts(block, cells) {
   const below = (name) => cells.filter(({i, j}) => inBlock(block, name, i, j) <= 0.05 && inBlock(block, name, i, j) !== null).length;
   return facts([
-    ['Pairs of classes', number(cells.length), 'that both have neurons'],
+    ['Pairs of classes', number(cells.length), 'in which both classes have neurons'],
     [
-      'Share at all',
+      'Sharing at all',
       number(below('q_value')),
-      'more neurons than chance (q ≤ 0.05); neurons that are specific to many classes make nearly any two share',
+      'pairs share more than by chance (q ≤ 0.05); nearly any two do if neurons are specific to many classes',
     ],
     block.q_by_breadth && [
-      'Share in particular',
+      'Sharing in particular',
       number(below('q_by_breadth')),
-      'more than their sizes and the breadth of the neurons explain (q ≤ 0.05): the ones to report',
+      'pairs share more than their sizes and the breadth of the neurons explain (q ≤ 0.05): report these',
     ],
   ]);
 }
@@ -55,7 +55,7 @@ function viewSharing(chosen = 0) {
   if (!DATA.sharing.length)
     return [
       'Sharing',
-      needs('Which classes share neurons has not been computed, or cannot be read. Run', DATA.commands.share),
+      note('This report has no sharing. Run', DATA.commands.share),
     ];
   const block = DATA.sharing[chosen];
   const within = isWithin(block);
@@ -71,20 +71,21 @@ function viewSharing(chosen = 0) {
     el(
       'p',
       {class: 'lead'},
-      'Jaccard coefficient of the neuron sets of two classes: shared neurons / neurons of either. Classes that share neurons stand together (average linkage).',
+      'Jaccard coefficient of the neuron sets of two classes: shared neurons / neurons of either. Classes that share neurons are next to each other (average linkage).',
     ),
     el(
       'p',
       {class: 'small'},
-      block.q_by_breadth ? 'Dots mark pairs that share in particular. ' : '',
+      block.q_by_breadth ? 'Dots: sharing in particular. ' : '',
       block.run
         ? `Columns: classes of ${block.run}, in the order of their namesakes. Click a cell for the class of its row.`
         : 'Click a cell for the shared neurons.',
       left ? ` ${many(left, 'class', 'classes')} of ${SETS[block.set]} without neurons left out.` : '',
     ),
+    cautions('sharing'),
     block.foreign &&
-      needs(
-        'The other run is of another encoder: neurons of two trainings do not correspond by their numbers, unless one began from the other.',
+      note(
+        'The other run is of another encoder: numbers of neurons correspond only if one training began from the other.',
       ),
     el(
       'div',
@@ -100,7 +101,7 @@ function viewSharing(chosen = 0) {
       value: (i, j) => (within && i === j ? null : inBlock(block, 'jaccard', i, j) || null),
       colour: (value) => sequential(value / most),
       marked: block.q_by_breadth && ((i, j) => isParticular(block, i, j)),
-      tell: (i, j) =>
+      describe: (i, j) =>
         within && i === j
           ? `${classes.name[block.rows[i]]}: ${many(sizeOf(block.rows[i]), 'neuron')}`
           : pairSentence(block, i, j),
@@ -118,8 +119,8 @@ function isParticular(block, i, j) {
 }
 
 function isParticularPair(a, b) {
-  const found = findPair(a, b);
-  return Boolean(found) && isParticular(...found);
+  const cell = findPair(a, b);
+  return Boolean(cell) && isParticular(...cell);
 }
 
 function pairSentence(block, i, j) {
@@ -144,7 +145,7 @@ function pairTable(block, cells) {
     {
       title: 'Shared',
       number: true,
-      hint: 'neurons of both',
+      hint: 'neurons specific to both',
       value: get('shared'),
       cell: (row) => number(get('shared')(row)),
     },
@@ -152,35 +153,35 @@ function pairTable(block, cells) {
     {
       title: 'Expected',
       number: true,
-      hint: 'neurons that chance would share',
+      hint: 'shared neurons by chance',
       value: get('expected_shared'),
       cell: (row) => fixed(get('expected_shared')(row), 1),
     },
     {
       title: 'q',
       number: true,
-      hint: 'that the two share at all by chance',
+      hint: 'of sharing at all',
       value: get('q_value'),
       cell: (row) => chance(get('q_value')(row)),
     },
     block.q_by_breadth && {
       title: 'Expected by breadth',
       number: true,
-      hint: 'if every neuron kept how many classes it has',
+      hint: 'shared neurons if each neuron keeps its number of classes',
       value: get('expected_by_breadth'),
       cell: (row) => fixed(get('expected_by_breadth')(row), 1),
     },
     block.q_by_breadth && {
       title: 'q by breadth',
       number: true,
-      hint: 'that these two in particular share',
+      hint: 'of sharing in particular',
       value: get('q_by_breadth'),
       cell: (row) => chance(get('q_by_breadth')(row)),
     },
   ].filter(Boolean);
   const byBreadth = columns.findIndex((column) => column.title === 'q by breadth');
   return dataTable(columns, rows, {
-    caption: 'Pairs of classes that share neurons',
+    caption: 'Pairs of classes with shared neurons',
     placeholder: 'Search classes',
     search: ({a, j}) => `${classes.name[a]} ${block.names[j]}`,
     shown: 25,
@@ -190,13 +191,13 @@ function pairTable(block, cells) {
 
 function viewPair(a, b) {
   const both = sharedNeurons(a, b);
-  const found = findPair(a, b);
+  const cell = findPair(a, b);
   const [expected, q, expectedBreadth, qBreadth] = [
     'expected_shared',
     'q_value',
     'expected_by_breadth',
     'q_by_breadth',
-  ].map((name) => (found ? inBlock(found[0], name, found[1], found[2]) : null));
+  ].map((name) => (cell ? inBlock(cell[0], name, cell[1], cell[2]) : null));
   const columns = [
     {
       title: 'Neuron (layer · number)',
@@ -218,7 +219,7 @@ function viewPair(a, b) {
     {
       title: 'Classes',
       number: true,
-      hint: 'that it is specific to',
+      hint: 'that the neuron is specific to',
       value: (n) => pairsOfNeuron.get(n).length,
       cell: (n) => number(pairsOfNeuron.get(n).length),
     },
@@ -230,15 +231,15 @@ function viewPair(a, b) {
     facts([
       ['Shared neurons', number(both.length), `of ${number(sizeOf(a))} and ${number(sizeOf(b))}`],
       ['Jaccard', fixed(both.length / Math.max(1, sizeOf(a) + sizeOf(b) - both.length)), 'shared / neurons of either'],
-      expected !== null && ['Expected by chance', fixed(expected, 1), `${level('q', q)}, that the two share at all`],
+      expected !== null && ['Expected by chance', fixed(expected, 1), `${level('q', q)} of sharing at all`],
       expectedBreadth !== null && [
         'Expected by breadth',
         fixed(expectedBreadth, 1),
-        `${level('q', qBreadth)}, that these two in particular share`,
+        `${level('q', qBreadth)} of sharing in particular`,
       ],
     ]),
     both.length
       ? dataTable(columns, both, {caption: 'Neurons specific to both', sort: [0, false]})
-      : el('p', {}, 'They share no neuron.'),
+      : el('p', {}, 'The two classes share no neuron.'),
   ];
 }

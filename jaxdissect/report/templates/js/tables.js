@@ -37,11 +37,11 @@ function dataTable(columns, rows, options = {}) {
 
   function chosen() {
     const words = state.query.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = rows.filter(
+    const matching = rows.filter(
       (row) => !words.length || words.every((word) => options.search(row).toLowerCase().includes(word)),
     );
     const {value} = columns[state.column];
-    return found
+    return matching
       .map((row) => [value(row), row])
       .sort(([a], [b]) => {
         if (finite(a) === null || finite(b) === null) return compareValues(finite(a), finite(b));
@@ -51,13 +51,13 @@ function dataTable(columns, rows, options = {}) {
   }
 
   function draw() {
-    const found = chosen();
+    const matching = chosen();
     heads.forEach((head, place) => {
       if (place === state.column) head.setAttribute('aria-sort', state.descending ? 'descending' : 'ascending');
       else head.removeAttribute('aria-sort');
     });
     body.replaceChildren(
-      ...found.slice(0, state.shown).map((row) =>
+      ...matching.slice(0, state.shown).map((row) =>
         el(
           'tr',
           {},
@@ -71,13 +71,13 @@ function dataTable(columns, rows, options = {}) {
         ),
       ),
     );
-    if (!found.length) body.append(el('tr', {}, el('td', {colspan: columns.length}, 'Nothing matches.')));
+    if (!matching.length) body.append(el('tr', {}, el('td', {colspan: columns.length}, 'No row matches.')));
     count.textContent =
-      found.length === rows.length
+      matching.length === rows.length
         ? many(rows.length, 'row')
-        : `${number(found.length)} of ${number(rows.length)} rows`;
-    more.textContent = `Show all ${number(found.length)}`;
-    more.hidden = found.length <= state.shown;
+        : `${number(matching.length)} of ${number(rows.length)} rows`;
+    more.textContent = `Show all ${number(matching.length)}`;
+    more.hidden = matching.length <= state.shown;
   }
 
   draw();

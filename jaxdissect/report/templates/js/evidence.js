@@ -1,17 +1,17 @@
-// How sure a selection is: permuted labels, other selectors, layers, the causal map.
+// Evidence for a selection: permuted labels, agreement of selectors, layers, the causal map.
 
 // Pairs that permuted labels select by the same cut-offs, beside those observed.
 function nullView(set) {
-  const entry = checkOf('null', set);
+  const entry = evidenceOf('null', set);
   if (!entry) return null;
-  const told = `With permuted labels the same cut-offs select ${number(entry.highest)} pairs of class and neuron at most, observed: ${number(entry.observed)}; ${number(entry.reached)} of ${number(entry.permutations)} permutations reach that.`;
+  const sentence = `The selection has ${number(entry.observed)} pairs of class and neuron. With permuted labels, the same cut-offs select ${number(entry.highest)} pairs at most; ${number(entry.reached)} of ${number(entry.permutations)} permutations reach the observed number.`;
   return [
-    el('h2', {}, `Beyond permuted labels?${ofSet(set)}`),
+    el('h2', {}, `Permuted labels${ofSet(set)}`),
     el(
       'figure',
       {},
-      el('figcaption', {}, `${told} Columns: permutations. Dashed line: observed.`),
-      sized((width) => nullPicture(entry, told, width)),
+      el('figcaption', {}, `${sentence} Columns: permutations. Dashed line: observed.`),
+      sized((width) => nullPicture(entry, sentence, width)),
     ),
   ];
 }
@@ -70,12 +70,12 @@ function nullPicture(entry, label, width) {
 
 // A table of every two selectors.
 function agreementView(set) {
-  const entry = checkOf('agreement', set);
+  const entry = evidenceOf('agreement', set);
   if (!entry) return null;
   const names = entry.selectors;
   const plainName = (name) => name.replace(/_/g, ' ');
   return [
-    el('h2', {}, `Do selectors agree?${ofSet(set)}`),
+    el('h2', {}, `Agreement of selectors${ofSet(set)}`),
     el(
       'p',
       {class: 'small'},
@@ -126,12 +126,12 @@ function agreementView(set) {
 }
 
 function layersTable(set) {
-  const entry = checkOf('layers', set);
+  const entry = evidenceOf('layers', set);
   if (!entry) return null;
   const columns = [
     ['layer', 'Layer', 'counted from 0'],
-    ['kept', 'Kept', 'neurons of low AAPE'],
-    ['neurons', 'Class-specific', 'of these, those that a class passes the bar for'],
+    ['kept', 'Kept', 'neurons that the selection keeps'],
+    ['neurons', 'Class-specific', 'kept neurons that are specific to a class'],
     ['pairs', 'Pairs', 'of class and neuron'],
     ['pairs_significant', 'q ≤ 0.05', 'of these pairs, beyond what permuted labels show'],
   ]
@@ -143,12 +143,12 @@ function layersTable(set) {
       value: (row) => entry[name][row],
       cell: (row) => number(entry[name][row]),
     }));
-  return [el('h2', {}, 'By layer'), dataTable(columns, [...entry.layer.keys()], {caption: 'Neurons and pairs by layer'})];
+  return [el('h2', {}, 'Neurons and pairs by layer'), dataTable(columns, [...entry.layer.keys()], {caption: 'Kept neurons, class-specific neurons and pairs'})];
 }
 
 // What silencing single neurons is estimated to do.
 function causalView(set) {
-  const entry = checkOf('causal', set);
+  const entry = evidenceOf('causal', set);
   if (!entry) return null;
   const columns = [
     {title: 'Layer', value: ({layer}) => layer, cell: ({layer}) => number(layer)},
@@ -167,11 +167,11 @@ function causalView(set) {
     el(
       'p',
       {},
-      'First-order estimate of how a class’s margin changes when one neuron falls silent, for every neuron. ',
+      'First-order estimate of the change of a class’s margin when one neuron falls silent. ',
       entry.pairs
-        ? `Of ${many(entry.pairs, 'pair')} of a class and a neuron specific to it, ${number(entry.helping)} are negative: the neuron helps its class.`
+        ? `Of ${many(entry.pairs, 'pair')} of a class and a neuron specific to it, ${number(entry.helping)} estimates are negative: the neuron helps its class.`
         : '',
-      ' The estimate of each pair stands on the pages of classes and neurons.',
+      ' The pages of classes and neurons show the estimate of each pair.',
     ),
     el(
       'figure',
@@ -196,7 +196,7 @@ function causalView(set) {
       ),
     ),
     entry.check.length > 0 && [
-      el('h3', {}, 'How well the estimate ranks neurons'),
+      el('h3', {}, 'Accuracy of the estimate'),
       dataTable(columns, entry.check, {
         caption: 'Rank correlation of the estimate with silencing neurons one by one',
       }),
