@@ -406,7 +406,7 @@ def test_run_report_asks_for_data_that_moved(dissected, tmp_path):
     (run / "run.json").write_text(json.dumps(stages))
     done = report(run)
     entry = next(missing for missing in done.missing if missing.what.startswith("sound"))
-    assert "the data folder is missing" in entry.why
+    assert "must be a folder" in entry.why
     assert entry.command.endswith("--data DIR")
     assert done.clips == 0
     assert report(run, data=moved).clips > 5

@@ -38,7 +38,7 @@ function viewFindings() {
   const audible = shown.filter(bestClip);
   if (audible.length) play(audible[0]);
   else player.append(el('h2', {}, 'Top clips'), soundless());
-  return [el('div', {class: 'findings'}, el('div', {}, classTable(shown, audible, play)), player), cautions('clips')].flat();
+  return [el('div', {class: 'findings'}, el('div', {}, classTable(shown, audible, play)), player)];
 }
 
 function classTable(shown, audible, play) {
