@@ -45,7 +45,7 @@ class Answer:
 
     def print_outcomes(self, outcomes: "Iterable[Outcome]") -> int:
         """Print each outcome as soon as it is there, and at the end where the files are; returns the exit code."""
-        silent = self.output.quiet or self.output.json
+        silent = self.output.quiet or self.output.json  # warnings are then printed on stderr
         for outcome in outcomes:
             # A warning is printed once, beside the first result that it is about.
             earlier = {sentence for before in self.outcomes for sentence in before.warnings}
@@ -55,6 +55,7 @@ class Answer:
                 for sentence in warnings:
                     print(f"jaxdissect: {sentence}", file=sys.stderr)
             else:
+                # Flushed, because the next stage may take hours.
                 print("\n".join(filter(None, [outcome.summary, *warnings, outcome.advice])), flush=True)
         if self.files and not silent:
             print(_places(self.files), flush=True)
@@ -80,13 +81,14 @@ class Answer:
             "error": error or " ".join(self.failures) or None,
             "exit_code": code,
         }
-        return json.dumps(plain(answer), allow_nan=False)
+        return json.dumps(plain(answer), allow_nan=False)  # NaN is no JSON
 
 
 def plain(value: object) -> Json:
     """A value as JSON knows it: a table as a list of rows, paths as text, null for NaN and infinity."""
     if hasattr(value, "to_dict"):  # a table of pandas
         return plain(value.to_dict("records"))
+    # By what they can do and not by their types, whose packages need not be imported for a mistake's answer.
     if hasattr(value, "tolist"):  # an array or a number of NumPy
         return plain(value.tolist())
     if isinstance(value, Mapping):

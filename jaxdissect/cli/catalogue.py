@@ -59,6 +59,7 @@ class Command:
     @property
     def examples(self) -> list[str]:
         """Command lines that show how the command is called."""
+        # The lines under "Examples:", which are indented by two.
         section = re.search(r"^Examples:\n((?:  .*\n?)+)", self._docstring, re.MULTILINE)
         return [] if section is None else [line.strip() for line in section[1].splitlines()]
 

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
       arguments: words of the command line behind `jaxdissect`. Default: those of this process.
     """
-    prepare_process()
+    prepare_process()  # before anything imports JAX, which reads environment variables once
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments and arguments[0] in ("-h", "--help", "--version"):
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _answer(arguments: Sequence[str]) -> int:
     """Run the command that the first argument names, and answer as its options say."""
     name = arguments[0] if arguments[0] in COMMANDS else None
+    # A mistake in the options is answered as JSON, too, so --json is looked up before they are parsed.
     answer = Answer(name, None, OutputOptions(json="--json" in arguments))
     options, error, warned = None, None, list[str]()
     try:
@@ -75,6 +76,7 @@ def _answer(arguments: Sequence[str]) -> int:
         error = "stopped. Finished stages and the states of unfinished ones are kept: the same command resumes."
     if error is not None:
         print(f"jaxdissect: {error}", file=sys.stderr)
+    # Of several processes, the first one answers for all. A mistake in the options is made in each of them.
     if answer.output.json and (options is None or _is_first_process(options)):
         print(answer.to_json(code, error, warned))
     return code

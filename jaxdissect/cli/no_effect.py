@@ -148,7 +148,7 @@ def require_effect(name: str, options: Options, given: Collection[str]) -> None:
     Raises:
       InputError: names the option, the reason and what to do.
     """
-    values = SimpleNamespace(**vars(options))
+    values = SimpleNamespace(**vars(options))  # each row looks at options that only its commands have
     for row in NO_EFFECT:
         if name in row.commands and row.when(values):
             for option in row.options:

@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, OutputOptions]:
         raise InputError(f"there is no command {name}{hint} `jaxdissect --help` shows all commands.")
     command = COMMANDS[name]
     _require_lists_once(given)
-    values = vars(_parsed_by_tyro(command, name, given))
+    values = vars(_parsed_by_tyro(command, name, given))  # not checked yet: the next lines make the checked options
     try:
         options = command.options(**{field.name: values[field.name] for field in dataclasses.fields(command.options)})
     except InputError as error:
@@ -118,6 +118,7 @@ def _require_lists_once(given: Sequence[str]) -> None:
     """Refuse a list that is given twice, or without a value, which tyro takes for an empty one."""
     flags = [word.partition("=")[0].replace("_", "-") for word in given]
     for option in GIVEN_ONCE:
+        # `--gain=2` counts as well, but only a lone `--gain` can be without a value.
         require(flags.count(option) <= 1, f"{option} was given twice: give it once, its values one after another.")
         following = [*given, "--"][flags.index(option) + 1] if option in given else ""
         require(
@@ -130,6 +131,7 @@ def _without_frame(box: str) -> str:
     """The message in a box that tyro printed: without colours, frame, help text and the hint at --help."""
     rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]  # the first one is a title
     text = "\n".join(row.strip("│| ") for row in rows)
+    # Rules divide the box into the message, the option's help, and a hint at --help.
     parts = re.split(r"^[╰─╯-]{9,}$", text, flags=re.MULTILINE)
     shown = [part for part in parts if not part.strip().startswith(("For full helptext", "Argument helptext"))]
     return " ".join(" ".join(shown).partition("Got errors:")[0].split())

@@ -91,6 +91,7 @@ def own_classes(ablated: AblateResult) -> pd.DataFrame:
     """
     meant = {(intervention.name, *name) for intervention in ablated.chosen for name in intervention.neurons.classes}
     rows = ablated.ablation.table
+    # A class is known by its label set and name: names may repeat across label sets.
     keys = zip(rows["intervention"], rows["label_set"], rows["class"], strict=True)
     return rows[[key in meant for key in keys]]
 
@@ -127,6 +128,7 @@ def ablate_summary(results: Record, ablation: Ablation, chosen: Sequence[Interve
     """
     lines = []
     for label_set, rows in ablation.table.groupby("label_set", sort=False):
+        # A few interventions are shown class by class; of a suite, each takes one row.
         if len(chosen) <= IN_FULL:
             by_name = dict(iter(rows.groupby("intervention", sort=False)))
             lines += [_classes_table(one, by_name[one.name], ablation) for one in chosen]
@@ -135,6 +137,7 @@ def ablate_summary(results: Record, ablation: Ablation, chosen: Sequence[Interve
     if len(results["suite"]):
         lines.append(_aggregate_table(results["suite"]))
     rate, impact = results["controls_rate_over_targets"], results["controls_impact_over_targets"]
+    # None without matched controls, NaN where the targets never fire.
     if rate is not None and not math.isnan(rate):
         lines.append(
             f"Controls against their targets: {rate:.2f} times the activation rate, {impact:.2f} times the impact "
@@ -181,7 +184,7 @@ def _interventions_table(label_set: str, chosen: Sequence[Intervention], rows: p
         classes = rows[rows["intervention"] == intervention.name]
         is_own = [(label_set, name) in intervention.neurons.classes for name in classes["class"]]
         target, other = classes[is_own], classes[[not own for own in is_own]]
-        if len(target):
+        if len(target):  # the intervention is meant for a class of this label set
             cells.append(
                 [
                     intervention.name,
@@ -225,6 +228,7 @@ def _map_check(check: pd.DataFrame) -> str:
     """How well the causal map ranks the neurons that were silenced one by one."""
     lines = []
     for label_set, rows in check.groupby("label_set", sort=False):
+        # The correlation is NaN in a layer of which no silenced neuron changed a margin.
         layers = rows.dropna(subset="rank_correlation").sort_values("rank_correlation")
         if not len(layers):
             lines.append(f"Causal map, {label_set}: nothing that was silenced changed a margin.")

@@ -80,7 +80,7 @@ def activations_summary(results: Record) -> str:
         f"Active: {100 * results['active_share']:.1f}% of neuron-token pairs; "
         f"{results['neurons_that_never_fire']:,} neurons never fire.",
     ]
-    if results["reused"]:
+    if results["reused"]:  # rate and memory are those of the earlier run
         lines.append("These counts were in the run directory already.")
     else:
         lines.append(
@@ -111,4 +111,5 @@ def activations_warnings(counted: ActivationsResult) -> list[str]:
     clips = counted.activations.clips
     bad = clips[clips["status"] == "unreadable"]
     unreadable = left_out("Not counted", zip(bad["file_name"], bad["reason"], strict=True), "clips.csv")
+    # First what is missing from the counts, then how to read them.
     return [*unreadable, *counting_cautions(counted.record, clips)]

@@ -35,6 +35,7 @@ def demo_outcome(encoders: Sequence[DemoResult]) -> Outcome:
       encoders: results, one per encoder.
     """
     results = {"encoders": [_encoder_results(encoder) for encoder in encoders]}
+    # Preset lape is the one whose neurons the run directories hold.
     warnings = [
         f"{encoder.run.name}: {sentence}"
         for encoder in encoders

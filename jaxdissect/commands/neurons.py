@@ -87,6 +87,7 @@ def neurons_results(neurons: Neurons) -> Record:
         pairs = neurons.neurons[neurons.neurons["label_set"] == row["label_set"]]
         layers = pairs.drop_duplicates(["layer", "neuron"])["layer"].astype(int)  # a neuron of two classes counts once
         by_class = pairs.groupby("class", sort=False).size().to_dict()
+        # minlength: layers without a neuron count 0.
         by_layer = np.bincount(layers, minlength=neurons.scores.sizes["layer"])
         label_sets.append({**row, "neurons_by_class": by_class, "neurons_by_layer": by_layer})
     return {"keep": neurons.scores.attrs["keep"], "label_sets": label_sets}
@@ -125,6 +126,7 @@ def _busiest_layers(neurons: np.ndarray) -> str:
 
 def _richest_classes(row: Record) -> str:
     """The classes with most and with fewest neurons."""
+    # The sort is stable: classes with equally many neurons stay in the order of the table.
     names = sorted(row["neurons_by_class"].items(), key=lambda entry: -entry[1])
     most, fewest = (", ".join(f"{name} {count}" for name, count in part) for part in (names[:5], names[-2:]))
     return f"{row['label_set']}: most {most}" + (f"; fewest {fewest}" if len(names) > 5 else "")
@@ -171,6 +173,7 @@ def _listed_pairs(run: Path) -> set[tuple[str, ...]] | None:
 
 def _outdated(run: Path) -> Sequence[str]:
     """A warning that names the results of neurons that were chosen before."""
+    # Results of stages that never ran, or whose files were removed, need no warning.
     stages = [stage for stage in Run(run).stages() if (run / MADE_FROM_NEURONS.get(stage, "")).is_file()]
     if not stages:
         return []

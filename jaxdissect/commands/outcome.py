@@ -81,6 +81,7 @@ def left_out(title: str, reasons: Iterable[tuple[object, object]], file: str) ->
       file: file that lists all of them.
     """
     entries = list(reasons)
+    # A whole data set of one unreadable kind, such as 450 files in AAC, is one fact.
     if len(entries) > LISTED and len({reason for _, reason in entries}) == 1:
         name, reason = entries[0]
         return [f"{title}: {len(entries)} files, all for the same reason: {reason}; the first is {name}, see {file}."]
@@ -96,6 +97,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
       rows: cells of every row, as many as there are columns.
     """
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    # Each column is as wide as its longest cell.
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for first, *others in cells:

@@ -26,6 +26,7 @@ def run(options: PrepareOptions) -> Iterator[Outcome]:
         "read_by": prepared.reading,
         "seconds": prepared.seconds,
     }
+    # A shard with unreadable clips is finished; only without its list is it decoded again.
     retry = f"to try them again, remove the {out}/shard-*.json that list them and repeat this."
     yield Outcome(
         stage="prepare",

@@ -40,6 +40,7 @@ def probe_results(probes: ProbeResult) -> Record:
     """
     label_sets = []
     for evaluation in probes.evaluations:
+        # A probe has a row for each of its splits.
         scores = evaluation.scores.groupby("split", sort=False)["score"]
         test = evaluation.scores[evaluation.scores["split"] == "test"]
         label_sets.append(

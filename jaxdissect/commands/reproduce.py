@@ -70,6 +70,7 @@ def reproduce_summary(results: Record) -> str:
 
 def _ablation_table(figures: list[Record]) -> str:
     """What silencing the published set does to every class: in the paper, here, and by random control sets."""
+    # Figures of single classes; those of all classes have an empty class.
     by_figure = {(row["figure"], row["class"]): row for row in figures if row["class"]}
     header = ["class", "before", "after", "change", "change by control", "margin change", "random controls", "p"]
     columns = ("accuracy before", "accuracy after ablation", "change by ablation", "change by the control")

@@ -60,6 +60,7 @@ def share_results(sharing: Sharing) -> Record:
       A JSON object; `closest_pairs` holds the rows of `sharing.csv` that share most beyond sizes and breadth.
     """
     rows = []
+    # One row per pair of label sets; run_b tells the label sets of different runs apart.
     for names, pairs in sharing.table.groupby(["label_set_a", "run_b", "label_set_b"], sort=False):
         # A class without neurons shares none, which says nothing.
         filled = pairs[(pairs["size_a"] > 0) & (pairs["size_b"] > 0)]
@@ -74,6 +75,7 @@ def share_results(sharing: Sharing) -> Record:
                 "pairs": len(filled),
                 "mean_shared_neurons": filled["shared"].mean(),
                 "mean_expected_shared_neurons": filled["expected_shared"].mean(),
+                # All pairs of two label sets are compared with chance in the same way.
                 "null": filled["null"].iloc[0] if len(filled) else None,
                 "pairs_above_chance": int((filled["q_value"] <= LEVEL).sum()),
                 "pairs_above_breadth": int(above_breadth.sum()),

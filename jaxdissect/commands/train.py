@@ -34,6 +34,7 @@ def train_summary(results: Record) -> str:
       results: JSON object of the command `train`.
     """
     first, last = results["first_point"], results["last_point"]
+    # Losses and accuracies depend on the objective; step and learning rate are in every point.
     metrics = [name for name in last if name not in ("step", "learning_rate")]
     course = ", ".join(f"{name.replace('_', ' ')} {first[name]:.3f} -> {last[name]:.3f}" for name in metrics)
     return (
