@@ -308,7 +308,7 @@ def test_count_job_refuses_to_resume_without_its_store_of_clips(task, tmp_path, 
         with pytest.raises(LostProcessError):
             run(job)
     (job.folder / "clips-0-of-1.npy").unlink()
-    with pytest.raises(InputError, match="though the state beside it counts on it"):
+    with pytest.raises(InputError, match="though the state beside it needs it"):
         run(job)
 
 
