@@ -80,11 +80,11 @@ class CountKeeper:
         if state is None:
             return None
         if state.flushed is not None:
-            counter.take(state.flushed)
+            counter.add(state.flushed)
         if len(state.counts.clips) == counter.mesh.size:
             counter.counts, counter.steps = shard_clips(state.counts, counter.mesh), state.steps
         else:  # other devices: float sums then are equal up to rounding, integers exactly
-            counter.take(statistics.flush(state.counts))
+            counter.add(statistics.flush(state.counts))
         return state.log
 
     def check(self) -> None:

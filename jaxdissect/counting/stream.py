@@ -236,10 +236,10 @@ class Counter:
 
     def flush(self) -> None:
         """Move what the devices have counted to the host."""
-        self.take(statistics.flush(self.counts))
+        self.add(statistics.flush(self.counts))
         self.counts, self.steps = self.empty(), 0
 
-    def take(self, totals: Totals) -> None:
+    def add(self, totals: Totals) -> None:
         """Add what was counted of other clips.
 
         Args:

@@ -87,9 +87,9 @@ def rank_scores(
     precision = np.full(auroc.shape, np.nan)
     at_least = clips + 1 - rankdata(active_share, "min", axis=0)  # clips that have at least the share of each clip
     for index in np.flatnonzero((size > 0) & (size < clips)):
-        own = members[:, index]
-        own_at_least = size[index] + 1 - rankdata(active_share[own], "min", axis=0)
-        precision[index] = (own_at_least / at_least[own]).mean(axis=0)
+        of_class = members[:, index]
+        class_at_least = size[index] + 1 - rankdata(active_share[of_class], "min", axis=0)
+        precision[index] = (class_at_least / at_least[of_class]).mean(axis=0)
     return auroc, precision
 
 

@@ -1,6 +1,6 @@
 """The permutation test a second time: in loops and exact fractions, written from its description and not from the code.
 
-A unit is what keeps its own labels together when labels are exchanged. Arrays of units have the axes (unit, neuron)
+A unit keeps its labels together when labels are exchanged. Arrays of units have the axes (unit, neuron)
 for active tokens, (unit,) for tokens and strata, and (unit, class) for the classes a unit belongs to.
 """
 
@@ -20,9 +20,9 @@ ROUNDING = 1e-9  # statistics that are equal in mathematics are, in float64
 def units(members, sources, folds):
     """The units of clips: `clips` (a set of clips each), `classes` (a set each) and `stratum` (a name each).
 
-    Clips of one fold and source that have the same classes are one unit, and its stratum is the fold and how many they
-    are. Where the
-    clips of a fold and source differ, each is a unit and the stratum is that recording. Clips of no class are in none.
+    Clips of one fold and source that have the same classes are one unit, whose stratum is the fold and the number of
+    these clips. Where the clips of a fold and source differ, each is a unit, whose stratum is that recording. Clips of
+    no class are in no unit.
     """
     recordings = defaultdict(list)
     for clip, row in enumerate(np.asarray(members).tolist()):
@@ -67,15 +67,15 @@ def excess(active, tokens):
     return [[int(active[u, n]) - rate[n] * int(tokens[u]) for n in range(active.shape[1])] for u in range(len(active))]
 
 
-def moments(share, part, stratum):
+def moments(member, part, stratum):
     """Mean and variance, as fractions, of the sum of `part` over a class's units when labels are exchanged in strata.
 
-    `share` is 1 for units of the class and 0 for others, `part` what each unit adds to the sum.
+    `member` is 1 for units of the class and 0 for other units, `part` is what each unit adds to the sum.
     """
     mean = variance = Fraction(0)
     for one in set(stratum):
         inside = [u for u, other in enumerate(stratum) if other == one]
-        x, e = [Fraction(share[u]) for u in inside], [part[u] for u in inside]
+        x, e = [Fraction(member[u]) for u in inside], [part[u] for u in inside]
         mean_x, mean_e = sum(x) / len(x), sum(e) / len(e)
         mean += mean_x * sum(e)
         if len(inside) > 1:
@@ -84,11 +84,11 @@ def moments(share, part, stratum):
     return mean, variance
 
 
-def every_exchange(share, stratum):
-    """Every distinct way (with its number of permutations) to exchange the 0s and 1s of `share` within strata."""
+def every_exchange(member, stratum):
+    """Every distinct way (with its number of permutations) to exchange the 0s and 1s of `member` within strata."""
     strata = sorted(set(stratum))
     places = [[u for u, other in enumerate(stratum) if other == one] for one in strata]
-    ways = [Counter(itertools.permutations([int(share[u]) for u in inside])).items() for inside in places]
+    ways = [Counter(itertools.permutations([int(member[u]) for u in inside])).items() for inside in places]
     for choice in itertools.product(*ways):
         row, number = [0] * len(stratum), 1
         for inside, (values, count) in zip(places, choice, strict=True):
@@ -103,11 +103,11 @@ def statistic(active, tokens, classes, stratum):
     parts = excess(active, tokens)
     result = np.full((classes.shape[1], active.shape[1]), math.nan)
     for one, neuron in np.ndindex(result.shape):
-        share = [int(x) for x in classes[:, one]]
+        member = [int(x) for x in classes[:, one]]
         part = [row[neuron] for row in parts]
-        mean, variance = moments(share, part, stratum)
-        if variance > 0 and sum(share) > 1:
-            found = sum((x * e for x, e in zip(share, part, strict=True)), Fraction(0))
+        mean, variance = moments(member, part, stratum)
+        if variance > 0 and sum(member) > 1:
+            found = sum((x * e for x, e in zip(member, part, strict=True)), Fraction(0))
             result[one, neuron] = float(found - mean) / math.sqrt(variance)
     return result
 
@@ -139,8 +139,8 @@ def overlaps(pairs, classes):
 def pools(active):
     """The pool of every neuron: neurons that fire in 1, 2-3, 4-7, ... units, from few to many.
 
-    A pool takes in the next such group until an eighth of the neurons that fire are in it; so must be left for another.
-    Neurons that never fire are in the first.
+    A pool takes in the next such group until it holds an eighth of the neurons that fire. As many must remain for
+    another pool. Neurons that never fire are in the first.
     """
     fires = [sum(int(number) > 0 for number in column) for column in active.T]
     groups = defaultdict(list)
@@ -163,16 +163,15 @@ def pools(active):
 def permutation_test(active, tokens, classes, stratum, cut, exchanged, overlap):
     """The whole test, given the classes (unit, class) of every permutation in `exchanged`.
 
-    `p_value` counts exactly which statistics reach the observed one, over the class's tested neurons of the same pool;
-    `at_most`
-    counts besides those that fall short of it by less than a bin of 1/64 and a twentieth of one, the most that a
-    histogram may count whose first bin holds all up to 1/64. `highest_at_most` is `p_highest` with a twentieth more.
+    `p_value` counts exactly the statistics that reach the observed one, over the class's tested neurons of the same
+    pool. `at_most` also counts those that are lower by less than a bin of 1/64 and a twentieth of a bin, the most that
+    a histogram may count whose first bin holds all up to 1/64. `highest_at_most` is `p_highest` with a twentieth more.
     """
     observed = statistic(active, tokens, classes, stratum)
     pool = pools(active)
     tested = ~np.isnan(observed)
     null = np.stack([statistic(active, tokens, rows, stratum) for rows in exchanged])
-    assert (np.isnan(null) == ~tested).all(), "what can be tested does not depend on who has which label"
+    assert (np.isnan(null) == ~tested).all(), "which pairs can be tested does not depend on the labels"
     p_value, at_most, p_highest, highest_at_most = np.full((4, *observed.shape), math.nan)
     highest = np.array([rows[tested].max() for rows in null]) if tested.any() else np.zeros(0)
     for place in zip(*np.nonzero(tested), strict=True):
