@@ -162,7 +162,7 @@ def _capture(
         if path[-1] == "__call__" and fnmatchcase("/".join(path[:-1]), neurons)
     }
     require_match(bool(outputs), neurons, called)
-    # Flax sorts by name, so that relu_10 stands before relu_2; the layers are in the order of the calls.
+    # Flax sorts by name, so that relu_10 comes before relu_2; the layers are in the order of the calls.
     return output, changed, {path: outputs[path] for path in sorted(outputs, key=called.index)}
 
 
@@ -218,7 +218,7 @@ def _reduce(
     )
 
 
-def _merge(one: Reading, other: Reading) -> Reading:
+def _merge(first: Reading, second: Reading) -> Reading:
     """The reading of the tokens of two calls."""
-    added = jax.tree.map(jnp.add, one, other)
-    return added.replace(maximum=jnp.maximum(one.maximum, other.maximum))
+    added = jax.tree.map(jnp.add, first, second)
+    return added.replace(maximum=jnp.maximum(first.maximum, second.maximum))

@@ -29,7 +29,7 @@ def token_masks(
     patches = [jnp.broadcast_to(tokens.is_patch, (len(pcm), *tokens.is_patch.shape)) for tokens in layout]
     if kind == "patches":
         return patches
-    # The power is taken once for each span of time: a span's bands share it, and so do tokens of several calls.
+    # The power is taken once for each span of time: all bands of a span have the same.
     span_of_token = [np.stack([tokens.start, tokens.stop], axis=-1).reshape(-1, 2) for tokens in layout]
     spans, span_numbers = np.unique(np.concatenate(span_of_token), axis=0, return_inverse=True)
     sounds = _sounding(spans, pcm, samples)

@@ -98,10 +98,10 @@ def run_with_gains(
         require(offsets.shape == shape, f"Offsets must have the axes of the gains, {shape}, got {offsets.shape}.")
     *clips, layers, width = shape
 
-    def require_fit(fits: bool, found: str) -> None:
+    def require_fit(fits: bool, misfit: str) -> None:
         require(
             fits,
-            f"Gains of the shape {shape} do not fit the neurons {neurons!r}: the module has {found}. Gains have the "
+            f"Gains of the shape {shape} do not fit the neurons {neurons!r}: the module has {misfit}. Gains have the "
             f"axes (layer, neuron) or (clip, layer, neuron).",
         )
 
@@ -119,6 +119,6 @@ def run_with_gains(
         edited = activation * of_layer(gains)
         return edited if offsets is None else edited + of_layer(offsets)
 
-    output, found = edit_neurons(module, variables, *inputs, neurons=neurons, edit=edit, **options)
-    require_fit(found == layers, f"{found} layers")
+    output, called_layers = edit_neurons(module, variables, *inputs, neurons=neurons, edit=edit, **options)
+    require_fit(called_layers == layers, f"{called_layers} layers")
     return output

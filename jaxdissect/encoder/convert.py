@@ -215,11 +215,11 @@ def _config(weights: Mapping[str, np.ndarray], name: str, sizes: Sizes, heads: i
     """Sizes of the ViT: those of the name, which the arrays must confirm, and those that only the arrays have."""
 
     def shape(key: str, axes: int) -> tuple[int, ...]:
-        found = weights[key].shape if key in weights else None
-        if found is None or len(found) != axes:
-            found_text = "nothing" if found is None else found
-            raise InputError(f"{name}: the key {key!r} must hold an array of {axes} axes, found {found_text}.")
-        return found
+        array = weights.get(key)
+        if array is None or array.ndim != axes:
+            found_shape = "nothing" if array is None else array.shape
+            raise InputError(f"{name}: the key {key!r} must hold an array of {axes} axes, found {found_shape}.")
+        return array.shape
 
     width, *patch = shape("patch_embed.proj.weight", 4)  # (width, channel, band, frame)
     require(

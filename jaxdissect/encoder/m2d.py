@@ -147,7 +147,7 @@ class M2D:
 
 
 def untrained_m2d(config: ViTConfig, sample_rate: int = 16000, seed: int = 0, name: str = "untrained") -> M2D:
-    """An M2D encoder with seeded random weights: a baseline, and a stand-in where there is no checkpoint.
+    """An M2D encoder with seeded random weights: a baseline, and a substitute for a checkpoint.
 
     Args:
       config: sizes of the ViT.

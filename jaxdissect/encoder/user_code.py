@@ -64,8 +64,8 @@ class UserCode:
           InputError: the rule is broken.
         """
         if not holds:
-            found = ", ".join(map(described, values))
-            raise InputError(f"Encoder {self.factory}: {name} must {rule}, found {found}. See docs/encoders.md.")
+            shown = ", ".join(map(described, values))
+            raise InputError(f"Encoder {self.factory}: {name} must {rule}, found {shown}. See docs/encoders.md.")
 
 
 def user_line(error: BaseException, package: str) -> str | None:

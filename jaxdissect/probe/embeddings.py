@@ -64,14 +64,14 @@ def embed_clips(
     reasons: dict[int, str] = {}
     for batch, arrays in device_batches(task, encoder.sample_rate, clips_per_step, mesh):
         # The last batch is filled up; the last column of its members says which files could be read.
-        found = np.asarray(embed(variables, arrays["pcm"]))[: len(batch.statuses)]
-        good = (np.abs(found) < LARGEST_FEATURE).all(axis=1) & batch.members[: len(found), -1]
+        embedded = np.asarray(embed(variables, arrays["pcm"]))[: len(batch.statuses)]
+        good = (np.abs(embedded) < LARGEST_FEATURE).all(axis=1) & batch.members[: len(embedded), -1]
         for row in np.flatnonzero(~good):
             status = batch.statuses[row]
             unreadable = status.status == "unreadable"
             reasons[len(usable) + int(row)] = status.reason if unreadable else "its embedding is not finite"
         # Zero, not a product with zero: an infinite embedding would become NaN.
-        values.append(np.where(good[:, None], found, 0))
+        values.append(np.where(good[:, None], embedded, 0))
         usable.extend(good.tolist())
         progress(len(usable))
     return Embeddings(np.concatenate(values), np.array(usable), reasons)
@@ -83,7 +83,7 @@ def embedding_features(encoder: Encoder, task: Task) -> int:
     Raises:
       InputError: embeddings are not (clip, feature).
     """
-    # Two clips, so that the axis of the clips can be told from others of length 1.
+    # Two clips, so that the axis of the clips differs from others of length 1.
     pcm = jax.ShapeDtypeStruct((2, unit_samples(task, encoder.sample_rate)), np.float32)
     output = jax.eval_shape(lambda *args: _embed(encoder, *args), encoder.variables, pcm)
     shape: tuple[int, ...] = getattr(output, "shape", ())

@@ -38,11 +38,11 @@ def own_head(encoder: Encoder, task: Task, labels: LabelSet) -> Probe:
     shapes = head_shapes(embedding_features(encoder, task), len(labels.classes))
     # The bias first: its shape shows another number of classes in the plainest way.
     for name in ("bias", *shapes):
-        found = np.shape(head[name]) if name in head else None
+        shape = np.shape(head[name]) if name in head else None
         require(
-            found == shapes[name],
+            shape == shapes[name],
             f"--head encoder: the head of {encoder.name} needs an array {name!r} of the shape {shapes[name]} for the "
-            f"{len(labels.classes)} classes of the label set {labels.name!r}, found {found}.",
+            f"{len(labels.classes)} classes of the label set {labels.name!r}, found {shape}.",
         )
     # One probe along the first axis; it has no epochs, and no validation score.
     stacked = {name: np.asarray(head[name])[None] for name in shapes}

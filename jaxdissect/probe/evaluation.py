@@ -196,12 +196,12 @@ def scored(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], 
         outputs = np.asarray(jax.jit(logits)(head, embeddings.values))
         for name in SPLITS:
             chosen = getattr(split, name)
-            found = score(outputs, members, chosen, labels.multi_label)
-            rows.append([labels.name, split.test_fold, split.seed, name, int(chosen.sum()), metric, found])
+            value = score(outputs, members, chosen, labels.multi_label)
+            rows.append([labels.name, split.test_fold, split.seed, name, int(chosen.sum()), metric, value])
         of_classes = class_scores(outputs, members, split.test, labels.multi_label)
         clips = members[split.test].sum(axis=0)
-        for name, count, found in zip(labels.classes, clips.tolist(), of_classes, strict=True):
-            class_rows.append([labels.name, name, split.test_fold, split.seed, count, found])
+        for name, count, value in zip(labels.classes, clips.tolist(), of_classes, strict=True):
+            class_rows.append([labels.name, name, split.test_fold, split.seed, count, value])
     # Int64 holds a missing fold as well.
     scores, of_class = (
         pd.DataFrame(table, columns=columns).astype({"test_fold": "Int64"})

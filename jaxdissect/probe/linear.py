@@ -153,26 +153,28 @@ def train_probe(
             losses = optax.softmax_cross_entropy(outputs, wanted)
         return (losses * weight).sum() / jnp.maximum(weight.sum(), 1)
 
-    def step(now: tuple[Params, PyTree], clips: Int[Array, " clip"]) -> tuple[tuple[Params, PyTree], None]:
+    def step(before: tuple[Params, PyTree], clips: Int[Array, " clip"]) -> tuple[tuple[Params, PyTree], None]:
+        params, state = before
         weight = in_training[clips].astype(jnp.float32)
-        gradient = jax.grad(loss)(now[0], jnp.minimum(clips, len(train) - 1), weight)
+        gradient = jax.grad(loss)(params, jnp.minimum(clips, len(train) - 1), weight)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an int
-            updates, state = optimizer.update(gradient, now[1], now[0])
-        new = (optax.apply_updates(now[0], updates), state)
+            updates, new_state = optimizer.update(gradient, state, params)
+        after = (optax.apply_updates(params, updates), new_state)
         # A batch without a training clip changes nothing: its gradient is zero, but Adam's momentum would move on.
-        return jax.tree.map(lambda new, old: jnp.where(weight.any(), new, old), new, now), None
+        return jax.tree.map(lambda new, old: jnp.where(weight.any(), new, old), after, before), None
 
-    def epoch(now: _Training) -> _Training:
-        order = _batches(train, jax.random.fold_in(order_key, now.epoch), rule.batch_size)
-        (params, state), _ = jax.lax.scan(step, (now.params, now.optimizer), order)
-        found = score(_outputs(params, scaled), labels > 0, valid)
-        better = found > now.best_score
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, now.best)
-        best_epoch = jnp.where(better, now.epoch, now.best_epoch)
-        return _Training(params, state, best, now.epoch + 1, best_epoch, jnp.where(better, found, now.best_score))
+    def epoch(before: _Training) -> _Training:
+        order = _batches(train, jax.random.fold_in(order_key, before.epoch), rule.batch_size)
+        (params, state), _ = jax.lax.scan(step, (before.params, before.optimizer), order)
+        valid_score = score(_outputs(params, scaled), labels > 0, valid)
+        better = valid_score > before.best_score
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, before.best)
+        best_epoch = jnp.where(better, before.epoch, before.best_epoch)
+        best_score = jnp.where(better, valid_score, before.best_score)
+        return _Training(params, state, best, before.epoch + 1, best_epoch, best_score)
 
-    def is_unfinished(now: _Training) -> Bool[Array, ""]:
-        return (now.epoch < rule.epochs) & (now.epoch - now.best_epoch <= rule.patience)
+    def is_unfinished(training: _Training) -> Bool[Array, ""]:
+        return (training.epoch < rule.epochs) & (training.epoch - training.best_epoch <= rule.patience)
 
     # No epoch yet: the first one is better whatever its score is, unless there is no validation clip (NaN).
     start = _Training(params, optimizer.init(params), params, *map(jnp.asarray, (0, 0, jnp.float32(NO_SCORE))))

@@ -27,6 +27,7 @@ class Checkpoints:
 
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT_STATES, create=True, enable_async_checkpointing=False)
+        # Not asynchronous: a state that `save` has returned for is complete, even if the process is killed next.
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: PyTree, record: Record) -> None:
@@ -71,6 +72,7 @@ class Checkpoints:
         if step is None:
             return None
         everywhere = NamedSharding(mesh, P())
+        # Arrays are read straight onto the devices.
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
         try:
@@ -79,13 +81,13 @@ class Checkpoints:
             # Where shapes differ, orbax fails with messages that help nobody. On disk, paths have other names.
             if sorted(shapes(metadata.tree).values()) != sorted(shapes(like).values()):
                 raise ValueError("other shapes")
-            found = self._manager.restore(step, args=items)
+            restored = self._manager.restore(step, args=items)
         except Exception as error:  # orbax raises bare ones for damaged files
             raise InputError(
                 f"{self.folder / str(step)} is damaged or holds a training of other sizes ({first_line(error)}): "
                 f"remove that folder to resume from the state before it, or {self.folder.parent} to start afresh."
             ) from error
-        return found["state"], found["record"]
+        return restored["state"], restored["record"]
 
     def forget(self, first: int) -> None:
         """Remove the states of step `first` and later."""

@@ -1,26 +1,27 @@
-"""Running a training from wherever it stands to its end: crops in, steps, curve, checkpoints."""
+"""Running a training from its newest checkpoint to its end: crops in, steps, curve, checkpoints."""
 
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdissect.errors import InputError, TrainingError
+from jaxdissect.errors import TrainingError, require
 from jaxdissect.runtime.resume import resumable
 from jaxdissect.runtime.sharding import replicate, shard_clips
 from jaxdissect.training.checkpoints import Checkpoints
 from jaxdissect.training.crops import Clips, Crops, crops
-from jaxdissect.training.objective import Objective
+from jaxdissect.training.objective import Metrics, Objective
 from jaxdissect.training.step import Schedule, TrainState, train_step
 
 AHEAD = 2  # batches made ready while the device computes
 COLLAPSED = 0.1  # spread of M2D's targets: 0.03-0.08 in deaf encoders, about 0.5 in untrained and trained ones
+Row: TypeAlias = dict[str, float]  # metrics of one step, or of one point of the curve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Feed:
     """How crops reach the devices.
 
     Attributes:
-      samples: of a crop.
-      parts: of a batch, a multiple of the devices.
-      part_size: clips in a part; gradients are taken part by part.
-      seed: of the order of the clips and the places of the crops.
+      samples: number of samples of a crop.
+      parts: number of parts of a batch, a multiple of the devices.
+      part_size: number of clips in a part; gradients are taken part by part.
+      seed: seed of the order of the clips and the places of the crops.
     """
 
     samples: int
@@ -41,14 +42,15 @@ class Feed:
 
     @property
     def batch_size(self) -> int:
-        """Clips of a step."""
+        """Number of clips of a step."""
         return self.parts * self.part_size
 
     def batch(self, clips: Clips, step: int) -> Crops:
         """The crops of a step, in parts."""
         batch = crops(clips, self.seed, step, self.batch_size, self.samples)
-        shape = (self.parts, self.part_size)
-        return Crops(batch.pcm.reshape(*shape, -1), batch.members.reshape(*shape, -1))
+        # (clip, ...) -> (part, clip, ...)
+        pcm, members = (array.reshape(self.parts, self.part_size, -1) for array in (batch.pcm, batch.members))
+        return Crops(pcm, members)
 
 
 @dataclasses.dataclass
@@ -56,15 +58,15 @@ class Fitted:
     """A training so far.
 
     Attributes:
-      state: after the last step.
+      state: state after the last step.
       curve: means over `log_steps` steps each: `step` (the last), `loss`, `learning_rate`, and the objective's metrics.
       rows: metrics of the steps since the last point of the curve.
-      seconds: spent in steps, over all sessions.
+      seconds: time spent in steps, s, also before the training was interrupted.
     """
 
     state: TrainState
-    curve: list[dict[str, float]]
-    rows: list[dict[str, float]]
+    curve: list[Row]
+    rows: list[Row]
     seconds: float
 
 
@@ -78,31 +80,32 @@ def fit(
     mesh: Mesh,
     log_steps: int = 20,
     save_minutes: float = 5.0,
-    progress: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+    progress: Callable[[int, Row], None] = lambda step, metrics: None,
 ) -> Fitted:
-    """Train to the schedule's last step, going on from the newest checkpoint if there is one.
+    """Train to the schedule's last step, from the newest checkpoint if there is one.
 
     Args:
-      objective, schedule, clips, feed: what is trained, how, and on what.
-      state: before the first step; its arrays may be gone afterwards.
-      checkpoints: where states are kept, every `save_minutes`, at the end, and when the training is interrupted.
+      objective, schedule: loss to train with, and schedule of the updates.
+      clips, feed: clips to train on, and their way to the devices.
+      state: state before the first step; its arrays may be gone afterwards.
+      checkpoints: place of the states, saved every `save_minutes`, at the end, and when the training is interrupted.
       mesh: devices.
-      log_steps: steps between two points of the curve.
-      save_minutes: between two checkpoints.
-      progress: called at every point of the curve with the steps done and the point.
+      log_steps: number of steps between two points of the curve.
+      save_minutes: minutes between two checkpoints.
+      progress: function called at every point of the curve with the number of steps done and the point.
 
     Raises:
-      InputError: the newest checkpoint is of other audio, or of other sizes.
-      TrainingError: a loss or gradient is not finite, or M2D's targets have collapsed; what checkpoints are left are
-        of before.
+      InputError: the newest checkpoint was made on other audio, or with other sizes.
+      TrainingError: a loss or gradient is not finite, or M2D's targets have collapsed; the checkpoints left are older.
     """
     fitted = _resumed(state, checkpoints, clips, mesh)
     step = train_step(objective, schedule, feed.seed, mesh)
-    pending: list[Any] = []
-    began = time.monotonic() - fitted.seconds
+    # Metrics stay on the device until they are looked at: to wait for each would stop the device between steps.
+    pending: list[Metrics] = []
+    began = time.monotonic() - fitted.seconds  # as if there had been no interruption
 
     def look() -> None:
-        """Bring what the steps have measured to the host, and stop if it is not finite."""
+        """Bring the metrics of the last steps to the host, and stop if they are not finite."""
         fitted.rows += _finite(pending, int(fitted.state.step), checkpoints)
         pending.clear()
         fitted.seconds = time.monotonic() - began
@@ -129,61 +132,70 @@ def fit(
 
 
 def _resumed(state: TrainState, checkpoints: Checkpoints, clips: Clips, mesh: Mesh) -> Fitted:
-    found = checkpoints.restore(state, mesh)
-    if found is None:
+    """The training as the newest checkpoint has it, or at its beginning."""
+    saved = checkpoints.restore(state, mesh)
+    if saved is None:
         return Fitted(replicate(state, mesh), [], [], 0.0)
-    state, record = found
-    if record["audio"] != clips.sha256:
-        raise InputError(
-            f"{checkpoints.folder} holds a training on other audio: the files have changed since. Bring them back, "
-            f"choose another --out, or remove {checkpoints.folder.parent} to start afresh."
-        )
+    state, record = saved
+    require(
+        record["audio"] == clips.sha256,
+        f"{checkpoints.folder} holds a training on other audio: the files have changed since. Bring them back, choose "
+        f"another --out, or remove {checkpoints.folder.parent} to start afresh.",
+    )
     return Fitted(state, record["curve"], record["rows"], record["seconds"])
 
 
 def _ahead(make: Callable[[int], Crops], first: int, last: int) -> Iterator[tuple[int, Crops]]:
-    """Batches `first` to before `last`, a few made ready in a thread."""
+    """Batches `first` to before `last` with their numbers, a few made ready in a thread.
+
+    Args:
+      make: function that makes the batch of a number.
+      first, last: number of the first batch, and the one behind the last.
+    """
+    # One thread: batches are made in their order.
     with ThreadPoolExecutor(1) as pool:
         waiting = [pool.submit(make, number) for number in range(first, min(first + AHEAD, last))]
         for number in range(first, last):
             batch = waiting.pop(0).result()
+            # Before the batch is handed out, so that the thread works while the device computes.
             if number + AHEAD < last:
                 waiting.append(pool.submit(make, number + AHEAD))
             yield number, batch
 
 
-def _finite(pending: list[Any], done: int, checkpoints: Checkpoints) -> list[dict[str, float]]:
+def _finite(pending: list[Metrics], done: int, checkpoints: Checkpoints) -> list[Row]:
     """The metrics of the last steps as numbers.
 
     Raises:
-      TrainingError: a loss or a gradient is not finite; states from the one that it came of are forgotten.
+      TrainingError: a loss or a gradient is not finite; the state that it came from, and later ones, are forgotten.
     """
     rows = [{name: float(value) for name, value in row.items()} for row in jax.device_get(pending)]
     for number, row in enumerate(rows, start=done - len(rows) + 1):
         bad = next((name for name in ("loss", "gradient_norm") if not math.isfinite(row[name])), None)
         if bad:
+            # State N is that after N updates: the loss of step N was computed from state N - 1.
             checkpoints.forget(number - 1)
             raise TrainingError(f"the {bad.replace('_', ' ')} of step {number} is {row[bad]}.")
     return rows
 
 
-def _require_listening(rows: list[dict[str, float]], done: int) -> None:
-    """Tell a collapse of M2D from the mean spread of some steps.
+def _require_listening(rows: list[Row], done: int) -> None:
+    """Recognise a collapse of M2D by the mean spread of some steps; other objectives have no spread.
 
     Raises:
-      TrainingError: it has collapsed.
+      TrainingError: M2D has collapsed.
     """
     spread = float(np.mean([row.get("spread", 1.0) for row in rows])) if rows else 1.0
     if spread < COLLAPSED:
         raise TrainingError(
-            f"by step {done} M2D has collapsed, its target no longer tells one clip's patch from another's (spread "
-            f"{spread:.3f} of 1): raise --ema, lower --learning-rate, choose --standardise batch, or begin with "
+            f"by step {done} M2D has collapsed, its targets are almost the same for every clip (spread {spread:.3f} "
+            f"of 1): raise --ema, lower --learning-rate, choose --standardise batch, or begin with "
             f"--start-from an encoder trained by msm_mae."
         )
 
 
-def _point(rows: list[dict[str, float]], done: int, schedule: Schedule) -> dict[str, float]:
-    """One point of the curve, from the metrics of its steps.
+def _point(rows: list[Row], done: int, schedule: Schedule) -> Row:
+    """One point of the curve: means of the metrics of its steps, and the learning rate of the last.
 
     Raises:
       TrainingError: M2D has collapsed.

@@ -20,9 +20,9 @@ class MaskedModelingDuo(MaskedPrediction):
     """The online encoder sees the visible patches, the target encoder the masked ones; a predictor joins them.
 
     Attributes:
-      ema: how much of the target encoder an update keeps, at the first step and at the last.
-      standardise: targets over the features of each token, or each feature over all tokens of the part of the batch
-        that is computed at once, which a collapsed encoder cannot satisfy.
+      ema: fraction of the target encoder that an update keeps, at the first step and at the last.
+      standardise: standardisation of the targets: "token", over the features of each token, or "batch", each feature
+        over all tokens of the part of the batch that is computed at once, which a collapsed encoder cannot satisfy.
     """
 
     ema: tuple[float, float] = (0.996, 1.0)
@@ -30,7 +30,7 @@ class MaskedModelingDuo(MaskedPrediction):
 
     @property
     def outputs(self) -> int:
-        """Features of a token."""
+        """Number of features of a token."""
         return self.encoder.config.width
 
     def loss(
@@ -43,9 +43,10 @@ class MaskedModelingDuo(MaskedPrediction):
     ) -> tuple[Float[Array, ""], Metrics]:
         """Squared distance of the L2-normalised prediction from the L2-normalised target: `2 - 2 cos`, 0 to 4.
 
-        The metric `spread` tells a collapse, see `spread`.
+        The metric `spread` shows a collapse, see `spread`.
         """
         answers = self.answers(params, pcm, key)
+        # The target encoder sees the masked patches alone; its class token is left out.
         tokens = encode_patches(self.encoder, target, answers.patches, answers.position)[:, 1:]
         tokens = jax.lax.stop_gradient(tokens.astype(jnp.float32))
         wanted = unit(standardised(tokens) if self.standardise == "token" else over_batch(tokens))
@@ -59,15 +60,18 @@ def spread(
 ) -> Float[Array, ""]:
     """Standard deviation of unit vectors over clips, at the same position of the grid.
 
-    1 is what independent directions have; near 0 the position alone decides, and the encoder has stopped to listen
-    (not quite 0, since clips differ in which positions are seen). A deviation over all positions would not show that,
-    because positions are always told apart. Positions that stand in one clip only do not count.
+    Independent directions have 1. Near 0 the position alone decides, and the encoder no longer listens (not quite 0,
+    since clips differ in which positions are seen). A deviation over all positions would not show that, because
+    positions always differ. A position that only one clip has does not count.
     """
+    # Tokens of all clips in one row, each with its position on the grid; sums by position.
     at, flat = position.reshape(-1), vectors.reshape(-1, vectors.shape[-1])
     count = jax.ops.segment_sum(jnp.ones(at.shape), at, positions)
     mean = jax.ops.segment_sum(flat, at, positions) / jnp.maximum(count, 1)[:, None]
+    # Bessel's correction, n / (n - 1): with few clips at a position its mean is drawn towards each.
     unbiased = jnp.where(count > 1, count / jnp.maximum(count - 1, 1), 0.0)
     variance = jnp.square(flat - mean[at]).sum(axis=1) * unbiased[at]
+    # Mean over the tokens at positions that several clips have.
     return jnp.sqrt(variance.sum() / jnp.maximum((count[at] > 1).astype(jnp.float32).sum(), 1))
 
 

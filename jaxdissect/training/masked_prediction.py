@@ -1,12 +1,11 @@
-"""What M2D and MSM-MAE share: an encoder that sees some patches, and a decoder that answers for the others."""
+"""What M2D and MSM-MAE have in common: an encoder that sees some patches, and a decoder that predicts the others."""
 
 import abc
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.training.masking import Decoder, chosen, decoder_config, random_mask
@@ -17,12 +16,12 @@ EPSILON = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a decoder says of the masked patches of some crops, and what is true of them.
+    """A decoder's predictions for the masked patches of some crops, and these patches.
 
     Attributes:
       patches: pixels of the masked patches.
-      position: where on the encoder's grid they stand.
-      predicted: of each.
+      position: positions of these patches on the encoder's grid.
+      predicted: prediction for each.
     """
 
     patches: Float[Array, "clip masked pixel"]
@@ -32,12 +31,12 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskedPrediction(abc.ABC):
-    """Prediction of masked patches from visible ones; a subclass says what is predicted, and measures the error.
+    """Prediction of masked patches from visible ones; a subclass defines what is predicted, and measures the error.
 
     Attributes:
-      encoder: to train.
-      mask_ratio: share of the patches that is masked.
-      decoder_width, decoder_depth: of the narrow Transformer that answers.
+      encoder: encoder to train.
+      mask_ratio: fraction of the patches that is masked.
+      decoder_width, decoder_depth: sizes of the narrow Transformer that predicts.
     """
 
     encoder: M2D
@@ -48,32 +47,41 @@ class MaskedPrediction(abc.ABC):
     @property
     @abc.abstractmethod
     def outputs(self) -> int:
-        """Features of an answer."""
+        """Number of features of a prediction."""
 
     @property
     def decoder(self) -> Decoder:
-        """Visible tokens -> answers."""
+        """Visible tokens -> predictions."""
         config = decoder_config(self.encoder.config, self.decoder_width, self.decoder_depth)
         return Decoder(config, self.outputs, self.encoder.dtype)
 
     def init(self, key: Array, encoder_params: Params | None = None) -> Params:
         """Parameters of `encoder` and `decoder`."""
         encoder_key, decoder_key = jax.random.split(key)
+        # One clip: a class token and one visible patch, and one masked patch.
         tokens = jnp.zeros((1, 2, self.encoder.config.width), self.encoder.dtype)
-        one = jnp.zeros((1, 1), jnp.int32)
+        position = jnp.zeros((1, 1), jnp.int32)
         return {
             "encoder": initial_encoder(self.encoder, encoder_key, encoder_params),
-            "decoder": self.decoder.init(decoder_key, tokens, one, one)["params"],
+            "decoder": self.decoder.init(decoder_key, tokens, position, position)["params"],
         }
 
     def answers(self, params: Params, pcm: Float[Array, "clip sample"], key: Array) -> Answers:
-        """Mask crops at random, and predict what is behind the masks."""
+        """Mask crops at random, and predict what is behind the masks.
+
+        Args:
+          params: parameters, as `init` gives them.
+          pcm: crops of one length.
+          key: random key of the masks.
+        """
         patches = spectrogram_patches(self.encoder, pcm)
+        # Numbers of patches within the crop; `position` has their places on the encoder's grid.
         visible, masked = random_mask(key, len(patches), patches.shape[1], self.mask_ratio)
         position = shown_positions(self.encoder, patches.shape[1])
-        tokens = encode_patches(self.encoder, params["encoder"], chosen(patches, visible), position[visible])
-        predicted: Any = self.decoder.apply({"params": params["decoder"]}, tokens, position[visible], position[masked])
-        return Answers(chosen(patches, masked), position[masked], predicted.astype(jnp.float32))
+        seen, hidden = position[visible], position[masked]
+        tokens = encode_patches(self.encoder, params["encoder"], chosen(patches, visible), seen)
+        predicted: PyTree = self.decoder.apply({"params": params["decoder"]}, tokens, seen, hidden)
+        return Answers(chosen(patches, masked), hidden, predicted.astype(jnp.float32))
 
 
 def standardised(patches: Float[Array, "*clip feature"]) -> Float[Array, "*clip feature"]:

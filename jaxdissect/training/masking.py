@@ -1,15 +1,14 @@
-"""What M2D and MSM-MAE share: random masks, positions, and the narrow Transformer that looks behind the mask."""
-
-from typing import Any
+"""Parts of M2D and MSM-MAE: random masks, positions, and the narrow Transformer that looks behind the mask."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxdissect.encoder.vit import Block, ViTConfig
-from jaxdissect.errors import InputError
+from jaxdissect.encoder.vit import Block, Dense, LayerNorm, ViTConfig
+from jaxdissect.errors import require
 
 
 def random_mask(
@@ -17,33 +16,49 @@ def random_mask(
 ) -> tuple[Int[Array, "clip visible"], Int[Array, "clip masked"]]:
     """Patches drawn without replacement, anew for every clip: those that stay visible and those that are masked.
 
+    Args:
+      key: random key of the draws.
+      clips: number of clips.
+      patches: number of patches of a clip.
+      mask_ratio: fraction of the patches that is masked.
+
     Raises:
       InputError: as `visible_patches`.
     """
+    # The order of independent draws is a random permutation.
     order = jnp.argsort(jax.random.uniform(key, (clips, patches)), axis=1)
     visible = visible_patches(patches, mask_ratio)
     return order[:, :visible], order[:, visible:]
 
 
 def visible_patches(patches: int, mask_ratio: float) -> int:
-    """How many of a crop's patches stay visible.
+    """Number of a crop's patches that stay visible.
+
+    Args:
+      patches: number of patches of the crop.
+      mask_ratio: fraction of them that is masked.
 
     Raises:
       InputError: none would be visible, or none masked.
     """
     visible = patches - round(patches * mask_ratio)
-    if not 0 < visible < patches:
-        raise InputError(
-            f"--mask-ratio {mask_ratio}: of a crop's {patches} patches at least one must stay visible and one be "
-            f"masked, {visible} would be visible: choose another ratio, or longer clips."
-        )
+    require(
+        0 < visible < patches,
+        f"--mask-ratio {mask_ratio}: of a crop's {patches} patches at least one must stay visible and one be masked, "
+        f"{visible} would be visible: choose another ratio, or longer clips.",
+    )
     return visible
 
 
 def chosen(
     items: Float[Array, "clip patch feature"], index: Int[Array, "clip some"]
 ) -> Float[Array, "clip some feature"]:
-    """The items of some patches, each clip's own."""
+    """The items of some patches; every clip has patches of its own.
+
+    Args:
+      items: items of all patches.
+      index: numbers of the patches wanted, for each clip.
+    """
     return jnp.take_along_axis(items, index[..., None], axis=1)
 
 
@@ -52,12 +67,16 @@ def sin_cos_positions(grid: tuple[int, int], width: int) -> Float[np.ndarray, "t
 
     Source: He et al., "Masked Autoencoders Are Scalable Vision Learners" (CVPR 2022), whose positions M2D takes over.
 
+    Args:
+      grid: number of patches along each axis.
+      width: number of features of a position.
+
     Raises:
       InputError: the width is not divisible by 4.
     """
-    if width % 4:
-        raise InputError(f"Sine and cosine of two axes need a width divisible by 4, got {width}.")
+    require(width % 4 == 0, f"Sine and cosine of two axes need a width divisible by 4, got {width}.")
     frequency = 10000.0 ** -(np.arange(width // 4) / (width // 4))
+    # Time first, as in the original, though patches are frequency-major.
     band, frame = np.meshgrid(*(np.arange(size) for size in grid), indexing="ij")
     angles = [axis.reshape(-1, 1) * frequency for axis in (frame, band)]
     table = np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1)
@@ -68,12 +87,12 @@ class Decoder(nn.Module):
     """Visible tokens -> something about every masked patch (M2D's predictor, MSM-MAE's decoder).
 
     A narrower Transformer over the visible tokens and one mask token per masked patch, each with its position. Tokens
-    need no order, for attention knows none: the masked ones stand last and are returned as they stand.
+    need no order, since attention has none: the masked ones come last and are returned in this order.
     """
 
     config: ViTConfig
     outputs: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -85,18 +104,25 @@ class Decoder(nn.Module):
         config = self.config
         position = jnp.asarray(sin_cos_positions(config.grid, config.width), self.dtype)[1:]
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (config.width,), jnp.float32)
-        shown = nn.Dense(config.width, dtype=self.dtype, precision="highest", name="embed")(tokens)
-        shown = shown.at[:, 1:].add(position[visible])
+        shown = Dense(config.width, dtype=self.dtype, name="embed")(tokens)
+        shown = shown.at[:, 1:].add(position[visible])  # the class token has no position
         hidden = mask_token.astype(self.dtype)[None, None] + position[masked]
         x = jnp.concatenate([shown, hidden], axis=1)
         for layer in range(config.depth):
             x = Block(config, self.dtype, name=f"blocks_{layer}")(x)
-        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x[:, shown.shape[1] :])
-        return nn.Dense(self.outputs, dtype=self.dtype, precision="highest", name="out")(x)
+        x = LayerNorm(dtype=self.dtype, name="norm")(x[:, shown.shape[1] :])
+        return Dense(self.outputs, dtype=self.dtype, name="out")(x)
 
 
 def decoder_config(encoder: ViTConfig, width: int, depth: int) -> ViTConfig:
-    """Sizes of a decoder: narrower than its encoder, with heads of 32 features or more."""
+    """Sizes of a decoder: narrower than its encoder, with heads of 32 features or more.
+
+    Args:
+      encoder: sizes of the encoder, whose grid the decoder has too.
+      width: number of features of a token in the decoder.
+      depth: number of its blocks.
+    """
+    # As many heads as divide the width; 96 has three of 32.
     heads = next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
     sizes = vars(encoder) | {"width": width, "depth": depth, "heads": heads, "mlp": 4 * width}
     return ViTConfig(**sizes)

@@ -18,16 +18,16 @@ class MSMMAE(MaskedPrediction):
     """The encoder sees the visible patches; a decoder predicts the pixels of the masked ones.
 
     Attributes:
-      standardise_patches: predict every patch less its own mean and over its own deviation.
+      standardise_patches: whether to predict every patch less its own mean and over its own deviation.
     """
 
     standardise_patches: bool = False
 
-    ema = None
+    ema = None  # no target encoder
 
     @property
     def outputs(self) -> int:
-        """Pixels of a patch."""
+        """Number of pixels of a patch."""
         return self.encoder.config.patch_bands * self.encoder.config.patch_frames
 
     def loss(

@@ -5,9 +5,8 @@ parameters, its optimiser and that number.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import flax.struct
 import jax
@@ -15,11 +14,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, PyTree
 
 from jaxdissect.audio.pcm import samples_as_float
-from jaxdissect.errors import InputError
 from jaxdissect.runtime.sharding import AXIS
-from jaxdissect.training.objective import Objective, Params, is_weight
+from jaxdissect.training.objective import Metrics, Objective, Params, is_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +26,11 @@ class Schedule:
     """How parameters move.
 
     Attributes:
-      steps: updates in all.
-      learning_rate: the highest, at the end of the warm-up.
-      warm_up: share of the steps during which the rate rises from 0; then it falls to 0 along a cosine.
-      weight_decay: of AdamW.
-      clip_norm: gradients of a longer norm are scaled to it.
+      steps: number of updates in all, at least one.
+      learning_rate: highest learning rate, at the end of the warm-up.
+      warm_up: fraction of the steps during which the rate rises from 0; then it falls to 0 along a cosine.
+      weight_decay: weight decay of AdamW.
+      clip_norm: norm to which longer gradients are scaled.
     """
 
     steps: int
@@ -40,25 +39,17 @@ class Schedule:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
 
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"A training needs at least one step, got {self.steps}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"--learning-rate must be a positive number, got {self.learning_rate}.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"--weight-decay must be a number, 0 or more, got {self.weight_decay}.")
-        if not 0 <= self.warm_up < 1:
-            raise InputError(f"--warm-up must be a share of the steps from 0 to below 1, got {self.warm_up}.")
-
-    def rate(self, step: Any) -> Any:
-        """Learning rate of a step, from 0."""
+    def rate(self, step: int | Array) -> Float[Array, ""]:
+        """Learning rate of a step; steps are counted from 0."""
         warm_up = round(self.warm_up * self.steps)
+        # optax wants one step of decay at least.
         schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warm_up, max(self.steps, warm_up + 1))
         with jax.numpy_dtype_promotion("standard"):
             return schedule(step)
 
     def optimizer(self) -> optax.GradientTransformation:
         """AdamW with the betas of masked autoencoders."""
+        # Biases, norms, tokens and positions are not shrunk.
         adamw = optax.adamw(self.rate, b1=0.9, b2=0.95, weight_decay=self.weight_decay, mask=is_weight)
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
 
@@ -68,38 +59,41 @@ class TrainState:
     """Everything that a step changes.
 
     Attributes:
-      step: updates done so far, int32.
-      params: of the objective.
+      step: number of updates done so far, int32.
+      params: parameters of the objective.
       target: parameters of the target encoder; empty where the objective has none.
       optimizer: state of the optimiser.
     """
 
-    step: Any
-    params: Any
-    target: Any
-    optimizer: Any
+    step: PyTree
+    params: PyTree
+    target: PyTree
+    optimizer: PyTree
+
+
+Step: TypeAlias = Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]
 
 
 def init_state(objective: Objective, schedule: Schedule, seed: int, encoder_params: Params | None = None) -> TrainState:
     """The state before the first step.
 
     Args:
-      objective, schedule: what is trained, and how.
-      seed: of the random weights.
-      encoder_params: where the encoder starts; by default at random.
+      objective, schedule: loss to train with, and schedule of the updates.
+      seed: seed of the random weights.
+      encoder_params: parameters that the encoder starts from; by default random ones.
     """
 
     def build(encoder_params: Params | None) -> TrainState:
+        # Step 0 of the random keys; the updates take those from 1.
         params = objective.init(jax.random.fold_in(jax.random.key(seed), 0), encoder_params)
+        # A copy: a step donates the state, and one array cannot be given away twice.
         target = {} if objective.ema is None else jax.tree.map(jnp.copy, params["encoder"])
         return TrainState(jnp.zeros((), jnp.int32), params, target, schedule.optimizer().init(params))
 
     return jax.jit(build)(encoder_params)
 
 
-def train_step(
-    objective: Objective, schedule: Schedule, seed: int, mesh: Mesh
-) -> Callable[..., tuple[TrainState, Any]]:
+def train_step(objective: Objective, schedule: Schedule, seed: int, mesh: Mesh) -> Step:
     """A jitted `step(state, pcm, members) -> (state, metrics)`; the state is donated.
 
     A batch comes in parts, (part, clip, ...), split over the devices. The gradient is the mean over the parts, each
@@ -107,8 +101,8 @@ def train_step(
     device: what a part keeps for its backward pass then fits the memory, and on a CPU the cache.
 
     Args:
-      objective, schedule: what is trained, and how.
-      seed: of all that is drawn.
+      objective, schedule: loss to train with, and schedule of the updates.
+      seed: seed of everything that is drawn.
       mesh: devices.
 
     Returns:
@@ -117,30 +111,36 @@ def train_step(
       objective's own.
     """
     optimizer = schedule.optimizer()
+    loss_of = jax.value_and_grad(objective.loss, has_aux=True)
 
-    def gradients_of(params: Params, target: Params, key: Any, number: Any, pcm: Any, members: Any) -> Any:
-        loss_of = jax.value_and_grad(objective.loss, has_aux=True)
-        wave = samples_as_float(pcm)
-        (loss, metrics), gradients = loss_of(params, target, wave, members, jax.random.fold_in(key, number))
+    # Sums over parts, not means: the division by the number of all parts comes once, at the end.
+    def gradients_of(
+        params: Params, target: Params, key: Array, number: Array, pcm: Array, members: Array
+    ) -> tuple[Params, Metrics]:
+        key = jax.random.fold_in(key, number)  # by the number of the part in the whole batch
+        (loss, metrics), gradients = loss_of(params, target, samples_as_float(pcm), members, key)
         return gradients, metrics | {"loss": loss}
 
-    def over_parts(params: Params, target: Params, key: Any, number: Any, pcm: Any, members: Any) -> Any:
-        def one(total: Any, part: Any) -> tuple[Any, None]:
+    def over_parts(
+        params: Params, target: Params, key: Array, number: Array, pcm: Array, members: Array
+    ) -> tuple[Params, Metrics]:
+        def add_part(total: PyTree, part: tuple[Array, Array, Array]) -> tuple[PyTree, None]:
             return jax.tree.map(jnp.add, total, gradients_of(params, target, key, *part)), None
 
         shapes = jax.eval_shape(gradients_of, params, target, key, number[0], pcm[0], members[0])
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = jax.lax.scan(one, nothing, (number, pcm, members))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add_part, zeros, (number, pcm, members))
         return jax.lax.psum(total, AXIS)
 
-    split = jax.shard_map(
+    # The sum over the parts of all devices; parameters and keys are whole on each.
+    summed = jax.shard_map(
         over_parts, mesh=mesh, in_specs=(P(), P(), P(), P(AXIS), P(AXIS), P(AXIS)), out_specs=P(), check_vma=False
     )
 
-    def step(state: TrainState, pcm: Any, members: Any) -> tuple[TrainState, Any]:
+    def step(state: TrainState, pcm: Array, members: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step + 1)
-        parts = len(pcm)
-        total = split(state.params, state.target, key, jnp.arange(parts), pcm, members)
+        parts = len(pcm)  # of all devices
+        total = summed(state.params, state.target, key, jnp.arange(parts), pcm, members)
         gradients, metrics = jax.tree.map(lambda leaf: leaf / parts, total)
         with jax.numpy_dtype_promotion("standard"):  # which optax relies on
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
@@ -149,9 +149,9 @@ def train_step(
         if objective.ema is not None:
             first, last = objective.ema
             keep = first + (last - first) * state.step.astype(jnp.float32) / max(schedule.steps - 1, 1)
-            target = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, target, params["encoder"])
-        squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)]
-        metrics = metrics | {"gradient_norm": jnp.sqrt(sum(squares))}
+            # keep x target + (1 - keep) x encoder: the target takes the place of optax's new tensors.
+            target = optax.incremental_update(target, params["encoder"], keep)
+        metrics = metrics | {"gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, target, optimizer_state), metrics
 
     return jax.jit(step, donate_argnums=0)

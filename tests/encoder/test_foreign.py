@@ -230,8 +230,8 @@ def test_token_layout_must_fit_the_neurons_before_counting(mine, data_folder, ca
     table = data_folder.table("t.csv", "file_name,label,split\na.wav,x,train\n")
     options = ["--encoder", "mine:layout", "--task", str(table), "--unit-seconds", "0.1"]
     assert main(["activations", *options, "--run", str(data_folder.path / "run")]) == 2
-    told = capsys.readouterr().err
-    assert "[(1, 5)], got [(1, 4)]. An encoder's masks come from its token_layout." in told
+    printed = capsys.readouterr().err
+    assert "[(1, 5)], got [(1, 4)]. An encoder's masks come from its token_layout." in printed
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdissect.ablation import engine
-from jaxdissect.ablation import stream as judging
+from jaxdissect.ablation import engine, stream
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.training import fit, step, train
 
@@ -17,9 +16,9 @@ STATES, STEPS, RUNNERS = {}, {}, {}
 def all_that_is_traced(objective):
     """A key: objectives of one key have one loss."""
     encoder, fields = objective.encoder, dataclasses.fields(objective)
-    own = [(field.name, getattr(objective, field.name)) for field in fields if field.name != "encoder"]
+    values = [(field.name, getattr(objective, field.name)) for field in fields if field.name != "encoder"]
     constants = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(encoder.variables["front_end"])]
-    return type(objective), *own, encoder.config, encoder.log_mel, np.dtype(encoder.dtype), *constants
+    return type(objective), *values, encoder.config, encoder.log_mel, np.dtype(encoder.dtype), *constants
 
 
 def init_state(objective, schedule, seed, encoder_params=None):
@@ -54,4 +53,4 @@ def shared_programs(monkeypatch):
     """Commands that a test runs take these in place of new ones."""
     monkeypatch.setattr(fit, "train_step", train_step)
     monkeypatch.setattr(train, "init_state", init_state)
-    monkeypatch.setattr(judging, "runner_of", runner_of)
+    monkeypatch.setattr(stream, "runner_of", runner_of)

@@ -51,9 +51,9 @@ def test_embed_clips_leaves_out_an_infinite_embedding_and_harms_no_other(tones):
 
 
 def test_embed_clips_reports_progress_after_every_batch(tones):
-    told = []
-    embed_clips(IntegerEncoder(), load(tones.table), 5, devices=jax.devices()[:4], progress=told.append)
-    assert told == [20, 40, 48]
+    reported = []
+    embed_clips(IntegerEncoder(), load(tones.table), 5, devices=jax.devices()[:4], progress=reported.append)
+    assert reported == [20, 40, 48]
 
 
 def test_embed_clips_compiles_the_encoder_once(tones):

@@ -80,8 +80,8 @@ def test_own_head_needs_no_clips_to_train_on(options, tones):
     table = tones.write("judge.csv", split=lambda clip: "test")
     (evaluation,) = run_probe(options(task=str(table), encoder="tones:three_classes", head="encoder")).evaluations
     assert evaluation.scores.set_index("split")["clips"].to_dict() == {"train": 0, "valid": 0, "test": CLIPS}
-    told = probe_summary(probe_results(ProbeResult((evaluation,), {}, CLIPS, 0.01)))
-    assert re.search(r"label +3 +accuracy +- +- +\d", told)
+    printed = probe_summary(probe_results(ProbeResult((evaluation,), {}, CLIPS, 0.01)))
+    assert re.search(r"label +3 +accuracy +- +- +\d", printed)
 
 
 def test_own_head_is_not_judged_on_what_it_was_trained_on(options, tones):

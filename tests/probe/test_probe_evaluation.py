@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, recall_score
 from tolerances import assert_within, relative_error
 
 from jaxdissect import InputError, LabelSet, Task
-from jaxdissect.probe import evaluation as linear_evaluation
+from jaxdissect.probe import evaluation
 from jaxdissect.probe.embeddings import Embeddings
 from jaxdissect.probe.evaluation import Split, class_scores, evaluate, scored, task_splits
 from jaxdissect.probe.linear import EPSILON, Head, Probe, ProbeRule, train_probe
@@ -273,7 +273,7 @@ def test_evaluate_trains_every_probe_on_its_split_and_seed(evaluated):
 def test_evaluate_is_the_same_however_many_train_at_once(evaluated, monkeypatch):
     """As where the memory holds few copies of the embeddings, and the last group is smaller."""
     task, embeddings, splits, found = evaluated
-    monkeypatch.setattr(linear_evaluation, "COPIES_BYTES", 3 * embeddings.values.nbytes)
+    monkeypatch.setattr(evaluation, "COPIES_BYTES", 3 * embeddings.values.nbytes)
     few = evaluate(embeddings, task.label_sets[0], splits, RULE)
     np.testing.assert_array_equal(few.probe.best_epoch, found.probe.best_epoch)
     for name in ("mean", "variance", "kernel", "bias"):

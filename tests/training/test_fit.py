@@ -1,6 +1,7 @@
 """Crops, the training step and the loop: drawn by seed and step alone, the same on any devices, resumed exactly."""
 
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -68,7 +69,7 @@ def test_crops_depend_on_seed_and_step_alone():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 11])
-def test_every_epoch_takes_every_clip_once(batch_size):
+def test_crops_take_every_clip_once_an_epoch(batch_size):
     clips = dataclasses.replace(some_clips(), pcm=np.tile(np.arange(11, dtype=np.int16)[:, None], (1, 100)))
     steps = math.lcm(11, batch_size) // batch_size * 2
     taken = np.concatenate([crops(clips, 0, step, batch_size, 10).pcm[:, 0] for step in range(steps)])
@@ -77,7 +78,7 @@ def test_every_epoch_takes_every_clip_once(batch_size):
     assert len({tuple(epoch) for epoch in epochs.tolist()}) > 1
 
 
-def test_labels_go_with_their_clips():
+def test_crops_have_the_labels_of_their_clips():
     clips = some_clips()
     taken = crops(clips, 0, 0, 11, clips.pcm.shape[1])
     for pcm, members in zip(taken.pcm, taken.members, strict=True):
@@ -107,7 +108,7 @@ def test_audible_span():
     assert audible_span(pcm) == (20, 61)
 
 
-def test_clips_are_decoded_once_to_16_bits(data_folder):
+def test_decoded_clips_are_decoded_once_to_16_bits(data_folder):
     rng = np.random.default_rng(0)
     waves = {f"{name}.wav": rng.uniform(-1, 1, 1600) for name in "ab"}
     for name, wave in waves.items():
@@ -125,9 +126,15 @@ def test_clips_are_decoded_once_to_16_bits(data_folder):
     again = decoded_clips(task, 16000, folder, seen.append)
     np.testing.assert_array_equal(clips.pcm, again.pcm)
     assert (again.sha256, again.unreadable, len(seen)) == (clips.sha256, clips.unreadable, 1)
+    described = json.loads((folder / "clips.json").read_text())
+    assert described["origin"]["full_scale"] == FULL_SCALE
+    del described["origin"]["full_scale"]  # as an older version wrote it, whose samples may have another full scale
+    (folder / "clips.json").write_text(json.dumps(described))
+    assert decoded_clips(task, 16000, folder, seen.append).sha256 == clips.sha256
+    assert len(seen) == 2  # decoded afresh
     data_folder.write("broken.wav", waves["a.wav"], subtype="FLOAT")  # mended
     mended = decoded_clips(task, 16000, folder, seen.append)
-    assert (len(mended.pcm), len(seen)) == (3, 2)
+    assert (len(mended.pcm), len(seen)) == (3, 3)
     (folder / "pcm.npy").write_bytes(b"damaged")
     assert decoded_clips(task, 16000, folder).sha256 == mended.sha256
 
@@ -136,7 +143,7 @@ def test_clips_are_decoded_once_to_16_bits(data_folder):
 
 
 @pytest.mark.parametrize("name", ["m2d", "supervised"])
-def test_devices_and_their_number_change_nothing(name):
+def test_train_step_is_the_same_on_any_number_of_devices(name):
     """Loss and mean gradient, which Adam's first moment is a multiple of after one step."""
     objective, schedule = objectives()[name], Schedule(10, 1e-2, warm_up=0.0)
     batch = FEED.batch(some_clips(), 0)
@@ -151,7 +158,7 @@ def test_devices_and_their_number_change_nothing(name):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0][0])) > 1e-3
 
 
-def test_steps_by_hand():
+def test_train_step_matches_steps_by_hand():
     """Mean gradient over the parts, clipped AdamW, moving average: two steps by a loop over the parts."""
     objective, schedule = objectives()["m2d"], Schedule(3, 1e-2, warm_up=0.0, clip_norm=0.1)
     batch, mesh = FEED.batch(some_clips(), 0), local_mesh(jax.devices()[:1])
@@ -195,7 +202,7 @@ def test_steps_by_hand():
         params, target = jax.device_get((state.params, state.target))
 
 
-def test_the_step_is_compiled_once():
+def test_train_step_is_compiled_once():
     objective, schedule, clips = objectives()["msm_mae"], Schedule(5), some_clips()
     mesh = local_mesh()
     step = step_module.train_step(objective, schedule, 0, mesh)  # of this test alone
@@ -207,30 +214,15 @@ def test_the_step_is_compiled_once():
     assert step._cache_size() == 1
 
 
-def test_the_learning_rate_rises_and_falls():
+def test_schedule_rate_rises_and_falls():
     schedule = Schedule(100, 2.0, warm_up=0.1)
     rates = np.array([float(schedule.rate(step)) for step in range(101)])
     np.testing.assert_allclose(rates[:11], np.arange(11) / 10 * 2, rtol=1e-6)
     np.testing.assert_allclose(rates[10:], 1 + np.cos(np.arange(91) / 90 * np.pi), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"steps": 0}, "at least one step, got 0"),
-        ({"learning_rate": 0.0}, "--learning-rate"),
-        ({"learning_rate": math.nan}, "--learning-rate"),
-        ({"warm_up": 1.0}, "--warm-up"),
-        ({"warm_up": -0.1}, "--warm-up"),
-    ],
-)
-def test_schedules_that_make_no_sense(change, message):
-    with pytest.raises(InputError, match=message):
-        Schedule(**({"steps": 10} | change))
-
-
 @pytest.mark.parametrize("name", ["m2d", "msm_mae", "supervised"])
-def test_training_learns(name, tmp_path):
+def test_fit_brings_the_loss_down(name, tmp_path):
     """A few steps on two clearly different kinds of clip bring the loss down."""
     time = np.arange(8000) / 16000
     pcm = np.stack(
@@ -260,7 +252,7 @@ def test_training_learns(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m2d", "supervised"])
-def test_resuming_at_every_checkpoint_ends_the_same(name, tmp_path):
+def test_fit_resumed_at_every_checkpoint_ends_the_same(name, tmp_path):
     objective, schedule, clips, mesh = (
         objectives()[name],
         Schedule(9, 1e-3),
@@ -303,7 +295,7 @@ def test_resuming_at_every_checkpoint_ends_the_same(name, tmp_path):
     assert equal(jax.device_get(whole.state), jax.device_get(done.state))
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path):
+def test_fit_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_good_state(tmp_path):
     objective, mesh = objectives()["msm_mae"], local_mesh(jax.devices()[:1])
     schedule = Schedule(10, 1e30, warm_up=0.5)  # the first update is by a rate of 0, the second far too long
     state, checkpoints = init_state(objective, schedule, 0), Checkpoints(tmp_path)
@@ -315,7 +307,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(jax.device_get(restored.params))) < 10
 
 
-def test_a_collapse_is_told(tmp_path):
+def test_fit_stops_at_a_collapse(tmp_path):
     objective, schedule = dataclasses.replace(objectives()["m2d"], ema=(1.0, 1.0)), Schedule(4, 1e-3)
     state = init_state(objective, schedule, 0)
     deaf = {**state.target, "patch_embed": jax.tree.map(jnp.zeros_like, state.target["patch_embed"])}
@@ -325,7 +317,7 @@ def test_a_collapse_is_told(tmp_path):
         fit(objective, schedule, some_clips(), feed, state, Checkpoints(tmp_path), local_mesh(jax.devices()[:1]), 2)
 
 
-def test_no_state_of_a_collapsed_training_is_kept(tmp_path):
+def test_fit_keeps_no_state_of_a_collapsed_training(tmp_path):
     """Every step is to be saved, the points of the curve come later."""
     objective, schedule = dataclasses.replace(objectives()["m2d"], ema=(1.0, 1.0)), Schedule(9, 1e-3)
     state = init_state(objective, schedule, 0)
@@ -337,7 +329,7 @@ def test_no_state_of_a_collapsed_training_is_kept(tmp_path):
     assert checkpoints.restore(init_state(objective, schedule, 0), mesh) is None
 
 
-def test_a_training_does_not_go_on_with_other_audio(tmp_path):
+def test_fit_is_not_resumed_with_other_audio(tmp_path):
     objective, schedule, mesh = objectives()["msm_mae"], Schedule(3), local_mesh(jax.devices()[:1])
     checkpoints, state = Checkpoints(tmp_path), replicate(init_state(objective, schedule, 0), mesh)
     checkpoints.save(1, state, {"curve": [], "rows": [], "seconds": 1.0, "audio": "another"})
@@ -345,7 +337,7 @@ def test_a_training_does_not_go_on_with_other_audio(tmp_path):
         fit(objective, schedule, some_clips(), FEED, state, checkpoints, mesh)
 
 
-def test_an_interrupted_training_has_saved_its_last_step(tmp_path):
+def test_fit_interrupted_has_saved_its_last_step(tmp_path):
     objective, schedule, mesh = objectives()["msm_mae"], Schedule(9), local_mesh(jax.devices()[:1])
     checkpoints = Checkpoints(tmp_path)
 
@@ -363,7 +355,7 @@ def test_an_interrupted_training_has_saved_its_last_step(tmp_path):
 
 @pytest.mark.parametrize("moment", ["waiting for a point of the curve", "in the first step"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_until_the_step_is_done(tmp_path, monkeypatch, moment, number):
+def test_fit_ends_a_step_before_a_signal_stops_it(tmp_path, monkeypatch, moment, number):
     """Wherever it comes, the training goes on later as if it had not: the same parameters, the same curve."""
     objective, schedule, mesh = objectives()["msm_mae"], Schedule(8), local_mesh(jax.devices()[:1])
 
@@ -397,7 +389,7 @@ def test_a_signal_waits_until_the_step_is_done(tmp_path, monkeypatch, moment, nu
     assert whole.curve == resumed.curve
 
 
-def test_states_of_other_sizes_and_damaged_ones_are_refused(tmp_path):
+def test_checkpoints_refuse_states_of_other_sizes_and_damaged_ones(tmp_path):
     objective, schedule = objectives()["msm_mae"], Schedule(3)
     mesh = local_mesh(jax.devices()[:1])
     checkpoints = Checkpoints(tmp_path / "c")
@@ -415,7 +407,7 @@ def test_states_of_other_sizes_and_damaged_ones_are_refused(tmp_path):
         fresh.restore(state, mesh)
 
 
-def test_optimisers_state_counts_with_the_schedule():
+def test_schedule_rate_is_the_optimisers():
     """The rate that the optimiser uses is the schedule's at the step that is shown in the curve."""
     schedule = Schedule(10, 1.0, warm_up=0.5)
     optimizer = optax.sgd(schedule.rate)

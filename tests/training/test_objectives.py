@@ -92,7 +92,7 @@ def torch_module(name, objective):
 
 
 @pytest.mark.parametrize("name", ["msm_mae", "msm_mae, standardised", "m2d", "supervised"])
-def test_loss_and_gradients_equal_pytorchs(name, encoder, pcm):
+def test_objective_loss_and_gradients_equal_pytorchs(name, encoder, pcm):
     objective = objectives(encoder)[name]
     members = jnp.eye(4, dtype=bool)[jnp.array([2, 0, 3])]
     key = jax.random.key(3)
@@ -119,7 +119,7 @@ def test_loss_and_gradients_equal_pytorchs(name, encoder, pcm):
 
 
 @pytest.mark.parametrize("name", ["msm_mae", "m2d", "supervised"])
-def test_bfloat16_computes_and_parameters_stay_float32(name, encoder, pcm):
+def test_objective_computes_in_bfloat16_and_keeps_float32_parameters(name, encoder, pcm):
     half = dataclasses.replace(encoder, dtype=jnp.bfloat16)
     with jax.numpy_dtype_promotion("standard"):  # flax's own LayerNorm mixes types
         compare_precisions(name, encoder, half, pcm)
@@ -144,7 +144,7 @@ def compare_precisions(name, encoder, half, pcm):
     assert_within("gradient in bfloat16, relative", float(apart / norm))
 
 
-def test_a_mask_parts_the_patches_and_differs_from_clip_to_clip():
+def test_random_mask_parts_the_patches_and_differs_from_clip_to_clip():
     visible, masked = random_mask(jax.random.key(0), 100, 20, 0.7)
     assert visible.shape == (100, 6)
     assert (np.sort(np.concatenate([visible, masked], axis=1)) == np.arange(20)).all()
@@ -154,12 +154,12 @@ def test_a_mask_parts_the_patches_and_differs_from_clip_to_clip():
 
 
 @pytest.mark.parametrize(("patches", "ratio"), [(20, 0.99), (20, 0.01), (1, 0.5)])
-def test_a_mask_needs_patches_on_both_sides(patches, ratio):
+def test_random_mask_needs_patches_on_both_sides(patches, ratio):
     with pytest.raises(InputError, match=r"--mask-ratio .* at least one must stay visible"):
         visible_patches(patches, ratio)
 
 
-def test_positions_are_the_textbooks():
+def test_sin_cos_positions_are_the_textbooks():
     table = sin_cos_positions((3, 4), 16)
     assert table.shape == (13, 16)
     assert not table[0].any()
@@ -175,7 +175,7 @@ def test_positions_are_the_textbooks():
         sin_cos_positions((3, 4), 6)
 
 
-def test_all_patches_in_order_are_the_encoders_own_pass(encoder, pcm):
+def test_encode_patches_of_all_patches_is_the_encoders_own_pass(encoder, pcm):
     patches = spectrogram_patches(encoder, pcm)
     index = jnp.broadcast_to(shown_positions(encoder, 20)[None], (CLIPS, 20))
     (whole,) = encoder.module.apply(encoder.variables, encoder.front_end(encoder.variables, pcm))
@@ -183,7 +183,7 @@ def test_all_patches_in_order_are_the_encoders_own_pass(encoder, pcm):
     assert_within("tokens of chosen patches against the encoder's pass, relative", relative_error(some, whole[:, 0]))
 
 
-def test_a_short_crop_takes_the_first_time_columns(encoder):
+def test_shown_positions_of_a_short_crop_are_the_first_time_columns(encoder):
     assert shown_positions(encoder, 10).tolist() == [0, 1, 4, 5, 8, 9, 12, 13, 16, 17]
 
 
@@ -201,7 +201,7 @@ def test_decoder_gives_each_masked_patch_its_answer_whatever_the_order(encoder):
     assert not np.allclose(answer[0, 0], answer[0, 1])
 
 
-def test_neither_side_of_m2d_sees_what_the_other_sees(encoder):
+def test_m2d_sides_do_not_see_each_others_patches(encoder):
     """Predictions have no gradient by the masked patches, targets none by the visible ones."""
     objective = objectives(encoder)["m2d"]
     params = params_of(objective)
@@ -221,7 +221,7 @@ def test_neither_side_of_m2d_sees_what_the_other_sees(encoder):
         assert jnp.abs(chosen(gradient, seen)).max() > 1e-6
 
 
-def test_the_loss_predicts_from_the_visible_and_compares_with_the_masked(encoder, pcm):
+def test_m2d_loss_predicts_from_the_visible_and_compares_with_the_masked(encoder, pcm):
     objective = objectives(encoder)["m2d"]
     params = params_of(objective)
     answers = objective.answers(params, pcm, jax.random.key(4))
@@ -242,7 +242,7 @@ def test_m2d_gives_its_target_no_gradient(encoder, pcm):
     assert all(not leaf.any() for leaf in jax.tree.leaves(of_target))
 
 
-def test_targets_may_be_standardised_over_the_batch(encoder, pcm):
+def test_m2d_targets_may_be_standardised_over_the_batch(encoder, pcm):
     objective = dataclasses.replace(objectives(encoder)["m2d"], standardise="batch")
     params, key = params_of(objective), jax.random.key(4)
     answers = objective.answers(params, pcm, key)
@@ -302,7 +302,7 @@ def test_standardised_patches_and_batches():
     assert np.isfinite(standardised(jnp.ones((1, 2, 3)))).all()
 
 
-def test_silence_gives_finite_losses_and_gradients(encoder):
+def test_objective_of_silence_has_finite_losses_and_gradients(encoder):
     for name, objective in objectives(encoder).items():
         params = params_of(objective)
         target = {} if objective.ema is None else params["encoder"]
@@ -312,7 +312,7 @@ def test_silence_gives_finite_losses_and_gradients(encoder):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), name
 
 
-def test_self_supervision_looks_at_no_labels(encoder, pcm):
+def test_objective_of_self_supervision_looks_at_no_labels(encoder, pcm):
     for name in ("m2d", "msm_mae"):
         objective = objectives(encoder)[name]
         params = params_of(objective)
@@ -347,7 +347,7 @@ def test_supervised_loss_by_hand(encoder, pcm):
     assert_within("supervised loss by hand, relative", relative_error(found, wanted))
 
 
-def test_mixup_mixes_waveforms_and_labels_alike():
+def test_mixed_waveforms_have_labels_mixed_alike():
     pcm = jnp.eye(6)  # every clip is its own number
     members = jnp.eye(6, dtype=bool)
     waves, labels = mixed(jax.random.key(0), pcm, members, 0.5)
@@ -360,7 +360,7 @@ def test_mixup_mixes_waveforms_and_labels_alike():
     np.testing.assert_array_equal(plain, members)
 
 
-def test_stripes_cover_whole_rows_and_columns_and_no_more_than_asked():
+def test_masked_stripes_cover_whole_rows_and_columns_and_no_more_than_asked():
     spectrogram = jnp.ones((200, 50, 40))
     masked = np.asarray(masked_stripes(jax.random.key(0), spectrogram, 2, 0.2)) == 0
     frames, bands = masked.all(axis=2), masked.all(axis=1)
@@ -371,7 +371,7 @@ def test_stripes_cover_whole_rows_and_columns_and_no_more_than_asked():
     np.testing.assert_array_equal(masked_stripes(jax.random.key(0), spectrogram, 0, 0.2), spectrogram)
 
 
-def test_weight_decay_shrinks_kernels_only(encoder):
+def test_is_weight_marks_kernels_only(encoder):
     params = params_of(objectives(encoder)["m2d"])
     decayed = {
         jax.tree_util.keystr(path) for path, yes in jax.tree_util.tree_leaves_with_path(is_weight(params)) if yes
@@ -384,7 +384,7 @@ def test_weight_decay_shrinks_kernels_only(encoder):
     assert len(decayed) == 2 * 4 * 2 + 1 + 2
 
 
-def test_training_begins_where_it_is_told(encoder):
+def test_objective_init_begins_where_it_is_told(encoder):
     start = randomised(encoder.variables["params"], 9)
     for objective in objectives(encoder).values():
         params = objective.init(jax.random.key(0), start)
@@ -394,7 +394,7 @@ def test_training_begins_where_it_is_told(encoder):
         np.testing.assert_allclose(fresh, sin_cos_positions(CONFIG.grid, CONFIG.width))
 
 
-def test_patches_of_the_objectives_are_the_encoders(encoder, pcm):
+def test_spectrogram_patches_are_the_encoders(encoder, pcm):
     spectrogram = encoder.front_end(encoder.variables, pcm)
     np.testing.assert_array_equal(spectrogram_patches(encoder, pcm), split_patches(spectrogram[:, None], CONFIG)[:, 0])
     assert ViT(CONFIG).apply(encoder.variables, spectrogram)[0].shape == (CLIPS, 1, 21, 32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -26,7 +27,7 @@ from jaxdissect.runtime.files import locked
 from jaxdissect.runtime.sharding import local_mesh
 from jaxdissect.training import fit as fit_module
 from jaxdissect.training.crops import crops, decoded_clips
-from jaxdissect.training.options import batch_parts, crop_samples, encoder_to_train, training_folder
+from jaxdissect.training.setup import batch_parts, crop_samples, encoder_to_train, training_folder
 from jaxdissect.training.train import run_train
 
 CONFIG = ViTConfig(frames=32, width=16, depth=1, heads=1, mlp=16)
@@ -88,7 +89,7 @@ def arguments(setting, objective, **others):
 
 
 @pytest.mark.parametrize("objective", ["m2d", "msm_mae", "supervised"])
-def test_a_training_ends_in_an_encoder_that_others_take(setting, objective, tmp_path, capsys):
+def test_run_train_ends_in_an_encoder_that_other_stages_take(setting, objective, tmp_path, capsys):
     assert main(arguments(setting, objective, licence="CC0")) == 0
     printed = capsys.readouterr().out
     assert re.search(r"Trained out: 1 layers of 16 neurons, width 16, on 12 clips of set\.", printed)
@@ -117,7 +118,7 @@ def test_a_training_ends_in_an_encoder_that_others_take(setting, objective, tmp_
         assert main(["probe", *run, "--head", "encoder"]) == 0
 
 
-def test_supervision_learns_what_it_is_shown(setting, tmp_path, capsys):
+def test_run_train_supervised_learns_the_labels(setting, tmp_path, capsys):
     options = options_of(setting, "supervised", epochs=60, mixup=0.0, learning_rate=5e-3)
     _, record = run_train(options)
     assert record["curve"][-1]["loss"] < 0.3 < record["curve"][0]["loss"]
@@ -126,7 +127,7 @@ def test_supervision_learns_what_it_is_shown(setting, tmp_path, capsys):
     assert re.search(r"label +2 +accuracy .* 100\.0% \+- 0\.0 +2 +1\b", capsys.readouterr().out)
 
 
-def test_a_killed_training_ends_with_the_same_bits(setting, tmp_path):
+def test_run_train_killed_and_resumed_ends_with_the_same_bits(setting, tmp_path):
     """SIGKILL after one of the steps; then the parameters are those of an unbroken training."""
     slow = {"epochs": 5, "save_minutes": 0.0, "log_steps": 3}  # 15 steps
 
@@ -161,20 +162,20 @@ def newest(states):
     return max((int(path.name) for path in states.glob("[0-9]*") if path.name.isdigit()), default=0)
 
 
-def test_self_supervision_needs_no_labels(setting, data_folder):
+def test_run_train_self_supervised_needs_no_labels(setting, data_folder):
     plain = data_folder.table("plain.csv", "file_name,split\n" + "".join(f"{n}.wav,train\n" for n in range(CLIPS)))
     _, record = run_train(options_of(setting, "msm_mae", task=str(plain)))
     assert record["data"]["clips"] == CLIPS
 
 
-def test_clips_without_a_label_teach_none(setting, data_folder):
+def test_run_train_supervised_leaves_out_clips_without_a_label(setting, data_folder):
     lines = [f"{n}.wav,{'' if n < 3 else n % 2},train\n" for n in range(CLIPS)]
     table = data_folder.table("partly.csv", "file_name,label,split\n" + "".join(lines))
     _, record = run_train(options_of(setting, "supervised", task=str(table)))
     assert record["data"]["clips"] == CLIPS - 3
 
 
-def test_several_labels_a_clip_are_learned_by_binary_cross_entropy(setting, data_folder):
+def test_run_train_learns_several_labels_by_binary_cross_entropy(setting, data_folder):
     lines = [f'{n}.wav,"{"a,b" if n % 2 else "b"}",train\n' for n in range(CLIPS)]
     table = data_folder.table("several.csv", "file_name,label,split\n" + "".join(lines))
     options = options_of(setting, "supervised", task=str(table), multi_label=True, mixup=0.0)
@@ -183,7 +184,7 @@ def test_several_labels_a_clip_are_learned_by_binary_cross_entropy(setting, data
 
 
 @pytest.mark.parametrize("batch", [64, 1])
-def test_norm_stats_are_those_of_the_crops(setting, tmp_path, monkeypatch, batch):
+def test_with_norm_stats_are_those_of_the_crops(setting, tmp_path, monkeypatch, batch):
     monkeypatch.setattr("jaxdissect.training.train.NORM_BATCH", batch)
     options = options_of(setting, "msm_mae", start_from=None, input="80x32p16x16", size="tiny")
     from jaxdissect.tasks.known import load_task
@@ -201,7 +202,7 @@ def test_norm_stats_are_those_of_the_crops(setting, tmp_path, monkeypatch, batch
     np.testing.assert_allclose(found.variables["front_end"]["norm_stats"], [values.mean(), values.std()], rtol=1e-5)
 
 
-def test_float16_storage_halves_the_size_and_computes_in_float32(tmp_path):
+def test_save_encoder_in_float16_halves_the_size_and_computes_in_float32(tmp_path):
     encoder = untrained_m2d(dataclasses.replace(CONFIG, width=128, mlp=512))
     for storage in ("float32", "float16"):
         save_encoder(encoder, tmp_path / storage, storage)
@@ -219,15 +220,15 @@ def test_float16_storage_halves_the_size_and_computes_in_float32(tmp_path):
     np.testing.assert_array_equal(
         loaded.variables["front_end"]["mel_filters"], encoder.variables["front_end"]["mel_filters"]
     )
-    with pytest.raises(InputError, match="--storage must be one of float32, float16, got 'int8'"):
+    with pytest.raises(InputError, match="storage must be one of float32, float16, got 'int8'"):
         save_encoder(encoder, tmp_path / "int8", "int8")
 
 
-def test_float16_that_cannot_hold_the_parameters_is_refused(tmp_path):
+def test_save_encoder_in_float16_refuses_parameters_that_are_too_large(tmp_path):
     encoder = untrained_m2d(CONFIG)
     params = jax.tree.map(lambda leaf: leaf * 1e6, encoder.variables["params"])
     large = dataclasses.replace(encoder, variables={**encoder.variables, "params": params})
-    with pytest.raises(InputError, match="--storage float16 cannot hold parameters as large as this encoder's"):
+    with pytest.raises(InputError, match="storage 'float16' cannot hold parameters as large as this encoder's"):
         save_encoder(large, tmp_path / "large", "float16")
     assert not (tmp_path / "large").exists()
     save_encoder(large, tmp_path / "large")
@@ -258,6 +259,10 @@ def test_float16_that_cannot_hold_the_parameters_is_refused(tmp_path):
         ("supervised", {"mask_ratio": 0.7}, "--mask-ratio is not an option of --objective supervised"),
         ("m2d", {"label": "label"}, "--label: --objective m2d looks at no labels"),
         ("m2d", {"learning_rate": -1.0}, "--learning-rate must be a positive number"),
+        ("m2d", {"learning_rate": math.nan}, "--learning-rate must be a positive number"),
+        ("m2d", {"weight_decay": -0.1}, "--weight-decay must be 0 or a positive number"),
+        ("m2d", {"warm_up": 1.0}, "--warm-up must be a fraction of the steps from 0 to below 1, got 1.0"),
+        ("m2d", {"warm_up": -0.1}, "--warm-up must be a fraction of the steps from 0 to below 1, got -0.1"),
         ("m2d", {"batch_size": 32, "part_size": 16}, "12 clips to train on are fewer than the 32 of a step"),
         ("m2d", {"unit_seconds": 0.05}, "shorter than one patch of the encoder"),
         ("m2d", {"task": "nothing.csv"}, "nothing.csv is missing"),
@@ -277,13 +282,13 @@ def test_float16_that_cannot_hold_the_parameters_is_refused(tmp_path):
         ("m2d", {"decoder_width": 0}, "--decoder-width must be a whole number, at least 1, got 0"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(setting, objective, change, message, capsys):
+def test_train_command_refuses_mistakes_before_anything_is_trained(setting, objective, change, message, capsys):
     assert main(arguments(setting, objective, **change)) == 2
     assert re.search(message.replace("(", r"\("), capsys.readouterr().err)
     assert not setting["out"].exists()
 
 
-def test_what_is_there_is_not_written_over(setting, tmp_path, capsys):
+def test_run_train_writes_over_nothing(setting, tmp_path, capsys):
     setting["out"].mkdir()
     (setting["out"] / "precious").write_text("data")
     assert main(arguments(setting, "m2d")) == 2
@@ -291,19 +296,19 @@ def test_what_is_there_is_not_written_over(setting, tmp_path, capsys):
     assert (setting["out"] / "precious").read_text() == "data"
 
 
-def test_a_training_is_not_resumed_with_other_options(setting, monkeypatch, capsys):
+def test_run_train_is_not_resumed_with_other_options(setting, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr("jaxdissect.training.train.save_encoder", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_train(options_of(setting, "m2d"))
     assert main(arguments(setting, "m2d", learning_rate=5e-4, epochs=9)) == 2
-    told = capsys.readouterr().err
-    assert "begun with other options: --epochs (2 before, 9 now), --learning-rate (0.001 before, 0.0005 now)" in told
-    assert "to start afresh" in told
+    printed = capsys.readouterr().err
+    assert "begun with other options: --epochs (2 before, 9 now), --learning-rate (0.001 before, 0.0005 now)" in printed
+    assert "to start afresh" in printed
     assert main(arguments(setting, "m2d", save_minutes=1.0)) == 0  # this one may change
 
 
-def test_a_refused_training_leaves_nothing_that_stands_in_the_way(setting, data_folder, capsys):
+def test_run_train_that_is_refused_leaves_nothing_in_the_way(setting, data_folder, capsys):
     assert main(arguments(setting, "msm_mae", batch_size=32, part_size=16)) == 2
     assert "lower --batch-size" in capsys.readouterr().err
     other = data_folder.table("other.csv", "file_name,split\n" + "".join(f"{n}.wav,train\n" for n in range(4, CLIPS)))
@@ -315,7 +320,7 @@ def stopped(*_args, **_options):
     raise KeyboardInterrupt
 
 
-def test_a_folder_of_another_is_neither_taken_nor_emptied(setting, capsys):
+def test_run_train_neither_takes_nor_empties_a_foreign_folder(setting, capsys):
     folder = setting["out"].with_name("out.training")
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "precious").write_text("data")
@@ -324,7 +329,7 @@ def test_a_folder_of_another_is_neither_taken_nor_emptied(setting, capsys):
     assert (folder / "sub" / "precious").read_text() == "data"
 
 
-def test_what_a_killed_process_left_half_written_is_swept(setting):
+def test_run_train_sweeps_what_a_killed_process_left_half_written(setting):
     folder = setting["out"].with_name("out.training")
     (folder / ".last_good-0123abcd" / "params").mkdir(parents=True)
     (folder / ".pcm.npy-0123abcd").write_text("half")
@@ -333,14 +338,14 @@ def test_what_a_killed_process_left_half_written_is_swept(setting):
     assert not folder.exists()
 
 
-def test_a_training_that_is_done_says_so(setting, capsys):
+def test_run_train_refuses_a_training_that_is_done(setting, capsys):
     assert main(arguments(setting, "msm_mae")) == 0
     (setting["out"].with_name("out.training") / "checkpoints" / "6").mkdir(parents=True)  # killed before it was removed
     assert main(arguments(setting, "msm_mae")) == 2
     assert re.search(r"its training is done\. .*out\.training, which was left over", capsys.readouterr().err)
 
 
-def test_a_default_that_is_written_out_is_the_same_option(setting, monkeypatch):
+def test_run_train_takes_a_default_that_is_written_out_as_the_same(setting, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("jaxdissect.training.train.save_encoder", stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -350,8 +355,8 @@ def test_a_default_that_is_written_out_is_the_same_option(setting, monkeypatch):
     assert "mixup" not in record["options"]
 
 
-def test_from_scratch_a_training_is_resumed_with_the_same_norm_stats(setting, monkeypatch, capsys):
-    """Interrupted by a signal and started again; then other norm_stats would be told."""
+def test_run_train_from_scratch_is_resumed_with_the_same_norm_stats(setting, monkeypatch, capsys):
+    """Interrupted by a signal and started again; then other norm_stats would be printed."""
     start = untrained_m2d(CONFIG)
     monkeypatch.setattr("jaxdissect.training.train.encoder_to_train", lambda options: start)
     scratch = setting | {"start_from": None, "save_minutes": 0.0}
@@ -379,28 +384,28 @@ def test_from_scratch_a_training_is_resumed_with_the_same_norm_stats(setting, mo
     assert record["curve"] == again["curve"]
 
 
-def test_two_trainings_do_not_write_to_one_place(setting, capsys):
+def test_run_train_waits_for_no_other_training_in_its_place(setting, capsys):
     with locked(setting["out"].with_name("out.training"), "--out"):
         assert main(arguments(setting, "m2d")) == 2
     assert "another process is writing to it" in capsys.readouterr().err
 
 
-def test_unreadable_clips_are_left_out_or_refuse_the_training(setting, data_folder, capsys):
+def test_run_train_leaves_out_unreadable_clips_or_refuses(setting, data_folder, capsys):
     (data_folder.path / "3.wav").write_bytes(b"no audio")
     assert main(arguments(setting, "msm_mae")) == 2
-    told = capsys.readouterr().err
-    assert "1 of 12 clips cannot be read, more than --max-bad-clips 0.01; the first is 3.wav" in told
+    printed = capsys.readouterr().err
+    assert "1 of 12 clips cannot be read, more than --max-bad-clips 0.01; the first is 3.wav" in printed
     assert main(arguments(setting, "msm_mae", max_bad_clips=0.1)) == 0
     assert "left out: 3.wav" in capsys.readouterr().err
     record = json.loads((setting["out"] / "training.json").read_text())
     assert (record["data"]["clips"], list(record["data"]["unreadable"])) == (11, ["3.wav"])
 
 
-def test_a_training_that_blows_up_says_so_and_keeps_its_last_state(setting, capsys):
+def test_run_train_that_blows_up_says_so_and_keeps_its_last_state(setting, capsys):
     assert main(arguments(setting, "msm_mae", learning_rate=1e30, warm_up=0.5, save_minutes=0.0)) == 1
-    told = capsys.readouterr().err
-    assert re.search(r"Training stopped: the (loss|gradient norm) of step 3 is (nan|inf)", told)
-    assert re.search(r"The last good state, of step 1, is kept in .*, its encoder in .*last_good: go on from it", told)
+    printed = capsys.readouterr().err
+    assert re.search(r"Training stopped: the (loss|gradient norm) of step 3 is (nan|inf)", printed)
+    assert re.search(r"The last good state, of step 1, is kept in .*, its encoder in .*last_good: start from", printed)
     state = setting["out"].with_name("out.training")
     assert {path.name for path in (state / "checkpoints").iterdir()} == {"1"}
     assert not setting["out"].exists()
@@ -410,13 +415,13 @@ def test_a_training_that_blows_up_says_so_and_keeps_its_last_state(setting, caps
     run_train(options_of(setting, "msm_mae", start_from=state / "last_good", out=calm))
 
 
-def test_a_training_that_blows_up_at_once_has_no_good_state(setting, capsys):
+def test_run_train_that_blows_up_at_once_has_no_good_state(setting, capsys):
     assert main(arguments(setting, "msm_mae", learning_rate=1e30, warm_up=0.0, save_minutes=0.0)) == 1
     assert "No good state had been saved yet: begin again with other options." in capsys.readouterr().err
     assert main(arguments(setting, "msm_mae", learning_rate=1e-3)) == 0  # which are taken at once
 
 
-def test_silence_trains_nothing(data_folder, tmp_path, capsys):
+def test_run_train_refuses_silence(data_folder, tmp_path, capsys):
     for number in range(4):
         data_folder.write(f"{number}.wav", np.zeros(8000))
     table = data_folder.table("t.csv", "file_name,split\n" + "".join(f"{n}.wav,train\n" for n in range(4)))
@@ -425,7 +430,7 @@ def test_silence_trains_nothing(data_folder, tmp_path, capsys):
     assert "are all clips silent?" in capsys.readouterr().err
 
 
-def test_sizes_from_scratch():
+def test_encoder_to_train_from_scratch_has_the_sizes_given():
     encoder = encoder_to_train(
         TrainOptions(objective="m2d", task="notes", out=Path("o"), size="small", input="64x100p16x4p32k")
     )
@@ -435,7 +440,7 @@ def test_sizes_from_scratch():
         encoder_to_train(TrainOptions(objective="m2d", task="notes", out=Path("o"), input="80"))
 
 
-def test_parts_of_a_batch():
+def test_batch_parts_of_several_sizes():
     def parts(batch_size):
         return batch_parts(TrainOptions(objective="m2d", task="notes", out=Path("o"), batch_size=batch_size))
 
@@ -444,7 +449,7 @@ def test_parts_of_a_batch():
         parts(34)
 
 
-def test_any_number_of_devices_trains_the_same(setting, monkeypatch):
+def test_run_train_is_the_same_on_any_number_of_devices(setting, monkeypatch):
     """The same crops a step and a part, on one device and on two."""
     losses = []
     for devices, batch_size in ((1, 4), (2, 2)):
