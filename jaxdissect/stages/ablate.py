@@ -12,10 +12,11 @@ import pandas as pd
 from jaxtyping import Float
 
 from jaxdissect.ablation.activity import measure_activity
-from jaxdissect.ablation.causal_map import CHECK_CLIPS, causal_map, check_map
-from jaxdissect.ablation.controls import Activity, overlap
+from jaxdissect.ablation.causal_check import CHECK_CLIPS, check_map
+from jaxdissect.ablation.causal_map import MAP_BATCH_SIZE, causal_map
 from jaxdissect.ablation.files import read_scores, save_ablation, save_causal_map, write_sets
-from jaxdissect.ablation.interventions import AblationOptions, Intervention, balance, check_sets, make_interventions
+from jaxdissect.ablation.interventions import AblationOptions, Intervention, check_sets, make_interventions
+from jaxdissect.ablation.matched_controls import Activity, control_balance, control_overlap
 from jaxdissect.ablation.saved_state import SuiteFiles, common_activity
 from jaxdissect.ablation.suite_state import SuiteState, join_states, judge_suite, new_state
 from jaxdissect.ablation.tables import Ablation, check_judging, require_clips, suite_tables
@@ -130,8 +131,8 @@ def run_ablate(options: AblateOptions) -> AblateResult:
             tuple(suite.chosen),
             None,
             tuple(plan.left_out),
-            None if activity is None else balance(suite.chosen, activity),
-            float(np.mean([overlap(one.controls) for one in suite.chosen])),
+            _balance(suite.chosen, activity),
+            float(np.mean([control_overlap(one.controls) for one in suite.chosen])),
             {subject.task.file_names[clip]: reason for clip, reason in done.reasons.items()},
             len(subject.task),
             options.max_bad_clips,
@@ -285,7 +286,7 @@ def _judge(
 def _causal_map(options: AblateOptions, subject: Subject) -> tuple[dict[str, np.ndarray], pd.DataFrame | None]:
     with progress_bar(what="Causal map", total=len(subject.task)) as bar:
         effects = causal_map(
-            subject.encoder, subject.task, subject.judges, subject.shape, min(4, options.batch_size),
+            subject.encoder, subject.task, subject.judges, subject.shape, min(MAP_BATCH_SIZE, options.batch_size),
             progress=lambda clips: bar.update(clips - bar.n),
         )  # fmt: skip
     if not options.map_sample:
@@ -319,3 +320,9 @@ def _record(options: AblateOptions, ablation: AblationOptions, run: Run, subject
             "recordings": json_fingerprint(subject.task.sources),  # what intervals resample
         },
     }
+
+
+def _balance(chosen: Sequence[Intervention], activity: Activity | None) -> tuple[float, float] | None:
+    if activity is None:
+        return None
+    return control_balance([one.neurons for one in chosen], [one.controls for one in chosen], activity)
