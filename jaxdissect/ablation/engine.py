@@ -80,7 +80,7 @@ class LayerByLayer:
         def enter(variables: Variables, pcm: Array) -> States:
             return encoder.enter(variables, module_input(encoder, variables, pcm))
 
-        def run(layer_variables: Variables, states: States) -> States:
+        def run(layer_variables: Variables, states: States) -> PyTree:
             return tuple(encoder.layer.apply(layer_variables, state) for state in states)
 
         def leave(variables: Variables, heads: Heads, members: Members, states: States) -> BatchVerdicts:

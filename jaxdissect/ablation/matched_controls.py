@@ -116,12 +116,12 @@ def require_control_pools(targets: Sequence[NeuronSet], shape: tuple[int, int], 
       InputError: there are fewer than `controls` different neuron sets of a target's sizes outside all targets, or the
         targets together hold more than half of a layer.
     """
-    held = np.bincount(_union(targets)[:, 0], minlength=shape[0])  # neurons of each layer
+    held = np.bincount(_union(targets)[:, 0], minlength=shape[0]).tolist()  # neurons of each layer
     for target in targets:
-        possible = _possible_controls(target, (shape[1] - held).tolist())
+        possible = _possible_controls(target, [shape[1] - count for count in held])
         if possible < controls:
             raise _too_small(target, controls, possible)
-    layer = int(held.argmax())
+    layer = held.index(max(held))
     require(
         not controls or 2 * held[layer] <= shape[1],
         f"The control pool is too small: the neuron sets together hold {held[layer]} of the {shape[1]} neurons of "
@@ -193,7 +193,7 @@ def _candidates(
     shape: tuple[int, int],
     controls: int,
     activity: Activity | None,
-) -> list[Int[np.ndarray, " candidate"]]:
+) -> list[np.ndarray]:
     """The candidates of every neuron of the union: of its layer and of no target, the most similar first."""
     free = [np.setdiff1d(np.arange(shape[1]), union[union[:, 0] == layer, 1]) for layer in range(shape[0])]
     if activity is None:
@@ -227,8 +227,8 @@ def _ranks(values: Float[np.ndarray, " neuron"]) -> Float[np.ndarray, " neuron"]
 
 def _draw_places(
     union: Int[np.ndarray, "changed 2"],
-    candidates: Sequence[Int[np.ndarray, " candidate"]],
-    times_used: Sequence[Float[np.ndarray, " candidate"]] | None,
+    candidates: Sequence[np.ndarray],
+    times_used: Sequence[np.ndarray] | None,
     shape: tuple[int, int],
     rng: np.random.Generator,
 ) -> list[int] | None:

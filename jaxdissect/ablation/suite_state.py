@@ -128,8 +128,11 @@ def judge_suite(
         part = edits[state.done : state.done + step]
         if state.unfinished is None:
             state.unfinished = ClipVerdicts(len(task), len(part))
-        passes_before = state.done * len(task)
-        running["progress"] = lambda passes, before=passes_before: progress(before + passes)
+
+        def report(passes: int, before: int = state.done * len(task)) -> None:
+            progress(before + passes)
+
+        running["progress"] = report
         judged = judge_edits(encoder, task, judges, part, shape, so_far=state.unfinished, between=between, **running)
         if not judged.usable.any():
             state.unfinished = None  # so that the same command judges anew when the files are back

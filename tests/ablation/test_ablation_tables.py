@@ -16,7 +16,7 @@ from tolerances import TOLERANCES, assert_within, relative_error
 
 from jaxdissect import AblationOptions, Head, InputError, Judge, ablate, neuron_set
 from jaxdissect.ablation.interventions import make_interventions
-from jaxdissect.ablation.verdicts import Verdicts, judge_clips, per_class
+from jaxdissect.ablation.verdicts import Verdicts, class_means, judge_clips
 from jaxdissect.significance.p_values import benjamini_hochberg, bootstrap_means, empirical_p
 from jaxdissect.tasks.table import label_set, make_task
 
@@ -127,7 +127,7 @@ def found(world, request):
     passes = []
     with pytest.MonkeyPatch.context() as patch:
         if small:
-            patch.setattr("jaxdissect.ablation.suite_state.AT_ONCE_BYTES", 100_000)
+            patch.setattr("jaxdissect.ablation.suite_state.LARGEST_VERDICTS", 100_000)
         done = ablate(
             world.encoder, world.task, world.judges, world.chosen, OPTIONS, world.means, progress=passes.append, **small
         )
@@ -160,14 +160,14 @@ def assert_near(found, expected, columns, name):
 # --- against the slow version
 
 
-def test_rows_are_label_sets_interventions_and_classes(found, expected):
+def test_ablate_rows_are_label_sets_interventions_and_classes(found, expected):
     names = ["label_set", "intervention", "mode", "gain", "neurons", "class", "clips", "controls"]
     assert_same(found.table, expected.table, names)
     assert_same(found.controls, expected.controls, ["intervention", "control", "class"])
     assert_same(found.suite, expected.suite, ["label_set", "mode", "gain", "interventions", "contrast", "controls"])
 
 
-def test_recall_is_counted_exactly(found, expected):
+def test_ablate_counts_recall_exactly(found, expected):
     """As numbers of clips that are right, over the probes."""
     single = expected.table.label_set != "sounds"
     table, wanted = found.table[single], expected.table[single]
@@ -178,34 +178,34 @@ def test_recall_is_counted_exactly(found, expected):
     assert_near(table, wanted, accuracy, SHARE)
 
 
-def test_average_precision(found, expected):
+def test_ablate_average_precision_is_scikit_learns(found, expected):
     several = expected.table.label_set == "sounds"
     table, wanted = found.table[several], expected.table[several]
     assert_near(table, wanted, ["accuracy_before", "accuracy_after", "change"], PRECISION)
     assert table.change_clips.isna().all()
 
 
-def test_margins(found, expected):
+def test_ablate_margins_match_the_slow_ones(found, expected):
     assert_near(found.table, expected.table, ["margin_before", "margin_after", "margin_change"], MARGIN)
     assert_near(found.table, expected.table, ["control_mean", "control_sd"], MARGIN)
 
 
-def test_controls(found, expected):
+def test_ablate_controls_match_the_slow_ones(found, expected):
     assert_near(found.controls, expected.controls, ["change"], PRECISION)
     assert_near(found.controls, expected.controls, ["margin_change"], MARGIN)
 
 
-def test_the_suite(found, expected):
+def test_ablate_suite_matches_the_slow_one(found, expected):
     assert_near(found.suite, expected.suite, ["margin_change", "control_mean", "control_sd"], MARGIN)
     assert_same(found.suite, expected.suite, ["p_value"])
 
 
-def test_p_and_q_values(found, expected):
+def test_ablate_p_and_q_values_match_the_slow_ones(found, expected):
     assert_same(found.table, expected.table, ["p_value"])
     assert_near(found.table, expected.table, ["q_value"], SHARE)
 
 
-def test_intervals_are_quantiles_of_all_resamples(found, expected):
+def test_ablate_intervals_are_quantiles_of_all_resamples(found, expected):
     """Within the error of the number that were drawn: five of its standard deviations."""
     error = 5 * math.sqrt(0.025 * 0.975 / RESAMPLES)
     for (_, row), means in zip(found.table.iterrows(), expected.resampled, strict=True):
@@ -219,14 +219,14 @@ def test_intervals_are_quantiles_of_all_resamples(found, expected):
             assert least - slack <= limit <= most + slack, f"{row.intervention}, {row['class']}"
 
 
-def test_what_was_done_and_left_out_is_told(found, world):
+def test_ablate_lists_its_sets_and_the_clips_left_out(found, world):
     neurons = [(one.name, one.mode, one.gain, *pair) for one in world.chosen for pair in one.neurons.neurons]
     assert list(found.sets.itertuples(index=False, name=None)) == neurons
     assert sorted(found.reasons) == list(UNREADABLE)
     assert all("cannot be decoded" in reason for reason in found.reasons.values())
 
 
-def test_the_comparison_is_no_trivial_one(expected):
+def test_ablate_comparison_with_the_slow_version_is_not_trivial(expected):
     """No decision hangs on a rounding error, and there are all kinds of results."""
     table = expected.table
     error = TOLERANCES[MARGIN].allowed * np.abs(table.margin_after).max()
@@ -255,7 +255,7 @@ def some(world, options=QUICK, clips=range(CLIPS), sets=SETS[:1], labels=("kind"
     return ablate(world.encoder, task, judges, chosen_of(options, sets=sets), options)
 
 
-def test_an_unreadable_clip_counts_as_if_it_were_not_there(world):
+def test_ablate_ignores_an_unreadable_clip(world):
     every, readable = some(world, labels=["place"]), some(world, clips=world.readable, labels=["place"])
     pd.testing.assert_frame_equal(every.table, readable.table)
     pd.testing.assert_frame_equal(every.controls, readable.controls)
@@ -264,7 +264,7 @@ def test_an_unreadable_clip_counts_as_if_it_were_not_there(world):
     assert not readable.reasons
 
 
-def test_a_clip_without_a_label_counts_as_if_it_were_not_there(world):
+def test_ablate_ignores_a_clip_without_a_label(world):
     """Not so of a multi-label set: there it is one more clip for average precision, as in the slow version."""
     labelled = [clip for clip in world.readable if place(clip)]
     assert len(world.readable) - len(labelled) > 2
@@ -273,7 +273,7 @@ def test_a_clip_without_a_label_counts_as_if_it_were_not_there(world):
     pd.testing.assert_frame_equal(every.controls, fewer.controls)
 
 
-def test_a_class_of_unreadable_clips_is_nan_and_no_test(world):
+def test_ablate_gives_nan_and_no_test_for_a_class_of_unreadable_clips(world):
     """The other rows are as without it, q-values too."""
     only = label_set("place", [["z"] if clip in UNREADABLE else place(clip) for clip in range(CLIPS)])
     head = world.judges["place"].head
@@ -294,7 +294,7 @@ def test_a_class_of_unreadable_clips_is_nan_and_no_test(world):
 # --- sources
 
 
-def test_clips_of_one_source_have_no_interval_and_sources_alike_widen_it(world):
+def test_ablate_intervals_depend_on_the_sources_of_clips(world):
     """Twice each clip is no more evidence than once, unless one takes them for different sources."""
     twice = [clip for clip in world.readable for _ in range(2)]
     names = [f"{number}-{clip}.wav" for number, clip in enumerate(twice)]
@@ -317,7 +317,7 @@ def test_clips_of_one_source_have_no_interval_and_sources_alike_widen_it(world):
     np.testing.assert_allclose((widths[0] / widths[1])[moved], math.sqrt(2), rtol=0.15)
 
 
-def test_an_interval_of_many_sources_is_the_normal_one():
+def test_bootstrap_means_of_many_sources_give_the_normal_interval():
     """Mean and standard error of sources of unequal size: the linearised ratio of sums, 1.96 of them on each side."""
     random = np.random.default_rng(3)
     sizes = random.integers(1, 5, 400)
@@ -334,7 +334,7 @@ def test_an_interval_of_many_sources_is_the_normal_one():
 # --- special cases
 
 
-def test_gain_one_changes_nothing(world):
+def test_ablate_with_gain_one_changes_nothing(world):
     """Up to rounding: the pass with gains is another program than the pass without, and rounds as it likes."""
     table = some(world, dataclasses.replace(QUICK, gains=(1.0,))).table
     assert (table[["change", "change_clips"]] == 0).all(axis=None)
@@ -342,7 +342,7 @@ def test_gain_one_changes_nothing(world):
     assert_within("margin under gain 1, relative", float((moved.abs().max(axis=1) / table.margin_before.abs()).max()))
 
 
-def test_the_one_shifted_control_is_an_intervention_on_the_next_neurons(world):
+def test_ablate_shifted_control_is_an_intervention_on_the_next_neurons(world):
     shifted = some(world, dataclasses.replace(QUICK, match="shift"), sets=[("last", [(0, 11), (1, 2)])])
     beside = some(world, sets=[("first", [(0, 0), (1, 3)])])
     np.testing.assert_array_equal(shifted.controls.margin_change, shifted.table.control_mean)
@@ -353,7 +353,7 @@ def test_the_one_shifted_control_is_an_intervention_on_the_next_neurons(world):
     assert len(shifted.suite) == 0  # meant for no class
 
 
-def test_without_controls_there_is_no_p_value(world):
+def test_ablate_without_controls_gives_no_p_value(world):
     alone, beside = (some(world, dataclasses.replace(QUICK, controls=controls)) for controls in (0, 4))
     of_controls = ["controls", "control_mean", "control_sd", "p_value", "q_value"]
     pd.testing.assert_frame_equal(alone.table.drop(columns=of_controls), beside.table.drop(columns=of_controls))
@@ -363,7 +363,7 @@ def test_without_controls_there_is_no_p_value(world):
     assert len(alone.controls) == 0
 
 
-def test_an_intervention_meant_for_every_class_has_no_others(world):
+def test_ablate_suite_has_no_others_for_an_intervention_meant_for_every_class(world):
     sets = [("all", [(0, 1)], [("kind", name) for name in "abc"])]
     found = some(world, sets=sets)
     changes = found.table.groupby("intervention", sort=False).margin_change.mean()
@@ -388,14 +388,14 @@ def test_an_intervention_meant_for_every_class_has_no_others(world):
         (10, [0] * 9, 0.1),
     ],
 )
-def test_p_values_worked_out(target, controls, p):
+def test_empirical_p_worked_out(target, controls, p):
     found = empirical_p(np.array([float(target)]), np.array(controls, float)[:, None])
     assert found.tolist() == [p]
     assert slow.exact_p(target, controls)[0] == p
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 1e-7])
-def test_p_values_with_many_ties_equal_the_slow_ones(scale):
+def test_empirical_p_with_many_ties_equals_the_slow_one(scale):
     """Ties at unequal distances on both sides of the mean, in numbers that are no exact binary fractions too."""
     random = np.random.default_rng(1)
     observed, controls = random.integers(-3, 4, 300), random.integers(-3, 4, (7, 300))
@@ -407,7 +407,7 @@ def test_p_values_with_many_ties_equal_the_slow_ones(scale):
 
 @pytest.mark.parametrize("draw", ["normal", "skewed", "heavy tails", "ties", "a level of their own"])
 @pytest.mark.parametrize("controls", [19, 39])
-def test_a_target_like_its_controls_is_rarely_significant(draw, controls):
+def test_empirical_p_of_a_target_like_its_controls_is_rarely_significant(draw, controls):
     """P(p <= 0.05) is at most 0.05, and without ties just that, over many data sets, within 4 standard errors."""
     random, data_sets = np.random.default_rng(controls), 20_000
     shape = (1 + controls, data_sets)
@@ -435,12 +435,12 @@ def test_a_target_like_its_controls_is_rarely_significant(draw, controls):
         ([0.3], [0.3]),
     ],
 )
-def test_q_values_worked_out(p_values, q_values):
+def test_benjamini_hochberg_worked_out(p_values, q_values):
     assert_within(SHARE, relative_error(benjamini_hochberg(np.array(p_values)), q_values))
     assert_within(SHARE, relative_error(slow.q_values(p_values), q_values))
 
 
-def test_q_values_equal_scipys_and_leave_out_what_is_nan():
+def test_benjamini_hochberg_equals_scipys_and_leaves_out_nan():
     random = np.random.default_rng(0)
     for count in (1, 2, 40):
         p_values = random.integers(1, 21, count) / 20
@@ -453,7 +453,7 @@ def test_q_values_equal_scipys_and_leave_out_what_is_nan():
         assert_within(SHARE, relative_error(slow.q_values(p_values), wanted))
 
 
-def test_one_class_without_a_usable_clip_leaves_the_aggregate_test_to_the_others(world):
+def test_ablate_suite_leaves_out_a_class_without_a_usable_clip(world):
     """And so does an intervention that is meant for every class, which has no others."""
     every = [("kind", name) for name in "abc"]
     sets = (("for all", [(0, 1), (1, 2)], every), ("for a", [(0, 5), (1, 3)], [("kind", "a")]))
@@ -477,19 +477,19 @@ def test_one_class_without_a_usable_clip_leaves_the_aggregate_test_to_the_others
     assert suite["p_value"].between(0.1, 1).all()
 
 
-def test_a_clip_whose_margin_an_edit_blows_up_spoils_its_own_class_alone():
+def test_class_means_are_nan_only_where_an_edit_blows_up_a_margin():
     verdicts = Verdicts(np.array([[np.nan, 1, 2]], np.float32), np.array([[np.nan, 1, 0]], np.float32))
     none = np.zeros((1, 2), np.float32)
     head = Head(none, none + 1, np.ones((1, 2, 2), np.float32), none)
-    found = per_class(verdicts, Judge(head, np.eye(3, dtype=bool)), np.ones(3, bool))
-    np.testing.assert_array_equal(found.margin, [[np.nan, 1, 2]])
-    np.testing.assert_array_equal(found.accuracy, [[np.nan, 1, 0]])
+    accuracy, margin = class_means(verdicts, Judge(head, np.eye(3, dtype=bool)), np.ones(3, bool))
+    np.testing.assert_array_equal(margin, [[np.nan, 1, 2]])
+    np.testing.assert_array_equal(accuracy, [[np.nan, 1, 0]])
     blown = judge_clips(head, jnp.array([[np.inf, 0], [1, 1]]), jnp.array([[True, False]] * 2), False)
     assert np.isnan(blown.correct[0])
     assert np.isfinite(blown.correct[1])
 
 
-def test_what_does_not_fit_together_is_refused(world):
+def test_ablate_refuses_what_does_not_fit_together(world):
     chosen = chosen_of()
 
     def run(**changes):

@@ -14,8 +14,8 @@ from torch_reference import random_state, reference_model
 
 from jaxdissect import InputError, causal_map
 from jaxdissect.ablation.activity import measure_activity
-from jaxdissect.ablation.causal_map import check_map, spearman
-from jaxdissect.ablation.engine import Edit
+from jaxdissect.ablation.causal_check import check_map, spearman
+from jaxdissect.ablation.edits import Edit
 from jaxdissect.ablation.stream import judge_edits
 
 
@@ -52,7 +52,7 @@ def torch_embeddings(encoder):
     return torch.cat(frames, dim=1).mean(dim=1), activations
 
 
-def test_it_is_pytorchs_activation_times_gradient(encoder, task, judges):
+def test_causal_map_is_pytorchs_activation_times_gradient(encoder, task, judges):
     found = causal_map(encoder, task, judges, SHAPE, devices=jax.devices()[:2])
     embeddings, activations = torch_embeddings(encoder)
     for name, judge in judges.items():
@@ -79,7 +79,7 @@ def test_it_is_pytorchs_activation_times_gradient(encoder, task, judges):
         assert_within("causal map against torch, relative", relative_error(found[name], wanted))
 
 
-def test_batches_and_devices_do_not_matter(encoder, task, judges):
+def test_causal_map_is_the_same_by_any_batches_and_devices(encoder, task, judges):
     reference = causal_map(encoder, task, judges, SHAPE, batch_size=1, devices=jax.devices()[:1])
     for batch_size, devices in ((7, 1), (2, 4)):
         found = causal_map(encoder, task, judges, SHAPE, batch_size=batch_size, devices=jax.devices()[:devices])
@@ -87,7 +87,7 @@ def test_batches_and_devices_do_not_matter(encoder, task, judges):
             assert_within("causal map by batch and devices, relative", relative_error(found[name], reference[name]))
 
 
-def test_small_gains_change_the_margin_by_what_the_map_says(encoder, task, judges):
+def test_causal_map_predicts_the_effect_of_small_gains(encoder, task, judges):
     """Attenuated by a hundredth, a hundredth of the estimate."""
     estimate = causal_map(encoder, task, {"label": judges["label"]}, SHAPE)["label"].mean(axis=0)
     strongest = np.argsort(-np.abs(estimate), axis=None)[:6]
@@ -102,7 +102,7 @@ def test_small_gains_change_the_margin_by_what_the_map_says(encoder, task, judge
     )
 
 
-def test_clips_that_cannot_be_read_are_left_out(encoder, task, judges):
+def test_causal_map_leaves_out_clips_that_cannot_be_read(encoder, task, judges):
     kept = task.rows([clip for clip in range(CLIPS) if clip != 2])
     fewer = {name: dataclasses.replace(judge, members=np.delete(judge.members, 2, 0)) for name, judge in judges.items()}
     wanted = causal_map(encoder, kept, fewer, SHAPE)
@@ -112,7 +112,7 @@ def test_clips_that_cannot_be_read_are_left_out(encoder, task, judges):
         assert_within("causal map by batch and devices, relative", relative_error(found[name], wanted[name]))
 
 
-def test_the_check_compares_with_silencing_one_by_one(encoder, task, judges):
+def test_check_map_compares_with_silencing_one_by_one(encoder, task, judges):
     passes = []
     check = check_map(encoder, task, judges, SHAPE, 5, clips=4, progress=passes.append)
     assert check.columns.tolist() == [
@@ -130,7 +130,7 @@ def test_the_check_compares_with_silencing_one_by_one(encoder, task, judges):
     assert ratio.between(0.5, 2).all()
 
 
-def test_rank_correlation_is_scipys():
+def test_spearman_is_scipys():
     rng = np.random.default_rng(0)
     for _ in range(5):
         one, other = rng.integers(0, 6, 30).astype(float), rng.integers(0, 6, 30).astype(float)
@@ -139,12 +139,12 @@ def test_rank_correlation_is_scipys():
     assert np.isnan(spearman(np.ones(4), np.arange(4.0)))
 
 
-def test_numbers_must_be_positive(encoder, task, judges):
-    with pytest.raises(InputError, match="--batch-size must be positive, got 0"):
+def test_causal_map_needs_a_positive_batch_size(encoder, task, judges):
+    with pytest.raises(InputError, match="batch_size must be positive, got 0"):
         causal_map(encoder, task, judges, SHAPE, batch_size=0)
 
 
-def test_activity_by_hand(encoder, task):
+def test_measure_activity_by_hand(encoder, task):
     """Every activation kept, in plain numpy; one clip that cannot be read."""
     (task.data / "5.wav").write_bytes(b"")
     found = measure_activity(encoder, task, batch_size=2)

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from jaxdissect import InputError
-from jaxdissect.ablation import stream as judging
-from jaxdissect.ablation import suite_state as judgements
-from jaxdissect.ablation.controls import Activity
+from jaxdissect.ablation import stream, suite_state
+from jaxdissect.ablation.matched_controls import Activity
 from jaxdissect.ablation.saved_state import common_activity
 from jaxdissect.cli import main
 from jaxdissect.runtime import resume as interrupts
@@ -34,19 +33,19 @@ def by_few(patch):
     """On one device, so few edits at a time that the suite is judged in several passes over the clips."""
     one = jax.devices()[:1]
     patch.setattr(jax, "local_devices", lambda: one)
-    patch.setattr(judgements, "AT_ONCE_BYTES", 2000)
+    patch.setattr(suite_state, "LARGEST_VERDICTS", 2000)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(dissected, tmp_path_factory):
     """The files of an ablation that nobody disturbed, and the batches that it took."""
     run, batches, puts = tmp_path_factory.mktemp("undisturbed") / "run", itertools.count(), itertools.count()
-    put = judging.Found.put
+    put = stream.ClipVerdicts.put
     shutil.copytree(dissected / "run", run)
     with pytest.MonkeyPatch.context() as patch:
         by_few(patch)
         patch.setattr(interrupts.Clock, "due", lambda clock: next(batches) < 0)
-        patch.setattr(judging.Found, "put", lambda *given: (next(puts), put(*given))[1])
+        patch.setattr(stream.ClipVerdicts, "put", lambda *given: (next(puts), put(*given))[1])
         assert main(["ablate", "--run", str(run), *OPTIONS]) == 0
     assert not (run / "state").exists()
     return {name: (run / name).read_bytes() for name in NAMES}, next(batches), next(puts)
@@ -75,15 +74,15 @@ def stop_after(monkeypatch, batches, error=KeyboardInterrupt):
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.55, 0.9])
 def test_an_ablation_that_is_broken_off_ends_with_the_same_bytes(ablate, whole, monkeypatch, share):
     files, batches, puts = whole
-    put, judged = judging.Found.put, []
+    put, judged = stream.ClipVerdicts.put, []
     with monkeypatch.context() as patch:
         stop_after(patch, max(1, int(share * batches)), InputError)
-        patch.setattr(judging.Found, "put", lambda *given: (judged.append(1), put(*given))[1])
+        patch.setattr(stream.ClipVerdicts, "put", lambda *given: (judged.append(1), put(*given))[1])
         assert ablate(*OPTIONS)[0] == 2
     assert (ablate.path / "state" / "ablate" / "1-of-1" / "judged.npz").is_file()
     done = itertools.count()
     with monkeypatch.context() as patch:
-        patch.setattr(judging.Found, "put", lambda *given: (next(done), put(*given))[1])
+        patch.setattr(stream.ClipVerdicts, "put", lambda *given: (next(done), put(*given))[1])
         assert ablate(*OPTIONS)[0] == 0
     assert results(ablate) == files
     assert not (ablate.path / "state").exists()
@@ -223,7 +222,7 @@ def test_what_was_judged_outlives_a_causal_map_that_is_broken_off(ablate, whole,
     with monkeypatch.context() as patch:
         patch.setattr(stage, "causal_map", lambda *_given, **_more: (_ for _ in ()).throw(KeyboardInterrupt))
         assert ablate(*options)[0] == 130
-    monkeypatch.setattr(judging.Found, "put", lambda *_given: pytest.fail("judged again"))
+    monkeypatch.setattr(stream.ClipVerdicts, "put", lambda *_given: pytest.fail("judged again"))
     assert ablate(*OPTIONS)[0] == 0
     assert results(ablate) == whole[0]
 

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdissect.ablation import engine
-from jaxdissect.ablation import stream as judging
+from jaxdissect.ablation import engine, stream
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.training import fit, step, train
 
@@ -54,4 +53,4 @@ def shared_programs(monkeypatch):
     """Commands that a test runs take these in place of new ones."""
     monkeypatch.setattr(fit, "train_step", train_step)
     monkeypatch.setattr(train, "init_state", init_state)
-    monkeypatch.setattr(judging, "runner_of", runner_of)
+    monkeypatch.setattr(stream, "runner_of", runner_of)
