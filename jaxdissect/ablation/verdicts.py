@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float
 from jaxdissect.probe.judge import Judge
 from jaxdissect.probe.linear import Head, class_average_precision, logits
 
-
 A = TypeVar("A", Array, np.ndarray)
 
 
