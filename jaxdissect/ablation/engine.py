@@ -41,7 +41,7 @@ States: TypeAlias = tuple[Array, ...]  # input or output of a layer, (clip, ...,
 Heads: TypeAlias = Mapping[str, Head]  # by label set
 Members: TypeAlias = Mapping[str, Array]  # classes of the clips by label set, each (clip, class)
 Gains: TypeAlias = Mapping[int, tuple[Array, Array]]  # by layer: gain and offset of every neuron
-BatchVerdicts: TypeAlias = tuple[dict[str, Verdicts[Array]], Array]  # by label set; and which embeddings are finite
+BatchVerdicts: TypeAlias = tuple[dict[str, Verdicts], Array]  # by label set; and which embeddings are finite
 
 
 def runner_of(

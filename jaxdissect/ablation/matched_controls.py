@@ -53,7 +53,7 @@ def shifted_control(target: NeuronSet, shape: tuple[int, int]) -> Int[np.ndarray
 
 def draw_matched_controls(
     targets: Sequence[NeuronSet], shape: tuple[int, int], controls: int, seed: int, activity: Activity | None = None
-) -> list[Int[np.ndarray, "control changed 2"]]:
+) -> list[Int[np.ndarray, "control _changed 2"]]:
     """Random neuron sets that match each target; those of one target all differ.
 
     A stand-in is drawn at random among those candidates that have stood for the neuron least often so far.
@@ -144,7 +144,7 @@ def control_overlap(controls: Int[np.ndarray, "control changed 2"]) -> float:
 
 
 def control_balance(
-    targets: Sequence[NeuronSet], controls: Sequence[Int[np.ndarray, "control changed 2"]], activity: Activity
+    targets: Sequence[NeuronSet], controls: Sequence[Int[np.ndarray, "_control _changed 2"]], activity: Activity
 ) -> tuple[float, float]:
     """Activation rate and impact of controls relative to those of their targets: 1 where they are matched.
 

@@ -52,16 +52,16 @@ class ClipVerdicts:
           edits: number of edits to judge them under.
         """
         self.clips, self.edits, self.position, self.passes = clips, edits, 0, 0
-        self.verdicts: dict[str, Verdicts[np.ndarray]] = {}
+        self.verdicts: dict[str, Verdicts] = {}
         self.usable, self.reasons = np.zeros(clips, bool), dict[int, str]()
 
     @property
-    def before(self) -> dict[str, Verdicts[np.ndarray]]:
+    def before(self) -> dict[str, Verdicts]:
         """Verdicts of each label set on the untouched encoder, with an axis `edit` of length 1."""
         return self._rows(slice(0, 1))
 
     @property
-    def after(self) -> dict[str, Verdicts[np.ndarray]]:
+    def after(self) -> dict[str, Verdicts]:
         """Verdicts of each label set under the edits, in their order."""
         return self._rows(slice(1, None))
 
@@ -94,7 +94,7 @@ class ClipVerdicts:
             if not self.usable[clip]:
                 self.reasons[clip] = "its embedding is not finite" if readable[row] else status.reason
 
-    def _rows(self, rows: slice) -> dict[str, Verdicts[np.ndarray]]:
+    def _rows(self, rows: slice) -> dict[str, Verdicts]:
         return {name: jax.tree.map(lambda leaf: leaf[rows], parts) for name, parts in self.verdicts.items()}
 
 

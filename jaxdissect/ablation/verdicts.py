@@ -4,7 +4,7 @@ The margin of a clip is the logit of its true class minus the highest of the oth
 probe is right. In a multi-label set, it is the logit of the class itself, which the sigmoid turns into a probability.
 """
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Float
 from jaxdissect.probe.judge import Judge
 from jaxdissect.probe.linear import Head, class_average_precision, logits
 
-A = TypeVar("A", Array, np.ndarray)
+AnyArray: TypeAlias = Any  # a JAX array on the device, a NumPy array on the host
 
 
-class Verdicts(NamedTuple, Generic[A]):
+class Verdicts(NamedTuple):
     """Verdicts of one label set's probes on clips, on the device or on the host.
 
     A pytree of float32 arrays, with an axis `edit` in front where there are edits.
@@ -29,14 +29,14 @@ class Verdicts(NamedTuple, Generic[A]):
       scores: logits of every probe in a multi-label set, (clip, probe, class); None in others.
     """
 
-    margin: A
-    correct: A | None = None
-    scores: A | None = None
+    margin: AnyArray
+    correct: AnyArray | None = None
+    scores: AnyArray | None = None
 
 
 def judge_clips(
     head: Head, embeddings: Float[Array, "clip feature"], members: Bool[Array, "clip class"], multi_label: bool
-) -> Verdicts[Array]:
+) -> Verdicts:
     """Verdicts on clips; jit- and vmap-safe, and differentiable in `embeddings`.
 
     Args:
@@ -58,7 +58,7 @@ def judge_clips(
 
 
 def class_means(
-    verdicts: Verdicts[np.ndarray], judge: Judge, usable: Bool[np.ndarray, " clip"]
+    verdicts: Verdicts, judge: Judge, usable: Bool[np.ndarray, " clip"]
 ) -> tuple[Float[np.ndarray, "edit class"], Float[np.ndarray, "edit class"]]:
     """Accuracy and mean margin of every class under every edit; NaN for a class without a usable clip.
 
@@ -82,7 +82,6 @@ def class_means(
 
     margin = mean(verdicts.margin)
     if verdicts.scores is None:
-        assert verdicts.correct is not None
         return mean(verdicts.correct) / len(judge.head.bias), margin
     accuracy = np.array(
         [np.asarray(_precision(scores, judge.members, usable), np.float64).mean(axis=0) for scores in verdicts.scores]

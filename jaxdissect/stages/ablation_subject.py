@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,18 +12,13 @@ from jaxdissect.ablation.tables import require_clips
 from jaxdissect.counting.stream import neuron_shape
 from jaxdissect.encoder.directory import fingerprint
 from jaxdissect.encoder.protocol import Encoder
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 from jaxdissect.probe.files import read_judges
 from jaxdissect.probe.judge import Judge
 from jaxdissect.runtime.files import json_fingerprint
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.selection.neuron_set_files import read_neuron_set
-from jaxdissect.selection.neuron_sets import (
-    NeuronSet,
-    names_a_class,
-    parse_neuron_set,
-    require_neurons,
-)
+from jaxdissect.selection.neuron_sets import NeuronSet, names_a_class, parse_neuron_set, require_neurons
 from jaxdissect.selection.neuron_table import read_specific
 from jaxdissect.stages.activations import read_activations
 from jaxdissect.stages.inputs import load_inputs, stage_inputs
@@ -33,22 +27,31 @@ from jaxdissect.tasks.table import Task
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """What is intervened on."""
+    """What is intervened on.
+
+    Attributes:
+      encoder: the run's encoder.
+      task: test split of the run's task.
+      judges: judge of each label set, with the test clips as its members.
+      shape: layers, and neurons per layer, of the encoder.
+      dtype: type of the encoder's computation.
+      fingerprints: SHA-256 of encoder, task and front end.
+    """
 
     encoder: Encoder
-    task: Task  # the test split
+    task: Task
     judges: Mapping[str, Judge]
     shape: tuple[int, int]
     dtype: str
     fingerprints: dict[str, str]
 
 
-def read_subject(options: Any, run: Run) -> Subject:
+def read_subject(options: object, run: Run) -> Subject:
     """Encoder, test split and probes of a run.
 
     Args:
-      options: with what `inputs.stage_inputs` takes.
-      run: the run directory.
+      options: options of a stage, as `stage_inputs` takes them.
+      run: run directory.
 
     Raises:
       InputError: a stage is missing or of another encoder or task, or a class has no test clip.
@@ -78,13 +81,13 @@ def chosen_sets(
     """The neuron sets to intervene on, and the names of empty ones that a suite leaves out.
 
     Args:
-      neurons: expressions.
-      suites: names; default without expressions: "classes".
-      run: the run directory.
-      subject: what is intervened on.
+      neurons: expressions over classes and files.
+      suites: names of suites; default without expressions: "classes".
+      run: run directory.
+      subject: encoder and task.
 
     Raises:
-      InputError: an expression is wrong, names neurons that there are not, or nothing is chosen.
+      InputError: an expression is wrong, a neuron is out of range, or there is no neuron to intervene on.
     """
     classes = subject.task.classes
     suites = suites or (() if neurons else ("classes",))
@@ -97,23 +100,28 @@ def chosen_sets(
         found, empty = suite_sets(suite, specific)
         sets += [require_neurons(chosen, subject.shape) for chosen in found]
         left_out += empty
-    if not sets:
-        raise InputError(
-            f"--run {run.path}: no class has a class-specific neuron (or no pair shares one): there is nothing "
-            f"to intervene on. Choose neurons with `jaxdissect neurons --run {run.path} --preset lape`, or a larger "
-            f"--keep."
-        )
+    require(
+        len(sets) > 0,
+        f"--run {run.path}: no class has a class-specific neuron (or no pair shares one): there is nothing to "
+        f"intervene on. Choose neurons with `jaxdissect neurons --run {run.path} --preset lape`, or a larger --keep.",
+    )
     return sets, left_out
 
 
 def neuron_means(run: Run, shape: tuple[int, int]) -> Float[np.ndarray, "layer neuron"]:
     """Mean activation of every neuron over the tokens that were counted.
 
+    Args:
+      run: run directory.
+      shape: layers, and neurons per layer, of the encoder.
+
     Raises:
-      InputError: some have none.
+      InputError: the run has other neurons, or a mean is not finite.
     """
     counts = read_activations(run).counts
     means = counts["total_sum"].values / float(counts["total_tokens"])
-    if means.shape != shape or not np.isfinite(means).all():
-        raise InputError(f"{run.file('activations.nc')} has no finite mean for each neuron: run `activations` again.")
+    require(
+        means.shape == shape and bool(np.isfinite(means).all()),
+        f"{run.file('activations.nc')} has no finite mean for each neuron: run `activations` again.",
+    )
     return means

@@ -17,6 +17,7 @@ from jaxdissect.errors import InputError
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.stages import ablate as stage
+from jaxdissect.stages import ablation_jobs
 from jaxdissect.stages.ablation_subject import neuron_means
 
 FILES = {"ablation.csv", "ablation_controls.csv", "ablation_suite.csv", "ablation_sets.csv"}
@@ -196,8 +197,9 @@ def test_ablate_refuses_mistakes_before_anything_runs(ablate, monkeypatch, given
     def never(*_given, **_more):
         raise AssertionError("something long began")
 
-    for name in ("judge_suite", "measure_activity", "causal_map"):
-        monkeypatch.setattr(stage, name, never)
+    monkeypatch.setattr(stage, "causal_map", never)
+    for name in ("judge_suite", "measure_activity"):
+        monkeypatch.setattr(ablation_jobs, name, never)
     code, _, error = ablate(*given)
     assert code == 2
     assert found in error
@@ -206,7 +208,7 @@ def test_ablate_refuses_mistakes_before_anything_runs(ablate, monkeypatch, given
 
 
 def test_ablate_refuses_a_control_pool_too_small_before_the_suite_runs(ablate, monkeypatch, tmp_path):
-    monkeypatch.setattr(stage, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
+    monkeypatch.setattr(ablation_jobs, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
     (tmp_path / "most.csv").write_text("layer,neuron\n" + "".join(f"0,{neuron}\n" for neuron in range(40)))
     code, _, error = ablate("--neurons", f"@{tmp_path / 'most.csv'}", "--controls", "5")
     assert code == 2
@@ -361,7 +363,7 @@ def test_ablate_removes_a_causal_map_of_other_probes(ablate):
 
 
 def test_ablate_refuses_damaged_scores_before_anything_runs(ablate, monkeypatch):
-    monkeypatch.setattr(stage, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
+    monkeypatch.setattr(ablation_jobs, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
     (ablate.path / "scores.nc").write_bytes(b"no netCDF")
     code, _, error = ablate("--neurons", "a")
     assert code == 2
@@ -403,5 +405,5 @@ def test_ablate_without_controls_measures_no_activity(ablate, monkeypatch):
     def fail(*given, **more):
         raise AssertionError
 
-    monkeypatch.setattr("jaxdissect.stages.ablate.measure_activity", fail)
+    monkeypatch.setattr(ablation_jobs, "measure_activity", fail)
     assert ablate("--neurons", "a", "--controls", "0", "--no-causal-map")[0] == 0

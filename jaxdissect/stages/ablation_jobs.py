@@ -1,0 +1,186 @@
+"""Judging of a suite of interventions: in one job, or in several independent jobs that each judge a part.
+
+All jobs draw the same controls, and keep what they judge in the run directory. The job without a part takes over what
+the others have judged, and judges the rest.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxdissect.ablation.activity import measure_activity
+from jaxdissect.ablation.interventions import AblationOptions, make_interventions
+from jaxdissect.ablation.matched_controls import Activity
+from jaxdissect.ablation.saved_state import SuiteFiles, common_activity
+from jaxdissect.ablation.suite_state import SuiteState, join_states, judge_suite, new_state
+from jaxdissect.ablation.tables import check_judging
+from jaxdissect.errors import require
+from jaxdissect.runtime.files import json_fingerprint, locked, require_folder
+from jaxdissect.runtime.machine import computed_by
+from jaxdissect.runtime.progress import note, progress_bar, under_way
+from jaxdissect.runtime.resume import resumable
+from jaxdissect.runtime.run_directory import Run
+from jaxdissect.selection.neuron_sets import NeuronSet
+from jaxdissect.stages.ablation_subject import Subject
+from jaxdissect.tasks.loader import data_fingerprint
+from jaxdissect.types import Record
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What an ablation is to do, checked before anything long starts.
+
+    Attributes:
+      run: run directory.
+      subject: encoder, test split and probes.
+      ablation: options of the interventions.
+      sets: neuron sets to intervene on.
+      left_out: names of empty neuron sets, which a suite leaves out.
+      means: mean activation of every neuron, for mode "mean"; else None.
+      record: record of the stage for `run.json`, before it has run.
+      batch_size: clips per device and step.
+      at_once: edits that run together on a device; None: so many as suit the device.
+      save_minutes: minutes between two saved states.
+    """
+
+    run: Run
+    subject: Subject
+    ablation: AblationOptions
+    sets: Sequence[NeuronSet]
+    left_out: Sequence[str]
+    means: Float[np.ndarray, "layer neuron"] | None
+    record: Record
+    batch_size: int
+    at_once: int | None
+    save_minutes: float
+
+
+def prepare_suite(plan: Plan) -> tuple[Activity | None, SuiteFiles]:
+    """Draw the controls, the same in all jobs.
+
+    Args:
+      plan: what is to be done.
+
+    Returns:
+      the activity that controls are matched in, None if they are not; and the files in which jobs keep their states,
+      which know all interventions.
+
+    Raises:
+      InputError: the folder of the states cannot be used, or holds the activity of something else.
+    """
+    folder, subject = plan.run.file("state") / "ablate", plan.subject
+    require_folder(folder)
+    prints, data = plan.record["fingerprints"], data_fingerprint(subject.task) or "files"
+    activity = None
+    if plan.ablation.match == "activity" and plan.ablation.controls:
+        measured_on = {
+            "the encoder": prints["encoder"],
+            "the table": prints["task"],
+            "--dtype": subject.dtype,
+            "the prepared data": data,
+        }
+        activity = common_activity(folder, measured_on, lambda: _measure_activity(plan))
+    with under_way("Drawing controls"):
+        chosen = make_interventions(plan.sets, subject.shape, plan.ablation, activity)
+    # All that results depend on, so that no job resumes from or joins the state of another suite.
+    identity = {
+        **{f"--{name.replace('_', '-')}": value for name, value in dataclasses.asdict(plan.ablation).items()},
+        "--batch-size": plan.batch_size,
+        "--at-once": plan.at_once,
+        "--dtype": subject.dtype,
+        **{f"the {name.replace('_', ' ')}": value for name, value in prints.items()},
+        "the neuron sets": json_fingerprint([[each.name, each.gain, each.neurons.pairs.tolist()] for each in chosen]),
+        "the controls": json_fingerprint([each.controls.tolist() for each in chosen]),
+        "the prepared data": data,
+        **computed_by(),
+    }
+    identity = json.loads(json.dumps(identity))  # as a state file gives it back: lists in place of tuples
+    return activity, SuiteFiles(folder, identity, subject.judges, chosen)
+
+
+def judge_part(plan: Plan, suite: SuiteFiles, part: int, parts: int) -> tuple[int, int, Path]:
+    """Judge every N-th intervention, as job `part` of `parts`.
+
+    Returns:
+      numbers of interventions and of passes that the part has, and the path of its state.
+
+    Raises:
+      InputError: there are fewer interventions than parts, another process is judging the same part, or no clip can be
+        used.
+    """
+    numbers, path = list(range(len(suite.chosen)))[part - 1 :: parts], suite.path(part, parts)
+    option = f"--part {part}/{parts}"
+    require(len(numbers) > 0, f"{option}: there are {len(suite.chosen)} interventions only: choose fewer parts.")
+    with locked(path.parent, f"{option} of --run {plan.run.path}"):
+        saved = suite.read(path)
+        state = new_state(suite.judges, suite.some(numbers)) if saved is None else saved[1]
+        suite.write(path, numbers, state)  # else another job could take this part for one that was not begun
+        _judge(plan, suite, numbers, state, path)
+        suite.write(path, numbers, state)
+    return len(numbers), state.done * len(plan.subject.task), path
+
+
+def judge_rest(plan: Plan, suite: SuiteFiles) -> SuiteState:
+    """Join what other jobs have judged, and judge the rest here.
+
+    Raises:
+      InputError: a part is not finished, parts overlap or could not read the same clips, or no clip can be used.
+    """
+    path = suite.path(1, 1)
+    parts = suite.others(path)
+    elsewhere = {number for numbers, _ in parts for number in numbers}
+    rest = [number for number in range(len(suite.chosen)) if number not in elsewhere]
+    saved = suite.read(path)
+    numbers, state = (rest, new_state(suite.judges, suite.some(rest))) if saved is None else saved
+    require(
+        set(rest) <= set(numbers),
+        f"{path} lacks interventions that no other part has judged: remove it to judge them here.",
+    )
+    if numbers:
+        _judge(plan, suite, numbers, state, path)
+        parts.append((numbers, state))
+    return join_states(plan.subject.task, suite.judges, suite.chosen, parts)
+
+
+def _measure_activity(plan: Plan) -> Activity:
+    subject = plan.subject
+    with progress_bar(what="Measuring activity", total=len(subject.task)) as bar:
+        return measure_activity(
+            subject.encoder, subject.task, plan.batch_size, progress=lambda clips: bar.update(clips - bar.n)
+        )
+
+
+def _judge(plan: Plan, suite: SuiteFiles, numbers: Sequence[int], state: SuiteState, path: Path) -> None:
+    """Judge the interventions of those numbers, from where their state ends."""
+    subject, chosen = plan.subject, suite.some(numbers)
+    check_judging(subject.task, subject.judges, chosen, plan.means)
+    controls = sum(len(each.controls) for each in chosen)
+    passes = (len(chosen) + controls) * len(subject.task)
+    note(f"{len(chosen):,} interventions and {controls:,} controls on {len(subject.task):,} clips: {passes:,} passes.")
+
+    def save() -> None:
+        suite.write(path, numbers, state, needed=False)
+
+    with (
+        progress_bar(what=f"Ablating {subject.task.name}", total=passes, unit="pass", at_once=True) as bar,
+        resumable(save, plan.save_minutes) as between,
+    ):
+        judge_suite(
+            subject.encoder,
+            subject.task,
+            subject.judges,
+            chosen,
+            plan.ablation,
+            plan.means,
+            subject.shape,
+            state,
+            between,
+            batch_size=plan.batch_size,
+            at_once=plan.at_once,
+            progress=lambda done: bar.update(done - bar.n),
+        )
+    save()
