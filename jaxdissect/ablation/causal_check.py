@@ -43,6 +43,7 @@ def check_map(
       per label set and layer: `neurons` silenced, `clips`, `rank_correlation` (Spearman) of estimate and exact change
       over (neuron, class) pairs, their standard deviations `exact_sd` and `estimate_sd` in logits.
     """
+    # As many clips, evenly spaced over the task's order; rounding may give one twice.
     chosen = np.unique(np.linspace(0, len(task) - 1, min(clips, len(task))).round().astype(int))
     task = task.rows(chosen.tolist())
     judges = {name: dataclasses.replace(judge, members=judge.members[chosen]) for name, judge in judges.items()}
@@ -63,6 +64,7 @@ def check_map(
         _, after = class_means(judged.after[name], judge, judged.usable)
         change = (after - before).reshape(*neurons.shape, -1)  # (layer, neuron, class)
         for layer in range(shape[0]):
+            # (neuron, class) pairs in one row; the estimate is (class, neuron), hence transposed.
             exact, guess = change[layer].ravel(), estimate[name][:, layer, neurons[layer]].T.ravel()
             rows.append(
                 {
@@ -80,6 +82,7 @@ def check_map(
 
 def spearman(first: Float[np.ndarray, " pair"], second: Float[np.ndarray, " pair"]) -> float:
     """Rank correlation of the pairs without NaN; NaN where either side is constant."""
+    # Spearman's correlation is Pearson's of the ranks; equal values share their mean rank.
     ranks = pd.DataFrame({"first": first, "second": second}).dropna().rank()
     if len(ranks) < 2 or (ranks.std() == 0).any():
         return float("nan")

@@ -78,6 +78,7 @@ def causal_map(
         for name in judges:
             for row in np.flatnonzero(batch.members[:, -1]):  # neither padding nor unreadable
                 for index, gradient in zip(slots[name][row], gradients[name][row], strict=True):
+                    # Float64 sums on the host, clip by clip: a batch's padding and broken clips must not enter.
                     if index >= 0 and np.isfinite(gradient).all():
                         total[name][index] -= gradient
                         clips[name][index] += 1

@@ -62,6 +62,7 @@ class Chunk:
           programs are compiled; padding names neuron 0 and adds 0 to it.
         """
         changed = max(int((edit.layer == layer).sum()) for edit in self.edits)
+        # Rows have different numbers of neurons, so each is filled from the left.
         neuron = np.zeros((self.rows, _power_of_two(changed)), np.int32)
         scale, offset = np.zeros((2, *neuron.shape), np.float32)
         for row, edit in enumerate(self.edits):
@@ -74,6 +75,7 @@ class Chunk:
 
     def dense(self, layer: int, neurons: int) -> tuple[np.ndarray, np.ndarray]:
         """Gain and offset of every neuron of one layer, to run the layer with them; each (edit, neuron)."""
+        # Gain 1 and offset 0 leave a neuron alone, and so the padding rows.
         gain, offset = np.ones((self.rows, neurons), np.float32), np.zeros((self.rows, neurons), np.float32)
         for row, edit in enumerate(self.edits):
             in_layer = edit.layer == layer

@@ -123,16 +123,18 @@ class LayerByLayer:
             if not chunks_of[number]:
                 states = self.run_layer(layer, states)
                 continue
+            # Activations are needed only here, where edits branch off; they are let go with the layer.
             states, activations = self.observe_layer(layer, states)
             for chunk in chunks_of[number]:
                 branches = self.branch(layer, states, activations, *chunk.sparse(number))
+                # Behind its first layer an edit has states of its own, so gains act on activations made from these.
                 for later in range(number + 1, len(layers)):
                     if chunk.changes(later):
                         branches = self.edit_branches(layers[later], branches, *chunk.dense(later, self.neurons))
                     else:
                         branches = self.run_branches(layers[later], branches)
                 yield chunk.numbers, self.leave(variables, heads, members, branches)
-        untouched = jax.tree.map(lambda state: state[None], states)
+        untouched = jax.tree.map(lambda state: state[None], states)  # as one edit
         yield [UNTOUCHED], self.leave(variables, heads, members, untouched)
 
     def _observe(self, layer_variables: Variables, states: States) -> tuple[States, States]:

@@ -47,7 +47,7 @@ def save_ablation(place: Run, ablation: Ablation, scores: xr.Dataset, record: Re
       scores: scores from `read_scores`.
       record: record of the stage for `run.json`.
     """
-    place.reopen("ablate")
+    place.reopen("ablate")  # a crash must not leave new tables under the old record
     write_csv(ablation.table, place.file("ablation.csv"))
     write_csv(ablation.controls, place.file("ablation_controls.csv"))
     write_csv(ablation.suite, place.file("ablation_suite.csv"))
@@ -112,6 +112,7 @@ def with_effects(
         "long_name": "first-order change of the class's mean margin when the neuron falls silent, logits",
         "probe_sha256": probe,
     }
+    # An older map may be of other classes, so its coordinates go with it.
     without = scores.drop_vars(CAUSAL_PARTS, errors="ignore")
     return without.assign_coords(coordinates).assign({CAUSAL: (("class", "layer", "neuron"), values, attributes)})
 

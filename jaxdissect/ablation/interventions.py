@@ -100,6 +100,7 @@ class Intervention:
         elif means is None:
             raise InputError("Mode 'mean' needs the mean of every neuron over the training tokens: give `means`.")
         edits = []
+        # (changed, 2) pairs transposed are the layers and the neurons.
         for layer, neuron in (pairs.T for pairs in (self.neurons.pairs, *self.controls)):
             offset = np.zeros(len(layer)) if means is None else means[layer, neuron]
             edits.append(Edit(layer, neuron, self.gain, offset.astype(np.float32)))
@@ -171,7 +172,7 @@ def make_interventions(
     for target, drawn in zip(sets, controls, strict=True):
         gains = options.gains if options.gains is not None else (target.gain or 0.0,)
         for gain in gains:
-            text = np.format_float_positional(gain, trim="-")
+            text = np.format_float_positional(gain, trim="-")  # 2 rather than 2.0, and no exponent
             name = target.name if len(gains) == 1 else f"{target.name} x {text}"
             gain = 0.0 if options.mode == "mean" else gain
             interventions.append(Intervention(name, target, options.mode, gain, drawn))
@@ -211,5 +212,6 @@ def _is_ambiguous(name: str, classes: Iterable[ClassName]) -> bool:
 
 def _quoted(name: str) -> str:
     """A class name as an expression writes it: in double quotes unless it is a plain word."""
+    # A plain word is what the parser of expressions reads as one name, and not as a label set and a class.
     match = TOKEN.fullmatch(name)
     return name if match and match["name"] == name and ":" not in name and '"' not in name else f'"{name}"'

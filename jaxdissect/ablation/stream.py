@@ -73,7 +73,7 @@ class ClipVerdicts:
           numbers: numbers of the edits, or `UNTOUCHED`.
           judged: verdicts on the devices, (edit, clip, ...), perhaps with padding behind either axis.
         """
-        verdicts, finite = jax.device_get(judged)
+        verdicts, finite = jax.device_get(judged)  # waits until they are computed
         count = len(batch.statuses)
         # Rows (edit, 1) and columns (1, clip); the number of `UNTOUCHED`, -1, gives row 0.
         place = np.array(numbers)[:, None] + 1, batch.clip[None, :count]
@@ -84,10 +84,11 @@ class ClipVerdicts:
                 )
             for collected, new in zip(jax.tree.leaves(self.verdicts[name]), jax.tree.leaves(parts), strict=True):
                 collected[place] = new[: len(numbers), :count]
+        # What can be used is decided by the untouched encoder, so that an edit cannot remove clips from its own test.
         if numbers != [UNTOUCHED]:
             self.passes += len(numbers) * count
             return
-        readable = batch.members[:, -1]
+        readable = batch.members[:, -1]  # the loader's last class holds all clips that could be read
         for row, status in enumerate(batch.statuses):
             clip = int(batch.clip[row])
             self.usable[clip] = readable[row] and finite[0, row]
@@ -133,12 +134,14 @@ def judge_edits(
     require(batch_size >= 1, f"batch_size must be positive, got {batch_size}.")
     require(at_once is None or at_once >= 1, f"at_once must be positive, got {at_once}.")
     require(jax.process_count() == 1, f"Ablation runs in one process, got {jax.process_count()}.")
+    # The mesh splits the clips of a batch; edits are not split, so that devices need not exchange anything.
     mesh = local_mesh(devices)
     batch_size = min(batch_size, -(-len(task) // mesh.size))  # no more than the task fills
     rows_together = ROWS_ON_CPU if mesh.devices.flat[0].platform == "cpu" else ROWS_ON_ACCELERATOR
     chunks = plan(edits, at_once or max(1, rows_together // batch_size))
     runner = runner_of(encoder, {name: judge.multi_label for name, judge in judges.items()}, shape, mesh)
     variables, heads = replicate((encoder.variables, {name: judge.head for name, judge in judges.items()}), mesh)
+    # Batches start where the saved state ends; chunks are always all judged on a batch before its position is counted.
     collected = so_far or ClipVerdicts(len(task), len(edits))
     rest = range(collected.position, len(task))
     for batch, arrays in device_batches(task, encoder.sample_rate, batch_size * mesh.size, mesh, rest):

@@ -121,6 +121,7 @@ def judge_suite(
       InputError: no clip can be used, an argument of `running` is not positive, or other clips can be used than in the
         steps before.
     """
+    # Each intervention, followed by its controls: the order that `first_edits` counts in.
     edits = [edit for intervention in chosen for edit in intervention.edits(means)]
     progress = running.get("progress", lambda passes: None)
     step = max(1, LARGEST_VERDICTS // (len(task) * sum(map(_bytes_per_clip, judges.values()))))
@@ -129,6 +130,7 @@ def judge_suite(
         if state.unfinished is None:
             state.unfinished = ClipVerdicts(len(task), len(part))
 
+        # A step counts its own passes. The default binds the number of earlier ones now, not when it is called.
         def report(passes: int, before: int = state.done * len(task)) -> None:
             progress(before + passes)
 
@@ -165,6 +167,7 @@ def join_states(
     """
     whole, first = new_state(judges, chosen), first_edits(chosen)
     for numbers, part in parts:
+        # The untouched encoder was judged by every job: its verdicts must be those on the same clips.
         _require_same_clips(whole.usable, part.usable, task, "another part was judged")
         whole.usable = part.usable
         # All edits of the job's interventions: the rows of `whole` that its rows, in this order, belong to.
@@ -220,11 +223,11 @@ def _average(
     # Interventions that are themselves among the step's edits, and their rows in it: only they have an interval.
     targets = np.flatnonzero((first >= edits.start) & (first < edits.stop))
     rows = first[targets] - edits.start
-    sources = np.unique(task.sources, return_inverse=True)[1]
+    sources = np.unique(task.sources, return_inverse=True)[1]  # number of each clip's source, which is resampled whole
     for name, judge in judges.items():
         into, before, after = state.classes[name], judged.before[name], judged.after[name]
         members = judge.members & judged.usable[:, None]
-        change = after.margin[rows] - before.margin
+        change = after.margin[rows] - before.margin  # (target, clip), multi-label: (target, clip, class)
         for index in range(members.shape[1] if len(targets) else 0):
             clips = np.flatnonzero(members[:, index])
             of_class = change[:, clips, index] if judge.multi_label else change[:, clips]
@@ -232,5 +235,6 @@ def _average(
                 of_class.T.astype(np.float64), sources[clips], options.resamples, options.seed
             )
         into.clips[:] = members.sum(axis=0)
+        # Every step judges the untouched encoder again, with the same result.
         into.accuracy_before[:], into.margin_before[:] = (mean[0] for mean in class_means(before, judge, judged.usable))
         into.accuracy_after[edits], into.margin_after[edits] = class_means(after, judge, judged.usable)

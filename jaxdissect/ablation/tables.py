@@ -186,6 +186,7 @@ def _label_set_tables(
     margin_change = verdicts.margin_after - verdicts.margin_before
     first = first_edits(chosen)
     class_names = [plain_name(labels.name, name, task.classes) for name in labels.classes]
+    # Column by column, over the classes: a scalar fills the column.
     tables, control_tables = [], []
     for number, intervention in enumerate(chosen):
         target, controls = first[number], slice(first[number] + 1, first[number + 1])  # rows of `change`
@@ -213,6 +214,7 @@ def _label_set_tables(
             "p_value": empirical_p(margin_change[target], drawn),
         }
         tables.append(pd.DataFrame(columns))
+        # (control, class), flattened: the classes of the first control, then of the second, ...
         columns = {
             "intervention": intervention.name,
             "control": np.repeat(np.arange(len(drawn)), len(class_names)),
@@ -222,6 +224,7 @@ def _label_set_tables(
         }
         control_tables.append(pd.DataFrame(columns))
     table = pd.concat(tables, ignore_index=True)
+    # One family of tests: all interventions and classes of the label set.
     table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
     suite = _suite_rows(labels, chosen, margin_change, first, verdicts.clips > 0)
     return table, pd.concat(control_tables, ignore_index=True), pd.DataFrame(suite, columns=list(SuiteRow._fields))
@@ -246,6 +249,7 @@ def _suite_rows(
         ]
         if not kept:
             continue
+        # The k-th controls of all interventions were drawn jointly, so there are as many draws as all of them have.
         controls = min(len(chosen[number].controls) for number in kept)
         contrasts = []  # of each intervention, (draw, contrast); draw 0 is the intervention, the others its controls
         for number in kept:

@@ -30,8 +30,8 @@ class Verdicts(NamedTuple):
     """
 
     margin: AnyArray
-    correct: AnyArray | None = None
-    scores: AnyArray | None = None
+    correct: AnyArray = None
+    scores: AnyArray = None
 
 
 def judge_clips(
@@ -47,7 +47,8 @@ def judge_clips(
     """
     scores = jax.vmap(logits, in_axes=(0, None))(head, embeddings)  # (probe, clip, class)
     if multi_label:
-        return Verdicts(scores.mean(axis=0), scores=scores.swapaxes(0, 1))
+        return Verdicts(scores.mean(axis=0), scores=scores.swapaxes(0, 1))  # clips first, as in all verdicts
+    # `where`, not a product with the mask: an infinite logit times 0 would be NaN.
     true = jnp.where(members[None], scores, -jnp.inf).max(axis=-1)  # (probe, clip)
     other = jnp.where(members[None], -jnp.inf, scores).max(axis=-1)
     margin = jnp.where(members.any(axis=1), (true - other).mean(axis=0), jnp.nan)
@@ -73,6 +74,7 @@ def class_means(
     """
     counted = judge.members & usable[:, None]
 
+    # Class by class, and in float64: float32 margins lose digits when many are added.
     def mean(values: Float[np.ndarray, "edit clip *class"]) -> Float[np.ndarray, "edit class"]:
         means = np.full((len(values), counted.shape[1]), np.nan)
         for index in np.flatnonzero(counted.any(axis=0)):
@@ -83,6 +85,7 @@ def class_means(
     margin = mean(verdicts.margin)
     if verdicts.scores is None:
         return mean(verdicts.correct) / len(judge.head.bias), margin
+    # Average precision needs the clips of all classes, which it ranks; edit by edit, to bound memory.
     accuracy = np.array(
         [np.asarray(_precision(scores, judge.members, usable), np.float64).mean(axis=0) for scores in verdicts.scores]
     )

@@ -145,7 +145,7 @@ def run_ablate_part(options: AblateOptions) -> PartResult:
     Raises:
       InputError: as `run_ablate`, or another process is judging the same part.
     """
-    part, parts = parse_part(options.part or "1/1")
+    part, parts = parse_part(options.part or "1/1")  # before anything is loaded
     plan = _plan(options)
     _, suite = prepare_suite(plan)
     return PartResult(part, parts, *judge_part(plan, suite, part, parts))

@@ -72,6 +72,7 @@ def prepare_suite(plan: Plan) -> tuple[Activity | None, SuiteFiles]:
     Raises:
       InputError: the folder of the states cannot be used, or holds the activity of something else.
     """
+    # What identifies a measurement or a suite is worded as messages name it, e.g. "--seed (0 there, 1 here)".
     folder, subject = plan.run.file("state") / "ablate", plan.subject
     require_folder(folder)
     prints, data = plan.record["fingerprints"], data_fingerprint(subject.task) or "files"
@@ -112,6 +113,7 @@ def judge_part(plan: Plan, suite: SuiteFiles, part: int, parts: int) -> tuple[in
       InputError: there are fewer interventions than parts, another process is judging the same part, or no clip can be
         used.
     """
+    # Every N-th: neighbours in a suite are alike in size, and so the parts take about as long.
     numbers, path = list(range(len(suite.chosen)))[part - 1 :: parts], suite.path(part, parts)
     option = f"--part {part}/{parts}"
     require(len(numbers) > 0, f"{option}: there are {len(suite.chosen)} interventions only: choose fewer parts.")
@@ -134,6 +136,7 @@ def judge_rest(plan: Plan, suite: SuiteFiles) -> SuiteState:
     parts = suite.others(path)
     elsewhere = {number for numbers, _ in parts for number in numbers}
     rest = [number for number in range(len(suite.chosen)) if number not in elsewhere]
+    # A state of this job may hold more than the rest: it was begun before other parts were judged.
     saved = suite.read(path)
     numbers, state = (rest, new_state(suite.judges, suite.some(rest))) if saved is None else saved
     require(

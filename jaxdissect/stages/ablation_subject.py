@@ -67,6 +67,7 @@ def read_subject(options: object, run: Run) -> Subject:
     for stage, what in (("activations", "counts"), ("neurons", "neurons")):
         run.require_inputs(stage, what, prints)
     judges = read_judges(run, encoder, task, prints)
+    # Judges know the classes of all clips; the test split takes its rows, in its order.
     test = [row for row, split in enumerate(task.splits) if split == "test"]
     judges = {name: dataclasses.replace(judge, members=judge.members[test]) for name, judge in judges.items()}
     task = task.only("test")
