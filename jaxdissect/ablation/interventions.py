@@ -17,10 +17,10 @@ from jaxdissect.ablation.matched_controls import (
     shifted_control,
 )
 from jaxdissect.errors import InputError, require
+from jaxdissect.options.ablate import LARGEST_GAIN
 from jaxdissect.selection.neuron_sets import TOKEN, ClassName, NeuronSet, Pair, neuron_set, require_neurons
 
 SUITES = ("classes", "pairs")
-LARGEST_GAIN = 1e6  # beyond it float32 keeps nothing of the other neurons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +52,18 @@ class AblationOptions:
     resamples: int = 1000
 
     def __post_init__(self) -> None:
-        require(self.mode in ("gain", "mean"), f"--mode must be gain or mean, got {self.mode!r}.")
-        require(self.match in MATCHES, f"--match must be one of {', '.join(MATCHES)}, got {self.match!r}.")
-        for gain in self.gains or ():
-            require(
-                abs(gain) <= LARGEST_GAIN,  # false for NaN
-                f"--gain must be a finite number, at most {LARGEST_GAIN:,.0f} in size, got {gain}.",
-            )
+        require(self.mode in ("gain", "mean"), f"mode must be gain or mean, got {self.mode!r}.")
+        require(self.match in MATCHES, f"match must be one of {', '.join(MATCHES)}, got {self.match!r}.")
         if self.gains is not None:
+            require(self.mode == "gain", "mode mean replaces activations by their mean: leave gains out.")
             shown = ", ".join(map(str, self.gains)) or "none"
-            require(0 < len(self.gains) == len(set(self.gains)), f"--gain needs numbers that differ, got {shown}.")
-            require(self.mode == "gain", "--mode mean replaces activations by their mean: leave --gain out.")
-        require(self.controls >= 0, f"--controls must not be negative, got {self.controls}.")
-        require(self.resamples >= 1, f"--resamples must be positive, got {self.resamples}.")
-        require(self.seed >= 0, f"--seed must not be negative, got {self.seed}.")
+            small = all(abs(gain) <= LARGEST_GAIN for gain in self.gains)  # not so for NaN
+            require(small, f"gains must be finite, and at most {LARGEST_GAIN:,.0f} in size, got {shown}.")
+            # An empty tuple is refused, too.
+            require(0 < len(self.gains) == len(set(self.gains)), f"gains must be numbers that differ, got {shown}.")
+        require(self.controls >= 0, f"controls must not be negative, got {self.controls}.")
+        require(self.resamples >= 1, f"resamples must be positive, got {self.resamples}.")
+        require(self.seed >= 0, f"seed must not be negative, got {self.seed}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +125,7 @@ def suite_sets(suite: str, specific: Mapping[ClassName, Iterable[Pair]]) -> tupl
     Raises:
       InputError: there is no such suite.
     """
-    require(suite in SUITES, f"--suite must be one of {', '.join(SUITES)}, got {suite!r}.")
+    require(suite in SUITES, f"suite must be one of {', '.join(SUITES)}, got {suite!r}.")
     names = {key: class_name(*key, specific) for key in specific}
     if suite == "classes":
         sets = [neuron_set(names[key], pairs, [key]) for key, pairs in specific.items()]

@@ -12,23 +12,23 @@ import pandas as pd
 from jaxdissect.ablation.causal_check import CHECK_CLIPS, check_map
 from jaxdissect.ablation.causal_map import MAP_BATCH_SIZE, causal_map
 from jaxdissect.ablation.files import read_scores, save_ablation, save_causal_map, write_sets
-from jaxdissect.ablation.interventions import AblationOptions, Intervention, check_sets
+from jaxdissect.ablation.interventions import Intervention
 from jaxdissect.ablation.matched_controls import control_balance, control_overlap
 from jaxdissect.ablation.tables import Ablation, require_clips, suite_tables
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder
-from jaxdissect.errors import InputError
 from jaxdissect.options.ablate import AblateOptions
-from jaxdissect.runtime.files import json_fingerprint, parse_part, require_folder, sha256_file
+from jaxdissect.runtime.files import parse_part, require_folder
 from jaxdissect.runtime.progress import progress_bar, under_way
-from jaxdissect.runtime.run_directory import Run, save_or_rescue
+from jaxdissect.runtime.run_directory import save_or_rescue
 from jaxdissect.significance.cautions import independence_cautions
-from jaxdissect.stages.ablation_jobs import Plan, judge_part, judge_rest, prepare_suite
-from jaxdissect.stages.ablation_subject import chosen_sets, neuron_means, read_subject
+from jaxdissect.stages.ablation_jobs import judge_part, judge_rest, prepare_suite
+from jaxdissect.stages.ablation_plan import Plan, read_plan
+from jaxdissect.stages.inputs import ClipReading
 from jaxdissect.tasks.table import Task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AblateResult:
+class AblateResult(ClipReading):
     """Result of the stage `ablate`.
 
     Attributes:
@@ -57,10 +57,9 @@ class AblateResult:
     same_clips: bool
     cautions: tuple[str, ...] = ()
 
-    @property
-    def too_many_bad(self) -> bool:
-        """Whether more clips than allowed took no part."""
-        return len(self.unusable) > self.max_bad_clips * self.clips
+    def clips_read(self) -> tuple[int, int]:
+        """Number of unusable clips, and of all clips."""
+        return len(self.unusable), self.clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +95,8 @@ def run_ablate(options: AblateOptions) -> AblateResult:
       InputError: an option breaks a rule, a set is empty or out of range, a stage is missing or of another encoder or
         task, or a class has no test clip, all before anything long starts; or a part is not finished.
     """
-    plan = _plan(options)
-    run, task, record = plan.run, plan.subject.task, plan.record
+    plan = read_plan(options)
+    run, task, record = plan.run, plan.task, plan.record
     if options.evar is not None:
         require_folder(options.evar)
     with run.locked():
@@ -128,7 +127,7 @@ def run_ablate(options: AblateOptions) -> AblateResult:
         record["seconds"] = round(time.perf_counter() - started, 3)
         save_or_rescue(run, lambda place: save_ablation(place, ablation, scores, record), "what was ablated")
         if options.causal_map:  # the tables, which took longer, are saved before
-            effects, check = _causal_map(plan, options.map_sample)
+            effects, check = _causal_map(plan)
             record["seconds"] = round(time.perf_counter() - started, 3)
             save_causal_map(run, scores, effects, check, ablation.table, record)
             result = dataclasses.replace(result, map_check=check)
@@ -146,7 +145,7 @@ def run_ablate_part(options: AblateOptions) -> PartResult:
       InputError: as `run_ablate`, or another process is judging the same part.
     """
     part, parts = parse_part(options.part or "1/1")  # before anything is loaded
-    plan = _plan(options)
+    plan = read_plan(options)
     _, suite = prepare_suite(plan)
     return PartResult(part, parts, *judge_part(plan, suite, part, parts))
 
@@ -167,56 +166,21 @@ def check_ahead(encoder: Encoder, task: Task) -> Literal["activity", "layer"]:
     return "activity" if isinstance(encoder, LayeredEncoder) else "layer"
 
 
-def ablation_options(options: AblateOptions) -> AblationOptions:
-    """How neuron sets are intervened on, by the options."""
-    return AblationOptions(options.gain, options.mode, options.controls, options.match, options.seed, options.resamples)
-
-
-def _plan(options: AblateOptions) -> Plan:
-    """Check everything before anything long starts."""
-    ablation = ablation_options(options)
-    run = Run(options.run)
-    subject = read_subject(options, run)
-    sets, left_out = chosen_sets(options.neurons, options.suite, run, subject)
-    check_sets(sets, subject.shape, ablation)
-    means = neuron_means(run, subject.shape) if options.mode == "mean" else None
-    neurons = run.file("neurons.csv")
-    record = {
-        "options": dataclasses.asdict(ablation)
-        | {
-            "neurons": list(options.neurons),
-            "suite": list(options.suite),
-            "causal_map": options.causal_map,
-            "map_sample": options.map_sample,
-            "dtype": subject.dtype,
-            "batch_size": options.batch_size,
-        },
-        "fingerprints": subject.fingerprints
-        | {
-            "probe": sha256_file(run.file("probe") / "probe.json"),
-            "neurons": sha256_file(neurons) if neurons.is_file() else None,
-            "recordings": json_fingerprint(subject.task.sources),  # what intervals resample
-        },
-    }
-    running = options.batch_size, options.at_once, options.save_minutes
-    return Plan(run, subject, ablation, sets, left_out, means, record, *running)
-
-
-def _causal_map(plan: Plan, per_layer: int) -> tuple[dict[str, np.ndarray], pd.DataFrame | None]:
-    """The causal map of each label set; and its check on so many neurons of each layer, None for 0."""
-    subject, batch_size = plan.subject, min(MAP_BATCH_SIZE, plan.batch_size)
-    given = subject.encoder, subject.task, subject.judges, subject.shape
-    with progress_bar(what="Causal map", total=len(subject.task)) as bar:
+def _causal_map(plan: Plan) -> tuple[dict[str, np.ndarray], pd.DataFrame | None]:
+    """The causal map of each label set; and its check, None if it was not asked for."""
+    options, given = plan.options, (plan.encoder, plan.task, plan.judges, plan.shape)
+    with progress_bar(what="Causal map", total=len(plan.task)) as bar:
+        batch_size = min(MAP_BATCH_SIZE, options.batch_size)
         effects = causal_map(*given, batch_size, progress=lambda clips: bar.update(clips - bar.n))
-    if not per_layer:
+    if not options.map_sample:
         return effects, None
-    passes = subject.shape[0] * min(per_layer, subject.shape[1]) * min(CHECK_CLIPS, len(subject.task))
+    passes = plan.shape[0] * min(options.map_sample, plan.shape[1]) * min(CHECK_CLIPS, len(plan.task))
     with progress_bar(what="Checking the causal map", total=passes, unit="pass") as bar:
         check = check_map(
             *given,
-            per_layer,
-            progress=lambda done: bar.update(done - bar.n),
-            batch_size=plan.batch_size,
-            at_once=plan.at_once,
+            options.map_sample,
+            batch_size=options.batch_size,
+            at_once=options.at_once,
+            progress=lambda passes: bar.update(passes - bar.n),
         )
     return effects, check

@@ -9,11 +9,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-
 from jaxdissect.ablation.activity import measure_activity
-from jaxdissect.ablation.interventions import AblationOptions, make_interventions
+from jaxdissect.ablation.interventions import make_interventions
 from jaxdissect.ablation.matched_controls import Activity
 from jaxdissect.ablation.saved_state import SuiteFiles, common_activity
 from jaxdissect.ablation.suite_state import SuiteState, join_states, judge_suite, new_state
@@ -23,40 +20,8 @@ from jaxdissect.runtime.files import json_fingerprint, locked, require_folder
 from jaxdissect.runtime.machine import computed_by
 from jaxdissect.runtime.progress import note, progress_bar, under_way
 from jaxdissect.runtime.resume import resumable
-from jaxdissect.runtime.run_directory import Run
-from jaxdissect.selection.neuron_sets import NeuronSet
-from jaxdissect.stages.ablation_subject import Subject
+from jaxdissect.stages.ablation_plan import Plan
 from jaxdissect.tasks.loader import data_fingerprint
-from jaxdissect.types import Record
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
-    """What an ablation is to do, checked before anything long starts.
-
-    Attributes:
-      run: run directory.
-      subject: encoder, test split and probes.
-      ablation: options of the interventions.
-      sets: neuron sets to intervene on.
-      left_out: names of empty neuron sets, which a suite leaves out.
-      means: mean activation of every neuron, for mode "mean"; else None.
-      record: record of the stage for `run.json`, before it has run.
-      batch_size: clips per device and step.
-      at_once: edits that run together on a device; None: so many as suit the device.
-      save_minutes: minutes between two saved states.
-    """
-
-    run: Run
-    subject: Subject
-    ablation: AblationOptions
-    sets: Sequence[NeuronSet]
-    left_out: Sequence[str]
-    means: Float[np.ndarray, "layer neuron"] | None
-    record: Record
-    batch_size: int
-    at_once: int | None
-    save_minutes: float
 
 
 def prepare_suite(plan: Plan) -> tuple[Activity | None, SuiteFiles]:
@@ -73,26 +38,26 @@ def prepare_suite(plan: Plan) -> tuple[Activity | None, SuiteFiles]:
       InputError: the folder of the states cannot be used, or holds the activity of something else.
     """
     # What identifies a measurement or a suite is worded as messages name it, e.g. "--seed (0 there, 1 here)".
-    folder, subject = plan.run.file("state") / "ablate", plan.subject
+    folder = plan.run.file("state") / "ablate"
     require_folder(folder)
-    prints, data = plan.record["fingerprints"], data_fingerprint(subject.task) or "files"
+    prints, data = plan.record["fingerprints"], data_fingerprint(plan.task) or "files"
     activity = None
     if plan.ablation.match == "activity" and plan.ablation.controls:
         measured_on = {
             "the encoder": prints["encoder"],
             "the table": prints["task"],
-            "--dtype": subject.dtype,
+            "--dtype": plan.dtype,
             "the prepared data": data,
         }
         activity = common_activity(folder, measured_on, lambda: _measure_activity(plan))
     with under_way("Drawing controls"):
-        chosen = make_interventions(plan.sets, subject.shape, plan.ablation, activity)
+        chosen = make_interventions(plan.sets, plan.shape, plan.ablation, activity)
     # All that results depend on, so that no job resumes from or joins the state of another suite.
     identity = {
         **{f"--{name.replace('_', '-')}": value for name, value in dataclasses.asdict(plan.ablation).items()},
-        "--batch-size": plan.batch_size,
-        "--at-once": plan.at_once,
-        "--dtype": subject.dtype,
+        "--batch-size": plan.options.batch_size,
+        "--at-once": plan.options.at_once,
+        "--dtype": plan.dtype,
         **{f"the {name.replace('_', ' ')}": value for name, value in prints.items()},
         "the neuron sets": json_fingerprint([[each.name, each.gain, each.neurons.pairs.tolist()] for each in chosen]),
         "the controls": json_fingerprint([each.controls.tolist() for each in chosen]),
@@ -100,7 +65,7 @@ def prepare_suite(plan: Plan) -> tuple[Activity | None, SuiteFiles]:
         **computed_by(),
     }
     identity = json.loads(json.dumps(identity))  # as a state file gives it back: lists in place of tuples
-    return activity, SuiteFiles(folder, identity, subject.judges, chosen)
+    return activity, SuiteFiles(folder, identity, plan.judges, chosen)
 
 
 def judge_part(plan: Plan, suite: SuiteFiles, part: int, parts: int) -> tuple[int, int, Path]:
@@ -123,7 +88,7 @@ def judge_part(plan: Plan, suite: SuiteFiles, part: int, parts: int) -> tuple[in
         suite.write(path, numbers, state)  # else another job could take this part for one that was not begun
         _judge(plan, suite, numbers, state, path)
         suite.write(path, numbers, state)
-    return len(numbers), state.done * len(plan.subject.task), path
+    return len(numbers), state.done * len(plan.task), path
 
 
 def judge_rest(plan: Plan, suite: SuiteFiles) -> SuiteState:
@@ -146,44 +111,43 @@ def judge_rest(plan: Plan, suite: SuiteFiles) -> SuiteState:
     if numbers:
         _judge(plan, suite, numbers, state, path)
         parts.append((numbers, state))
-    return join_states(plan.subject.task, suite.judges, suite.chosen, parts)
+    return join_states(plan.task, suite.judges, suite.chosen, parts)
 
 
 def _measure_activity(plan: Plan) -> Activity:
-    subject = plan.subject
-    with progress_bar(what="Measuring activity", total=len(subject.task)) as bar:
+    with progress_bar(what="Measuring activity", total=len(plan.task)) as bar:
         return measure_activity(
-            subject.encoder, subject.task, plan.batch_size, progress=lambda clips: bar.update(clips - bar.n)
+            plan.encoder, plan.task, plan.options.batch_size, progress=lambda clips: bar.update(clips - bar.n)
         )
 
 
 def _judge(plan: Plan, suite: SuiteFiles, numbers: Sequence[int], state: SuiteState, path: Path) -> None:
     """Judge the interventions of those numbers, from where their state ends."""
-    subject, chosen = plan.subject, suite.some(numbers)
-    check_judging(subject.task, subject.judges, chosen, plan.means)
+    chosen = suite.some(numbers)
+    check_judging(plan.task, plan.judges, chosen, plan.means)
     controls = sum(len(each.controls) for each in chosen)
-    passes = (len(chosen) + controls) * len(subject.task)
-    note(f"{len(chosen):,} interventions and {controls:,} controls on {len(subject.task):,} clips: {passes:,} passes.")
+    passes = (len(chosen) + controls) * len(plan.task)
+    note(f"{len(chosen):,} interventions and {controls:,} controls on {len(plan.task):,} clips: {passes:,} passes.")
 
     def save() -> None:
         suite.write(path, numbers, state, needed=False)
 
     with (
-        progress_bar(what=f"Ablating {subject.task.name}", total=passes, unit="pass", at_once=True) as bar,
-        resumable(save, plan.save_minutes) as between,
+        progress_bar(what=f"Ablating {plan.task.name}", total=passes, unit="pass", at_once=True) as bar,
+        resumable(save, plan.options.save_minutes) as between,
     ):
         judge_suite(
-            subject.encoder,
-            subject.task,
-            subject.judges,
+            plan.encoder,
+            plan.task,
+            plan.judges,
             chosen,
             plan.ablation,
             plan.means,
-            subject.shape,
+            plan.shape,
             state,
             between,
-            batch_size=plan.batch_size,
-            at_once=plan.at_once,
+            batch_size=plan.options.batch_size,
+            at_once=plan.options.at_once,
             progress=lambda done: bar.update(done - bar.n),
         )
     save()

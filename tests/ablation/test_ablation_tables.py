@@ -510,3 +510,21 @@ def test_ablate_refuses_what_does_not_fit_together(world):
     assert "multi_label False" in run(judges={**world.judges, "kind": dataclasses.replace(judge, multi_label=True)})
     narrow = dataclasses.replace(judge.head, kernel=judge.head.kernel[..., :1])
     assert "a head of 3 classes" in run(judges={**world.judges, "kind": dataclasses.replace(judge, head=narrow)})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"gains": (0.0, math.nan)}, "gains must be finite, and at most 1,000,000 in size, got 0.0, nan"),
+        ({"gains": (2e6,)}, "gains must be finite"),
+        ({"gains": (0.0, 0.0)}, "gains must be numbers that differ, got 0.0, 0.0"),
+        ({"gains": ()}, "gains must be numbers that differ, got none"),
+        ({"gains": (0.0,), "mode": "mean"}, "leave gains out"),
+        ({"controls": -1}, "controls must not be negative, got -1"),
+        ({"resamples": 0}, "resamples must be positive, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+    ],
+)
+def test_ablation_options_refuse(wrong, message):
+    with pytest.raises(InputError, match=message):
+        AblationOptions(**wrong)

@@ -18,7 +18,7 @@ from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.stages import ablate as stage
 from jaxdissect.stages import ablation_jobs
-from jaxdissect.stages.ablation_subject import neuron_means
+from jaxdissect.stages.ablation_plan import neuron_means
 
 FILES = {"ablation.csv", "ablation_controls.csv", "ablation_suite.csv", "ablation_sets.csv"}
 
