@@ -46,6 +46,7 @@ def measure_activity(
         )
     mesh = local_mesh(devices)
     clips_per_step = min(batch_size, -(-len(task) // mesh.size)) * mesh.size
+    # (neuron, width) of each layer: what a neuron of activation 1 writes to the residual stream.
     outgoing = [encoder.outgoing_weights(layer) for layer in encoder.layer_variables(encoder.variables)]
     norms = np.stack([np.linalg.norm(np.asarray(weights, np.float64), axis=1) for weights in outgoing])
     variables, step = replicate(encoder.variables, mesh), map_clips(_step(encoder), mesh, (None, 0))

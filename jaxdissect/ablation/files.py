@@ -124,6 +124,7 @@ def write_sets(folder: Path, interventions: Sequence[Intervention]) -> None:
       folder: folder to write to.
       interventions: interventions, whose names become file names; names that look alike in files are numbered.
     """
+    # Names of sets hold characters that not every file system allows; replaced, two names may become one.
     used: set[str] = set()
     for intervention in interventions:
         letters = (letter if letter.isalnum() or letter in " _-.&" else "_" for letter in intervention.name)

@@ -189,6 +189,7 @@ def check_sets(sets: Sequence[NeuronSet], shape: tuple[int, int], options: Ablat
       InputError: there is no set, one is empty, out of range or given twice, or a control pool is too small.
     """
     require(len(sets) > 0, "An ablation needs a neuron set at least.")
+    # Tables and files know sets by their names.
     names = [target.name for target in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     require(twice is None, f"The neuron set {twice!r} is given twice: give it once.")

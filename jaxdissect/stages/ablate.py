@@ -99,11 +99,11 @@ def run_ablate(options: AblateOptions) -> AblateResult:
     run, task, record = plan.run, plan.task, plan.record
     if options.evar is not None:
         require_folder(options.evar)
-    with run.locked():
+    with run.locked():  # no other stage may write to the run meanwhile
         scores = read_scores(run, record["fingerprints"]["probe"])  # before the long work, in case it is damaged
         started = time.perf_counter()
         activity, suite = prepare_suite(plan)
-        if options.evar is not None:
+        if options.evar is not None:  # they are known now, and need not wait for the verdicts
             write_sets(options.evar, suite.chosen)
         state = judge_rest(plan, suite)
         with under_way("Comparing with the controls, resampling clips"):
@@ -122,6 +122,7 @@ def run_ablate(options: AblateOptions) -> AblateResult:
             same_clips=run.stages().get("activations", {}).get("options", {}).get("split") in ("all", "test"),
             cautions=tuple(independence_cautions(task.recordings_from)),
         )
+        # Written first and counted as failed after: unreadable clips must not cost the results of the others.
         record["unusable_clips"] = result.unusable
         record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
         record["seconds"] = round(time.perf_counter() - started, 3)
@@ -131,6 +132,7 @@ def run_ablate(options: AblateOptions) -> AblateResult:
             record["seconds"] = round(time.perf_counter() - started, 3)
             save_causal_map(run, scores, effects, check, ablation.table, record)
             result = dataclasses.replace(result, map_check=check)
+        # Only now: until the causal map is there, an interrupted command resumes without judging anew.
         suite.remove()
     return result
 
@@ -170,10 +172,12 @@ def _causal_map(plan: Plan) -> tuple[dict[str, np.ndarray], pd.DataFrame | None]
     """The causal map of each label set; and its check, None if it was not asked for."""
     options, given = plan.options, (plan.encoder, plan.task, plan.judges, plan.shape)
     with progress_bar(what="Causal map", total=len(plan.task)) as bar:
+        # The backward pass needs more memory for a clip than the batch size of the verdicts was chosen for.
         batch_size = min(MAP_BATCH_SIZE, options.batch_size)
         effects = causal_map(*given, batch_size, progress=lambda clips: bar.update(clips - bar.n))
     if not options.map_sample:
         return effects, None
+    # Every sampled neuron is an edit of its own, on a sample of the clips.
     passes = plan.shape[0] * min(options.map_sample, plan.shape[1]) * min(CHECK_CLIPS, len(plan.task))
     with progress_bar(what="Checking the causal map", total=passes, unit="pass") as bar:
         check = check_map(
@@ -181,6 +185,6 @@ def _causal_map(plan: Plan) -> tuple[dict[str, np.ndarray], pd.DataFrame | None]
             options.map_sample,
             batch_size=options.batch_size,
             at_once=options.at_once,
-            progress=lambda passes: bar.update(passes - bar.n),
+            progress=lambda finished: bar.update(finished - bar.n),
         )
     return effects, check

@@ -37,10 +37,11 @@ def prepare_suite(plan: Plan) -> tuple[Activity | None, SuiteFiles]:
     Raises:
       InputError: the folder of the states cannot be used, or holds the activity of something else.
     """
-    # What identifies a measurement or a suite is worded as messages name it, e.g. "--seed (0 there, 1 here)".
+    # What identifies a measurement or a suite is worded as messages name it, e.g. "--seed (0 before, 1 now)".
     folder = plan.run.file("state") / "ablate"
     require_folder(folder)
     prints, data = plan.record["fingerprints"], data_fingerprint(plan.task) or "files"
+    # Measured once for all jobs: another device or number of devices could round it otherwise, and so draw others.
     activity = None
     if plan.ablation.match == "activity" and plan.ablation.controls:
         measured_on = {
@@ -82,6 +83,7 @@ def judge_part(plan: Plan, suite: SuiteFiles, part: int, parts: int) -> tuple[in
     numbers, path = list(range(len(suite.chosen)))[part - 1 :: parts], suite.path(part, parts)
     option = f"--part {part}/{parts}"
     require(len(numbers) > 0, f"{option}: there are {len(suite.chosen)} interventions only: choose fewer parts.")
+    # One lock for each part, so that parts can be judged at the same time.
     with locked(path.parent, f"{option} of --run {plan.run.path}"):
         saved = suite.read(path)
         state = new_state(suite.judges, suite.some(numbers)) if saved is None else saved[1]
@@ -99,6 +101,7 @@ def judge_rest(plan: Plan, suite: SuiteFiles) -> SuiteState:
     """
     path = suite.path(1, 1)
     parts = suite.others(path)
+    # Interventions that other jobs have judged, which need not be judged here.
     elsewhere = {number for numbers, _ in parts for number in numbers}
     rest = [number for number in range(len(suite.chosen)) if number not in elsewhere]
     # A state of this job may hold more than the rest: it was begun before other parts were judged.
@@ -129,6 +132,7 @@ def _judge(plan: Plan, suite: SuiteFiles, numbers: Sequence[int], state: SuiteSt
     passes = (len(chosen) + controls) * len(plan.task)
     note(f"{len(chosen):,} interventions and {controls:,} controls on {len(plan.task):,} clips: {passes:,} passes.")
 
+    # A full disk must not end an ablation that can still finish: the state is only for interruptions.
     def save() -> None:
         suite.write(path, numbers, state, needed=False)
 
@@ -148,6 +152,7 @@ def _judge(plan: Plan, suite: SuiteFiles, numbers: Sequence[int], state: SuiteSt
             between,
             batch_size=plan.options.batch_size,
             at_once=plan.options.at_once,
-            progress=lambda done: bar.update(done - bar.n),
+            progress=lambda finished: bar.update(finished - bar.n),
         )
+    # All is judged, but tables and the causal map are still to come, and may be interrupted.
     save()

@@ -74,6 +74,7 @@ def read_plan(options: AblateOptions) -> Plan:
     inputs = stage_inputs(options, run, "probe")
     encoder, whole = load_inputs(inputs)
     prints = input_fingerprints(encoder, whole)
+    # Neurons and probes of another encoder or task would be read without an error, and mean nothing.
     for stage, what in (("activations", "counts"), ("neurons", "neurons")):
         run.require_inputs(stage, what, prints)
     judges = read_judges(run, encoder, whole, prints)
@@ -81,11 +82,11 @@ def read_plan(options: AblateOptions) -> Plan:
     test = [row for row, split in enumerate(whole.splits) if split == "test"]
     judges = {name: dataclasses.replace(judge, members=judge.members[test]) for name, judge in judges.items()}
     task = whole.only("test")
-    for labels in task.label_sets:
+    for labels in task.label_sets:  # before controls are drawn: without clips nothing can be said of a class
         require_clips(task, labels)
     shape = neuron_shape(encoder, task)
     sets, left_out = chosen_sets(options.neurons, options.suite, run, task.classes)
-    check_sets(sets, shape, ablation)
+    check_sets(sets, shape, ablation)  # also that there are enough neurons to draw controls from
     means = neuron_means(run, shape) if options.mode == "mean" else None
     neurons, dtype = run.file("neurons.csv"), inputs["dtype"]
     record = {
@@ -101,7 +102,7 @@ def read_plan(options: AblateOptions) -> Plan:
         "fingerprints": prints
         | {
             "probe": sha256_file(run.file("probe") / "probe.json"),
-            "neurons": sha256_file(neurons) if neurons.is_file() else None,
+            "neurons": sha256_file(neurons) if neurons.is_file() else None,  # all sets may come from other files
             "recordings": json_fingerprint(task.sources),  # what intervals resample
         },
     }
@@ -157,6 +158,7 @@ def neuron_means(run: Run, shape: tuple[int, int]) -> Float[np.ndarray, "layer n
       InputError: the run has other neurons, or a mean is not finite.
     """
     counts = read_activations(run).counts
+    # Over all clips that were counted, of the training split by default: the test clips have no part in it.
     means = counts["total_sum"].values / float(counts["total_tokens"])
     require(
         means.shape == shape and bool(np.isfinite(means).all()),

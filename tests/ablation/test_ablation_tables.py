@@ -46,7 +46,7 @@ def place(clip):
 def sounds(clip):
     """Several, one or none; `a` is a name that another label set has too."""
     named = {"a": clip % 4 == 0, "siren": clip % 15 == 2, "horn": clip % 3 != 0}
-    return [name for name, there in named.items() if there]
+    return [name for name, present in named.items() if present]
 
 
 def recording(clip):
@@ -121,56 +121,57 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["whole", "parts"])
-def found(world, request):
+def result(world, request):
     """Also in many small parts, on the devices and in the host's memory."""
     small = {"batch_size": 3, "at_once": 5} if request.param == "parts" else {}
     passes = []
     with pytest.MonkeyPatch.context() as patch:
         if small:
             patch.setattr("jaxdissect.ablation.suite_state.LARGEST_VERDICTS", 100_000)
-        done = ablate(
+        ablated = ablate(
             world.encoder, world.task, world.judges, world.chosen, OPTIONS, world.means, progress=passes.append, **small
         )
     assert passes == sorted(passes)
     assert passes[-1] == len(world.chosen) * (1 + CONTROLS) * CLIPS
-    return done
+    return ablated
 
 
 @pytest.fixture(scope="module")
 def expected(world):
     """The slow version's tables, and of each row of the first the exact distribution of its bootstrap."""
-    done = slow.ablate(world.encoder, world.clips, world.labels, world.chosen, world.means)
+    ablated = slow.ablate(world.encoder, world.clips, world.labels, world.chosen, world.means)
     resampled = [
         slow.resampled_means(list(changes.values()), [recording(clip) for clip in changes])
-        for changes in (row.pop("clip_changes") for row in done.rows)
+        for changes in (row.pop("clip_changes") for row in ablated.rows)
     ]
-    return SimpleNamespace(table=pd.DataFrame(done.rows), controls=pd.DataFrame(done.controls), resampled=resampled,
-                           suite=pd.DataFrame(done.suite), logit_gap=done.logit_gap, p_gap=done.p_gap)  # fmt: skip
+    tables = {name: pd.DataFrame(getattr(ablated, name)) for name in ("controls", "suite")}
+    gaps = {name: getattr(ablated, name) for name in ("logit_gap", "p_gap")}
+    return SimpleNamespace(table=pd.DataFrame(ablated.rows), resampled=resampled, **tables, **gaps)
 
 
-def assert_same(found, expected, columns):
-    pd.testing.assert_frame_equal(found[columns], expected[columns], check_dtype=False, check_exact=True)
+def assert_same(result, expected, columns):
+    pd.testing.assert_frame_equal(result[columns], expected[columns], check_dtype=False, check_exact=True)
 
 
-def assert_near(found, expected, columns, name):
+def assert_near(result, expected, columns, name):
     for column in columns:
-        assert_within(name, relative_error(found[column], expected[column]))
+        assert_within(name, relative_error(result[column], expected[column]))
 
 
 # --- against the slow version
 
 
-def test_ablate_rows_are_label_sets_interventions_and_classes(found, expected):
+def test_ablate_rows_are_label_sets_interventions_and_classes(result, expected):
     names = ["label_set", "intervention", "mode", "gain", "neurons", "class", "clips", "controls"]
-    assert_same(found.table, expected.table, names)
-    assert_same(found.controls, expected.controls, ["intervention", "control", "class"])
-    assert_same(found.suite, expected.suite, ["label_set", "mode", "gain", "interventions", "contrast", "controls"])
+    assert_same(result.table, expected.table, names)
+    assert_same(result.controls, expected.controls, ["intervention", "control", "class"])
+    assert_same(result.suite, expected.suite, ["label_set", "mode", "gain", "interventions", "contrast", "controls"])
 
 
-def test_ablate_counts_recall_exactly(found, expected):
+def test_ablate_counts_recall_exactly(result, expected):
     """As numbers of clips that are right, over the probes."""
     single = expected.table.label_set != "sounds"
-    table, wanted = found.table[single], expected.table[single]
+    table, wanted = result.table[single], expected.table[single]
     for column in ("accuracy_before", "accuracy_after", "change"):
         right = wanted[column] * wanted.clips * PROBES
         np.testing.assert_array_equal(np.rint(table[column] * wanted.clips * PROBES), np.rint(right))
@@ -178,37 +179,37 @@ def test_ablate_counts_recall_exactly(found, expected):
     assert_near(table, wanted, accuracy, SHARE)
 
 
-def test_ablate_average_precision_is_scikit_learns(found, expected):
+def test_ablate_average_precision_is_scikit_learns(result, expected):
     several = expected.table.label_set == "sounds"
-    table, wanted = found.table[several], expected.table[several]
+    table, wanted = result.table[several], expected.table[several]
     assert_near(table, wanted, ["accuracy_before", "accuracy_after", "change"], PRECISION)
     assert table.change_clips.isna().all()
 
 
-def test_ablate_margins_match_the_slow_ones(found, expected):
-    assert_near(found.table, expected.table, ["margin_before", "margin_after", "margin_change"], MARGIN)
-    assert_near(found.table, expected.table, ["control_mean", "control_sd"], MARGIN)
+def test_ablate_margins_match_the_slow_ones(result, expected):
+    assert_near(result.table, expected.table, ["margin_before", "margin_after", "margin_change"], MARGIN)
+    assert_near(result.table, expected.table, ["control_mean", "control_sd"], MARGIN)
 
 
-def test_ablate_controls_match_the_slow_ones(found, expected):
-    assert_near(found.controls, expected.controls, ["change"], PRECISION)
-    assert_near(found.controls, expected.controls, ["margin_change"], MARGIN)
+def test_ablate_controls_match_the_slow_ones(result, expected):
+    assert_near(result.controls, expected.controls, ["change"], PRECISION)
+    assert_near(result.controls, expected.controls, ["margin_change"], MARGIN)
 
 
-def test_ablate_suite_matches_the_slow_one(found, expected):
-    assert_near(found.suite, expected.suite, ["margin_change", "control_mean", "control_sd"], MARGIN)
-    assert_same(found.suite, expected.suite, ["p_value"])
+def test_ablate_suite_matches_the_slow_one(result, expected):
+    assert_near(result.suite, expected.suite, ["margin_change", "control_mean", "control_sd"], MARGIN)
+    assert_same(result.suite, expected.suite, ["p_value"])
 
 
-def test_ablate_p_and_q_values_match_the_slow_ones(found, expected):
-    assert_same(found.table, expected.table, ["p_value"])
-    assert_near(found.table, expected.table, ["q_value"], SHARE)
+def test_ablate_p_and_q_values_match_the_slow_ones(result, expected):
+    assert_same(result.table, expected.table, ["p_value"])
+    assert_near(result.table, expected.table, ["q_value"], SHARE)
 
 
-def test_ablate_intervals_are_quantiles_of_all_resamples(found, expected):
+def test_ablate_intervals_are_quantiles_of_all_resamples(result, expected):
     """Within the error of the number that were drawn: five of its standard deviations."""
     error = 5 * math.sqrt(0.025 * 0.975 / RESAMPLES)
-    for (_, row), means in zip(found.table.iterrows(), expected.resampled, strict=True):
+    for (_, row), means in zip(result.table.iterrows(), expected.resampled, strict=True):
         if len(means) == 1:  # of one source
             assert math.isnan(row.ci_low)
             assert math.isnan(row.ci_high)
@@ -219,11 +220,11 @@ def test_ablate_intervals_are_quantiles_of_all_resamples(found, expected):
             assert least - slack <= limit <= most + slack, f"{row.intervention}, {row['class']}"
 
 
-def test_ablate_lists_its_sets_and_the_clips_left_out(found, world):
+def test_ablate_lists_its_sets_and_the_clips_left_out(result, world):
     neurons = [(one.name, one.mode, one.gain, *pair) for one in world.chosen for pair in one.neurons.neurons]
-    assert list(found.sets.itertuples(index=False, name=None)) == neurons
-    assert sorted(found.reasons) == list(UNREADABLE)
-    assert all("cannot be decoded" in reason for reason in found.reasons.values())
+    assert list(result.sets.itertuples(index=False, name=None)) == neurons
+    assert sorted(result.reasons) == list(UNREADABLE)
+    assert all("cannot be decoded" in reason for reason in result.reasons.values())
 
 
 def test_ablate_comparison_with_the_slow_version_is_not_trivial(expected):
@@ -247,7 +248,7 @@ def test_ablate_comparison_with_the_slow_version_is_not_trivial(expected):
 QUICK = dataclasses.replace(OPTIONS, gains=(0.0, 3.0), controls=4, resamples=200)
 
 
-def some(world, options=QUICK, clips=range(CLIPS), sets=SETS[:1], labels=("kind",)):
+def ablate_part(world, options=QUICK, clips=range(CLIPS), sets=SETS[:1], labels=("kind",)):
     """What one set's interventions do to some of the clips, as some of the label sets tell."""
     task = world.task.rows(list(clips))
     task = dataclasses.replace(task, label_sets=tuple(one for one in task.label_sets if one.name in labels))
@@ -256,7 +257,7 @@ def some(world, options=QUICK, clips=range(CLIPS), sets=SETS[:1], labels=("kind"
 
 
 def test_ablate_ignores_an_unreadable_clip(world):
-    every, readable = some(world, labels=["place"]), some(world, clips=world.readable, labels=["place"])
+    every, readable = ablate_part(world, labels=["place"]), ablate_part(world, clips=world.readable, labels=["place"])
     pd.testing.assert_frame_equal(every.table, readable.table)
     pd.testing.assert_frame_equal(every.controls, readable.controls)
     pd.testing.assert_frame_equal(every.suite, readable.suite)
@@ -268,7 +269,7 @@ def test_ablate_ignores_a_clip_without_a_label(world):
     """Not so of a multi-label set: there it is one more clip for average precision, as in the slow version."""
     labelled = [clip for clip in world.readable if place(clip)]
     assert len(world.readable) - len(labelled) > 2
-    every, fewer = (some(world, clips=clips, labels=["place"]) for clips in (world.readable, labelled))
+    every, fewer = (ablate_part(world, clips=clips, labels=["place"]) for clips in (world.readable, labelled))
     pd.testing.assert_frame_equal(every.table, fewer.table)
     pd.testing.assert_frame_equal(every.controls, fewer.controls)
 
@@ -281,13 +282,13 @@ def test_ablate_gives_nan_and_no_test_for_a_class_of_unreadable_clips(world):
                         bias=np.pad(head.bias, ((0, 0), (0, 1)), constant_values=-1e4))  # fmt: skip
     task = dataclasses.replace(world.task, label_sets=(only,))
     chosen = chosen_of(QUICK, sets=SETS[:1])
-    found = ablate(world.encoder, task, {"place": Judge(head, only.table())}, chosen, QUICK).table
-    without = some(world, labels=["place"]).table
-    assert found["class"].tolist() == ["x", "y", "z"] * 2
-    pd.testing.assert_frame_equal(found[found["class"] != "z"].reset_index(drop=True), without)
-    empty = found[found["class"] == "z"]
+    result = ablate(world.encoder, task, {"place": Judge(head, only.table())}, chosen, QUICK).table
+    without = ablate_part(world, labels=["place"]).table
+    assert result["class"].tolist() == ["x", "y", "z"] * 2
+    pd.testing.assert_frame_equal(result[result["class"] != "z"].reset_index(drop=True), without)
+    empty = result[result["class"] == "z"]
     assert (empty.clips == 0).all()
-    numbers = [column for column in found.columns[found.columns.get_loc("accuracy_before") :] if column != "controls"]
+    numbers = [column for column in result.columns[result.columns.get_loc("accuracy_before") :] if column != "controls"]
     assert empty[numbers].isna().all(axis=None)
 
 
@@ -336,15 +337,15 @@ def test_bootstrap_means_of_many_sources_give_the_normal_interval():
 
 def test_ablate_with_gain_one_changes_nothing(world):
     """Up to rounding: the pass with gains is another program than the pass without, and rounds as it likes."""
-    table = some(world, dataclasses.replace(QUICK, gains=(1.0,))).table
+    table = ablate_part(world, dataclasses.replace(QUICK, gains=(1.0,))).table
     assert (table[["change", "change_clips"]] == 0).all(axis=None)
     moved = table[["margin_change", "control_mean", "control_sd", "ci_low", "ci_high"]]
     assert_within("margin under gain 1, relative", float((moved.abs().max(axis=1) / table.margin_before.abs()).max()))
 
 
 def test_ablate_shifted_control_is_an_intervention_on_the_next_neurons(world):
-    shifted = some(world, dataclasses.replace(QUICK, match="shift"), sets=[("last", [(0, 11), (1, 2)])])
-    beside = some(world, sets=[("first", [(0, 0), (1, 3)])])
+    shifted = ablate_part(world, dataclasses.replace(QUICK, match="shift"), sets=[("last", [(0, 11), (1, 2)])])
+    beside = ablate_part(world, sets=[("first", [(0, 0), (1, 3)])])
     np.testing.assert_array_equal(shifted.controls.margin_change, shifted.table.control_mean)
     np.testing.assert_allclose(shifted.table.control_mean, beside.table.margin_change)
     assert (shifted.table.controls == 1).all()
@@ -354,7 +355,7 @@ def test_ablate_shifted_control_is_an_intervention_on_the_next_neurons(world):
 
 
 def test_ablate_without_controls_gives_no_p_value(world):
-    alone, beside = (some(world, dataclasses.replace(QUICK, controls=controls)) for controls in (0, 4))
+    alone, beside = (ablate_part(world, dataclasses.replace(QUICK, controls=controls)) for controls in (0, 4))
     of_controls = ["controls", "control_mean", "control_sd", "p_value", "q_value"]
     pd.testing.assert_frame_equal(alone.table.drop(columns=of_controls), beside.table.drop(columns=of_controls))
     assert alone.table[of_controls[1:]].isna().all(axis=None)
@@ -365,9 +366,9 @@ def test_ablate_without_controls_gives_no_p_value(world):
 
 def test_ablate_suite_has_no_others_for_an_intervention_meant_for_every_class(world):
     sets = [("all", [(0, 1)], [("kind", name) for name in "abc"])]
-    found = some(world, sets=sets)
-    changes = found.table.groupby("intervention", sort=False).margin_change.mean()
-    suite = found.suite.set_index("contrast")
+    result = ablate_part(world, sets=sets)
+    changes = result.table.groupby("intervention", sort=False).margin_change.mean()
+    suite = result.suite.set_index("contrast")
     np.testing.assert_allclose(suite.margin_change["own classes"].astype(float), changes)
     assert suite.drop("own classes")[["margin_change", "p_value"]].isna().all(axis=None)
 
@@ -389,8 +390,8 @@ def test_ablate_suite_has_no_others_for_an_intervention_meant_for_every_class(wo
     ],
 )
 def test_empirical_p_worked_out(target, controls, p):
-    found = empirical_p(np.array([float(target)]), np.array(controls, float)[:, None])
-    assert found.tolist() == [p]
+    result = empirical_p(np.array([float(target)]), np.array(controls, float)[:, None])
+    assert result.tolist() == [p]
     assert slow.exact_p(target, controls)[0] == p
 
 
@@ -399,9 +400,9 @@ def test_empirical_p_with_many_ties_equals_the_slow_one(scale):
     """Ties at unequal distances on both sides of the mean, in numbers that are no exact binary fractions too."""
     random = np.random.default_rng(1)
     observed, controls = random.integers(-3, 4, 300), random.integers(-3, 4, (7, 300))
-    found = empirical_p(observed * scale, controls * scale)
+    result = empirical_p(observed * scale, controls * scale)
     wanted = [slow.exact_p(one, of)[0] for one, of in zip(observed, controls.T, strict=True)]
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(result, wanted)
     assert len(set(wanted)) == 8
 
 
@@ -447,9 +448,9 @@ def test_benjamini_hochberg_equals_scipys_and_leaves_out_nan():
         wanted = scipy.stats.false_discovery_control(p_values)
         gaps = np.repeat(p_values, 2)
         gaps[::2] = np.nan
-        found = benjamini_hochberg(gaps)
-        assert np.isnan(found[::2]).all()
-        assert_within(SHARE, relative_error(found[1::2], wanted))
+        result = benjamini_hochberg(gaps)
+        assert np.isnan(result[::2]).all()
+        assert_within(SHARE, relative_error(result[1::2], wanted))
         assert_within(SHARE, relative_error(slow.q_values(p_values), wanted))
 
 
@@ -464,12 +465,12 @@ def test_ablate_suite_leaves_out_a_class_without_a_usable_clip(world):
     wider = Head(
         head.mean, head.variance, *(np.concatenate([part, part[..., :1] - 9], -1) for part in (head.kernel, head.bias))
     )
-    done = ablate(
+    ablated = ablate(
         world.encoder, task, {"kind": Judge(wider, task.label_sets[0].table())}, chosen_of(sets=sets), OPTIONS
     )
-    table = done.table[done.table["gain"] == 0].set_index(["intervention", "class"])["margin_change"]
+    table = ablated.table[ablated.table["gain"] == 0].set_index(["intervention", "class"])["margin_change"]
     assert np.isnan(table["for a x 0", "z"])
-    suite = done.suite[done.suite["gain"] == 0].set_index("contrast")
+    suite = ablated.suite[ablated.suite["gain"] == 0].set_index("contrast")
     assert suite["interventions"].tolist() == [2, 2, 2]
     own = np.mean([np.mean([table["for all x 0", name] for name in "abc"]), table["for a x 0", "a"]])
     others = np.mean([table["for a x 0", name] for name in "bc"])
@@ -494,9 +495,9 @@ def test_ablate_refuses_what_does_not_fit_together(world):
 
     def run(**changes):
         given = {"judges": world.judges, "chosen": chosen, "options": OPTIONS} | changes
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as refusal:
             ablate(world.encoder, world.task, **given)
-        return str(told.value)
+        return str(refusal.value)
 
     assert "needs an intervention at least" in run(chosen=[])
     assert "names that differ" in run(chosen=[chosen[0], chosen[0]])

@@ -53,7 +53,7 @@ def torch_embeddings(encoder):
 
 
 def test_causal_map_is_pytorchs_activation_times_gradient(encoder, task, judges):
-    found = causal_map(encoder, task, judges, SHAPE, devices=jax.devices()[:2])
+    result = causal_map(encoder, task, judges, SHAPE, devices=jax.devices()[:2])
     embeddings, activations = torch_embeddings(encoder)
     for name, judge in judges.items():
         head = {part: torch.from_numpy(np.asarray(value)) for part, value in vars(judge.head).items()}
@@ -76,15 +76,15 @@ def test_causal_map_is_pytorchs_activation_times_gradient(encoder, task, judges)
             for clip in rows:
                 wanted[index[clip]] -= gradients[clip] / clips[index[clip]]
                 left[clip, index[clip]] = False
-        assert_within("causal map against torch, relative", relative_error(found[name], wanted))
+        assert_within("causal map against torch, relative", relative_error(result[name], wanted))
 
 
 def test_causal_map_is_the_same_by_any_batches_and_devices(encoder, task, judges):
     reference = causal_map(encoder, task, judges, SHAPE, batch_size=1, devices=jax.devices()[:1])
     for batch_size, devices in ((7, 1), (2, 4)):
-        found = causal_map(encoder, task, judges, SHAPE, batch_size=batch_size, devices=jax.devices()[:devices])
+        result = causal_map(encoder, task, judges, SHAPE, batch_size=batch_size, devices=jax.devices()[:devices])
         for name in judges:
-            assert_within("causal map by batch and devices, relative", relative_error(found[name], reference[name]))
+            assert_within("causal map by batch and devices, relative", relative_error(result[name], reference[name]))
 
 
 def test_causal_map_predicts_the_effect_of_small_gains(encoder, task, judges):
@@ -107,9 +107,9 @@ def test_causal_map_leaves_out_clips_that_cannot_be_read(encoder, task, judges):
     fewer = {name: dataclasses.replace(judge, members=np.delete(judge.members, 2, 0)) for name, judge in judges.items()}
     wanted = causal_map(encoder, kept, fewer, SHAPE)
     (task.data / "2.wav").write_bytes(b"no audio")
-    found = causal_map(encoder, task, judges, SHAPE)
+    result = causal_map(encoder, task, judges, SHAPE)
     for name in judges:
-        assert_within("causal map by batch and devices, relative", relative_error(found[name], wanted[name]))
+        assert_within("causal map by batch and devices, relative", relative_error(result[name], wanted[name]))
 
 
 def test_check_map_compares_with_silencing_one_by_one(encoder, task, judges):
@@ -147,7 +147,7 @@ def test_causal_map_needs_a_positive_batch_size(encoder, task, judges):
 def test_measure_activity_by_hand(encoder, task):
     """Every activation kept, in plain numpy; one clip that cannot be read."""
     (task.data / "5.wav").write_bytes(b"")
-    found = measure_activity(encoder, task, batch_size=2)
+    result = measure_activity(encoder, task, batch_size=2)
     pcm = jnp.asarray(np.stack([clip_samples(clip) for clip in range(CLIPS) if clip != 5]))
     _, kept = encoder.module.apply(
         {"params": encoder.variables["params"]}, encoder.front_end(encoder.variables, pcm),
@@ -158,5 +158,5 @@ def test_measure_activity_by_hand(encoder, task):
         every = np.concatenate([np.asarray(call, np.float64).reshape(-1, CONFIG.mlp) for call in calls])
         kernel = np.asarray(encoder.variables["params"][f"blocks_{layer}"]["mlp"]["fc2"]["kernel"], np.float64)
         impact = np.abs(every).mean(axis=0) * np.sqrt(np.square(kernel).sum(axis=1))
-        np.testing.assert_allclose(found.rate[layer], (every > 0).mean(axis=0), rtol=1e-9)
-        assert_within("impact by hand, relative", relative_error(found.impact[layer], impact))
+        np.testing.assert_allclose(result.rate[layer], (every > 0).mean(axis=0), rtol=1e-9)
+        assert_within("impact by hand, relative", relative_error(result.impact[layer], impact))

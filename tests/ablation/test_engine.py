@@ -26,7 +26,7 @@ from jaxdissect.ablation.stream import judge_edits
 class Hidden:
     """An encoder that does not tell how it is layered."""
 
-    of: object
+    layered: object
 
     def __getattr__(self, name):
         if name in ("layer", "layer_neurons", "layer_variables", "outgoing_weights", "enter", "leave"):
@@ -56,11 +56,11 @@ def margins(judged):
 
 def slow_margins(logits, members):
     """(probe, clip, class) -> (clip): the true class's logit less the best other, mean over probes; in loops."""
-    found = np.zeros(logits.shape[1])
+    result = np.zeros(logits.shape[1])
     for clip, row in enumerate(members):
         (true,) = np.flatnonzero(row)
-        found[clip] = np.mean([probe[clip, true] - np.delete(probe[clip], true).max() for probe in logits])
-    return found
+        result[clip] = np.mean([probe[clip, true] - np.delete(probe[clip], true).max() for probe in logits])
+    return result
 
 
 def head_logits(head, embeddings):
@@ -107,11 +107,11 @@ def test_judge_edits_is_the_same_by_any_chunks_batches_and_devices(encoder, task
     edits = random_edits(11, seed=2)
     how = {**how, "devices": jax.devices()[: how.get("devices", 1)]}
     reference = judge_edits(encoder, task, judges, edits, SHAPE, batch_size=2, at_once=2, devices=jax.devices()[:1])
-    found = judge_edits(encoder, task, judges, edits, SHAPE, **how)
-    assert_within("margin, many at once against few, logits", np.abs(margins(found) - margins(reference)).max())
+    result = judge_edits(encoder, task, judges, edits, SHAPE, **how)
+    assert_within("margin, many at once against few, logits", np.abs(margins(result) - margins(reference)).max())
     one_by_one = [judge_edits(encoder, task, judges, [edit], SHAPE, devices=jax.devices()[:1]) for edit in edits[:3]]
     for number, alone in enumerate(one_by_one):
-        error = np.abs(margins(alone)[0] - margins(found)[number]).max()
+        error = np.abs(margins(alone)[0] - margins(result)[number]).max()
         assert_within("margin, many at once against few, logits", error)
 
 
@@ -124,14 +124,14 @@ def test_judge_edits_in_exact_arithmetic_is_the_same_in_any_order(integer_task, 
         dataclasses.replace(edit, gain=round(edit.gain), offset=np.round(edit.offset))
         for edit in random_edits(6, shape=(2, 12), seed=seed, most=5)
     ]
-    found = judge_edits(encoder, task, judge, edits, (2, 12), batch_size=2, at_once=6, devices=jax.devices()[:1])
+    result = judge_edits(encoder, task, judge, edits, (2, 12), batch_size=2, at_once=6, devices=jax.devices()[:1])
     shuffled = judge_edits(
         encoder, task, judge, [edits[number] for number in order], (2, 12), batch_size=1, at_once=2,
         devices=jax.devices()[:4],
     )  # fmt: skip
-    np.testing.assert_array_equal(found.after["label"].correct[list(order)], shuffled.after["label"].correct)
-    scale = np.abs(margins(found)).max()
-    error = np.abs(margins(found)[list(order)] - margins(shuffled)).max() / scale
+    np.testing.assert_array_equal(result.after["label"].correct[list(order)], shuffled.after["label"].correct)
+    scale = np.abs(margins(result)).max()
+    error = np.abs(margins(result)[list(order)] - margins(shuffled)).max() / scale
     assert_within("margin of exact embeddings in another order, relative", error)
 
 
@@ -235,10 +235,10 @@ def test_layer_by_layer_runs_shared_layers_once(encoder, task, judges, monkeypat
                 setattr(self, name, self.counted("edited", getattr(self, name)))
             self.enter = self.counted("entered", self.enter)
 
-        def counted(self, what, function):
+        def counted(self, counter, function):
             def run(*given):
-                rows = len(jax.tree.leaves(given[1])[0]) if what == "edited" else 1
-                runs[what] = runs.get(what, 0) + rows
+                rows = len(jax.tree.leaves(given[1])[0]) if counter == "edited" else 1
+                runs[counter] = runs.get(counter, 0) + rows
                 return function(*given)
 
             return run

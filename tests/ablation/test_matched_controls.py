@@ -59,8 +59,8 @@ def test_draw_matched_controls_by_layer_is_uniform():
 def test_draw_matched_controls_finds_all_sets_where_all_are_wanted():
     target = neuron_set("target", [(0, 0), (0, 1)])
     (drawn,) = draw_matched_controls([target], (1, 7), 10, 0)  # of 5 choose 2
-    found = {tuple(sorted(control[:, 1])) for control in drawn}
-    assert found == set(itertools.combinations(range(2, 7), 2))
+    result = {tuple(sorted(control[:, 1])) for control in drawn}
+    assert result == set(itertools.combinations(range(2, 7), 2))
     with pytest.raises(InputError, match=r"pool of 'target' is too small: .* have 10 neuron sets .* 11 different ones"):
         draw_matched_controls([target], (1, 7), 11, 0)
     with pytest.raises(InputError, match="have 0 neuron sets"):
@@ -72,13 +72,15 @@ def test_draw_matched_controls_finds_all_sets_where_all_are_wanted():
 def test_draw_matched_controls_by_activity_balances_rate_and_impact(size):
     """The target's neurons are the most active ones, as class-specific neurons can be."""
     shape = (2, 3072)
-    of = activity(1, shape)
-    target = neuron_set("target", [(0, int(neuron)) for neuron in np.argsort(-of.impact[0])[50 : 50 + 4 * size : 4]])
+    measured = activity(1, shape)
+    target = neuron_set(
+        "target", [(0, int(neuron)) for neuron in np.argsort(-measured.impact[0])[50 : 50 + 4 * size : 4]]
+    )
     ratios = {}
-    for name, matched in (("activity", of), ("layer", None)):
+    for name, matched in (("activity", measured), ("layer", None)):
         (drawn,) = draw_matched_controls([target], shape, 200, 0, matched)
         for what in ("rate", "impact"):
-            values = getattr(of, what)
+            values = getattr(measured, what)
             own = values[target.pairs[:, 0], target.pairs[:, 1]].sum()
             ratios[name, what] = values[drawn[..., 0], drawn[..., 1]].sum(axis=1).mean() / own
     assert 0.8 < ratios["activity", "impact"] < 1.25
@@ -88,9 +90,9 @@ def test_draw_matched_controls_by_activity_balances_rate_and_impact(size):
 
 def test_draw_matched_controls_matches_neuron_by_neuron():
     """One loud and one quiet neuron are stood for by a loud and a quiet one, not by two middling ones."""
-    of = Activity(np.linspace(0, 1, 1000)[None], np.linspace(0, 1, 1000)[None])
+    measured = Activity(np.linspace(0, 1, 1000)[None], np.linspace(0, 1, 1000)[None])
     target = neuron_set("target", [(0, 10), (0, 990)])
-    drawn = np.sort(draw_matched_controls([target], (1, 1000), 50, 0, of)[0][..., 1], axis=1)
+    drawn = np.sort(draw_matched_controls([target], (1, 1000), 50, 0, measured)[0][..., 1], axis=1)
     assert drawn[:, 0].max() < 100
     assert drawn[:, 1].min() > 900
 
@@ -108,8 +110,8 @@ def test_control_overlap_worked_out():
 
 
 def test_draw_matched_controls_where_all_neurons_are_alike():
-    of = Activity(np.zeros(SHAPE), np.zeros(SHAPE))
-    assert len(draw_matched_controls([neuron_set("target", [(0, 0)])], SHAPE, 30, 0, of)[0]) == 30
+    measured = Activity(np.zeros(SHAPE), np.zeros(SHAPE))
+    assert len(draw_matched_controls([neuron_set("target", [(0, 0)])], SHAPE, 30, 0, measured)[0]) == 30
 
 
 def test_shifted_control_is_the_next_neuron():

@@ -80,13 +80,13 @@ def test_an_ablation_that_is_broken_off_ends_with_the_same_bytes(ablate, whole, 
         patch.setattr(stream.ClipVerdicts, "put", lambda *given: (judged.append(1), put(*given))[1])
         assert ablate(*OPTIONS)[0] == 2
     assert (ablate.path / "state" / "ablate" / "1-of-1" / "judged.npz").is_file()
-    done = itertools.count()
+    judged_again = itertools.count()
     with monkeypatch.context() as patch:
-        patch.setattr(stream.ClipVerdicts, "put", lambda *given: (next(done), put(*given))[1])
+        patch.setattr(stream.ClipVerdicts, "put", lambda *given: (next(judged_again), put(*given))[1])
         assert ablate(*OPTIONS)[0] == 0
     assert results(ablate) == files
     assert not (ablate.path / "state").exists()
-    assert next(done) == puts - len(judged)  # nothing is judged again
+    assert next(judged_again) == puts - len(judged)  # nothing is judged again
 
 
 def test_ctrl_c_keeps_the_state(ablate, whole, monkeypatch):
@@ -145,7 +145,7 @@ def test_parts_that_overlap_are_told(ablate, whole):
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
+    ("changes", "message"),
     [
         (["--controls", "4"], "--controls (3 before, 4 now)"),
         (["--seed", "1"], "--seed (0 before, 1 now)"),
@@ -155,7 +155,7 @@ def test_parts_that_overlap_are_told(ablate, whole):
         (["--neurons", "a | b"], "the neuron sets"),
     ],
 )
-def test_another_ablations_state_is_refused(ablate, whole, monkeypatch, changes, found):
+def test_another_ablations_state_is_refused(ablate, whole, monkeypatch, changes, message):
     with monkeypatch.context() as patch:
         stop_after(patch, 3, InputError)
         assert ablate(*OPTIONS)[0] == 2
@@ -164,7 +164,7 @@ def test_another_ablations_state_is_refused(ablate, whole, monkeypatch, changes,
     code, _, error = ablate(*OPTIONS, *changes)
     assert code == 2
     assert "is the state of an unfinished run that differs in" in error
-    assert found in error
+    assert message in error
     assert state.read_bytes() == before
 
 
@@ -190,17 +190,17 @@ def test_clips_grouped_otherwise_refuse_the_state(ablate, whole, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("part", "found"),
+    ("part", "message"),
     [
         ("0/3", "--part must be I/N with I from 1 to N"),
         ("x", "--part must be I/N"),
         ("99/99", "--part 99/99: there are"),
     ],
 )
-def test_parts_that_there_are_not(ablate, whole, part, found):
+def test_parts_that_there_are_not(ablate, whole, part, message):
     code, _, error = ablate(*OPTIONS, "--part", part)
     assert code == 2
-    assert found in error
+    assert message in error
 
 
 def test_clips_that_come_back_are_judged(ablate, whole, dissected, tmp_path):
@@ -263,8 +263,8 @@ def test_one_measurement_of_activity_serves_all(tmp_path):
         common_activity(tmp_path, identity, lambda: measured[0])  # another job is faster
         return measured[1]
 
-    found = common_activity(tmp_path, identity, slow)
-    np.testing.assert_array_equal(found.rate, measured[0].rate)
+    message = common_activity(tmp_path, identity, slow)
+    np.testing.assert_array_equal(message.rate, measured[0].rate)
     again = common_activity(tmp_path, identity, lambda: pytest.fail("measured again"))
     np.testing.assert_array_equal(again.impact, measured[0].impact)
     assert [path.name for path in tmp_path.iterdir()] == ["activity.npz"]

@@ -33,8 +33,8 @@ def test_ablate_writes_files_to_the_letter(ablate):
     code, printed, errors = ablate("--controls", "5", "--map-sample", "3")
     assert code == 0, errors
     assert {path.name for path in ablate.path.iterdir()} >= FILES | {"causal_map.csv", "scores.nc"}
-    found = table(ablate)
-    assert ",".join(found.columns) == ABLATION_HEADER
+    result = table(ablate)
+    assert ",".join(result.columns) == ABLATION_HEADER
     controls = table(ablate, "ablation_controls.csv")
     assert controls.columns.tolist() == ["intervention", "control", "class", "change", "margin_change"]
     neurons = pd.read_csv(ablate.path / "neurons.csv").groupby(["label_set", "class"]).size()
@@ -42,14 +42,14 @@ def test_ablate_writes_files_to_the_letter(ablate):
     for (label_set, name), size in neurons.items():
         intervention = f"{label_set}:{name}" if name == "c" else name  # a class of both label sets
         assert sets[intervention] == size
-        rows = found[found["intervention"] == intervention]
+        rows = result[result["intervention"] == intervention]
         assert rows["neurons"].tolist() == [size] * 6
         assert rows["class"].tolist() == list("abccxy")
-    assert set(found["mode"]) == {"gain"}
-    assert set(found["gain"]) == {0}
-    assert set(found["controls"]) == {5}
+    assert set(result["mode"]) == {"gain"}
+    assert set(result["gain"]) == {0}
+    assert set(result["controls"]) == {5}
     assert set(controls["class"]) == {"a", "b", "label:c", "x", "y", "place:c"}
-    assert len(controls) == len(found) * 5
+    assert len(controls) == len(result) * 5
     record = json.loads((ablate.path / "run.json").read_text())["stages"]["ablate"]
     assert {"options", "fingerprints", "versions", "device", "seconds", "status"} <= set(record)
     assert record["options"]["match"] == "activity"
@@ -60,16 +60,16 @@ def test_ablate_writes_files_to_the_letter(ablate):
 
 def test_ablate_tables_agree_with_each_other_and_with_the_probe(ablate):
     ablate("--controls", "7", "--no-causal-map")
-    found, controls = table(ablate), table(ablate, "ablation_controls.csv")
+    result, controls = table(ablate), table(ablate, "ablation_controls.csv")
     probe = pd.read_csv(ablate.path / "probe" / "class_scores.csv").groupby(["label_set", "class"])
     for key in ("accuracy", "margin"):
         change = "change" if key == "accuracy" else "margin_change"
-        np.testing.assert_allclose(found[f"{key}_after"] - found[f"{key}_before"], found[change], atol=1e-9)
-    np.testing.assert_allclose(found["change"] * found["clips"], found["change_clips"], atol=1e-9)
-    for (label_set, name), rows in found.groupby(["label_set", "class"]):
+        np.testing.assert_allclose(result[f"{key}_after"] - result[f"{key}_before"], result[change], atol=1e-9)
+    np.testing.assert_allclose(result["change"] * result["clips"], result["change_clips"], atol=1e-9)
+    for (label_set, name), rows in result.groupby(["label_set", "class"]):
         assert rows["accuracy_before"].to_numpy() == pytest.approx(probe["score"].mean()[label_set, name])
         assert set(rows["clips"]) == {probe["clips"].first()[label_set, name]}
-    for _, row in found.iterrows():
+    for _, row in result.iterrows():
         name = f"{row['label_set']}:{row['class']}" if row["class"] == "c" else row["class"]
         own = controls[(controls["intervention"] == row["intervention"]) & (controls["class"] == name)]["margin_change"]
         assert len(own) == 7
@@ -81,7 +81,9 @@ def test_ablate_tables_agree_with_each_other_and_with_the_probe(ablate):
         assert row["ci_low"] <= row["margin_change"] <= row["ci_high"]
     suite = table(ablate, "ablation_suite.csv")
     assert suite["contrast"].tolist() == ["own classes", "other classes", "own - other"] * 2
-    own = found[(found["label_set"] == "label") & (found["intervention"].str.replace("label:", "") == found["class"])]
+    own = result[
+        (result["label_set"] == "label") & (result["intervention"].str.replace("label:", "") == result["class"])
+    ]
     assert suite["margin_change"][0] == pytest.approx(own["margin_change"].mean())
     assert suite["control_mean"][0] == pytest.approx(own["control_mean"].mean())
 
@@ -89,9 +91,9 @@ def test_ablate_tables_agree_with_each_other_and_with_the_probe(ablate):
 def test_ablate_effects_grow_with_the_distance_of_the_gain_from_one(ablate):
     code, _, _ = ablate("--neurons", "a", "--gain", "0", "0.5", "1", "3", "--controls", "3", "--no-causal-map")
     assert code == 0
-    found = table(ablate)
-    assert found["intervention"].drop_duplicates().tolist() == ["a x 0", "a x 0.5", "a x 1", "a x 3"]
-    size = found.groupby("gain")["margin_change"].apply(lambda change: np.abs(change).mean())
+    result = table(ablate)
+    assert result["intervention"].drop_duplicates().tolist() == ["a x 0", "a x 0.5", "a x 1", "a x 3"]
+    size = result.groupby("gain")["margin_change"].apply(lambda change: np.abs(change).mean())
     assert size[1] < 1e-5 < size[0.5] < size[0]
     controls = table(ablate, "ablation_controls.csv")
     assert np.abs(controls[controls["intervention"] == "a x 1"]["margin_change"]).max() < 1e-5
@@ -99,10 +101,10 @@ def test_ablate_effects_grow_with_the_distance_of_the_gain_from_one(ablate):
 
 def test_ablate_mode_mean_uses_the_training_means(ablate, dissected):
     assert ablate("--neurons", "a", "--mode", "mean", "--controls", "0", "--no-causal-map")[0] == 0
-    found = table(ablate)
-    assert (set(found["mode"]), set(found["gain"])) == ({"mean"}, {0})
-    assert found["p_value"].isna().all()
-    assert found["control_mean"].isna().all()
+    result = table(ablate)
+    assert (set(result["mode"]), set(result["gain"])) == ({"mean"}, {0})
+    assert result["p_value"].isna().all()
+    assert result["control_mean"].isna().all()
     counts = read_netcdf(dissected / "run" / "activations.nc")
     means = counts["total_sum"].values / float(counts["total_tokens"])
     np.testing.assert_array_equal(neuron_means(Run(ablate.path), (2, 48)), means)
@@ -120,9 +122,9 @@ def test_ablate_suites_expressions_and_files(ablate, tmp_path):
         for key, rows in neurons.groupby(["label_set", "class"])
     }
     shared = sets["label", "a"] & sets["label", "b"]
-    found = table(ablate, "ablation_sets.csv")
+    result = table(ablate, "ablation_sets.csv")
     if shared:
-        rows = found[found["intervention"] == "a & b"]
+        rows = result[result["intervention"] == "a & b"]
         assert set(zip(rows["layer"], rows["neuron"], strict=True)) == shared
     else:
         assert "Left out, without a neuron" in printed
@@ -170,7 +172,7 @@ def test_ablate_causal_map_is_kept_beside_aape_after_a_new_selection(ablate):
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("given", "message"),
     [
         (["--neurons", "q"], "there is no class 'q'"),
         (["--neurons", "a - a"], "'a - a' is empty"),
@@ -193,7 +195,7 @@ def test_ablate_causal_map_is_kept_beside_aape_after_a_new_selection(ablate):
         (["--data", "nowhere"], "data nowhere must be a folder"),
     ],
 )
-def test_ablate_refuses_mistakes_before_anything_runs(ablate, monkeypatch, given, found):
+def test_ablate_refuses_mistakes_before_anything_runs(ablate, monkeypatch, given, message):
     def never(*_given, **_more):
         raise AssertionError("something long began")
 
@@ -202,7 +204,7 @@ def test_ablate_refuses_mistakes_before_anything_runs(ablate, monkeypatch, given
         monkeypatch.setattr(ablation_jobs, name, never)
     code, _, error = ablate(*given)
     assert code == 2
-    assert found in error
+    assert message in error
     assert "Traceback" not in error
     assert not (ablate.path / "ablation.csv").exists()
 
@@ -216,7 +218,7 @@ def test_ablate_refuses_a_control_pool_too_small_before_the_suite_runs(ablate, m
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "message"),
     [
         (lambda run: shutil.rmtree(run / "probe"), "probe.json cannot be read"),
         (lambda run: edit_json(run / "run.json", lambda r: r["stages"].pop("probe")), "'probe' has not been run here"),
@@ -249,11 +251,11 @@ def test_ablate_refuses_a_control_pool_too_small_before_the_suite_runs(ablate, m
         ),
     ],
 )
-def test_ablate_refuses_run_directories_that_do_not_fit(ablate, change, found):
+def test_ablate_refuses_run_directories_that_do_not_fit(ablate, change, message):
     change(ablate.path)
     code, _, error = ablate("--controls", "2")
     assert code == 2
-    assert found in error
+    assert message in error
     assert "Traceback" not in error
 
 
@@ -383,8 +385,8 @@ def test_write_sets_numbers_names_that_look_alike_in_files(tmp_path):
     sets = [neuron_set(name, [(0, number)]) for number, name in enumerate(("a/b", "a|b", "A_b"))]
     chosen = make_interventions(sets, (2, 48), AblationOptions(controls=0, match="layer"))
     files.write_sets(tmp_path, chosen)
-    found = {path.name: yaml.safe_load(path.read_text())["int_neurons"] for path in tmp_path.iterdir()}
-    assert found == {"a_b.yaml": [[0, 0]], "a_b-2.yaml": [[0, 1]], "A_b-3.yaml": [[0, 2]]}
+    result = {path.name: yaml.safe_load(path.read_text())["int_neurons"] for path in tmp_path.iterdir()}
+    assert result == {"a_b.yaml": [[0, 0]], "a_b-2.yaml": [[0, 1]], "A_b-3.yaml": [[0, 2]]}
 
 
 def test_ablate_loses_nothing_on_a_full_disk(ablate, monkeypatch):
