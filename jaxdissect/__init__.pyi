@@ -1,8 +1,8 @@
 from .ablation.causal_map import causal_map as causal_map
-from .ablation.controls import Activity as Activity
 from .ablation.interventions import AblationOptions as AblationOptions
 from .ablation.interventions import Intervention as Intervention
 from .ablation.interventions import make_interventions as make_interventions
+from .ablation.matched_controls import Activity as Activity
 from .ablation.tables import Ablation as Ablation
 from .ablation.tables import ablate as ablate
 from .activations.grid import ActivationGrid as ActivationGrid

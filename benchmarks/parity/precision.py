@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from benchmarks.common import options_record, table, write_record
 from jaxdissect import CountOptions, SelectionRule, load_encoder, load_task
-from jaxdissect.ablation.causal_map import spearman
+from jaxdissect.ablation.causal_check import spearman
 from jaxdissect.activations.write import edit_neurons
 from jaxdissect.counting.stream import Counted, count_clips, neuron_shape
 from jaxdissect.encoder.protocol import Encoder, module_input

@@ -39,8 +39,9 @@ from benchmarks.common import (
     write_record,
 )
 from benchmarks.speed.torch_vit import TorchViT, load_torch_vit, random_checkpoint
-from jaxdissect.ablation.causal_map import _gradient
-from jaxdissect.ablation.engine import Edit, LayerByLayer, plan
+from jaxdissect.ablation.causal_map import _margin_gradients
+from jaxdissect.ablation.edits import Edit, plan
+from jaxdissect.ablation.engine import LayerByLayer
 from jaxdissect.encoder.m2d import M2D, untrained_m2d
 from jaxdissect.encoder.vit import ViTConfig, vit_config
 from jaxdissect.probe.linear import EPSILON, Head
@@ -269,7 +270,7 @@ def map_cost(work: Work, rounds: int) -> Record:
     """Time of the causal map over the time of a forward pass of the same clips, 4 a batch."""
     encoder, mesh = work.encoder, local_mesh(jax.local_devices()[:1])
     shape = encoder.config.depth, encoder.config.mlp
-    gradient = map_clips(_gradient(encoder, {"set": False}, shape), mesh, (None, None, 0, 0, 0))
+    gradient = map_clips(_margin_gradients(encoder, {"set": False}, shape), mesh, (None, None, 0, 0, 0))
 
     def embed(variables: PyTree, pcm: jax.Array) -> jax.Array:
         inputs = encoder.front_end(variables, pcm)

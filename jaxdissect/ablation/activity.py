@@ -1,20 +1,23 @@
-"""How much every neuron does on some clips, whatever for: what matched controls are matched by."""
+"""Measures how much every neuron does on some clips, which is what matched controls are matched in."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from jaxdissect.ablation.controls import Activity
+from jaxdissect.ablation.matched_controls import Activity
 from jaxdissect.activations.write import edit_neurons
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input
 from jaxdissect.errors import InputError
 from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate
 from jaxdissect.tasks.loader import device_batches
 from jaxdissect.tasks.table import Task
+
+ClipSums: TypeAlias = tuple[Array, Array, Array]
 
 
 def measure_activity(
@@ -24,73 +27,75 @@ def measure_activity(
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int], object] = lambda clips: None,
 ) -> Activity:
-    """Activation rate, and mean |a| x norm of the outgoing weights, of every neuron over all tokens of a task's clips.
+    """Activation rate and impact of every neuron over all tokens of a task's clips.
 
     Args:
-      encoder: one that tells its outgoing weights, a `LayeredEncoder`.
+      encoder: encoder whose outgoing weights are known, a `LayeredEncoder`.
       task: the clips; those that cannot be read, or whose activations are not finite, are left out.
       batch_size: clips per device and step.
-      devices: to split the clips over; default: all of this process.
+      devices: devices to split the clips over; default: all of this process.
       progress: called with the number of clips finished.
 
     Raises:
-      InputError: the encoder does not tell its outgoing weights, or no clip can be used.
+      InputError: the encoder is no `LayeredEncoder`, or no clip can be used.
     """
     if not isinstance(encoder, LayeredEncoder):
         raise InputError(
-            f"--match activity needs the outgoing weights of neurons, which {encoder.name} does not tell (it is no "
-            f"LayeredEncoder): use --match layer."
+            f"Controls matched by activity need the outgoing weights of neurons, which {encoder.name} does not give "
+            f"(it is no LayeredEncoder): use --match layer."
         )
     mesh = local_mesh(devices)
     clips_per_step = min(batch_size, -(-len(task) // mesh.size)) * mesh.size
-    norms = np.stack(
-        [
-            np.linalg.norm(np.asarray(encoder.outgoing_weights(layer), np.float64), axis=1)
-            for layer in encoder.layer_variables(encoder.variables)
-        ]
-    )
+    # (neuron, width) of each layer: what a neuron of activation 1 writes to the residual stream.
+    outgoing = [encoder.outgoing_weights(layer) for layer in encoder.layer_variables(encoder.variables)]
+    norms = np.stack([np.linalg.norm(np.asarray(weights, np.float64), axis=1) for weights in outgoing])
     variables, step = replicate(encoder.variables, mesh), map_clips(_step(encoder), mesh, (None, 0))
-    active, size, tokens, done = np.zeros(norms.shape), np.zeros(norms.shape), 0, 0
-    why = ""
+    active, size, tokens, finished = np.zeros(norms.shape), np.zeros(norms.shape), 0, 0
+    first_reason = ""
     for batch, arrays in device_batches(task, encoder.sample_rate, clips_per_step, mesh):
-        per_clip, per_clip_size, tokens_per_clip = jax.device_get(step(variables, arrays["pcm"]))
-        good = batch.members[:, -1] & np.isfinite(per_clip_size).all(axis=(1, 2))
-        active += per_clip[good].sum(axis=0, dtype=np.float64)
-        size += per_clip_size[good].sum(axis=0, dtype=np.float64)
-        tokens += int(tokens_per_clip[good].sum())
-        why = why or next((status.reason for status in batch.statuses if status.status == "unreadable"), "")
-        done += len(batch.statuses)
-        progress(done)
+        clip_active, clip_size, clip_tokens = jax.device_get(step(variables, arrays["pcm"]))
+        usable = batch.members[:, -1] & np.isfinite(clip_size).all(axis=(1, 2))  # neither padding nor unreadable
+        # Sums over a clip are float32, which holds them: counts exactly. Sums over clips need float64.
+        active += clip_active[usable].sum(axis=0, dtype=np.float64)
+        size += clip_size[usable].sum(axis=0, dtype=np.float64)
+        tokens += int(clip_tokens[usable].sum())
+        unreadable = (status.reason for status in batch.statuses if status.status == "unreadable")
+        first_reason = first_reason or next(unreadable, "")
+        finished += len(batch.statuses)
+        progress(finished)
     if not tokens:
         raise InputError(
             f"Task {task.name!r}: none of the {len(task)} test clips can be used, the first since "
-            f"{why or 'its activations are not finite'}: is --data their folder?"
+            f"{first_reason or 'its activations are not finite'}: is {task.data} their folder?"
         )
     return Activity(active / tokens, size / tokens * norms)
 
 
-def _step(encoder: Encoder) -> Callable[..., Any]:
-    """Of each clip, per neuron: tokens at which it is active, and the sum of |a|; and its tokens."""
+def _step(encoder: Encoder) -> Callable[[PyTree, Array], ClipSums]:
+    """A function of variables and PCM that sums over each clip's tokens.
 
-    def step(variables: Any, pcm: Array) -> Any:
-        active: dict[int, list[Array]] = {}
-        size: dict[int, list[Array]] = {}
-        tokens: dict[int, list[int]] = {}
+    It returns, for every clip and neuron, the tokens at which the neuron is active and the sum of |activation|, each
+    (clip, layer, neuron); and the clip's tokens, (clip).
+    """
+
+    def step(variables: PyTree, pcm: Array) -> ClipSums:
+        # By layer, an entry for each call: long clips run through the layers in several calls.
+        active: dict[int, list[Array]] = defaultdict(list)
+        size: dict[int, list[Array]] = defaultdict(list)
+        tokens: dict[int, list[int]] = defaultdict(list)
 
         def observe(layer: int, activation: Array) -> Array:
-            flat = activation.reshape(len(activation), -1, activation.shape[-1])
-            active.setdefault(layer, []).append((flat > 0).astype(jnp.float32).sum(axis=1))
-            size.setdefault(layer, []).append(jnp.abs(flat.astype(jnp.float32)).sum(axis=1))
-            tokens.setdefault(layer, []).append(flat.shape[1])
+            flat = activation.reshape(len(activation), -1, activation.shape[-1])  # (clip, token, neuron)
+            active[layer].append((flat > 0).astype(jnp.float32).sum(axis=1))
+            size[layer].append(jnp.abs(flat.astype(jnp.float32)).sum(axis=1))
+            tokens[layer].append(flat.shape[1])
             return activation
+
+        def stacked(by_layer: dict[int, list[Array]]) -> Array:
+            return jnp.stack([jnp.stack(calls).sum(axis=0) for _, calls in sorted(by_layer.items())], axis=1)
 
         inputs = module_input(encoder, variables, pcm)
         edit_neurons(encoder.module, variables, inputs, neurons=encoder.neurons, edit=observe)
-        layers = sorted(active)
-
-        def stacked(parts: dict[int, list[Array]]) -> Array:
-            return jnp.stack([jnp.stack(parts[layer]).sum(axis=0) for layer in layers], axis=1)
-
-        return stacked(active), stacked(size), jnp.full(len(pcm), sum(tokens[layers[0]]), jnp.int32)
+        return stacked(active), stacked(size), jnp.full(len(pcm), sum(tokens[0]), jnp.int32)
 
     return step

@@ -1,25 +1,31 @@
-"""Suites of interventions: every class, every pair of classes, many gains; each with its matched controls."""
+"""Interventions: neuron sets with a gain, each with its matched controls; and suites of them over all classes."""
 
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxdissect.ablation.controls import MATCHES, Activity, draw_controls, require_pools, shifted_control
-from jaxdissect.ablation.engine import Edit
-from jaxdissect.errors import InputError
+from jaxdissect.ablation.edits import Edit
+from jaxdissect.ablation.matched_controls import (
+    MATCHES,
+    Activity,
+    draw_matched_controls,
+    require_control_pools,
+    shifted_control,
+)
+from jaxdissect.errors import InputError, require
+from jaxdissect.options.ablate import LARGEST_GAIN
 from jaxdissect.selection.neuron_sets import TOKEN, ClassName, NeuronSet, Pair, neuron_set, require_neurons
 
 SUITES = ("classes", "pairs")
-LARGEST_GAIN = 1e6  # beyond it float32 keeps nothing of the rest
 
 
 @dataclasses.dataclass(frozen=True)
 class AblationOptions:
-    """How neuron sets are intervened on, and against what.
+    """How neuron sets are intervened on, and what they are compared with.
 
     Source: gain 0 and the control "shift" are those of Kawamura, Niizumi and Ono, "What Do Neurons Listen To?"
     (arXiv:2602.15307); mean ablation, other gains and drawn controls are not from there.
@@ -27,11 +33,11 @@ class AblationOptions:
     Attributes:
       gains: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. None: what a set's file
         asks for, else 0.
-      mode: "gain"; "mean" replaces activations by the neuron's mean instead.
-      controls: matched control sets of each intervention.
-      match: controls matched by "layer"; by layer, activation rate and size of what neurons write ("activity"); or the
-        one published control, every neuron index + 1 ("shift").
-      seed: of controls and resampling.
+      mode: "gain"; or "mean", which replaces activations by the neuron's mean.
+      controls: number of matched control sets of each neuron set.
+      match: what controls are matched in: "layer"; "activity", which is layer, activation rate and size of what neurons
+        write; or "shift", the one published control, every neuron index + 1.
+      seed: seed of controls and resampling.
       resamples: bootstrap resamples of sources.
 
     Raises:
@@ -46,23 +52,18 @@ class AblationOptions:
     resamples: int = 1000
 
     def __post_init__(self) -> None:
-        if self.mode not in ("gain", "mean"):
-            raise InputError(f"--mode must be gain or mean, got {self.mode!r}.")
-        if self.match not in MATCHES:
-            raise InputError(f"--match must be one of {', '.join(MATCHES)}, got {self.match!r}.")
-        for gain in self.gains or ():
-            if not abs(gain) <= LARGEST_GAIN:
-                raise InputError(f"--gain must be a finite number, at most {LARGEST_GAIN:,.0f} in size, got {gain}.")
-        if self.gains is not None and len(set(self.gains)) != max(len(self.gains), 1):
-            raise InputError(f"--gain needs numbers that differ, got {', '.join(map(str, self.gains)) or 'none'}.")
-        if self.gains is not None and self.mode == "mean":
-            raise InputError("--mode mean replaces activations by their mean: leave --gain out.")
-        if self.controls < 0:
-            raise InputError(f"--controls must not be negative, got {self.controls}.")
-        if self.resamples < 1:
-            raise InputError(f"--resamples must be positive, got {self.resamples}.")
-        if self.seed < 0:
-            raise InputError(f"--seed must not be negative, got {self.seed}.")
+        require(self.mode in ("gain", "mean"), f"mode must be gain or mean, got {self.mode!r}.")
+        require(self.match in MATCHES, f"match must be one of {', '.join(MATCHES)}, got {self.match!r}.")
+        if self.gains is not None:
+            require(self.mode == "gain", "mode mean replaces activations by their mean: leave gains out.")
+            shown = ", ".join(map(str, self.gains)) or "none"
+            small = all(abs(gain) <= LARGEST_GAIN for gain in self.gains)  # not so for NaN
+            require(small, f"gains must be finite, and at most {LARGEST_GAIN:,.0f} in size, got {shown}.")
+            # An empty tuple is refused, too.
+            require(0 < len(self.gains) == len(set(self.gains)), f"gains must be numbers that differ, got {shown}.")
+        require(self.controls >= 0, f"controls must not be negative, got {self.controls}.")
+        require(self.resamples >= 1, f"resamples must be positive, got {self.resamples}.")
+        require(self.seed >= 0, f"seed must not be negative, got {self.seed}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,11 +71,11 @@ class Intervention:
     """A neuron set with its gain, plus its matched controls.
 
     Attributes:
-      name: unique in a suite.
-      neurons: the set.
+      name: name, unique in a suite.
+      neurons: the neuron set.
       mode: "gain" or "mean".
-      gain: 0 for mode "mean".
-      controls: neuron sets of the same sizes per layer, (layer, neuron) pairs.
+      gain: factor on the activations; 0 for mode "mean".
+      controls: neuron sets of the same sizes per layer, as (layer, neuron) pairs.
     """
 
     name: str
@@ -87,32 +88,31 @@ class Intervention:
         """The intervention itself, then its controls.
 
         Args:
-          means: of every neuron's activation over the training tokens; needed for mode "mean" alone.
+          means: mean activation of every neuron over the training tokens; needed for mode "mean" alone.
 
         Raises:
           InputError: the mode is "mean", and there are no means.
         """
-        return [self._edit(pairs, means) for pairs in (self.neurons.pairs, *self.controls)]
-
-    def _edit(self, pairs: np.ndarray, means: np.ndarray | None) -> Edit:
-        layer, neuron = pairs.T
-        offset = np.zeros(len(pairs), np.float32)
-        if self.mode == "mean":
-            if means is None:
-                raise InputError("Mode 'mean' needs the mean of every neuron over the training tokens: give `means`.")
-            offset = means[layer, neuron].astype(np.float32)
-        return Edit(layer, neuron, self.gain, offset)
+        if self.mode == "gain":
+            means = None
+        elif means is None:
+            raise InputError("Mode 'mean' needs the mean of every neuron over the training tokens: give `means`.")
+        edits = []
+        # (changed, 2) pairs transposed are the layers and the neurons.
+        for layer, neuron in (pairs.T for pairs in (self.neurons.pairs, *self.controls)):
+            offset = np.zeros(len(layer)) if means is None else means[layer, neuron]
+            edits.append(Edit(layer, neuron, self.gain, offset.astype(np.float32)))
+        return edits
 
 
 def class_name(label_set: str, name: str, classes: Iterable[ClassName]) -> str:
     """A class as an expression names it: with its label set only where the name alone would be ambiguous."""
-    ambiguous = sum(other == name for _, other in classes) > 1
-    return f"{_quoted(label_set)}:{_quoted(name)}" if ambiguous else _quoted(name)
+    return f"{_quoted(label_set)}:{_quoted(name)}" if _is_ambiguous(name, classes) else _quoted(name)
 
 
 def plain_name(label_set: str, name: str, classes: Iterable[ClassName]) -> str:
     """A class in a table: with its label set only where the name alone would be ambiguous."""
-    return f"{label_set}:{name}" if sum(other == name for _, other in classes) > 1 else name
+    return f"{label_set}:{name}" if _is_ambiguous(name, classes) else name
 
 
 def suite_sets(suite: str, specific: Mapping[ClassName, Iterable[Pair]]) -> tuple[list[NeuronSet], list[str]]:
@@ -120,20 +120,24 @@ def suite_sets(suite: str, specific: Mapping[ClassName, Iterable[Pair]]) -> tupl
 
     Args:
       suite: "classes", the class-specific neurons of each class; "pairs", those that two classes of a label set share.
-      specific: the neurons of every class.
+      specific: class-specific neurons of every class.
+
+    Raises:
+      InputError: there is no such suite.
     """
+    require(suite in SUITES, f"suite must be one of {', '.join(SUITES)}, got {suite!r}.")
     names = {key: class_name(*key, specific) for key in specific}
     if suite == "classes":
         sets = [neuron_set(names[key], pairs, [key]) for key, pairs in specific.items()]
-    elif suite == "pairs":
-        sets = [
-            neuron_set(f"{names[one]} & {names[other]}", set(specific[one]) & set(specific[other]), [one, other])
-            for one, other in itertools.combinations(specific, 2)
-            if one[0] == other[0]
-        ]
     else:
-        raise InputError(f"--suite must be one of {', '.join(SUITES)}, got {suite!r}.")
-    return [found for found in sets if found.neurons], [found.name for found in sets if not found.neurons]
+        sets = [
+            neuron_set(
+                f"{names[first]} & {names[second]}", set(specific[first]) & set(specific[second]), [first, second]
+            )
+            for first, second in itertools.combinations(specific, 2)
+            if first[0] == second[0]
+        ]
+    return [each for each in sets if each.neurons], [each.name for each in sets if not each.neurons]
 
 
 def make_interventions(
@@ -148,72 +152,65 @@ def make_interventions(
     the control "shift"; drawn controls are not from there.
 
     Args:
-      sets: of different names.
+      sets: neuron sets, of different names.
       shape: layers, and neurons per layer, of the encoder.
       options: gains and controls.
-      activity: of the neurons, needed to match by it.
+      activity: activity of the neurons, needed to match by it.
 
     Raises:
       InputError: `check_sets` refuses a set.
     """
     check_sets(sets, shape, options)
-    found = []
     if options.match == "shift":
-        drawn = [shifted_control(chosen, shape) for chosen in sets]
+        controls = [shifted_control(target, shape) for target in sets]
     else:
         matched = activity if options.match == "activity" else None
-        drawn = draw_controls(sets, shape, options.controls, options.seed, matched)
-    for chosen, controls in zip(sets, drawn, strict=True):
-        gains = options.gains if options.gains is not None else (chosen.gain or 0.0,)
+        controls = draw_matched_controls(sets, shape, options.controls, options.seed, matched)
+    interventions = []
+    for target, drawn in zip(sets, controls, strict=True):
+        gains = options.gains if options.gains is not None else (target.gain or 0.0,)
         for gain in gains:
-            text = np.format_float_positional(gain, trim="-")
-            name = chosen.name if len(gains) == 1 else f"{chosen.name} x {text}"
-            found.append(Intervention(name, chosen, options.mode, 0.0 if options.mode == "mean" else gain, controls))
-    return found
-
-
-def balance(chosen: Sequence[Intervention], activity: Activity) -> tuple[float, float]:
-    """Activation rate and impact of the controls over those of the targets, means over the interventions.
-
-    NaN where there are no controls.
-    """
-
-    def ratio(values: np.ndarray) -> float:
-        def total(pairs: np.ndarray) -> Any:
-            return values[pairs[..., 0], pairs[..., 1]].sum(axis=-1)
-
-        return float(
-            np.mean([total(one.controls).mean() / total(one.neurons.pairs) for one in chosen if len(one.controls)])
-        )
-
-    if not any(len(one.controls) for one in chosen):
-        return np.nan, np.nan
-    return ratio(activity.rate), ratio(activity.impact)
+            text = np.format_float_positional(gain, trim="-")  # 2 rather than 2.0, and no exponent
+            name = target.name if len(gains) == 1 else f"{target.name} x {text}"
+            gain = 0.0 if options.mode == "mean" else gain
+            interventions.append(Intervention(name, target, options.mode, gain, drawn))
+    return interventions
 
 
 def check_sets(sets: Sequence[NeuronSet], shape: tuple[int, int], options: AblationOptions) -> None:
     """Refuse sets that `make_interventions` would refuse, before what their controls are matched by is measured.
 
+    Args:
+      sets: neuron sets.
+      shape: layers, and neurons per layer, of the encoder.
+      options: gains and controls.
+
     Raises:
-      InputError: there is no set, one is empty, out of range or there twice, or a control pool is too small.
+      InputError: there is no set, one is empty, out of range or given twice, or a control pool is too small.
     """
-    if not sets:
-        raise InputError("An ablation needs a neuron set at least.")
-    names = [chosen.name for chosen in sets]
+    require(len(sets) > 0, "An ablation needs a neuron set at least.")
+    # Tables and files know sets by their names.
+    names = [target.name for target in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"--neurons, --suite: the neuron set {twice!r} is there twice: give it once.")
-    for chosen in sets:
-        require_neurons(chosen, shape)
-        if chosen.gain is not None and not abs(chosen.gain) <= LARGEST_GAIN:
-            raise InputError(
-                f"The neuron set {chosen.name!r} asks for the gain {chosen.gain}: it must be at most "
-                f"{LARGEST_GAIN:,.0f} in size."
-            )
+    require(twice is None, f"The neuron set {twice!r} is given twice: give it once.")
+    for target in sets:
+        require_neurons(target, shape)
+        require(
+            target.gain is None or abs(target.gain) <= LARGEST_GAIN,
+            f"The neuron set {target.name!r} asks for the gain {target.gain}: it must be at most {LARGEST_GAIN:,.0f} "
+            f"in size.",
+        )
     if options.match != "shift":
-        require_pools(sets, shape, options.controls)
+        require_control_pools(sets, shape, options.controls)
+
+
+def _is_ambiguous(name: str, classes: Iterable[ClassName]) -> bool:
+    """Whether several label sets have a class of that name."""
+    return sum(other == name for _, other in classes) > 1
 
 
 def _quoted(name: str) -> str:
+    """A class name as an expression writes it: in double quotes unless it is a plain word."""
+    # A plain word is what the parser of expressions reads as one name, and not as a label set and a class.
     match = TOKEN.fullmatch(name)
     return name if match and match["name"] == name and ":" not in name and '"' not in name else f'"{name}"'

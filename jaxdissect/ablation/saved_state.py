@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdissect.ablation.controls import Activity
 from jaxdissect.ablation.interventions import Intervention
-from jaxdissect.ablation.stream import Found
+from jaxdissect.ablation.matched_controls import Activity
+from jaxdissect.ablation.stream import ClipVerdicts
 from jaxdissect.ablation.suite_state import SuiteState, first_edits, new_state
 from jaxdissect.ablation.verdicts import Verdicts
 from jaxdissect.errors import InputError, require
@@ -23,8 +23,7 @@ from jaxdissect.runtime.files import path_beside, writing
 from jaxdissect.runtime.resume import StateFile, remove_states
 from jaxdissect.types import Record
 
-VERDICTS = ("margin", "correct", "scores")  # parts of `Verdicts`, some of which are None
-PROGRESS = ("clips", "edits", "passes", "position", "reasons")  # parts of `Found` that the state keeps as JSON
+PROGRESS = ("clips", "edits", "passes", "position", "reasons")  # parts of `ClipVerdicts` that the state keeps as JSON
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,19 +72,19 @@ class SuiteFiles:
         """
         arrays = {  # label sets by number: their names may hold what a name of an array must not
             f"{label}.{key}": array
-            for label, judgements in enumerate(state.judgements.values())
-            for key, array in judgements.arrays().items()
+            for label, verdicts in enumerate(state.classes.values())
+            for key, array in verdicts.arrays().items()
         }
         record: Record = {"numbers": list(numbers), "done": state.done, "reasons": state.reasons, "found": None}
         if state.usable is not None:
             arrays["usable"] = state.usable
-        found = state.found
-        if found is not None and found.position:  # some clips are judged under the edits that are being judged
-            arrays["found.usable"] = found.usable
+        unfinished = state.unfinished
+        if unfinished is not None and unfinished.position:  # some clips are judged under the next edits
+            arrays["found.usable"] = unfinished.usable
             for label, name in enumerate(self.judges):
-                parts = {key: getattr(found.arrays[name], key) for key in VERDICTS}
+                parts = unfinished.verdicts[name]._asdict()
                 arrays |= {f"found.{label}.{key}": values for key, values in parts.items() if values is not None}
-            record["found"] = {key: getattr(found, key) for key in PROGRESS}
+            record["found"] = {key: getattr(unfinished, key) for key in PROGRESS}
         self._file(path).write(arrays, record, needed=needed)
 
     def others(self, mine: Path) -> list[tuple[list[int], SuiteState]]:
@@ -126,21 +125,22 @@ class SuiteFiles:
 
     def _parse(self, arrays: Mapping[str, np.ndarray], record: Record) -> tuple[list[int], SuiteState]:
         state = new_state(self.judges, self.some(record["numbers"]))
-        for label, judgements in enumerate(state.judgements.values()):
-            for key, array in judgements.arrays().items():  # views into the judgements
+        for label, verdicts in enumerate(state.classes.values()):
+            for key, array in verdicts.arrays().items():
                 array[...] = arrays[f"{label}.{key}"]
         state.done, state.reasons, state.usable = record["done"], _by_number(record["reasons"]), arrays.get("usable")
         if record["found"] is not None:
-            state.found = self._found(arrays, record["found"])
+            state.unfinished = self._unfinished(arrays, record["found"])
         return record["numbers"], state
 
-    def _found(self, arrays: Mapping[str, np.ndarray], progress: Record) -> Found:
-        found = Found(progress["clips"], progress["edits"])
-        found.passes, found.position = progress["passes"], progress["position"]
-        found.reasons, found.usable = _by_number(progress["reasons"]), arrays["found.usable"]
+    def _unfinished(self, arrays: Mapping[str, np.ndarray], progress: Record) -> ClipVerdicts:
+        unfinished = ClipVerdicts(progress["clips"], progress["edits"])
+        unfinished.passes, unfinished.position = progress["passes"], progress["position"]
+        unfinished.reasons, unfinished.usable = _by_number(progress["reasons"]), arrays["found.usable"]
         for label, name in enumerate(self.judges):
-            found.arrays[name] = Verdicts(**{key: arrays.get(f"found.{label}.{key}") for key in VERDICTS})
-        return found
+            correct, scores = (arrays.get(f"found.{label}.{key}") for key in ("correct", "scores"))
+            unfinished.verdicts[name] = Verdicts(arrays[f"found.{label}.margin"], correct, scores)
+        return unfinished
 
 
 def common_activity(folder: Path, identity: Mapping[str, object], measure: Callable[[], Activity]) -> Activity:

@@ -1,41 +1,102 @@
-"""Streaming clips through many interventions: a task and edits in, verdicts of linear probes out."""
+"""Streams a task's clips through many edits, and collects the verdicts of linear probes on them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypedDict, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Bool
 
-from jaxdissect.ablation.engine import UNTOUCHED, Edit, plan, runner_of
+from jaxdissect.ablation.edits import Edit, plan
+from jaxdissect.ablation.engine import UNTOUCHED, BatchVerdicts, runner_of
 from jaxdissect.ablation.verdicts import Verdicts
 from jaxdissect.encoder.protocol import Encoder
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 from jaxdissect.probe.judge import Judge
 from jaxdissect.runtime.sharding import local_mesh, replicate, shard_clips
 from jaxdissect.tasks.loader import Batch, device_batches
 from jaxdissect.tasks.table import Task
 
-ROWS_AT_ONCE = {"cpu": 16}  # clips x edits on a device: a CPU is fastest while a layer's activations stay in its cache
-ROWS_ON_ACCELERATORS = 256
+# Clips x edits that run together on a device. A CPU is fastest while a layer's activations stay in its cache.
+ROWS_ON_CPU, ROWS_ON_ACCELERATOR = 16, 256
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """Verdicts on every clip under every edit.
+class Running(TypedDict, total=False):
+    """How edits are run: optional arguments of `judge_edits`, which describes them, for functions that pass them on."""
+
+    batch_size: int
+    at_once: int | None
+    devices: Sequence[jax.Device] | None
+    progress: Callable[[int], object]
+
+
+class ClipVerdicts:
+    """Verdicts on every clip under every edit, which come in batch by batch.
 
     Attributes:
-      before: of each label set, of the untouched encoder: an axis (edit) of length one in front.
-      after: likewise of the edits, in the order given.
-      usable: clips that could be read and whose untouched embedding is finite.
-      reasons: why a clip is not usable, by its number.
+      clips, edits: number of clips of the task, and of edits.
+      position: clips that have been judged under all edits, from the first on.
+      passes: clips x edits that have been judged.
+      verdicts: verdicts of each label set, arrays (1 + edits, clips, ...). Row 0 is the untouched encoder's, and NaN
+        marks what has not been judged.
+      usable: which clips could be read and have a finite embedding in the untouched encoder.
+      reasons: why a judged clip is not usable, by its number.
     """
 
-    before: Mapping[str, Verdicts]
-    after: Mapping[str, Verdicts]
-    usable: Bool[np.ndarray, " clip"]
-    reasons: Mapping[int, str]
+    def __init__(self, clips: int, edits: int) -> None:
+        """Nothing judged yet.
+
+        Args:
+          clips: number of clips of the task.
+          edits: number of edits to judge them under.
+        """
+        self.clips, self.edits, self.position, self.passes = clips, edits, 0, 0
+        self.verdicts: dict[str, Verdicts] = {}
+        self.usable, self.reasons = np.zeros(clips, bool), dict[int, str]()
+
+    @property
+    def before(self) -> dict[str, Verdicts]:
+        """Verdicts of each label set on the untouched encoder, with an axis `edit` of length 1."""
+        return self._rows(slice(0, 1))
+
+    @property
+    def after(self) -> dict[str, Verdicts]:
+        """Verdicts of each label set under the edits, in their order."""
+        return self._rows(slice(1, None))
+
+    def put(self, batch: Batch, numbers: Sequence[int], judged: BatchVerdicts) -> None:
+        """Add the verdicts on a batch.
+
+        Args:
+          batch: the clips.
+          numbers: numbers of the edits, or `UNTOUCHED`.
+          judged: verdicts on the devices, (edit, clip, ...), perhaps with padding behind either axis.
+        """
+        verdicts, finite = jax.device_get(judged)  # waits until they are computed
+        count = len(batch.statuses)
+        # Rows (edit, 1) and columns (1, clip); the number of `UNTOUCHED`, -1, gives row 0.
+        place = np.array(numbers)[:, None] + 1, batch.clip[None, :count]
+        for name, parts in verdicts.items():
+            if name not in self.verdicts:  # now the shapes are known
+                self.verdicts[name] = jax.tree.map(
+                    lambda part: np.full((1 + self.edits, self.clips, *part.shape[2:]), np.nan, np.float32), parts
+                )
+            for collected, new in zip(jax.tree.leaves(self.verdicts[name]), jax.tree.leaves(parts), strict=True):
+                collected[place] = new[: len(numbers), :count]
+        # What can be used is decided by the untouched encoder, so that an edit cannot remove clips from its own test.
+        if numbers != [UNTOUCHED]:
+            self.passes += len(numbers) * count
+            return
+        readable = batch.members[:, -1]  # the loader's last class holds all clips that could be read
+        for row, status in enumerate(batch.statuses):
+            clip = int(batch.clip[row])
+            self.usable[clip] = readable[row] and finite[0, row]
+            if not self.usable[clip]:
+                self.reasons[clip] = "its embedding is not finite" if readable[row] else status.reason
+
+    def _rows(self, rows: slice) -> dict[str, Verdicts]:
+        return {name: jax.tree.map(lambda leaf: leaf[rows], parts) for name, parts in self.verdicts.items()}
 
 
 def judge_edits(
@@ -48,107 +109,59 @@ def judge_edits(
     at_once: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int], object] = lambda passes: None,
-    found: "Found | None" = None,
+    so_far: ClipVerdicts | None = None,
     between: Callable[[], None] = lambda: None,
-) -> Judged:
+) -> ClipVerdicts:
     """Run every clip under every edit, and judge it.
 
     Args:
       encoder: any `Encoder`.
       task: the clips.
-      judges: of each label set.
-      edits: what is changed; each in its own pass.
+      judges: judge of each label set.
+      edits: what is changed, each in its own pass.
       shape: layers, and neurons per layer, of the encoder.
       batch_size: clips per device and step.
       at_once: edits that run together; default: so many that they make 16 rows with the clips of a CPU, 256 with those
         of an accelerator.
-      devices: to split the clips over; default: all of this process.
+      devices: devices to split the clips over; default: all of this process.
       progress: called with the number of passes finished, one for every clip and edit.
-      found: verdicts so far, from which to go on; those to come are put into it.
-      between: called after each batch of clips, when `found` is whole.
+      so_far: verdicts to resume from, to which the others are added; default: none.
+      between: called after each batch of clips, when `so_far` is complete up to its position.
 
     Raises:
-      InputError: a number breaks a rule, or there are several processes.
+      InputError: `batch_size` or `at_once` is not positive, or there are several processes.
     """
-    if batch_size < 1 or (at_once is not None and at_once < 1):
-        raise InputError(f"--batch-size and --at-once must be positive, got {batch_size} and {at_once}.")
-    if jax.process_count() > 1:
-        raise InputError(f"Ablation runs in one process so far, got {jax.process_count()}.")
+    require(batch_size >= 1, f"batch_size must be positive, got {batch_size}.")
+    require(at_once is None or at_once >= 1, f"at_once must be positive, got {at_once}.")
+    require(jax.process_count() == 1, f"Ablation runs in one process, got {jax.process_count()}.")
+    # The mesh splits the clips of a batch; edits are not split, so that devices need not exchange anything.
     mesh = local_mesh(devices)
-    batch_size = min(batch_size, -(-len(task) // mesh.size))
-    together = ROWS_AT_ONCE.get(mesh.devices.flat[0].platform, ROWS_ON_ACCELERATORS)
-    chunks = plan(edits, at_once or max(1, together // batch_size))
-    heads = {name: judge.head for name, judge in judges.items()}
-    multi_label = {name: judge.multi_label for name, judge in judges.items()}
-    runner = runner_of(encoder, multi_label, shape, mesh)
-    variables, heads = replicate(encoder.variables, mesh), replicate(heads, mesh)
-    found = found or Found(len(task), len(edits))
-    rest = range(found.position, len(task))
+    batch_size = min(batch_size, -(-len(task) // mesh.size))  # no more than the task fills
+    rows_together = ROWS_ON_CPU if mesh.devices.flat[0].platform == "cpu" else ROWS_ON_ACCELERATOR
+    chunks = plan(edits, at_once or max(1, rows_together // batch_size))
+    runner = runner_of(encoder, {name: judge.multi_label for name, judge in judges.items()}, shape, mesh)
+    variables, heads = replicate((encoder.variables, {name: judge.head for name, judge in judges.items()}), mesh)
+    # Batches start where the saved state ends; chunks are always all judged on a batch before its position is counted.
+    collected = so_far or ClipVerdicts(len(task), len(edits))
+    rest = range(collected.position, len(task))
     for batch, arrays in device_batches(task, encoder.sample_rate, batch_size * mesh.size, mesh, rest):
-        rows = np.maximum(batch.clip, 0)
-        members = {name: judge.members[rows] for name, judge in judges.items()}
-        members = shard_clips(members, mesh)
-        waiting: tuple[Sequence[int], Any] | None = None
-        for started in runner.run(variables, heads, arrays["pcm"], members, chunks):
-            if waiting is not None:  # the host's work on one chunk is done while the devices are busy with the next
-                found.put(batch, *waiting)
-                progress(found.passes)
-            waiting = started
-        if waiting is not None:
-            found.put(batch, *waiting)
-            progress(found.passes)
-        found.position += len(batch.statuses)
+        rows = np.maximum(batch.clip, 0)  # padding has the number -1, and takes the first clip's classes
+        members = shard_clips({name: judge.members[rows] for name, judge in judges.items()}, mesh)
+        for numbers, judged in _one_behind(runner.run(variables, heads, arrays["pcm"], members, chunks)):
+            collected.put(batch, numbers, judged)
+            progress(collected.passes)
+        collected.position += len(batch.statuses)
         between()
-    return found.judged()
+    return collected
 
 
-class Found:
-    """Verdicts as they come in; row 0 is the untouched encoder's.
+def _one_behind(started: Iterable[T]) -> Iterator[T]:
+    """The same items, each only when the next one has been started.
 
-    Attributes:
-      position: clips that have been judged under all edits.
-      passes: clips x edits that have been judged.
-      arrays: verdicts of each label set, (edit, clip, ...); NaN where there are none yet.
-      usable, reasons: as in `Judged`.
+    So the host collects the verdicts on one chunk while the devices are busy with the next.
     """
-
-    def __init__(self, clips: int, edits: int) -> None:
-        """Nothing judged yet.
-
-        Args:
-          clips: of the task.
-          edits: to judge them under.
-        """
-        self.clips, self.edits, self.passes, self.position = clips, edits, 0, 0
-        self.arrays: dict[str, Verdicts] = {}
-        self.usable, self.reasons = np.zeros(clips, bool), dict[int, str]()
-
-    def put(self, batch: Batch, edits: Sequence[int], said: Any) -> None:
-        """Take what was said of a batch under some edits."""
-        verdicts, sound = jax.device_get(said)
-        count = len(batch.statuses)
-        at = np.array(edits)[:, None] + 1, batch.clip[None, :count]
-        for name, found in verdicts.items():
-            if name not in self.arrays:
-                self.arrays[name] = jax.tree.map(
-                    lambda part: np.full((self.edits + 1, self.clips, *part.shape[2:]), np.nan, np.float32), found
-                )
-            for kept, new in zip(jax.tree.leaves(self.arrays[name]), jax.tree.leaves(found), strict=True):
-                kept[at] = new[: len(edits), :count]
-        if edits != UNTOUCHED:
-            self.passes += len(edits) * count
-            return
-        for clip, status, readable, good in zip(
-            batch.clip, batch.statuses, batch.members[:, -1], sound[0], strict=False
-        ):
-            self.usable[clip] = readable and good
-            if not self.usable[clip]:
-                self.reasons[int(clip)] = status.reason if not readable else "its embedding is not finite"
-
-    def judged(self) -> Judged:
-        """All verdicts, when all clips have been judged."""
-
-        def part(rows: slice) -> dict[str, Verdicts]:
-            return {name: jax.tree.map(lambda leaf: leaf[rows], found) for name, found in self.arrays.items()}
-
-        return Judged(part(slice(0, 1)), part(slice(1, None)), self.usable, self.reasons)
+    waiting: list[T] = []
+    for item in started:
+        yield from waiting
+        waiting = [item]
+    yield from waiting

@@ -2,32 +2,22 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxdissect.ablation.interventions import AblationOptions, Intervention, plain_name
-from jaxdissect.ablation.suite_state import Judgements, SuiteState, first_edits, judge_suite, new_state
+from jaxdissect.ablation.stream import Running
+from jaxdissect.ablation.suite_state import ClassVerdicts, SuiteState, first_edits, judge_suite, new_state
 from jaxdissect.counting.stream import neuron_shape
 from jaxdissect.encoder.protocol import Encoder
-from jaxdissect.errors import InputError
+from jaxdissect.errors import require
 from jaxdissect.probe.judge import Judge
-from jaxdissect.selection.neuron_sets import ClassName
 from jaxdissect.significance.p_values import benjamini_hochberg, empirical_p
 from jaxdissect.tasks.table import LabelSet, Task
 
-COLUMNS = (
-    "label_set", "intervention", "mode", "gain", "neurons", "class", "clips", "accuracy_before", "accuracy_after",
-    "change", "change_clips", "margin_before", "margin_after", "margin_change", "ci_low", "ci_high", "controls",
-    "control_mean", "control_sd", "p_value", "q_value",
-)  # fmt: skip
-CONTROL_COLUMNS = ("intervention", "control", "class", "change", "margin_change")
-SUITE_COLUMNS = (
-    "label_set", "mode", "gain", "interventions", "contrast", "margin_change", "controls", "control_mean", "control_sd",
-    "p_value",
-)  # fmt: skip
 CONTRASTS = ("own classes", "other classes", "own - other")
 
 
@@ -36,13 +26,12 @@ class Ablation:
     """What a suite of interventions did.
 
     Attributes:
-      table: a row per label set, intervention and class, as `ablation.csv`; accuracies are shares from 0 to 1 (average
-        precision of a multi-label set), margins logits; the interval, the controls' mean and deviation and the p-value
-        are of `margin_change`.
+      table: a row per label set, intervention and class, as `ablation.csv`; accuracies are fractions from 0 to 1
+        (average precision of a multi-label set), margins logits; the interval, the controls' mean and deviation and the
+        p-value are of `margin_change`.
       controls: a row per intervention, control and class, as `ablation_controls.csv`.
-      suite: the aggregate test of each label set and gain: mean margin change of the interventions on the classes that
-        they are meant for, on the others, and the difference, each against the controls'.
-      sets: a row per intervention and neuron.
+      suite: aggregate test of each label set and gain (see `SuiteRow`), as `ablation_suite.csv`.
+      sets: a row per intervention and neuron, as `ablation_sets.csv`.
       reasons: why a clip took no part, by its number.
     """
 
@@ -53,6 +42,33 @@ class Ablation:
     reasons: Mapping[int, str]
 
 
+class SuiteRow(NamedTuple):
+    """A row of the aggregate test: all interventions of one gain together, on the classes of one label set.
+
+    Attributes:
+      label_set: name of the label set.
+      mode: "gain" or "mean".
+      gain: factor on the activations.
+      interventions: number of interventions that are meant for a class of the label set.
+      contrast: "own classes", which the interventions are meant for; "other classes"; or "own - other".
+      margin_change: mean margin change of the contrast, logits.
+      controls: number of joint draws of controls.
+      control_mean, control_sd: mean and standard deviation of the same over the draws.
+      p_value: two-sided p-value of the margin change among the draws.
+    """
+
+    label_set: str
+    mode: str
+    gain: float
+    interventions: int
+    contrast: str
+    margin_change: float
+    controls: int
+    control_mean: float
+    control_sd: float
+    p_value: float
+
+
 def ablate(
     encoder: Encoder,
     task: Task,
@@ -61,7 +77,7 @@ def ablate(
     options: AblationOptions | None = None,
     means: Float[np.ndarray, "layer neuron"] | None = None,
     shape: tuple[int, int] | None = None,
-    **running: Any,
+    **running: Unpack[Running],
 ) -> Ablation:
     """Run interventions and their controls on a task's clips, and judge each class by linear probes.
 
@@ -72,14 +88,15 @@ def ablate(
       encoder: any `Encoder`.
       task: the clips.
       judges: probes of every label set of the task.
-      chosen: what is done, from `make_interventions`.
+      chosen: interventions from `make_interventions`.
       options: seed and resamples of the bootstrap.
-      means: of every neuron over the training tokens, for mode "mean".
+      means: mean activation of every neuron over the training tokens, for mode "mean".
       shape: layers, and neurons per layer, of the encoder; default: found without running it.
-      running: `batch_size`, `at_once`, `devices`, `progress` of `judge_edits`.
+      running: how edits are run: `batch_size` (clips per device and step), `at_once` (edits that run together),
+        `devices`, `progress` (called with the number of passes finished).
 
     Raises:
-      InputError: a class has no clip here, a number breaks a rule, or no clip can be used.
+      InputError: a class has no clip in the task, a number breaks a rule, or no clip can be used.
     """
     options = options or AblationOptions()
     shape = shape or neuron_shape(encoder, task)
@@ -90,20 +107,23 @@ def ablate(
 
 
 def suite_tables(task: Task, chosen: Sequence[Intervention], state: SuiteState) -> Ablation:
-    """Tables of what was judged.
+    """The tables of a suite that has been judged.
 
     Args:
       task: the clips.
       chosen: all interventions.
-      state: their judgements.
+      state: the verdicts.
     """
-    first = first_edits(chosen)
-    tables = [_table(labels, chosen, state.judgements[labels.name], first, task) for labels in task.label_sets]
+    tables, controls, suite = zip(
+        *(_label_set_tables(labels, chosen, state.classes[labels.name], task) for labels in task.label_sets),
+        strict=True,
+    )
+    sets = [(each.name, each.mode, each.gain, *pair) for each in chosen for pair in each.neurons.neurons]
     return Ablation(
-        table=pd.concat([table for table, _, _ in tables], ignore_index=True),
-        controls=pd.concat([controls for _, controls, _ in tables], ignore_index=True),
-        suite=pd.concat([suite for _, _, suite in tables], ignore_index=True),
-        sets=_set_rows(chosen),
+        table=pd.concat(tables, ignore_index=True),
+        controls=pd.concat(controls, ignore_index=True),
+        suite=pd.concat(suite, ignore_index=True),
+        sets=pd.DataFrame(sets, columns=["intervention", "mode", "gain", "layer", "neuron"]),
         reasons=state.reasons,
     )
 
@@ -113,150 +133,149 @@ def check_judging(
 ) -> None:
     """Refuse what `ablate` cannot judge.
 
+    Args:
+      task: the clips.
+      judges: judge of each label set.
+      chosen: the interventions.
+      means: mean activation of every neuron, for mode "mean".
+
     Raises:
-      InputError: there is nothing to judge, names are there twice, means are missing, or a judge does not suit.
+      InputError: there is no intervention, two have one name, means are missing, a class has no clip, or a judge does
+        not fit its label set.
     """
-    if not chosen:
-        raise InputError("Ablation needs an intervention at least: give some.")
-    names = [one.name for one in chosen]
-    if len(set(names)) < len(names):
-        raise InputError(f"Interventions need names that differ, got {', '.join(names)}.")
-    if means is None and any(one.mode == "mean" for one in chosen):
-        raise InputError("Mode 'mean' needs the mean of every neuron over the training tokens: give `means`.")
+    require(len(chosen) > 0, "Ablation needs an intervention at least: give some.")
+    names = [intervention.name for intervention in chosen]
+    require(len(set(names)) == len(names), f"Interventions need names that differ, got {', '.join(names)}.")
+    require(
+        means is not None or all(intervention.mode != "mean" for intervention in chosen),
+        "Mode 'mean' needs the mean of every neuron over the training tokens: give `means`.",
+    )
     for labels in task.label_sets:
         require_clips(task, labels)
         judge = judges.get(labels.name)
         wanted = (len(task), len(labels.classes)), len(labels.classes), labels.multi_label
-        found = judge and (judge.members.shape, np.shape(judge.head.kernel)[-1], judge.multi_label)
-        if found != wanted:
-            raise InputError(
-                f"The judge of the label set {labels.name!r} must have members of the shape {wanted[0]}, a head of "
-                f"{wanted[1]} classes and multi_label {wanted[2]}, found {found}."
-            )
+        given = judge and (judge.members.shape, np.shape(judge.head.kernel)[-1], judge.multi_label)
+        require(
+            given == wanted,
+            f"The judge of the label set {labels.name!r} must have members of the shape {wanted[0]}, a head of "
+            f"{wanted[1]} classes and multi_label {wanted[2]}, got {given}.",
+        )
 
 
 def require_clips(task: Task, labels: LabelSet) -> None:
-    """Refuse a label set of which a class has no clip in a task.
+    """Refuse a label set with a class that has no clip in a task.
 
     Raises:
       InputError: names the class.
     """
-    missing = np.flatnonzero(~labels.table().any(axis=0))
-    if len(missing):
-        raise InputError(
-            f"Task {task.name!r}: {len(missing)} of the {len(labels.classes)} classes of the label set {labels.name!r} "
-            f"have no clip in the test split, {labels.classes[missing[0]]!r} first: nothing can be said of them. Move "
-            f"clips there in the table, or drop the class."
-        )
+    missing = [name for name, members in zip(labels.classes, labels.table().T, strict=True) if not members.any()]
+    first = missing[0] if missing else None
+    require(
+        not missing,
+        f"Task {task.name!r}: {len(missing)} of the {len(labels.classes)} classes of the label set {labels.name!r} "
+        f"have no clip in the test split, {first!r} first: nothing can be said of them. Move clips there in the "
+        f"table, or drop the class.",
+    )
 
 
-def _table(
-    labels: LabelSet, chosen: Sequence[Intervention], outcome: Judgements, first: np.ndarray, task: Task
+def _label_set_tables(
+    labels: LabelSet, chosen: Sequence[Intervention], verdicts: ClassVerdicts, task: Task
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Rows of `ablation.csv`, of `ablation_controls.csv`, and the aggregate test of one label set."""
-    before, after = outcome.before, outcome.after
-    change, margin_change = after.accuracy - before.accuracy, after.margin - before.margin
-    single = not labels.multi_label
-    rows, control_rows = [], []
-    for number, one in enumerate(chosen):
-        target, own = first[number], slice(first[number] + 1, first[number + 1])
-        drawn = margin_change[own]
+    """Rows of `ablation.csv`, of `ablation_controls.csv` and of `ablation_suite.csv` for one label set."""
+    change = verdicts.accuracy_after - verdicts.accuracy_before
+    margin_change = verdicts.margin_after - verdicts.margin_before
+    first = first_edits(chosen)
+    class_names = [plain_name(labels.name, name, task.classes) for name in labels.classes]
+    # Column by column, over the classes: a scalar fills the column.
+    tables, control_tables = [], []
+    for number, intervention in enumerate(chosen):
+        target, controls = first[number], slice(first[number] + 1, first[number + 1])  # rows of `change`
+        drawn = margin_change[controls]
         columns = {
             "label_set": labels.name,
-            "intervention": one.name,
-            "mode": one.mode,
-            "gain": one.gain,
-            "neurons": len(one.neurons.neurons),
+            "intervention": intervention.name,
+            "mode": intervention.mode,
+            "gain": intervention.gain,
+            "neurons": len(intervention.neurons.neurons),
             "class": labels.classes,
-            "clips": outcome.clips,
-            "accuracy_before": before.accuracy[0],
-            "accuracy_after": after.accuracy[target],
+            "clips": verdicts.clips,
+            "accuracy_before": verdicts.accuracy_before,
+            "accuracy_after": verdicts.accuracy_after[target],
             "change": change[target],
-            "change_clips": change[target] * outcome.clips if single else np.nan,
-            "margin_before": before.margin[0],
-            "margin_after": after.margin[target],
+            "change_clips": np.nan if labels.multi_label else change[target] * verdicts.clips,
+            "margin_before": verdicts.margin_before,
+            "margin_after": verdicts.margin_after[target],
             "margin_change": margin_change[target],
-            "ci_low": outcome.low[number],
-            "ci_high": outcome.high[number],
+            "ci_low": verdicts.low[number],
+            "ci_high": verdicts.high[number],
             "controls": len(drawn),
             "control_mean": drawn.mean(axis=0) if len(drawn) else np.nan,
             "control_sd": drawn.std(axis=0, ddof=1) if len(drawn) > 1 else np.nan,
             "p_value": empirical_p(margin_change[target], drawn),
         }
-        rows.append(pd.DataFrame(columns))
-        names = [plain_name(labels.name, name, task.classes) for name in labels.classes]
-        control_rows.append(
-            pd.DataFrame(
-                {
-                    "intervention": one.name,
-                    "control": np.repeat(np.arange(len(drawn)), len(names)),
-                    "class": names * len(drawn),
-                    "change": change[own].ravel(),
-                    "margin_change": drawn.ravel(),
-                },
-                columns=list(CONTROL_COLUMNS),
-            )
-        )
-    table = pd.concat(rows, ignore_index=True)
+        tables.append(pd.DataFrame(columns))
+        # (control, class), flattened: the classes of the first control, then of the second, ...
+        columns = {
+            "intervention": intervention.name,
+            "control": np.repeat(np.arange(len(drawn)), len(class_names)),
+            "class": class_names * len(drawn),
+            "change": change[controls].ravel(),
+            "margin_change": drawn.ravel(),
+        }
+        control_tables.append(pd.DataFrame(columns))
+    table = pd.concat(tables, ignore_index=True)
+    # One family of tests: all interventions and classes of the label set.
     table["q_value"] = benjamini_hochberg(table["p_value"].to_numpy())
-    suite = _suite_rows(labels, chosen, margin_change, first, outcome.clips)
-    return table[list(COLUMNS)], pd.concat(control_rows, ignore_index=True), suite
+    suite = _suite_rows(labels, chosen, margin_change, first, verdicts.clips > 0)
+    return table, pd.concat(control_tables, ignore_index=True), pd.DataFrame(suite, columns=list(SuiteRow._fields))
 
 
 def _suite_rows(
     labels: LabelSet,
     chosen: Sequence[Intervention],
     margin_change: Float[np.ndarray, "edit class"],
-    first: np.ndarray,
-    clips: Int[np.ndarray, " class"],
-) -> pd.DataFrame:
-    """The aggregate test: all interventions of a gain together, against as many times their k-th controls."""
-    rows, judged = [], clips > 0
-    for mode, gain in dict.fromkeys((one.mode, one.gain) for one in chosen):
-        kept = [number for number, one in enumerate(chosen) if (one.mode, one.gain) == (mode, gain)]
-        kept = [number for number in kept if _own_classes(labels, chosen[number].neurons.classes).any()]
+    first: Int[np.ndarray, " bound"],
+    judged: Bool[np.ndarray, " class"],
+) -> list[SuiteRow]:
+    """The aggregate test: all interventions of a gain together, against the k-th controls of all, for each k."""
+    meant_for = [[(labels.name, name) in each.neurons.classes for name in labels.classes] for each in chosen]
+    rows = []
+    for mode, gain in dict.fromkeys((each.mode, each.gain) for each in chosen):
+        # Interventions that are meant for no class of the label set, as those for another label set, do not count.
+        kept = [
+            number
+            for number, each in enumerate(chosen)
+            if (each.mode, each.gain) == (mode, gain) and any(meant_for[number])
+        ]
         if not kept:
             continue
+        # The k-th controls of all interventions were drawn jointly, so there are as many draws as all of them have.
         controls = min(len(chosen[number].controls) for number in kept)
-        per_draw = []  # (draw, contrast) of each intervention; draw 0 is the intervention
+        contrasts = []  # of each intervention, (draw, contrast); draw 0 is the intervention, the others its controls
         for number in kept:
-            own = _own_classes(labels, chosen[number].neurons.classes)
-            changes = margin_change[first[number] : first[number] + 1 + controls]
+            own = np.array(meant_for[number])
+            changes = margin_change[first[number] : first[number] + 1 + controls]  # (draw, class)
             on_own, on_others = _mean(changes[:, own & judged], 1), _mean(changes[:, ~own & judged], 1)
-            per_draw.append(np.stack([on_own, on_others, on_own - on_others], axis=1))
-        found = _mean(np.stack(per_draw), 0)  # an intervention for all classes has no others: the rest decide
-        p_values = empirical_p(found[0], found[1:])
+            contrasts.append(np.stack([on_own, on_others, on_own - on_others], axis=1))
+        means = _mean(np.stack(contrasts), 0)  # an intervention for all classes has no others: the rest decide
+        p_values = empirical_p(means[0], means[1:])
         for index, contrast in enumerate(CONTRASTS):
-            drawn = found[1:, index]
-            mean = drawn.mean() if controls else np.nan
-            deviation = drawn.std(ddof=1) if controls > 1 else np.nan
+            drawn = means[1:, index]
+            control_mean = drawn.mean() if controls else np.nan
+            control_sd = drawn.std(ddof=1) if controls > 1 else np.nan
+            change, p_value = means[0, index], p_values[index]
             rows.append(
-                [
-                    labels.name,
-                    mode,
-                    gain,
-                    len(kept),
-                    contrast,
-                    found[0, index],
-                    controls,
-                    mean,
-                    deviation,
-                    p_values[index],
-                ]
+                SuiteRow(
+                    labels.name, mode, gain, len(kept), contrast, change, controls, control_mean, control_sd, p_value
+                )
             )
-    return pd.DataFrame(rows, columns=list(SUITE_COLUMNS))
+    return rows
 
 
 def _mean(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
-    """Mean of the numbers along an axis; NaN where there is none, as for an intervention that has no other classes."""
+    """Mean of the numbers along an axis; NaN without a number, as for an intervention that has no other classes.
+
+    NumPy's `nanmean` does the same, but warns of it.
+    """
     count = (~np.isnan(values)).sum(axis=axis)
     return np.where(count > 0, np.nansum(values, axis=axis) / np.maximum(count, 1), np.nan)
-
-
-def _own_classes(labels: LabelSet, classes: Sequence[ClassName]) -> np.ndarray:
-    return np.array([(labels.name, name) in classes for name in labels.classes])
-
-
-def _set_rows(chosen: Sequence[Intervention]) -> pd.DataFrame:
-    rows = [(one.name, one.mode, one.gain, *pair) for one in chosen for pair in one.neurons.neurons]
-    return pd.DataFrame(rows, columns=["intervention", "mode", "gain", "layer", "neuron"])

@@ -26,7 +26,8 @@ from jaxdissect.selection.labelled import Neurons
 from jaxdissect.selection.neuron_set_files import CONTROL_SUFFIX, published_sets
 from jaxdissect.selection.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
 from jaxdissect.selection.neuron_table import read_specific
-from jaxdissect.stages.ablate import AblateResult, ablation_options, check_ahead, run_ablate
+from jaxdissect.stages.ablate import AblateResult, check_ahead, run_ablate
+from jaxdissect.stages.ablation_plan import ablation_options
 from jaxdissect.stages.activations import ActivationsResult, run_activations
 from jaxdissect.stages.neurons import run_neurons
 from jaxdissect.stages.probe import run_probe

@@ -16,7 +16,7 @@ from tolerances import TOLERANCES, assert_within, relative_error
 
 from jaxdissect import AblationOptions, Head, InputError, Judge, ablate, neuron_set
 from jaxdissect.ablation.interventions import make_interventions
-from jaxdissect.ablation.verdicts import Verdicts, judge_clips, per_class
+from jaxdissect.ablation.verdicts import Verdicts, class_means, judge_clips
 from jaxdissect.significance.p_values import benjamini_hochberg, bootstrap_means, empirical_p
 from jaxdissect.tasks.table import label_set, make_task
 
@@ -46,7 +46,7 @@ def place(clip):
 def sounds(clip):
     """Several, one or none; `a` is a name that another label set has too."""
     named = {"a": clip % 4 == 0, "siren": clip % 15 == 2, "horn": clip % 3 != 0}
-    return [name for name, there in named.items() if there]
+    return [name for name, present in named.items() if present]
 
 
 def recording(clip):
@@ -121,56 +121,57 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["whole", "parts"])
-def found(world, request):
+def result(world, request):
     """Also in many small parts, on the devices and in the host's memory."""
     small = {"batch_size": 3, "at_once": 5} if request.param == "parts" else {}
     passes = []
     with pytest.MonkeyPatch.context() as patch:
         if small:
-            patch.setattr("jaxdissect.ablation.suite_state.AT_ONCE_BYTES", 100_000)
-        done = ablate(
+            patch.setattr("jaxdissect.ablation.suite_state.LARGEST_VERDICTS", 100_000)
+        ablated = ablate(
             world.encoder, world.task, world.judges, world.chosen, OPTIONS, world.means, progress=passes.append, **small
         )
     assert passes == sorted(passes)
     assert passes[-1] == len(world.chosen) * (1 + CONTROLS) * CLIPS
-    return done
+    return ablated
 
 
 @pytest.fixture(scope="module")
 def expected(world):
     """The slow version's tables, and of each row of the first the exact distribution of its bootstrap."""
-    done = slow.ablate(world.encoder, world.clips, world.labels, world.chosen, world.means)
+    ablated = slow.ablate(world.encoder, world.clips, world.labels, world.chosen, world.means)
     resampled = [
         slow.resampled_means(list(changes.values()), [recording(clip) for clip in changes])
-        for changes in (row.pop("clip_changes") for row in done.rows)
+        for changes in (row.pop("clip_changes") for row in ablated.rows)
     ]
-    return SimpleNamespace(table=pd.DataFrame(done.rows), controls=pd.DataFrame(done.controls), resampled=resampled,
-                           suite=pd.DataFrame(done.suite), logit_gap=done.logit_gap, p_gap=done.p_gap)  # fmt: skip
+    tables = {name: pd.DataFrame(getattr(ablated, name)) for name in ("controls", "suite")}
+    gaps = {name: getattr(ablated, name) for name in ("logit_gap", "p_gap")}
+    return SimpleNamespace(table=pd.DataFrame(ablated.rows), resampled=resampled, **tables, **gaps)
 
 
-def assert_same(found, expected, columns):
-    pd.testing.assert_frame_equal(found[columns], expected[columns], check_dtype=False, check_exact=True)
+def assert_same(result, expected, columns):
+    pd.testing.assert_frame_equal(result[columns], expected[columns], check_dtype=False, check_exact=True)
 
 
-def assert_near(found, expected, columns, name):
+def assert_near(result, expected, columns, name):
     for column in columns:
-        assert_within(name, relative_error(found[column], expected[column]))
+        assert_within(name, relative_error(result[column], expected[column]))
 
 
 # --- against the slow version
 
 
-def test_rows_are_label_sets_interventions_and_classes(found, expected):
+def test_ablate_rows_are_label_sets_interventions_and_classes(result, expected):
     names = ["label_set", "intervention", "mode", "gain", "neurons", "class", "clips", "controls"]
-    assert_same(found.table, expected.table, names)
-    assert_same(found.controls, expected.controls, ["intervention", "control", "class"])
-    assert_same(found.suite, expected.suite, ["label_set", "mode", "gain", "interventions", "contrast", "controls"])
+    assert_same(result.table, expected.table, names)
+    assert_same(result.controls, expected.controls, ["intervention", "control", "class"])
+    assert_same(result.suite, expected.suite, ["label_set", "mode", "gain", "interventions", "contrast", "controls"])
 
 
-def test_recall_is_counted_exactly(found, expected):
+def test_ablate_counts_recall_exactly(result, expected):
     """As numbers of clips that are right, over the probes."""
     single = expected.table.label_set != "sounds"
-    table, wanted = found.table[single], expected.table[single]
+    table, wanted = result.table[single], expected.table[single]
     for column in ("accuracy_before", "accuracy_after", "change"):
         right = wanted[column] * wanted.clips * PROBES
         np.testing.assert_array_equal(np.rint(table[column] * wanted.clips * PROBES), np.rint(right))
@@ -178,37 +179,37 @@ def test_recall_is_counted_exactly(found, expected):
     assert_near(table, wanted, accuracy, SHARE)
 
 
-def test_average_precision(found, expected):
+def test_ablate_average_precision_is_scikit_learns(result, expected):
     several = expected.table.label_set == "sounds"
-    table, wanted = found.table[several], expected.table[several]
+    table, wanted = result.table[several], expected.table[several]
     assert_near(table, wanted, ["accuracy_before", "accuracy_after", "change"], PRECISION)
     assert table.change_clips.isna().all()
 
 
-def test_margins(found, expected):
-    assert_near(found.table, expected.table, ["margin_before", "margin_after", "margin_change"], MARGIN)
-    assert_near(found.table, expected.table, ["control_mean", "control_sd"], MARGIN)
+def test_ablate_margins_match_the_slow_ones(result, expected):
+    assert_near(result.table, expected.table, ["margin_before", "margin_after", "margin_change"], MARGIN)
+    assert_near(result.table, expected.table, ["control_mean", "control_sd"], MARGIN)
 
 
-def test_controls(found, expected):
-    assert_near(found.controls, expected.controls, ["change"], PRECISION)
-    assert_near(found.controls, expected.controls, ["margin_change"], MARGIN)
+def test_ablate_controls_match_the_slow_ones(result, expected):
+    assert_near(result.controls, expected.controls, ["change"], PRECISION)
+    assert_near(result.controls, expected.controls, ["margin_change"], MARGIN)
 
 
-def test_the_suite(found, expected):
-    assert_near(found.suite, expected.suite, ["margin_change", "control_mean", "control_sd"], MARGIN)
-    assert_same(found.suite, expected.suite, ["p_value"])
+def test_ablate_suite_matches_the_slow_one(result, expected):
+    assert_near(result.suite, expected.suite, ["margin_change", "control_mean", "control_sd"], MARGIN)
+    assert_same(result.suite, expected.suite, ["p_value"])
 
 
-def test_p_and_q_values(found, expected):
-    assert_same(found.table, expected.table, ["p_value"])
-    assert_near(found.table, expected.table, ["q_value"], SHARE)
+def test_ablate_p_and_q_values_match_the_slow_ones(result, expected):
+    assert_same(result.table, expected.table, ["p_value"])
+    assert_near(result.table, expected.table, ["q_value"], SHARE)
 
 
-def test_intervals_are_quantiles_of_all_resamples(found, expected):
+def test_ablate_intervals_are_quantiles_of_all_resamples(result, expected):
     """Within the error of the number that were drawn: five of its standard deviations."""
     error = 5 * math.sqrt(0.025 * 0.975 / RESAMPLES)
-    for (_, row), means in zip(found.table.iterrows(), expected.resampled, strict=True):
+    for (_, row), means in zip(result.table.iterrows(), expected.resampled, strict=True):
         if len(means) == 1:  # of one source
             assert math.isnan(row.ci_low)
             assert math.isnan(row.ci_high)
@@ -219,14 +220,14 @@ def test_intervals_are_quantiles_of_all_resamples(found, expected):
             assert least - slack <= limit <= most + slack, f"{row.intervention}, {row['class']}"
 
 
-def test_what_was_done_and_left_out_is_told(found, world):
+def test_ablate_lists_its_sets_and_the_clips_left_out(result, world):
     neurons = [(one.name, one.mode, one.gain, *pair) for one in world.chosen for pair in one.neurons.neurons]
-    assert list(found.sets.itertuples(index=False, name=None)) == neurons
-    assert sorted(found.reasons) == list(UNREADABLE)
-    assert all("cannot be decoded" in reason for reason in found.reasons.values())
+    assert list(result.sets.itertuples(index=False, name=None)) == neurons
+    assert sorted(result.reasons) == list(UNREADABLE)
+    assert all("cannot be decoded" in reason for reason in result.reasons.values())
 
 
-def test_the_comparison_is_no_trivial_one(expected):
+def test_ablate_comparison_with_the_slow_version_is_not_trivial(expected):
     """No decision hangs on a rounding error, and there are all kinds of results."""
     table = expected.table
     error = TOLERANCES[MARGIN].allowed * np.abs(table.margin_after).max()
@@ -247,7 +248,7 @@ def test_the_comparison_is_no_trivial_one(expected):
 QUICK = dataclasses.replace(OPTIONS, gains=(0.0, 3.0), controls=4, resamples=200)
 
 
-def some(world, options=QUICK, clips=range(CLIPS), sets=SETS[:1], labels=("kind",)):
+def ablate_part(world, options=QUICK, clips=range(CLIPS), sets=SETS[:1], labels=("kind",)):
     """What one set's interventions do to some of the clips, as some of the label sets tell."""
     task = world.task.rows(list(clips))
     task = dataclasses.replace(task, label_sets=tuple(one for one in task.label_sets if one.name in labels))
@@ -255,8 +256,8 @@ def some(world, options=QUICK, clips=range(CLIPS), sets=SETS[:1], labels=("kind"
     return ablate(world.encoder, task, judges, chosen_of(options, sets=sets), options)
 
 
-def test_an_unreadable_clip_counts_as_if_it_were_not_there(world):
-    every, readable = some(world, labels=["place"]), some(world, clips=world.readable, labels=["place"])
+def test_ablate_ignores_an_unreadable_clip(world):
+    every, readable = ablate_part(world, labels=["place"]), ablate_part(world, clips=world.readable, labels=["place"])
     pd.testing.assert_frame_equal(every.table, readable.table)
     pd.testing.assert_frame_equal(every.controls, readable.controls)
     pd.testing.assert_frame_equal(every.suite, readable.suite)
@@ -264,16 +265,16 @@ def test_an_unreadable_clip_counts_as_if_it_were_not_there(world):
     assert not readable.reasons
 
 
-def test_a_clip_without_a_label_counts_as_if_it_were_not_there(world):
+def test_ablate_ignores_a_clip_without_a_label(world):
     """Not so of a multi-label set: there it is one more clip for average precision, as in the slow version."""
     labelled = [clip for clip in world.readable if place(clip)]
     assert len(world.readable) - len(labelled) > 2
-    every, fewer = (some(world, clips=clips, labels=["place"]) for clips in (world.readable, labelled))
+    every, fewer = (ablate_part(world, clips=clips, labels=["place"]) for clips in (world.readable, labelled))
     pd.testing.assert_frame_equal(every.table, fewer.table)
     pd.testing.assert_frame_equal(every.controls, fewer.controls)
 
 
-def test_a_class_of_unreadable_clips_is_nan_and_no_test(world):
+def test_ablate_gives_nan_and_no_test_for_a_class_of_unreadable_clips(world):
     """The other rows are as without it, q-values too."""
     only = label_set("place", [["z"] if clip in UNREADABLE else place(clip) for clip in range(CLIPS)])
     head = world.judges["place"].head
@@ -281,20 +282,20 @@ def test_a_class_of_unreadable_clips_is_nan_and_no_test(world):
                         bias=np.pad(head.bias, ((0, 0), (0, 1)), constant_values=-1e4))  # fmt: skip
     task = dataclasses.replace(world.task, label_sets=(only,))
     chosen = chosen_of(QUICK, sets=SETS[:1])
-    found = ablate(world.encoder, task, {"place": Judge(head, only.table())}, chosen, QUICK).table
-    without = some(world, labels=["place"]).table
-    assert found["class"].tolist() == ["x", "y", "z"] * 2
-    pd.testing.assert_frame_equal(found[found["class"] != "z"].reset_index(drop=True), without)
-    empty = found[found["class"] == "z"]
+    result = ablate(world.encoder, task, {"place": Judge(head, only.table())}, chosen, QUICK).table
+    without = ablate_part(world, labels=["place"]).table
+    assert result["class"].tolist() == ["x", "y", "z"] * 2
+    pd.testing.assert_frame_equal(result[result["class"] != "z"].reset_index(drop=True), without)
+    empty = result[result["class"] == "z"]
     assert (empty.clips == 0).all()
-    numbers = [column for column in found.columns[found.columns.get_loc("accuracy_before") :] if column != "controls"]
+    numbers = [column for column in result.columns[result.columns.get_loc("accuracy_before") :] if column != "controls"]
     assert empty[numbers].isna().all(axis=None)
 
 
 # --- sources
 
 
-def test_clips_of_one_source_have_no_interval_and_sources_alike_widen_it(world):
+def test_ablate_intervals_depend_on_the_sources_of_clips(world):
     """Twice each clip is no more evidence than once, unless one takes them for different sources."""
     twice = [clip for clip in world.readable for _ in range(2)]
     names = [f"{number}-{clip}.wav" for number, clip in enumerate(twice)]
@@ -317,7 +318,7 @@ def test_clips_of_one_source_have_no_interval_and_sources_alike_widen_it(world):
     np.testing.assert_allclose((widths[0] / widths[1])[moved], math.sqrt(2), rtol=0.15)
 
 
-def test_an_interval_of_many_sources_is_the_normal_one():
+def test_bootstrap_means_of_many_sources_give_the_normal_interval():
     """Mean and standard error of sources of unequal size: the linearised ratio of sums, 1.96 of them on each side."""
     random = np.random.default_rng(3)
     sizes = random.integers(1, 5, 400)
@@ -334,17 +335,17 @@ def test_an_interval_of_many_sources_is_the_normal_one():
 # --- special cases
 
 
-def test_gain_one_changes_nothing(world):
+def test_ablate_with_gain_one_changes_nothing(world):
     """Up to rounding: the pass with gains is another program than the pass without, and rounds as it likes."""
-    table = some(world, dataclasses.replace(QUICK, gains=(1.0,))).table
+    table = ablate_part(world, dataclasses.replace(QUICK, gains=(1.0,))).table
     assert (table[["change", "change_clips"]] == 0).all(axis=None)
     moved = table[["margin_change", "control_mean", "control_sd", "ci_low", "ci_high"]]
     assert_within("margin under gain 1, relative", float((moved.abs().max(axis=1) / table.margin_before.abs()).max()))
 
 
-def test_the_one_shifted_control_is_an_intervention_on_the_next_neurons(world):
-    shifted = some(world, dataclasses.replace(QUICK, match="shift"), sets=[("last", [(0, 11), (1, 2)])])
-    beside = some(world, sets=[("first", [(0, 0), (1, 3)])])
+def test_ablate_shifted_control_is_an_intervention_on_the_next_neurons(world):
+    shifted = ablate_part(world, dataclasses.replace(QUICK, match="shift"), sets=[("last", [(0, 11), (1, 2)])])
+    beside = ablate_part(world, sets=[("first", [(0, 0), (1, 3)])])
     np.testing.assert_array_equal(shifted.controls.margin_change, shifted.table.control_mean)
     np.testing.assert_allclose(shifted.table.control_mean, beside.table.margin_change)
     assert (shifted.table.controls == 1).all()
@@ -353,8 +354,8 @@ def test_the_one_shifted_control_is_an_intervention_on_the_next_neurons(world):
     assert len(shifted.suite) == 0  # meant for no class
 
 
-def test_without_controls_there_is_no_p_value(world):
-    alone, beside = (some(world, dataclasses.replace(QUICK, controls=controls)) for controls in (0, 4))
+def test_ablate_without_controls_gives_no_p_value(world):
+    alone, beside = (ablate_part(world, dataclasses.replace(QUICK, controls=controls)) for controls in (0, 4))
     of_controls = ["controls", "control_mean", "control_sd", "p_value", "q_value"]
     pd.testing.assert_frame_equal(alone.table.drop(columns=of_controls), beside.table.drop(columns=of_controls))
     assert alone.table[of_controls[1:]].isna().all(axis=None)
@@ -363,11 +364,11 @@ def test_without_controls_there_is_no_p_value(world):
     assert len(alone.controls) == 0
 
 
-def test_an_intervention_meant_for_every_class_has_no_others(world):
+def test_ablate_suite_has_no_others_for_an_intervention_meant_for_every_class(world):
     sets = [("all", [(0, 1)], [("kind", name) for name in "abc"])]
-    found = some(world, sets=sets)
-    changes = found.table.groupby("intervention", sort=False).margin_change.mean()
-    suite = found.suite.set_index("contrast")
+    result = ablate_part(world, sets=sets)
+    changes = result.table.groupby("intervention", sort=False).margin_change.mean()
+    suite = result.suite.set_index("contrast")
     np.testing.assert_allclose(suite.margin_change["own classes"].astype(float), changes)
     assert suite.drop("own classes")[["margin_change", "p_value"]].isna().all(axis=None)
 
@@ -388,26 +389,26 @@ def test_an_intervention_meant_for_every_class_has_no_others(world):
         (10, [0] * 9, 0.1),
     ],
 )
-def test_p_values_worked_out(target, controls, p):
-    found = empirical_p(np.array([float(target)]), np.array(controls, float)[:, None])
-    assert found.tolist() == [p]
+def test_empirical_p_worked_out(target, controls, p):
+    result = empirical_p(np.array([float(target)]), np.array(controls, float)[:, None])
+    assert result.tolist() == [p]
     assert slow.exact_p(target, controls)[0] == p
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 1e-7])
-def test_p_values_with_many_ties_equal_the_slow_ones(scale):
+def test_empirical_p_with_many_ties_equals_the_slow_one(scale):
     """Ties at unequal distances on both sides of the mean, in numbers that are no exact binary fractions too."""
     random = np.random.default_rng(1)
     observed, controls = random.integers(-3, 4, 300), random.integers(-3, 4, (7, 300))
-    found = empirical_p(observed * scale, controls * scale)
+    result = empirical_p(observed * scale, controls * scale)
     wanted = [slow.exact_p(one, of)[0] for one, of in zip(observed, controls.T, strict=True)]
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(result, wanted)
     assert len(set(wanted)) == 8
 
 
 @pytest.mark.parametrize("draw", ["normal", "skewed", "heavy tails", "ties", "a level of their own"])
 @pytest.mark.parametrize("controls", [19, 39])
-def test_a_target_like_its_controls_is_rarely_significant(draw, controls):
+def test_empirical_p_of_a_target_like_its_controls_is_rarely_significant(draw, controls):
     """P(p <= 0.05) is at most 0.05, and without ties just that, over many data sets, within 4 standard errors."""
     random, data_sets = np.random.default_rng(controls), 20_000
     shape = (1 + controls, data_sets)
@@ -435,25 +436,25 @@ def test_a_target_like_its_controls_is_rarely_significant(draw, controls):
         ([0.3], [0.3]),
     ],
 )
-def test_q_values_worked_out(p_values, q_values):
+def test_benjamini_hochberg_worked_out(p_values, q_values):
     assert_within(SHARE, relative_error(benjamini_hochberg(np.array(p_values)), q_values))
     assert_within(SHARE, relative_error(slow.q_values(p_values), q_values))
 
 
-def test_q_values_equal_scipys_and_leave_out_what_is_nan():
+def test_benjamini_hochberg_equals_scipys_and_leaves_out_nan():
     random = np.random.default_rng(0)
     for count in (1, 2, 40):
         p_values = random.integers(1, 21, count) / 20
         wanted = scipy.stats.false_discovery_control(p_values)
         gaps = np.repeat(p_values, 2)
         gaps[::2] = np.nan
-        found = benjamini_hochberg(gaps)
-        assert np.isnan(found[::2]).all()
-        assert_within(SHARE, relative_error(found[1::2], wanted))
+        result = benjamini_hochberg(gaps)
+        assert np.isnan(result[::2]).all()
+        assert_within(SHARE, relative_error(result[1::2], wanted))
         assert_within(SHARE, relative_error(slow.q_values(p_values), wanted))
 
 
-def test_one_class_without_a_usable_clip_leaves_the_aggregate_test_to_the_others(world):
+def test_ablate_suite_leaves_out_a_class_without_a_usable_clip(world):
     """And so does an intervention that is meant for every class, which has no others."""
     every = [("kind", name) for name in "abc"]
     sets = (("for all", [(0, 1), (1, 2)], every), ("for a", [(0, 5), (1, 3)], [("kind", "a")]))
@@ -464,12 +465,12 @@ def test_one_class_without_a_usable_clip_leaves_the_aggregate_test_to_the_others
     wider = Head(
         head.mean, head.variance, *(np.concatenate([part, part[..., :1] - 9], -1) for part in (head.kernel, head.bias))
     )
-    done = ablate(
+    ablated = ablate(
         world.encoder, task, {"kind": Judge(wider, task.label_sets[0].table())}, chosen_of(sets=sets), OPTIONS
     )
-    table = done.table[done.table["gain"] == 0].set_index(["intervention", "class"])["margin_change"]
+    table = ablated.table[ablated.table["gain"] == 0].set_index(["intervention", "class"])["margin_change"]
     assert np.isnan(table["for a x 0", "z"])
-    suite = done.suite[done.suite["gain"] == 0].set_index("contrast")
+    suite = ablated.suite[ablated.suite["gain"] == 0].set_index("contrast")
     assert suite["interventions"].tolist() == [2, 2, 2]
     own = np.mean([np.mean([table["for all x 0", name] for name in "abc"]), table["for a x 0", "a"]])
     others = np.mean([table["for a x 0", name] for name in "bc"])
@@ -477,26 +478,26 @@ def test_one_class_without_a_usable_clip_leaves_the_aggregate_test_to_the_others
     assert suite["p_value"].between(0.1, 1).all()
 
 
-def test_a_clip_whose_margin_an_edit_blows_up_spoils_its_own_class_alone():
+def test_class_means_are_nan_only_where_an_edit_blows_up_a_margin():
     verdicts = Verdicts(np.array([[np.nan, 1, 2]], np.float32), np.array([[np.nan, 1, 0]], np.float32))
     none = np.zeros((1, 2), np.float32)
     head = Head(none, none + 1, np.ones((1, 2, 2), np.float32), none)
-    found = per_class(verdicts, Judge(head, np.eye(3, dtype=bool)), np.ones(3, bool))
-    np.testing.assert_array_equal(found.margin, [[np.nan, 1, 2]])
-    np.testing.assert_array_equal(found.accuracy, [[np.nan, 1, 0]])
+    accuracy, margin = class_means(verdicts, Judge(head, np.eye(3, dtype=bool)), np.ones(3, bool))
+    np.testing.assert_array_equal(margin, [[np.nan, 1, 2]])
+    np.testing.assert_array_equal(accuracy, [[np.nan, 1, 0]])
     blown = judge_clips(head, jnp.array([[np.inf, 0], [1, 1]]), jnp.array([[True, False]] * 2), False)
     assert np.isnan(blown.correct[0])
     assert np.isfinite(blown.correct[1])
 
 
-def test_what_does_not_fit_together_is_refused(world):
+def test_ablate_refuses_what_does_not_fit_together(world):
     chosen = chosen_of()
 
     def run(**changes):
         given = {"judges": world.judges, "chosen": chosen, "options": OPTIONS} | changes
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as refusal:
             ablate(world.encoder, world.task, **given)
-        return str(told.value)
+        return str(refusal.value)
 
     assert "needs an intervention at least" in run(chosen=[])
     assert "names that differ" in run(chosen=[chosen[0], chosen[0]])
@@ -510,3 +511,21 @@ def test_what_does_not_fit_together_is_refused(world):
     assert "multi_label False" in run(judges={**world.judges, "kind": dataclasses.replace(judge, multi_label=True)})
     narrow = dataclasses.replace(judge.head, kernel=judge.head.kernel[..., :1])
     assert "a head of 3 classes" in run(judges={**world.judges, "kind": dataclasses.replace(judge, head=narrow)})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"gains": (0.0, math.nan)}, "gains must be finite, and at most 1,000,000 in size, got 0.0, nan"),
+        ({"gains": (2e6,)}, "gains must be finite"),
+        ({"gains": (0.0, 0.0)}, "gains must be numbers that differ, got 0.0, 0.0"),
+        ({"gains": ()}, "gains must be numbers that differ, got none"),
+        ({"gains": (0.0,), "mode": "mean"}, "leave gains out"),
+        ({"controls": -1}, "controls must not be negative, got -1"),
+        ({"resamples": 0}, "resamples must be positive, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+    ],
+)
+def test_ablation_options_refuse(wrong, message):
+    with pytest.raises(InputError, match=message):
+        AblationOptions(**wrong)

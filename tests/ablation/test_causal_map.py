@@ -14,8 +14,8 @@ from torch_reference import random_state, reference_model
 
 from jaxdissect import InputError, causal_map
 from jaxdissect.ablation.activity import measure_activity
-from jaxdissect.ablation.causal_map import check_map, spearman
-from jaxdissect.ablation.engine import Edit
+from jaxdissect.ablation.causal_check import check_map, spearman
+from jaxdissect.ablation.edits import Edit
 from jaxdissect.ablation.stream import judge_edits
 
 
@@ -52,8 +52,8 @@ def torch_embeddings(encoder):
     return torch.cat(frames, dim=1).mean(dim=1), activations
 
 
-def test_it_is_pytorchs_activation_times_gradient(encoder, task, judges):
-    found = causal_map(encoder, task, judges, SHAPE, devices=jax.devices()[:2])
+def test_causal_map_is_pytorchs_activation_times_gradient(encoder, task, judges):
+    result = causal_map(encoder, task, judges, SHAPE, devices=jax.devices()[:2])
     embeddings, activations = torch_embeddings(encoder)
     for name, judge in judges.items():
         head = {part: torch.from_numpy(np.asarray(value)) for part, value in vars(judge.head).items()}
@@ -76,18 +76,18 @@ def test_it_is_pytorchs_activation_times_gradient(encoder, task, judges):
             for clip in rows:
                 wanted[index[clip]] -= gradients[clip] / clips[index[clip]]
                 left[clip, index[clip]] = False
-        assert_within("causal map against torch, relative", relative_error(found[name], wanted))
+        assert_within("causal map against torch, relative", relative_error(result[name], wanted))
 
 
-def test_batches_and_devices_do_not_matter(encoder, task, judges):
+def test_causal_map_is_the_same_by_any_batches_and_devices(encoder, task, judges):
     reference = causal_map(encoder, task, judges, SHAPE, batch_size=1, devices=jax.devices()[:1])
     for batch_size, devices in ((7, 1), (2, 4)):
-        found = causal_map(encoder, task, judges, SHAPE, batch_size=batch_size, devices=jax.devices()[:devices])
+        result = causal_map(encoder, task, judges, SHAPE, batch_size=batch_size, devices=jax.devices()[:devices])
         for name in judges:
-            assert_within("causal map by batch and devices, relative", relative_error(found[name], reference[name]))
+            assert_within("causal map by batch and devices, relative", relative_error(result[name], reference[name]))
 
 
-def test_small_gains_change_the_margin_by_what_the_map_says(encoder, task, judges):
+def test_causal_map_predicts_the_effect_of_small_gains(encoder, task, judges):
     """Attenuated by a hundredth, a hundredth of the estimate."""
     estimate = causal_map(encoder, task, {"label": judges["label"]}, SHAPE)["label"].mean(axis=0)
     strongest = np.argsort(-np.abs(estimate), axis=None)[:6]
@@ -102,17 +102,17 @@ def test_small_gains_change_the_margin_by_what_the_map_says(encoder, task, judge
     )
 
 
-def test_clips_that_cannot_be_read_are_left_out(encoder, task, judges):
+def test_causal_map_leaves_out_clips_that_cannot_be_read(encoder, task, judges):
     kept = task.rows([clip for clip in range(CLIPS) if clip != 2])
     fewer = {name: dataclasses.replace(judge, members=np.delete(judge.members, 2, 0)) for name, judge in judges.items()}
     wanted = causal_map(encoder, kept, fewer, SHAPE)
     (task.data / "2.wav").write_bytes(b"no audio")
-    found = causal_map(encoder, task, judges, SHAPE)
+    result = causal_map(encoder, task, judges, SHAPE)
     for name in judges:
-        assert_within("causal map by batch and devices, relative", relative_error(found[name], wanted[name]))
+        assert_within("causal map by batch and devices, relative", relative_error(result[name], wanted[name]))
 
 
-def test_the_check_compares_with_silencing_one_by_one(encoder, task, judges):
+def test_check_map_compares_with_silencing_one_by_one(encoder, task, judges):
     passes = []
     check = check_map(encoder, task, judges, SHAPE, 5, clips=4, progress=passes.append)
     assert check.columns.tolist() == [
@@ -130,7 +130,7 @@ def test_the_check_compares_with_silencing_one_by_one(encoder, task, judges):
     assert ratio.between(0.5, 2).all()
 
 
-def test_rank_correlation_is_scipys():
+def test_spearman_is_scipys():
     rng = np.random.default_rng(0)
     for _ in range(5):
         one, other = rng.integers(0, 6, 30).astype(float), rng.integers(0, 6, 30).astype(float)
@@ -139,15 +139,15 @@ def test_rank_correlation_is_scipys():
     assert np.isnan(spearman(np.ones(4), np.arange(4.0)))
 
 
-def test_numbers_must_be_positive(encoder, task, judges):
-    with pytest.raises(InputError, match="--batch-size must be positive, got 0"):
+def test_causal_map_needs_a_positive_batch_size(encoder, task, judges):
+    with pytest.raises(InputError, match="batch_size must be positive, got 0"):
         causal_map(encoder, task, judges, SHAPE, batch_size=0)
 
 
-def test_activity_by_hand(encoder, task):
+def test_measure_activity_by_hand(encoder, task):
     """Every activation kept, in plain numpy; one clip that cannot be read."""
     (task.data / "5.wav").write_bytes(b"")
-    found = measure_activity(encoder, task, batch_size=2)
+    result = measure_activity(encoder, task, batch_size=2)
     pcm = jnp.asarray(np.stack([clip_samples(clip) for clip in range(CLIPS) if clip != 5]))
     _, kept = encoder.module.apply(
         {"params": encoder.variables["params"]}, encoder.front_end(encoder.variables, pcm),
@@ -158,5 +158,5 @@ def test_activity_by_hand(encoder, task):
         every = np.concatenate([np.asarray(call, np.float64).reshape(-1, CONFIG.mlp) for call in calls])
         kernel = np.asarray(encoder.variables["params"][f"blocks_{layer}"]["mlp"]["fc2"]["kernel"], np.float64)
         impact = np.abs(every).mean(axis=0) * np.sqrt(np.square(kernel).sum(axis=1))
-        np.testing.assert_allclose(found.rate[layer], (every > 0).mean(axis=0), rtol=1e-9)
-        assert_within("impact by hand, relative", relative_error(found.impact[layer], impact))
+        np.testing.assert_allclose(result.rate[layer], (every > 0).mean(axis=0), rtol=1e-9)
+        assert_within("impact by hand, relative", relative_error(result.impact[layer], impact))

@@ -18,7 +18,7 @@ from torch_reference import random_state, reference_model
 
 from jaxdissect import InputError, LayeredEncoder, load_task
 from jaxdissect.ablation import engine
-from jaxdissect.ablation.engine import Edit
+from jaxdissect.ablation.edits import Edit
 from jaxdissect.ablation.stream import judge_edits
 
 
@@ -26,7 +26,7 @@ from jaxdissect.ablation.stream import judge_edits
 class Hidden:
     """An encoder that does not tell how it is layered."""
 
-    of: object
+    layered: object
 
     def __getattr__(self, name):
         if name in ("layer", "layer_neurons", "layer_variables", "outgoing_weights", "enter", "leave"):
@@ -56,11 +56,11 @@ def margins(judged):
 
 def slow_margins(logits, members):
     """(probe, clip, class) -> (clip): the true class's logit less the best other, mean over probes; in loops."""
-    found = np.zeros(logits.shape[1])
+    result = np.zeros(logits.shape[1])
     for clip, row in enumerate(members):
         (true,) = np.flatnonzero(row)
-        found[clip] = np.mean([probe[clip, true] - np.delete(probe[clip], true).max() for probe in logits])
-    return found
+        result[clip] = np.mean([probe[clip, true] - np.delete(probe[clip], true).max() for probe in logits])
+    return result
 
 
 def head_logits(head, embeddings):
@@ -68,7 +68,7 @@ def head_logits(head, embeddings):
     return scaled @ head.kernel + head.bias[:, None]
 
 
-def test_every_edit_equals_zeroed_rows_of_the_second_matrix(encoder, task, judges):
+def test_judge_edits_equals_scaled_rows_of_the_second_matrix(encoder, task, judges):
     """Gains other than one scale the rows; offsets are not covered by this equality and come below."""
     edits = [dataclasses.replace(edit, offset=np.zeros(len(edit.layer))) for edit in random_edits(12)]
     judged = judge_edits(encoder, task, judges, edits, SHAPE, batch_size=4, at_once=3)
@@ -86,7 +86,7 @@ def test_every_edit_equals_zeroed_rows_of_the_second_matrix(encoder, task, judge
             assert_within("margin under an edit against edited weights, logits", error)
 
 
-def test_resumed_runs_equal_whole_runs_with_offsets_too(encoder, task, judges):
+def test_judge_edits_layer_by_layer_equals_whole_runs(encoder, task, judges):
     edits = random_edits(12, seed=1)
     hidden = Hidden(encoder)
     assert isinstance(encoder, LayeredEncoder)
@@ -103,35 +103,35 @@ def test_resumed_runs_equal_whole_runs_with_offsets_too(encoder, task, judges):
     "how",
     [{"at_once": 1, "batch_size": 1}, {"at_once": 5}, {"batch_size": 7, "at_once": 64}, {"devices": 2}, {"devices": 8}],
 )
-def test_any_chunk_batch_and_number_of_devices_gives_the_same(encoder, task, judges, how):
+def test_judge_edits_is_the_same_by_any_chunks_batches_and_devices(encoder, task, judges, how):
     edits = random_edits(11, seed=2)
     how = {**how, "devices": jax.devices()[: how.get("devices", 1)]}
     reference = judge_edits(encoder, task, judges, edits, SHAPE, batch_size=2, at_once=2, devices=jax.devices()[:1])
-    found = judge_edits(encoder, task, judges, edits, SHAPE, **how)
-    assert_within("margin, many at once against few, logits", np.abs(margins(found) - margins(reference)).max())
+    result = judge_edits(encoder, task, judges, edits, SHAPE, **how)
+    assert_within("margin, many at once against few, logits", np.abs(margins(result) - margins(reference)).max())
     one_by_one = [judge_edits(encoder, task, judges, [edit], SHAPE, devices=jax.devices()[:1]) for edit in edits[:3]]
     for number, alone in enumerate(one_by_one):
-        error = np.abs(margins(alone)[0] - margins(found)[number]).max()
+        error = np.abs(margins(alone)[0] - margins(result)[number]).max()
         assert_within("margin, many at once against few, logits", error)
 
 
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 999), st.permutations(range(6)))
-def test_exact_arithmetic_gives_the_same_bits_in_any_order(integer_task, seed, order):
+def test_judge_edits_in_exact_arithmetic_is_the_same_in_any_order(integer_task, seed, order):
     encoder, task = IntegerEncoder(), integer_task
     judge = {"label": random_judge(16, task.label_sets[0].table(), seed=seed)}
     edits = [
         dataclasses.replace(edit, gain=round(edit.gain), offset=np.round(edit.offset))
         for edit in random_edits(6, shape=(2, 12), seed=seed, most=5)
     ]
-    found = judge_edits(encoder, task, judge, edits, (2, 12), batch_size=2, at_once=6, devices=jax.devices()[:1])
+    result = judge_edits(encoder, task, judge, edits, (2, 12), batch_size=2, at_once=6, devices=jax.devices()[:1])
     shuffled = judge_edits(
         encoder, task, judge, [edits[number] for number in order], (2, 12), batch_size=1, at_once=2,
         devices=jax.devices()[:4],
     )  # fmt: skip
-    np.testing.assert_array_equal(found.after["label"].correct[list(order)], shuffled.after["label"].correct)
-    scale = np.abs(margins(found)).max()
-    error = np.abs(margins(found)[list(order)] - margins(shuffled)).max() / scale
+    np.testing.assert_array_equal(result.after["label"].correct[list(order)], shuffled.after["label"].correct)
+    scale = np.abs(margins(result)).max()
+    error = np.abs(margins(result)[list(order)] - margins(shuffled)).max() / scale
     assert_within("margin of exact embeddings in another order, relative", error)
 
 
@@ -149,7 +149,7 @@ def integer_task(tmp_path_factory):
     return load_task(str(folder / "t.csv"), unit_seconds=0.1)
 
 
-def test_margins_and_hits_equal_torch_with_hooks(encoder, task, judges):
+def test_judge_edits_equals_torch_with_hooks(encoder, task, judges):
     """Waveform to verdict is tested elsewhere; here from the spectrogram, with transformers' ViT and its hooks."""
     state = random_state(CONFIG, seed=4)
     edits = random_edits(4, seed=3)
@@ -178,7 +178,7 @@ def test_margins_and_hits_equal_torch_with_hooks(encoder, task, judges):
             np.testing.assert_array_equal(judged.after[labels.name].correct[number], hits)
 
 
-def test_bfloat16_resumes_as_it_runs_whole(encoder, task, judges):
+def test_judge_edits_layer_by_layer_equals_whole_runs_in_bfloat16(encoder, task, judges):
     half = dataclasses.replace(encoder, dtype=jnp.bfloat16)
     edits = random_edits(5, seed=6)
     with jax.numpy_dtype_promotion("standard"):  # Flax's own LayerNorm promotes bfloat16 to float32
@@ -189,7 +189,7 @@ def test_bfloat16_resumes_as_it_runs_whole(encoder, task, judges):
     )
 
 
-def test_clips_that_cannot_be_read_are_told_and_change_nothing(encoder, task, judges):
+def test_judge_edits_reports_clips_that_cannot_be_read(encoder, task, judges):
     edits = random_edits(3)
     before = judge_edits(encoder, task, judges, edits, SHAPE)
     (task.data / "2.wav").write_bytes(b"no audio")
@@ -203,7 +203,7 @@ def test_clips_that_cannot_be_read_are_told_and_change_nothing(encoder, task, ju
     )
 
 
-def test_a_clip_of_no_class_has_no_margin(encoder, task, judges):
+def test_judge_edits_gives_no_margin_to_a_clip_of_no_class(encoder, task, judges):
     members = judges["label"].members.copy()
     members[3] = False
     judged = judge_edits(
@@ -214,14 +214,14 @@ def test_a_clip_of_no_class_has_no_margin(encoder, task, judges):
     assert judged.usable.all()
 
 
-def test_progress_counts_every_pass_once(encoder, task, judges):
+def test_judge_edits_reports_every_pass_once(encoder, task, judges):
     seen = []
     judge_edits(encoder, task, judges, random_edits(7), SHAPE, batch_size=2, at_once=3, progress=seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 7 * CLIPS
 
 
-def test_work_is_shared(encoder, task, judges, monkeypatch):
+def test_layer_by_layer_runs_shared_layers_once(encoder, task, judges, monkeypatch):
     """The layers that run: once untouched, and behind the first touched layer only; the front end once per batch."""
     runs = {"entered": 0, "layers": 0}
     counted = engine.LayerByLayer
@@ -231,14 +231,14 @@ def test_work_is_shared(encoder, task, judges, monkeypatch):
             super().__init__(*given)
             for name in ("run_layer", "observe_layer"):
                 setattr(self, name, self.counted("layers", getattr(self, name)))
-            for name in ("run_layers", "edit_layers"):
+            for name in ("run_branches", "edit_branches"):
                 setattr(self, name, self.counted("edited", getattr(self, name)))
             self.enter = self.counted("entered", self.enter)
 
-        def counted(self, what, function):
+        def counted(self, counter, function):
             def run(*given):
-                rows = len(jax.tree.leaves(given[1])[0]) if what == "edited" else 1
-                runs[what] = runs.get(what, 0) + rows
+                rows = len(jax.tree.leaves(given[1])[0]) if counter == "edited" else 1
+                runs[counter] = runs.get(counter, 0) + rows
                 return function(*given)
 
             return run
@@ -249,7 +249,7 @@ def test_work_is_shared(encoder, task, judges, monkeypatch):
     assert runs == {"entered": 1, "layers": 3, "edited": 4 * 2 + 4 * 1}
 
 
-def test_steps_hold_no_collective_and_keep_clips_apart(encoder):
+def test_layer_by_layer_programs_hold_no_collective(encoder):
     """Devices share nothing: each judges its own clips."""
     from jaxdissect.runtime.sharding import local_mesh, replicate, shard_clips
 
@@ -270,8 +270,8 @@ def test_steps_hold_no_collective_and_keep_clips_apart(encoder):
         runner.run_layer.lower(layer, states),
         runner.observe_layer.lower(layer, states),
         runner.branch.lower(layer, after, activations, *edit),
-        runner.run_layers.lower(layer, branches),
-        runner.edit_layers.lower(layer, branches, *dense),
+        runner.run_branches.lower(layer, branches),
+        runner.edit_branches.lower(layer, branches, *dense),
         runner.leave.lower(variables, heads, members, branches),
     ]
     for program in compiled:
@@ -281,7 +281,7 @@ def test_steps_hold_no_collective_and_keep_clips_apart(encoder):
         assert state.sharding.shard_shape(state.shape)[:2] == (2, 2)
 
 
-def test_memory_follows_the_edits_at_once_and_not_their_number(encoder, task, judges, monkeypatch):
+def test_layer_by_layer_memory_follows_the_edits_at_once(encoder, task, judges, monkeypatch):
     """The largest set of branches that lives is that of one chunk."""
     largest = []
     counted = engine.LayerByLayer
@@ -306,6 +306,6 @@ def test_memory_follows_the_edits_at_once_and_not_their_number(encoder, task, ju
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"at_once": 0}])
-def test_numbers_must_be_positive(encoder, task, judges, wrong):
+def test_judge_edits_needs_positive_numbers(encoder, task, judges, wrong):
     with pytest.raises(InputError, match="must be positive"):
         judge_edits(encoder, task, judges, random_edits(1), SHAPE, **wrong)

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from jaxdissect import InputError
-from jaxdissect.ablation import stream as judging
-from jaxdissect.ablation import suite_state as judgements
-from jaxdissect.ablation.controls import Activity
+from jaxdissect.ablation import stream, suite_state
+from jaxdissect.ablation.matched_controls import Activity
 from jaxdissect.ablation.saved_state import common_activity
 from jaxdissect.cli import main
 from jaxdissect.runtime import resume as interrupts
@@ -34,19 +33,19 @@ def by_few(patch):
     """On one device, so few edits at a time that the suite is judged in several passes over the clips."""
     one = jax.devices()[:1]
     patch.setattr(jax, "local_devices", lambda: one)
-    patch.setattr(judgements, "AT_ONCE_BYTES", 2000)
+    patch.setattr(suite_state, "LARGEST_VERDICTS", 2000)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(dissected, tmp_path_factory):
     """The files of an ablation that nobody disturbed, and the batches that it took."""
     run, batches, puts = tmp_path_factory.mktemp("undisturbed") / "run", itertools.count(), itertools.count()
-    put = judging.Found.put
+    put = stream.ClipVerdicts.put
     shutil.copytree(dissected / "run", run)
     with pytest.MonkeyPatch.context() as patch:
         by_few(patch)
         patch.setattr(interrupts.Clock, "due", lambda clock: next(batches) < 0)
-        patch.setattr(judging.Found, "put", lambda *given: (next(puts), put(*given))[1])
+        patch.setattr(stream.ClipVerdicts, "put", lambda *given: (next(puts), put(*given))[1])
         assert main(["ablate", "--run", str(run), *OPTIONS]) == 0
     assert not (run / "state").exists()
     return {name: (run / name).read_bytes() for name in NAMES}, next(batches), next(puts)
@@ -75,19 +74,19 @@ def stop_after(monkeypatch, batches, error=KeyboardInterrupt):
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.55, 0.9])
 def test_ablation_broken_off_ends_with_the_same_bytes(ablate, whole, monkeypatch, share):
     files, batches, puts = whole
-    put, judged = judging.Found.put, []
+    put, judged = stream.ClipVerdicts.put, []
     with monkeypatch.context() as patch:
         stop_after(patch, max(1, int(share * batches)), InputError)
-        patch.setattr(judging.Found, "put", lambda *given: (judged.append(1), put(*given))[1])
+        patch.setattr(stream.ClipVerdicts, "put", lambda *given: (judged.append(1), put(*given))[1])
         assert ablate(*OPTIONS)[0] == 2
     assert (ablate.path / "state" / "ablate" / "1-of-1" / "judged.npz").is_file()
-    done = itertools.count()
+    judged_again = itertools.count()
     with monkeypatch.context() as patch:
-        patch.setattr(judging.Found, "put", lambda *given: (next(done), put(*given))[1])
+        patch.setattr(stream.ClipVerdicts, "put", lambda *given: (next(judged_again), put(*given))[1])
         assert ablate(*OPTIONS)[0] == 0
     assert results(ablate) == files
     assert not (ablate.path / "state").exists()
-    assert next(done) == puts - len(judged)  # nothing is judged again
+    assert next(judged_again) == puts - len(judged)  # nothing is judged again
 
 
 def test_ablation_stopped_by_ctrl_c_keeps_its_state(ablate, whole, monkeypatch):
@@ -146,7 +145,7 @@ def test_ablation_refuses_parts_that_overlap(ablate, whole):
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
+    ("changes", "message"),
     [
         (["--controls", "4"], "--controls (3 before, 4 now)"),
         (["--seed", "1"], "--seed (0 before, 1 now)"),
@@ -156,7 +155,7 @@ def test_ablation_refuses_parts_that_overlap(ablate, whole):
         (["--neurons", "a | b"], "the neuron sets"),
     ],
 )
-def test_ablation_refuses_the_state_of_another(ablate, whole, monkeypatch, changes, found):
+def test_ablation_refuses_the_state_of_another(ablate, whole, monkeypatch, changes, message):
     with monkeypatch.context() as patch:
         stop_after(patch, 3, InputError)
         assert ablate(*OPTIONS)[0] == 2
@@ -165,7 +164,7 @@ def test_ablation_refuses_the_state_of_another(ablate, whole, monkeypatch, chang
     code, _, error = ablate(*OPTIONS, *changes)
     assert code == 2
     assert "is the state of an unfinished run that differs in" in error
-    assert found in error
+    assert message in error
     assert state.read_bytes() == before
 
 
@@ -191,17 +190,17 @@ def test_ablation_refuses_a_state_of_clips_grouped_otherwise(ablate, whole, monk
 
 
 @pytest.mark.parametrize(
-    ("part", "found"),
+    ("part", "message"),
     [
         ("0/3", "--part must be I/N with I from 1 to N"),
         ("x", "--part must be I/N"),
         ("99/99", "--part 99/99: there are"),
     ],
 )
-def test_ablation_refuses_parts_that_do_not_exist(ablate, whole, part, found):
+def test_ablation_refuses_parts_that_do_not_exist(ablate, whole, part, message):
     code, _, error = ablate(*OPTIONS, "--part", part)
     assert code == 2
-    assert found in error
+    assert message in error
 
 
 def test_ablation_judges_clips_that_come_back(ablate, whole, dissected, tmp_path):
@@ -223,7 +222,7 @@ def test_ablation_is_kept_where_its_causal_map_is_broken_off(ablate, whole, monk
     with monkeypatch.context() as patch:
         patch.setattr(stage, "causal_map", lambda *_given, **_more: (_ for _ in ()).throw(KeyboardInterrupt))
         assert ablate(*options)[0] == 130
-    monkeypatch.setattr(judging.Found, "put", lambda *_given: pytest.fail("judged again"))
+    monkeypatch.setattr(stream.ClipVerdicts, "put", lambda *_given: pytest.fail("judged again"))
     assert ablate(*OPTIONS)[0] == 0
     assert results(ablate) == whole[0]
 
@@ -264,8 +263,8 @@ def test_common_activity_is_measured_once_for_all(tmp_path):
         common_activity(tmp_path, identity, lambda: measured[0])  # another job is faster
         return measured[1]
 
-    found = common_activity(tmp_path, identity, slow)
-    np.testing.assert_array_equal(found.rate, measured[0].rate)
+    message = common_activity(tmp_path, identity, slow)
+    np.testing.assert_array_equal(message.rate, measured[0].rate)
     again = common_activity(tmp_path, identity, lambda: pytest.fail("measured again"))
     np.testing.assert_array_equal(again.impact, measured[0].impact)
     assert [path.name for path in tmp_path.iterdir()] == ["activity.npz"]

@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxdissect.ablation.files import with_effects
-from jaxdissect.ablation.tables import COLUMNS, SUITE_COLUMNS
+from jaxdissect.ablation.tables import SuiteRow
 from jaxdissect.options.share import ShareOptions
 from jaxdissect.runtime.run_directory import Run, record_attributes
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
@@ -15,6 +15,10 @@ from jaxdissect.stages.neurons import layer_table
 from jaxdissect.stages.share import run_share
 from jaxdissect.tasks.table import CLIP_COLUMNS
 
+ABLATION_HEADER = (
+    "label_set,intervention,mode,gain,neurons,class,clips,accuracy_before,accuracy_after,change,change_clips,"
+    "margin_before,margin_after,margin_change,ci_low,ci_high,controls,control_mean,control_sd,p_value,q_value"
+)
 PRINTS = {"encoder": "e" * 64, "task": "f" * 64, "front_end": "0" * 64}
 HOSTILE = (
     "<script>alert(1)</script>", "a&b", "</script><!--", "🦜 parrot", "long " * 40, "'\"`${x}", "a,b|c", "\u2028line",
@@ -147,10 +151,10 @@ def _ablate(rng, run, names, label_set, table):
          -1.0, 1.0, 4, 0.0, 0.1 if gain else np.nan, 0.2, 0.5)
         for one in some for gain in (0, 0.5, 2) for name in names
     ]  # fmt: skip
-    write_csv(pd.DataFrame(rows, columns=list(COLUMNS)), run.file("ablation.csv"))
+    write_csv(pd.DataFrame(rows, columns=ABLATION_HEADER.split(",")), run.file("ablation.csv"))
     suite = [
         (label_set, "gain", 0.0, len(some), contrast, -0.1, 4, 0.0, 0.1, 0.2)
         for contrast in ("own classes", "other classes", "own - other")
     ]
-    write_csv(pd.DataFrame(suite, columns=list(SUITE_COLUMNS)), run.file("ablation_suite.csv"))
+    write_csv(pd.DataFrame(suite, columns=list(SuiteRow._fields)), run.file("ablation_suite.csv"))
     run.finish("ablate", {"options": {}, "fingerprints": PRINTS, "status": "done"})

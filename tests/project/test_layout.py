@@ -12,7 +12,7 @@ HEAVY = [
 COMPUTE = [
     "runtime.sharding", "audio.log_mel", "encoder.vit", "encoder.m2d", "encoder.directory", "activations.read",
     "activations.write", "activations.token_masks", "counting.statistics", "selection.aape", "significance.p_values",
-    "probe.linear", "ablation.verdicts", "ablation.engine", "ablation.controls", "ablation.interventions",
+    "probe.linear", "ablation.verdicts", "ablation.engine", "ablation.matched_controls", "ablation.interventions",
     "training.step", "training.m2d", "training.supervised",
 ]  # fmt: skip
 

@@ -203,7 +203,7 @@ def test_suite_sets_worked_out():
     for found in (*sets, *pairs):  # a suite's names are expressions for the same sets
         assert parse(found.name).neurons == found.neurons
         assert parse(found.name).classes == found.classes
-    with pytest.raises(InputError, match="--suite must be one of classes, pairs, got 'all'"):
+    with pytest.raises(InputError, match="suite must be one of classes, pairs, got 'all'"):
         suite_sets("all", SPECIFIC)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from made_runs import ABLATION_HEADER
 from noises import TONE_SECONDS, TONES
 
 from jaxdissect import AblationOptions, make_interventions, neuron_set
@@ -16,13 +17,10 @@ from jaxdissect.errors import InputError
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import read_netcdf
 from jaxdissect.stages import ablate as stage
-from jaxdissect.stages.ablation_subject import neuron_means
+from jaxdissect.stages import ablation_jobs
+from jaxdissect.stages.ablation_plan import neuron_means
 
 FILES = {"ablation.csv", "ablation_controls.csv", "ablation_suite.csv", "ablation_sets.csv"}
-HEADER = (
-    "label_set,intervention,mode,gain,neurons,class,clips,accuracy_before,accuracy_after,change,change_clips,"
-    "margin_before,margin_after,margin_change,ci_low,ci_high,controls,control_mean,control_sd,p_value,q_value"
-)
 
 
 def table(ablate, name="ablation.csv"):
@@ -31,12 +29,12 @@ def table(ablate, name="ablation.csv"):
     )
 
 
-def test_the_files_are_by_the_letter(ablate):
+def test_ablate_writes_files_to_the_letter(ablate):
     code, printed, errors = ablate("--controls", "5", "--map-sample", "3")
     assert code == 0, errors
     assert {path.name for path in ablate.path.iterdir()} >= FILES | {"causal_map.csv", "scores.nc"}
-    found = table(ablate)
-    assert ",".join(found.columns) == HEADER
+    result = table(ablate)
+    assert ",".join(result.columns) == ABLATION_HEADER
     controls = table(ablate, "ablation_controls.csv")
     assert controls.columns.tolist() == ["intervention", "control", "class", "change", "margin_change"]
     neurons = pd.read_csv(ablate.path / "neurons.csv").groupby(["label_set", "class"]).size()
@@ -44,14 +42,14 @@ def test_the_files_are_by_the_letter(ablate):
     for (label_set, name), size in neurons.items():
         intervention = f"{label_set}:{name}" if name == "c" else name  # a class of both label sets
         assert sets[intervention] == size
-        rows = found[found["intervention"] == intervention]
+        rows = result[result["intervention"] == intervention]
         assert rows["neurons"].tolist() == [size] * 6
         assert rows["class"].tolist() == list("abccxy")
-    assert set(found["mode"]) == {"gain"}
-    assert set(found["gain"]) == {0}
-    assert set(found["controls"]) == {5}
+    assert set(result["mode"]) == {"gain"}
+    assert set(result["gain"]) == {0}
+    assert set(result["controls"]) == {5}
     assert set(controls["class"]) == {"a", "b", "label:c", "x", "y", "place:c"}
-    assert len(controls) == len(found) * 5
+    assert len(controls) == len(result) * 5
     record = json.loads((ablate.path / "run.json").read_text())["stages"]["ablate"]
     assert {"options", "fingerprints", "versions", "device", "seconds", "status"} <= set(record)
     assert record["options"]["match"] == "activity"
@@ -60,18 +58,18 @@ def test_the_files_are_by_the_letter(ablate):
     assert "Causal map, label: rank correlation with 6 neurons silenced one by one on 12 clips" in printed
 
 
-def test_tables_agree_with_each_other_and_with_the_probe(ablate):
+def test_ablate_tables_agree_with_each_other_and_with_the_probe(ablate):
     ablate("--controls", "7", "--no-causal-map")
-    found, controls = table(ablate), table(ablate, "ablation_controls.csv")
+    result, controls = table(ablate), table(ablate, "ablation_controls.csv")
     probe = pd.read_csv(ablate.path / "probe" / "class_scores.csv").groupby(["label_set", "class"])
     for key in ("accuracy", "margin"):
         change = "change" if key == "accuracy" else "margin_change"
-        np.testing.assert_allclose(found[f"{key}_after"] - found[f"{key}_before"], found[change], atol=1e-9)
-    np.testing.assert_allclose(found["change"] * found["clips"], found["change_clips"], atol=1e-9)
-    for (label_set, name), rows in found.groupby(["label_set", "class"]):
+        np.testing.assert_allclose(result[f"{key}_after"] - result[f"{key}_before"], result[change], atol=1e-9)
+    np.testing.assert_allclose(result["change"] * result["clips"], result["change_clips"], atol=1e-9)
+    for (label_set, name), rows in result.groupby(["label_set", "class"]):
         assert rows["accuracy_before"].to_numpy() == pytest.approx(probe["score"].mean()[label_set, name])
         assert set(rows["clips"]) == {probe["clips"].first()[label_set, name]}
-    for _, row in found.iterrows():
+    for _, row in result.iterrows():
         name = f"{row['label_set']}:{row['class']}" if row["class"] == "c" else row["class"]
         own = controls[(controls["intervention"] == row["intervention"]) & (controls["class"] == name)]["margin_change"]
         assert len(own) == 7
@@ -83,34 +81,36 @@ def test_tables_agree_with_each_other_and_with_the_probe(ablate):
         assert row["ci_low"] <= row["margin_change"] <= row["ci_high"]
     suite = table(ablate, "ablation_suite.csv")
     assert suite["contrast"].tolist() == ["own classes", "other classes", "own - other"] * 2
-    own = found[(found["label_set"] == "label") & (found["intervention"].str.replace("label:", "") == found["class"])]
+    own = result[
+        (result["label_set"] == "label") & (result["intervention"].str.replace("label:", "") == result["class"])
+    ]
     assert suite["margin_change"][0] == pytest.approx(own["margin_change"].mean())
     assert suite["control_mean"][0] == pytest.approx(own["control_mean"].mean())
 
 
-def test_a_gain_of_one_changes_nothing_and_dose_matters(ablate):
+def test_ablate_effects_grow_with_the_distance_of_the_gain_from_one(ablate):
     code, _, _ = ablate("--neurons", "a", "--gain", "0", "0.5", "1", "3", "--controls", "3", "--no-causal-map")
     assert code == 0
-    found = table(ablate)
-    assert found["intervention"].drop_duplicates().tolist() == ["a x 0", "a x 0.5", "a x 1", "a x 3"]
-    size = found.groupby("gain")["margin_change"].apply(lambda change: np.abs(change).mean())
+    result = table(ablate)
+    assert result["intervention"].drop_duplicates().tolist() == ["a x 0", "a x 0.5", "a x 1", "a x 3"]
+    size = result.groupby("gain")["margin_change"].apply(lambda change: np.abs(change).mean())
     assert size[1] < 1e-5 < size[0.5] < size[0]
     controls = table(ablate, "ablation_controls.csv")
     assert np.abs(controls[controls["intervention"] == "a x 1"]["margin_change"]).max() < 1e-5
 
 
-def test_mean_ablation_uses_the_training_means(ablate, dissected):
+def test_ablate_mode_mean_uses_the_training_means(ablate, dissected):
     assert ablate("--neurons", "a", "--mode", "mean", "--controls", "0", "--no-causal-map")[0] == 0
-    found = table(ablate)
-    assert (set(found["mode"]), set(found["gain"])) == ({"mean"}, {0})
-    assert found["p_value"].isna().all()
-    assert found["control_mean"].isna().all()
+    result = table(ablate)
+    assert (set(result["mode"]), set(result["gain"])) == ({"mean"}, {0})
+    assert result["p_value"].isna().all()
+    assert result["control_mean"].isna().all()
     counts = read_netcdf(dissected / "run" / "activations.nc")
     means = counts["total_sum"].values / float(counts["total_tokens"])
     np.testing.assert_array_equal(neuron_means(Run(ablate.path), (2, 48)), means)
 
 
-def test_suites_pairs_expressions_and_files(ablate, tmp_path):
+def test_ablate_suites_expressions_and_files(ablate, tmp_path):
     code, printed, errors = ablate(
         "--suite", "classes", "pairs", "--controls", "2", "--match", "layer", "--no-causal-map", "--evar",
         str(tmp_path / "evar"),
@@ -122,9 +122,9 @@ def test_suites_pairs_expressions_and_files(ablate, tmp_path):
         for key, rows in neurons.groupby(["label_set", "class"])
     }
     shared = sets["label", "a"] & sets["label", "b"]
-    found = table(ablate, "ablation_sets.csv")
+    result = table(ablate, "ablation_sets.csv")
     if shared:
-        rows = found[found["intervention"] == "a & b"]
+        rows = result[result["intervention"] == "a & b"]
         assert set(zip(rows["layer"], rows["neuron"], strict=True)) == shared
     else:
         assert "Left out, without a neuron" in printed
@@ -137,13 +137,13 @@ def test_suites_pairs_expressions_and_files(ablate, tmp_path):
     np.testing.assert_allclose(halves[0], halves[1], atol=1e-6)
 
 
-def test_the_shift_of_the_paper_is_one_control(ablate):
+def test_ablate_match_shift_has_one_control(ablate):
     code, _, errors = ablate("--neurons", "a", "--match", "shift", "--no-causal-map")
     assert code == 0, errors
     assert set(table(ablate)["controls"]) == {1}
 
 
-def test_results_depend_on_the_seed_of_the_controls_only_where_they_should(ablate):
+def test_ablate_seed_changes_controls_only(ablate):
     ablate("--neurons", "a", "--controls", "4", "--no-causal-map")
     first = table(ablate)
     ablate("--neurons", "a", "--controls", "4", "--no-causal-map", "--batch-size", "3", "--at-once", "2")
@@ -156,7 +156,7 @@ def test_results_depend_on_the_seed_of_the_controls_only_where_they_should(ablat
     assert not np.allclose(first["control_mean"], other["control_mean"], atol=1e-4)
 
 
-def test_the_causal_map_lies_beside_aape_and_outlives_a_new_selection(ablate):
+def test_ablate_causal_map_is_kept_beside_aape_after_a_new_selection(ablate):
     ablate("--neurons", "a", "--controls", "0", "--map-sample", "0")
     scores = read_netcdf(ablate.path / "scores.nc")
     assert scores["margin_effect"].dims == ("class", "layer", "neuron")
@@ -172,11 +172,11 @@ def test_the_causal_map_lies_beside_aape_and_outlives_a_new_selection(ablate):
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("given", "message"),
     [
         (["--neurons", "q"], "there is no class 'q'"),
         (["--neurons", "a - a"], "'a - a' is empty"),
-        (["--neurons", "a", "a"], "'a' is there twice"),
+        (["--neurons", "a", "a"], "'a' is given twice"),
         (["--neurons", "@cremad_ang_hap"], "the encoder has layers 0 to 1 of neurons 0 to 47"),
         (["--neurons", "@nothing"], "is neither a file"),
         (["--neurons", "@nothing.yaml"], "nothing.yaml cannot be read as YAML"),
@@ -195,21 +195,22 @@ def test_the_causal_map_lies_beside_aape_and_outlives_a_new_selection(ablate):
         (["--data", "nowhere"], "data nowhere must be a folder"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(ablate, monkeypatch, given, found):
+def test_ablate_refuses_mistakes_before_anything_runs(ablate, monkeypatch, given, message):
     def never(*_given, **_more):
         raise AssertionError("something long began")
 
-    for name in ("judge_suite", "measure_activity", "causal_map"):
-        monkeypatch.setattr(stage, name, never)
+    monkeypatch.setattr(stage, "causal_map", never)
+    for name in ("judge_suite", "measure_activity"):
+        monkeypatch.setattr(ablation_jobs, name, never)
     code, _, error = ablate(*given)
     assert code == 2
-    assert found in error
+    assert message in error
     assert "Traceback" not in error
     assert not (ablate.path / "ablation.csv").exists()
 
 
-def test_a_control_pool_too_small_is_told_before_the_suite_runs(ablate, monkeypatch, tmp_path):
-    monkeypatch.setattr(stage, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
+def test_ablate_refuses_a_control_pool_too_small_before_the_suite_runs(ablate, monkeypatch, tmp_path):
+    monkeypatch.setattr(ablation_jobs, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
     (tmp_path / "most.csv").write_text("layer,neuron\n" + "".join(f"0,{neuron}\n" for neuron in range(40)))
     code, _, error = ablate("--neurons", f"@{tmp_path / 'most.csv'}", "--controls", "5")
     assert code == 2
@@ -217,7 +218,7 @@ def test_a_control_pool_too_small_is_told_before_the_suite_runs(ablate, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "message"),
     [
         (lambda run: shutil.rmtree(run / "probe"), "probe.json cannot be read"),
         (lambda run: edit_json(run / "run.json", lambda r: r["stages"].pop("probe")), "'probe' has not been run here"),
@@ -250,11 +251,11 @@ def test_a_control_pool_too_small_is_told_before_the_suite_runs(ablate, monkeypa
         ),
     ],
 )
-def test_run_directories_that_do_not_fit(ablate, change, found):
+def test_ablate_refuses_run_directories_that_do_not_fit(ablate, change, message):
     change(ablate.path)
     code, _, error = ablate("--controls", "2")
     assert code == 2
-    assert found in error
+    assert message in error
     assert "Traceback" not in error
 
 
@@ -264,7 +265,7 @@ def edit_json(path, change):
     path.write_text(json.dumps(content))
 
 
-def test_a_class_without_test_clips_is_told(dissected, tmp_path, capsys):
+def test_ablate_refuses_a_class_without_test_clips(dissected, tmp_path, capsys):
     """Class `only` has training clips alone."""
     lines = (dissected / "data" / "t.csv").read_text().splitlines()
     (tmp_path / "t.csv").write_text("\n".join([lines[0], lines[1].replace(",a,", ",only,"), *lines[2:]]) + "\n")
@@ -287,7 +288,7 @@ def test_a_class_without_test_clips_is_told(dissected, tmp_path, capsys):
     )
 
 
-def test_unreadable_test_clips_are_left_out_and_fail_the_command_at_its_end(ablate, dissected, tmp_path):
+def test_ablate_leaves_out_unreadable_test_clips_and_fails_at_its_end(ablate, dissected, tmp_path):
     shutil.copytree(dissected / "data", tmp_path / "data")
     (tmp_path / "data" / "3.wav").write_bytes(b"no audio")
     code, printed, error = ablate(
@@ -304,13 +305,13 @@ def test_unreadable_test_clips_are_left_out_and_fail_the_command_at_its_end(abla
     assert "none of the 12 test clips can be used" in error
 
 
-def test_neurons_chosen_on_the_test_clips_are_cautioned_of(ablate):
+def test_ablate_warns_of_neurons_chosen_on_the_test_clips(ablate):
     edit_json(ablate.path / "run.json", lambda run: run["stages"]["activations"]["options"].update(split="all"))
     _, printed, _ = ablate("--neurons", "a", "--controls", "2", "--no-causal-map")
     assert "Caution: the neurons were chosen on clips that they are judged on" in printed
 
 
-def test_an_encoder_that_does_not_tell_its_weights_is_matched_by_layer(jaxdissect):
+def test_ablate_matches_by_layer_for_an_encoder_without_outgoing_weights(jaxdissect):
     """The foreign encoder of the tests, through all stages."""
     assert jaxdissect("dissect", "--preset", "lape", "--keep", "0.2", "--bar", "0.5")[0] == 0
     assert jaxdissect("probe", inputs=False)[0] == 0
@@ -324,7 +325,7 @@ def test_an_encoder_that_does_not_tell_its_weights_is_matched_by_layer(jaxdissec
     assert "All interventions together" in printed
 
 
-def test_dissect_goes_on_to_ablate(dissected, tmp_path, capsys):
+def test_dissect_continues_with_ablate(dissected, tmp_path, capsys):
     options = [
         "--encoder",
         str(dissected / "encoder"),
@@ -340,7 +341,7 @@ def test_dissect_goes_on_to_ablate(dissected, tmp_path, capsys):
     assert list(stages) == ["activations", "neurons", "probe", "ablate"]
 
 
-def test_the_ablation_is_safe_before_the_causal_map_begins(ablate, monkeypatch):
+def test_ablate_saves_tables_before_the_causal_map_begins(ablate, monkeypatch):
     def interrupted(*_given, **_more):
         raise KeyboardInterrupt
 
@@ -350,7 +351,7 @@ def test_the_ablation_is_safe_before_the_causal_map_begins(ablate, monkeypatch):
     assert "ablate" in json.loads((ablate.path / "run.json").read_text())["stages"]
 
 
-def test_a_causal_map_of_other_probes_is_not_kept(ablate):
+def test_ablate_removes_a_causal_map_of_other_probes(ablate):
     assert ablate("--neurons", "a", "--controls", "0", "--map-sample", "2")[0] == 0
     assert ablate("--neurons", "b", "--controls", "0", "--no-causal-map")[0] == 0
     assert "margin_effect" in read_netcdf(ablate.path / "scores.nc")
@@ -363,15 +364,15 @@ def test_a_causal_map_of_other_probes_is_not_kept(ablate):
     assert not (ablate.path / "causal_map.csv").exists()
 
 
-def test_a_damaged_file_of_scores_is_told_before_anything_runs(ablate, monkeypatch):
-    monkeypatch.setattr(stage, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
+def test_ablate_refuses_damaged_scores_before_anything_runs(ablate, monkeypatch):
+    monkeypatch.setattr(ablation_jobs, "measure_activity", lambda *_given, **_more: pytest.fail("began"))
     (ablate.path / "scores.nc").write_bytes(b"no netCDF")
     code, _, error = ablate("--neurons", "a")
     assert code == 2
     assert "scores.nc cannot be read" in error
 
 
-def test_files_and_classes_in_one_expression(ablate, tmp_path):
+def test_ablate_takes_files_and_classes_in_one_expression(ablate, tmp_path):
     neurons = pd.read_csv(ablate.path / "neurons.csv", dtype={"class": str})
     own = neurons[(neurons["label_set"] == "label") & (neurons["class"] == "a")]
     (tmp_path / "a.csv").write_text("layer,neuron\n0,47\n" + f"{own['layer'].iloc[0]},{own['neuron'].iloc[0]}\n")
@@ -380,15 +381,15 @@ def test_files_and_classes_in_one_expression(ablate, tmp_path):
     assert left == [[0, 47]]
 
 
-def test_sets_whose_names_look_alike_in_files_are_numbered(tmp_path):
+def test_write_sets_numbers_names_that_look_alike_in_files(tmp_path):
     sets = [neuron_set(name, [(0, number)]) for number, name in enumerate(("a/b", "a|b", "A_b"))]
     chosen = make_interventions(sets, (2, 48), AblationOptions(controls=0, match="layer"))
     files.write_sets(tmp_path, chosen)
-    found = {path.name: yaml.safe_load(path.read_text())["int_neurons"] for path in tmp_path.iterdir()}
-    assert found == {"a_b.yaml": [[0, 0]], "a_b-2.yaml": [[0, 1]], "A_b-3.yaml": [[0, 2]]}
+    result = {path.name: yaml.safe_load(path.read_text())["int_neurons"] for path in tmp_path.iterdir()}
+    assert result == {"a_b.yaml": [[0, 0]], "a_b-2.yaml": [[0, 1]], "A_b-3.yaml": [[0, 2]]}
 
 
-def test_a_disk_that_fills_up_loses_nothing(ablate, monkeypatch):
+def test_ablate_loses_nothing_on_a_full_disk(ablate, monkeypatch):
     written = files.write_csv
 
     def full(table, path):
@@ -402,9 +403,9 @@ def test_a_disk_that_fills_up_loses_nothing(ablate, monkeypatch):
     assert "Nothing is lost: what was ablated is kept in" in error
 
 
-def test_ablate_without_controls_measures_no_activity_to_match(ablate, monkeypatch):
+def test_ablate_without_controls_measures_no_activity(ablate, monkeypatch):
     def fail(*given, **more):
         raise AssertionError
 
-    monkeypatch.setattr("jaxdissect.stages.ablate.measure_activity", fail)
+    monkeypatch.setattr(ablation_jobs, "measure_activity", fail)
     assert ablate("--neurons", "a", "--controls", "0", "--no-causal-map")[0] == 0
