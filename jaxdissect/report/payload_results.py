@@ -27,7 +27,7 @@ MAX_ALL_CHANGES = 40_000  # rows of an ablation that are shown with all changes;
 SUITE_NAMES = ("label_set", "mode", "contrast")
 SUITE_NUMBERS = ("gain", "interventions", "margin_change", "controls", "control_mean", "control_sd", "p_value")
 COVERAGE = ("classes", "covered", "coverage", "mean_neurons_per_class")
-Places = Int[np.ndarray, " class"]
+Places = Int[np.ndarray, " _"]  # rows or columns of a matrix
 
 
 def sharing_payload(contents: Contents, axes: Axes) -> list[Record]:

@@ -64,7 +64,15 @@ class ReportResult:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Shown:
-    """What the page shows of a run's files, before any clip is decoded."""
+    """What the page shows of a run's files, before any clip is decoded.
+
+    Attributes:
+      axes: numbering of classes and neurons.
+      overview: the first section.
+      payload: the other sections, without clips.
+      wanted: clips that should be seen and heard.
+      commands: command lines that made the run.
+    """
 
     axes: Axes
     overview: Overview
@@ -84,7 +92,7 @@ def run_report(options: ReportOptions) -> ReportResult:
     with under_way("Reading the run"):
         contents, shown = leave_out_misfits(read_contents(run.path), _shown)
         other = None if options.with_ is None else _summary(options.with_)
-    missing = list(contents.missing)
+    missing = list(contents.missing)  # clips and figures may add to it
     payload = shown.payload | {"other": other, "beside": options.full}
     with run.locked():
         figures = _figures(contents, shown.axes, missing) if options.figures else ()
@@ -94,31 +102,37 @@ def run_report(options: ReportOptions) -> ReportResult:
         payload["cautions"] = cautions
         with under_way("Writing the page"):
             page = Page(
-                contents.name,
-                dataclasses.replace(shown.overview, cautions=cautions),
-                payload,
-                tuple(missing),
-                shown.commands,
-                f"jaxdissect {jaxdissect.__version__}, {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
+                title=contents.name,
+                overview=dataclasses.replace(shown.overview, cautions=cautions),
+                payload=payload,
+                missing=tuple(missing),
+                commands=shown.commands,
+                made=f"jaxdissect {jaxdissect.__version__}, {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
             )
             path = _write(run, page, snippets, options.full)
         _record(contents, options, started)
     files = path.parent.rglob("*") if options.full else [path]
+    # A sentence about recordings is beside several numbers, but a terminal shows it once.
     sentences = dict.fromkeys(sentence for about in cautions.values() for sentence in about)
     return ReportResult(
-        path,
-        sum(file.stat().st_size for file in files if file.is_file()),
-        len(shown.axes.neurons),
-        0 if snippets is None else len(snippets.clips),
-        0 if snippets is None else snippets.left_out,
-        tuple(dataclasses.replace(entry, command=as_given(entry.command, run)) for entry in missing),
-        tuple(as_given(sentence, run) for sentence in sentences),
-        figures,
-        time.perf_counter() - started,
+        path=path,
+        size=sum(file.stat().st_size for file in files if file.is_file()),
+        neurons=len(shown.axes.neurons),
+        clips=0 if snippets is None else len(snippets.clips),
+        left_out=0 if snippets is None else snippets.left_out,
+        missing=tuple(dataclasses.replace(entry, command=as_given(entry.command, run)) for entry in missing),
+        warnings=tuple(as_given(sentence, run) for sentence in sentences),
+        figures=figures,
+        seconds=time.perf_counter() - started,
     )
 
 
 def _shown(contents: Contents) -> _Shown:
+    """What the page shows of a run; any error of it means that a file does not fit.
+
+    Args:
+      contents: files of the run.
+    """
     axes, run = axes_of(contents), contents.run
     payload = run_payload(contents, axes) | {
         "title": contents.name,
@@ -137,12 +151,25 @@ def _shown(contents: Contents) -> _Shown:
 
 
 def _summary(folder: Path) -> Record:
-    """The other run, which `--with` has named, in numbers."""
+    """The other run of a comparison in numbers, without files that do not fit.
+
+    Args:
+      folder: run directory that `--with` named.
+    """
     return leave_out_misfits(read_contents(folder, "--with"), lambda other: summary_payload(other, axes_of(other)))[1]
 
 
 def _figures(contents: Contents, axes: Axes, missing: list[Missing]) -> tuple[Path, ...]:
-    """Figures for papers, or none and a line that says why."""
+    """Figures for papers, or none and a line that says why.
+
+    Args:
+      contents: files of the run.
+      axes: numbering of classes and neurons.
+      missing: list of what the report does without.
+
+    Returns:
+      Paths of the SVG files.
+    """
     try:
         with under_way("Drawing figures for papers"):
             return draw_paper_figures(contents, axes, contents.run.file("figures"))
@@ -155,7 +182,17 @@ def _figures(contents: Contents, axes: Axes, missing: list[Missing]) -> tuple[Pa
 def _snippets(
     options: ReportOptions, contents: Contents, shown: _Shown, missing: list[Missing]
 ) -> tuple[Snippets | None, tuple[str, ...]]:
-    """Sound, pictures and activations as far as the page has room, and cautions about them."""
+    """Sound, pictures and activations as far as the page has room, and cautions about them.
+
+    Args:
+      options: options of the report.
+      contents: files of the run.
+      shown: what the page shows beside clips.
+      missing: list that gets a line for what is not found.
+
+    Returns:
+      The clips, or None if there are none; sentences about clips that are left out.
+    """
     if not shown.wanted.clips:
         given = [
             flag for flag, value in (("--data", options.data), ("--encoder", options.encoder)) if value is not None
@@ -165,6 +202,7 @@ def _snippets(
     missing += source.missing
     if source.task is None:
         return None, ()
+    # The page without sound and pictures, from which the room for these is known before a clip is decoded.
     without_media = shown.payload | {"clips": clips_payload(contents, shown.axes, shown.wanted, None)}
     room = float("inf") if options.full else options.max_mb * MEGABYTE - len(to_json(without_media)) - SHELL_BYTES
     if room <= 0:
@@ -187,10 +225,21 @@ def _snippets(
 
 
 def _write(run: Run, page: Page, snippets: Snippets | None, full: bool) -> Path:
-    """Write the page, or a folder with the page and its clips; returns the page's path."""
+    """Write the page, or a folder with the page and its clips.
+
+    Args:
+      run: the run directory.
+      page: content of the page.
+      snippets: clips to see and hear.
+      full: whether clips become files of a folder.
+
+    Returns:
+      Path of the page.
+    """
     if not full:
         path = run.file("report.html")
         with whole_file(path) as temporary:
+            # A file name that is no Unicode has lone surrogates, which UTF-8 refuses.
             temporary.write_text(render(page, snippets), encoding="utf-8", errors="replace")
         return path
     folder = run.file("report")
@@ -205,7 +254,13 @@ def _write(run: Run, page: Page, snippets: Snippets | None, full: bool) -> Path:
 
 
 def _record(contents: Contents, options: ReportOptions, started: float) -> None:
-    """Note the stage in `run.json`, unless that is missing or damaged: the report says so."""
+    """Note the stage in `run.json`, unless that is missing or damaged: the report says so.
+
+    Args:
+      contents: files of the run.
+      options: options of the report.
+      started: time at which the report began, s.
+    """
     if not contents.stages:
         return
     first = contents.stages.get("activations", next(iter(contents.stages.values())))

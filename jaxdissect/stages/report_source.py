@@ -49,6 +49,7 @@ def find_source(options: ReportOptions, contents: Contents) -> Source:
         require(same, "the data folder's table has other clips than were counted")
     except InputError as error:
         return Source(None, None, (Missing(SOUND, without_paths(error, options), f"{report} --data DIR"),))
+    # Without the encoder there is sound; without the clips there would be no activation either.
     try:
         encoder = load_encoder(inputs["encoder"], inputs["dtype"])
         same = fingerprint(encoder) == counted["fingerprints"].get("encoder")

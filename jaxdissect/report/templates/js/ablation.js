@@ -111,7 +111,7 @@ function specificity(entry) {
     el(
       'p',
       {class: 'small'},
-      `Rows: neurons that were silenced (gain ${number(lowestGain(entry))}). Columns: classes whose margin was measured. Dots mark the class that a row's neurons are specific to: a specific effect is there alone.`,
+      `Rows: neurons that were silenced (gain ${number(lowestGain(entry))}). Columns: classes whose margin was measured. Dots mark the class that a row's neurons are specific to: a specific effect changes this class alone.`,
     ),
     el(
       'div',

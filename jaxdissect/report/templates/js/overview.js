@@ -31,7 +31,7 @@ function viewFindings() {
     freeClips();
     player.replaceChildren(
       el('h2', {}, 'Top clip of neuron ', link(neuronHref(n), neuronName(n))),
-      el('p', {class: 'small'}, 'Best neuron of ', link(classHref(c), className(c)), '. Orange: its activation.'),
+      el('p', {class: 'small'}, 'Specific to ', link(classHref(c), className(c)), '. Orange: its activation.'),
       topCard(n, clip, rank),
     );
   };
@@ -56,7 +56,7 @@ function classTable(shown, audible, play) {
       'Clip',
     );
   const cells = ({c, ofClass, significant}) => [
-    el('th', {scope: 'row'}, link(classHref(c), short(className(c), 40))),
+    el('th', {scope: 'row', title: className(c)}, link(classHref(c), short(className(c), 27))),
     el('td', {class: 'number'}, number(ofClass.length)),
     pairs.q_value && el('td', {class: 'number'}, number(significant)),
     el('td', {}, bestNeurons(ofClass)),
