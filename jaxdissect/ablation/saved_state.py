@@ -126,7 +126,7 @@ class SuiteFiles:
     def _parse(self, arrays: Mapping[str, np.ndarray], record: Record) -> tuple[list[int], SuiteState]:
         state = new_state(self.judges, self.some(record["numbers"]))
         for label, verdicts in enumerate(state.classes.values()):
-            for key, array in verdicts.arrays().items():
+            for key, array in verdicts.arrays().items():  # views into the verdicts
                 array[...] = arrays[f"{label}.{key}"]
         state.done, state.reasons, state.usable = record["done"], _by_number(record["reasons"]), arrays.get("usable")
         if record["found"] is not None:

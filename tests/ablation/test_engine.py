@@ -31,7 +31,7 @@ class Hidden:
     def __getattr__(self, name):
         if name in ("layer", "layer_neurons", "layer_variables", "outgoing_weights", "enter", "leave"):
             raise AttributeError(name)
-        return getattr(self.of, name)
+        return getattr(self.layered, name)
 
 
 def random_edits(number, *, shape=SHAPE, seed=0, most=20):
