@@ -268,11 +268,7 @@ def test_save_encoder_in_float16_refuses_parameters_that_are_too_large(tmp_path)
         ("m2d", {"task": "nothing.csv"}, "nothing.csv is missing"),
         ("m2d", {"start_from": "nowhere"}, "nowhere is no encoder directory"),
         ("m2d", {"decoder_width": 6}, "--decoder-width must be a multiple of 4, got 6"),
-        (
-            "m2d",
-            {"size": "small"},
-            r"of other sizes than --size and --input say: width \(16 there, 384 given\)",
-        ),
+        ("m2d", {"size": "small"}, "of other sizes than --size and --input say: width (16 there, 384 given"),
         ("m2d", {"seed": -1}, "--seed must be a whole number, at least 0, got -1"),
         ("m2d", {"seed": 2**32}, r"--seed must be below 2\*\*32"),
         ("m2d", {"part_size": 1}, "--objective m2d compares the clips of a part: --part-size must be 2 at least"),
