@@ -43,7 +43,7 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     run = Run(options.run)
     counted = run.require("activations")
     rule = selection_rule(options, counted.get("keep", SelectionRule.keep))
-    certainty = CertaintyOptions(**_given_draws(options))
+    certainty = CertaintyOptions(**given_draws(options))
     started = time.perf_counter()
     with under_way("Reading the counts and scoring neurons by AAPE"):
         counts = read_netcdf(run.file("activations.nc"))
@@ -99,7 +99,7 @@ def selection_rule(options: NeuronsOptions, task_keep: float) -> SelectionRule:
     return SelectionRule(options.preset, keep, options.drop_weakest, options.bar)
 
 
-def _given_draws(options: NeuronsOptions) -> Record:
+def given_draws(options: NeuronsOptions) -> Record:
     """Those of the options of permutations, resamples and splits that were given."""
     return {name: getattr(options, name) for name in DRAW_OPTIONS if getattr(options, name) is not None}
 
@@ -112,7 +112,7 @@ def _require_no_clips(options: NeuronsOptions) -> None:
     """
     if options.selector in CLIP_SELECTORS:
         raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
-    given = _given_draws(options)
+    given = given_draws(options)
     asked = [name for name, value in given.items() if value or name not in DRAW_NUMBERS]
     if asked:
         raise InputError(

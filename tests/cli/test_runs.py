@@ -303,7 +303,7 @@ def test_the_clip_store(jaxdissect):
         (["--label", "colour"], "no label column 'colour'; the table has file_name, label, pitch, split"),
         (["--split", "valid"], "split 'valid': task 'tones' has no such clips (it has test, train)"),
         (["--data", "nowhere"], "data nowhere must be a folder"),
-        (["--unit-seconds", "-1"], "unit_seconds must be a positive number"),
+        (["--unit-seconds", "-1"], "--unit-seconds must be a positive number"),
         (["--unit-seconds", "0.01"], "choose a longer unit length"),
         (["--batch-size", "0"], "--batch-size must be a whole number, at least 1"),
         (["--threshold", "nan"], "--threshold must be a finite number"),

@@ -141,7 +141,7 @@ def run_installed(wheel, tmp_path, fast_programs):
     install = ["--no-deps", "--no-index", "--ignore-installed", str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", "--python", programs / "python", "install", *install], check=True)
     file = run("python", "-W", "error", "-c", "import jaxdissect, jaxdissect.cli; print(jaxdissect.cli.__file__)")
-    assert Path(file.strip()) == packages / "jaxdissect" / "cli.py"
+    assert Path(file.strip()) == packages / "jaxdissect" / "cli" / "__init__.py"
     return run
 
 

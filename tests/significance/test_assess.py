@@ -26,7 +26,7 @@ from jaxdissect.significance.p_values import benjamini_hochberg
 from jaxdissect.significance.tables import pairs_needed
 from jaxdissect.significance.units import find_units
 from jaxdissect.stages.activations import run_activations
-from jaxdissect.stages.neurons import run_neurons
+from jaxdissect.stages.neurons import given_draws, run_neurons
 from jaxdissect.stages.share import run_share
 
 FEW = {"permutations": 40, "resamples": 6, "splits": 4}
@@ -189,8 +189,11 @@ def test_neurons_options_of_draws_are_refused_without_the_clips_counts(tmp_path,
 
 
 def test_neurons_options_left_out_are_the_defaults_of_the_draws():
-    assert NeuronsOptions(run=Path("r")).certainty == CertaintyOptions()
-    assert NeuronsOptions(run=Path("r"), splits=7, seed=0).certainty == CertaintyOptions(splits=7)
+    def certainty(**given):
+        return CertaintyOptions(**given_draws(NeuronsOptions(run=Path("r"), **given)))
+
+    assert certainty() == CertaintyOptions()
+    assert certainty(splits=7, seed=0) == CertaintyOptions(splits=7)
 
 
 def damage(run, how):

@@ -344,7 +344,9 @@ def test_a_shard_that_vanishes(options):
     read = prepared_reader(options().out, 16000, SAMPLES)
     shard_file(options().out, "shard-00001-of-00004").unlink()
     assert read("sub/0.wav").clip.status == "ok"
-    with pytest.raises(InputError, match=r"a shard cannot be read \(open\(\) failed: No such file .* that it is there"):
+    with pytest.raises(
+        InputError, match=r"a shard cannot be read \(open\(\) failed: No such file .* check that it exists"
+    ):
         read("sub/4.wav")
 
 
@@ -486,8 +488,8 @@ def test_a_clip_that_was_not_prepared_is_unreadable(options):
         ({"part": "0/2"}, "--part must be I/N with I from 1 to N, e.g. 2/8, got '0/2'"),
         ({"part": "3/2"}, "--part must be I/N"),
         ({"part": "one"}, "--part must be I/N"),
-        ({"shard_clips": 0}, "--shard-clips and --sample-rate must be positive, got 0 and 16000"),
-        ({"max_bad_clips": 2.0}, "--max-bad-clips must be a share from 0 to 1, got 2.0"),
+        ({"shard_clips": 0}, "--shard-clips must be a whole number, at least 1, got 0"),
+        ({"max_bad_clips": 2.0}, "--max-bad-clips must be a fraction from 0 to 1, got 2.0"),
         ({"unit_seconds": None}, "needs unit_seconds"),
         ({"task": "nothing"}, "neither a known task"),
     ],

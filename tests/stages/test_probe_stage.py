@@ -195,7 +195,7 @@ def test_all_folds_need_no_test_fold(options, tones):
 
 def test_what_a_killed_save_has_left_is_swept(options):
     run_probe(options())
-    for name in (".probe-dead", "..probe-dead-beef"):
+    for name in (".probe-dead", ".probe-beef"):
         (options.run / name).mkdir()
     run_probe(options())
     assert names(options.run) == {"run.json", "probe"}

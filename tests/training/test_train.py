@@ -438,7 +438,7 @@ def test_encoder_to_train_from_scratch_has_the_sizes_given():
 
 def test_batch_parts_of_several_sizes():
     def parts(batch_size):
-        return batch_parts(TrainOptions(objective="m2d", task="notes", out=Path("o"), batch_size=batch_size))
+        return batch_parts(TrainOptions(objective="msm_mae", task="notes", out=Path("o"), batch_size=batch_size))
 
     assert [parts(size) for size in (64, 24, 7, 1)] == [(4, 16), (2, 12), (1, 7), (1, 1)]
     with pytest.raises(InputError, match="--batch-size 34 falls into parts of 2 only: choose a multiple of 16"):
