@@ -152,7 +152,7 @@ def common_activity(folder: Path, identity: Mapping[str, object], measure: Calla
       measure: measures it, where no job has done so yet.
 
     Raises:
-      InputError: the file is of another measurement, or damaged.
+      InputError: the file belongs to another measurement, or is damaged.
     """
     file = StateFile(folder / "activity.npz", "an ablation", identity)
 

@@ -35,8 +35,8 @@ def share_outcome(run: Path, sharing: Sharing, figures: Sequence[Path] = ()) -> 
     """
     results = share_results(sharing)
     warnings = [
-        f"{other} is of another encoder: neurons of two trainings do not correspond by their numbers, unless one began "
-        f"from the other."
+        f"{other} belongs to another encoder: neurons of two trainings do not correspond by their numbers, unless one "
+        f"began from the other."
         for other in sharing.other_encoders
     ]
     if (sharing.table["null"] == PERMUTED_LABELS).any():  # its p-values are of permuted clips

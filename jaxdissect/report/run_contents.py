@@ -258,7 +258,7 @@ def _stages(run: Run, missing: list[Missing]) -> dict[str, Record]:
         prints = stages[stage]["fingerprints"]
         differing = [name.replace("_", " ") for name in counted if prints.get(name, counted[name]) != counted[name]]
         if differing:
-            why = f"it is of another {' and another '.join(differing)} than the stage {first!r}"
+            why = f"it belongs to another {' and another '.join(differing)} than the stage {first!r}"
             missing.append(Missing(stage, why, command(stage, run)))
             del stages[stage]
     # A stage of another run is listed already.
@@ -279,13 +279,13 @@ def _read_netcdf(path: Path, counted: Record | None) -> xr.Dataset:
       counted: record of the stage `activations`, with which the file's attributes must agree; None if unknown.
 
     Raises:
-      InputError: the file is of another run.
+      InputError: the file belongs to another run.
     """
     with xr.open_dataset(path, engine="h5netcdf") as dataset:
         # Files of earlier versions may lack an attribute; sharing.nc has none.
         wanted = {} if counted is None else record_attributes(counted)
         differing = [name for name, value in wanted.items() if dataset.attrs.get(name, value) != value]
-        require(not differing, f"it is of another run: {', '.join(differing)} differ from run.json")
+        require(not differing, f"it belongs to another run: {', '.join(differing)} differ from run.json")
         return dataset[[name for name in VARIABLES[path.name] if name in dataset]].load()
 
 

@@ -74,9 +74,9 @@ def _read_counts(run: Run, counts: xr.Dataset, clips: int) -> UInt16[np.ndarray,
     require(
         stored.shape == shape and stored.dtype == np.uint16,
         f"{path} must hold uint16 counts of {shape} clips, layers and neurons, found {stored.dtype} of "
-        f"{stored.shape}: it is of another run, {REMEDY}",
+        f"{stored.shape}: it belongs to another run, {REMEDY}",
     )
     # All of the file is read once: a store of another run of the same shape would give wrong p-values silently.
     same = (stored.sum(axis=0, dtype=np.int64) == counts["total_active_tokens"].values).all()
-    require(bool(same), f"{path} does not add up to activations.nc: it is of another run, {REMEDY}")
+    require(bool(same), f"{path} does not add up to activations.nc: it belongs to another run, {REMEDY}")
     return stored

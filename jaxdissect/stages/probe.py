@@ -59,8 +59,8 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
       options: options of the stage.
 
     Raises:
-      InputError: an option breaks a rule, the run directory is of another encoder or task, or a label set cannot be
-        probed, after those that can were saved.
+      InputError: an option breaks a rule, the run directory belongs to another encoder or task, or a label set cannot
+        be probed, after those that can were saved.
     """
     run = Run(options.run)
     inputs = stage_inputs(options, run, "probe")

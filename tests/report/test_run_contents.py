@@ -80,7 +80,7 @@ def test_read_contents_leaves_out_a_file_of_another_run(run, name):
     write_netcdf(dataset.assign_attrs(encoder_sha256="1" * 64), run / name)
     ((what, (why, remedy)),) = missing(run).items()
     assert (what, remedy) == (name, f"jaxdissect {FILES[name]} --run run")
-    assert "it is of another run: encoder_sha256 differ from run.json" in why
+    assert "it belongs to another run: encoder_sha256 differ from run.json" in why
 
 
 def test_read_contents_leaves_out_a_stage_of_another_encoder_or_task(run):
@@ -91,8 +91,8 @@ def test_read_contents_leaves_out_a_stage_of_another_encoder_or_task(run):
     change_stages(run, change)
     listed = missing(run)
     assert set(listed) == {"share", "ablate"}
-    assert listed["share"][0] == "it is of another encoder than the stage 'activations'"
-    assert listed["ablate"][0] == "it is of another task than the stage 'activations'"
+    assert listed["share"][0] == "it belongs to another encoder than the stage 'activations'"
+    assert listed["ablate"][0] == "it belongs to another task than the stage 'activations'"
     contents = read_contents(run)
     assert "sharing.nc" not in contents.data
     assert "ablation.csv" not in contents.tables

@@ -288,7 +288,7 @@ def test_run_share_within_a_run_and_with_others(done, folder, tmp_path, capsys):
     run_neurons(NeuronsOptions(run=tmp_path / "wide", preset="lape", keep=0.1))
     assert main(["share", "--run", str(tmp_path / "run"), "--with", str(tmp_path / "other")]) == 0
     printed = capsys.readouterr().out
-    assert f"{tmp_path / 'other'} is of another encoder" in printed
+    assert f"{tmp_path / 'other'} belongs to another encoder" in printed
     table = pd.read_csv(tmp_path / "run" / "sharing.csv")
     assert table.columns[:13].tolist() == (
         [
