@@ -13,7 +13,7 @@ from jaxdissect.ablation.verdicts import class_means
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.probe.judge import Judge
-from jaxdissect.significance.p_values import bootstrap_means
+from jaxdissect.significance.intervals import bootstrap_means
 from jaxdissect.tasks.table import Task
 
 LARGEST_VERDICTS = 2**31  # bytes of verdicts on the host, of which judging a suite keeps no more at a time

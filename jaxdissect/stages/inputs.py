@@ -1,5 +1,6 @@
 """Encoder and task of a stage: as given, or as an earlier stage of the run recorded them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,7 +41,7 @@ RECORDED_TYPES: Mapping[str, tuple[type, ...]] = {
 COMMAS = {True: "separate labels", False: "belong to labels"}  # by the value of multi_label, where it was given
 
 
-class ClipReading:
+class ClipReading(ABC):
     """Result of a stage that reads clips, some of which may be unreadable.
 
     Attributes:
@@ -49,9 +50,9 @@ class ClipReading:
 
     max_bad_clips: float
 
+    @abstractmethod
     def clips_read(self) -> tuple[int, int]:
         """Number of unreadable clips, and of all clips."""
-        raise NotImplementedError
 
     @property
     def too_many_bad(self) -> bool:

@@ -17,7 +17,8 @@ from tolerances import TOLERANCES, assert_within, relative_error
 from jaxdissect import AblationOptions, Head, InputError, Judge, ablate, neuron_set
 from jaxdissect.ablation.interventions import make_interventions
 from jaxdissect.ablation.verdicts import Verdicts, class_means, judge_clips
-from jaxdissect.significance.p_values import benjamini_hochberg, bootstrap_means, empirical_p
+from jaxdissect.significance.intervals import bootstrap_means
+from jaxdissect.significance.p_values import benjamini_hochberg, empirical_p
 from jaxdissect.tasks.table import label_set, make_task
 
 CLIPS, SAMPLES, SHAPE = 30, 4 * HOP, (2, 12)

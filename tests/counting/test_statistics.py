@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import slow
+import slow_method as slow
 
 from jaxdissect import InputError, Reading
 from jaxdissect.counting.statistics import flush, init, merge, steps_before_overflow, update

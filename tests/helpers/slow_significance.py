@@ -11,7 +11,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
-import slow
+import slow_method as slow
 
 BIN = 1 / 64
 ROUNDING = 1e-9  # statistics that are equal in mathematics are, in float64

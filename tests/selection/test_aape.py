@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-import slow
+import slow_method as slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

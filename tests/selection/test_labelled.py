@@ -7,7 +7,7 @@ import h5netcdf
 import numpy as np
 import pandas as pd
 import pytest
-import slow
+import slow_method as slow
 import xarray as xr
 
 from jaxdissect import InputError, LabelSet, SelectionRule, Task, select_neurons

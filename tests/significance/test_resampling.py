@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-import slow
+import slow_method as slow
 from recordings import recorded_clips
 from tolerances import assert_within
 
