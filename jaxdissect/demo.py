@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from jaxdissect.options.demo import DemoOptions
 from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.options.report import ReportOptions
 from jaxdissect.options.share import ShareOptions
-from jaxdissect.selection.aape import SelectionRule
-from jaxdissect.selection.labelled import Neurons, select_neurons
+from jaxdissect.selection.labelled import Neurons
 from jaxdissect.stages.activations import ActivationsResult, run_activations
 from jaxdissect.stages.neurons import run_neurons
 from jaxdissect.stages.report import ReportResult, run_report
@@ -26,6 +25,7 @@ from jaxdissect.stages.share import run_share
 from jaxdissect.training.objective import initial_encoder
 
 SELF_SUPERVISED, SUPERVISED, UNTRAINED = "m2d_tiny", "supervised_tiny", "untrained_tiny"
+PERMUTATIONS, RESAMPLES, SPLITS = 200, 50, 5  # enough for neurons that stand out, and made in seconds
 REPORT_MB = 5.0  # enough for the best clips of every neuron, and made in seconds
 
 
@@ -37,13 +37,13 @@ class DemoResult:
       kind: how it was trained.
       run: its run directory.
       counted: what was counted.
-      neurons: what was chosen by each preset; the run directory holds those of `lape`.
+      neurons: neurons that were chosen by the default preset.
     """
 
     kind: str
     run: Path
     counted: ActivationsResult
-    neurons: Mapping[str, Neurons]
+    neurons: Neurons
 
 
 def untrained_tiny(dtype: Any) -> M2D:
@@ -67,7 +67,7 @@ def _shipped(name: str) -> str:
 
 
 def run_demo(options: DemoOptions) -> list[DemoResult]:
-    """Count and select on the training split of `notes`, for each of the three encoders."""
+    """Choose neurons on the training split of `notes` and judge them on its test split, for each of the encoders."""
     folder = options.run or Path(tempfile.mkdtemp(prefix="jaxdissect-demo-"))
     encoders = {
         "self-supervised": _shipped(SELF_SUPERVISED),
@@ -80,15 +80,9 @@ def run_demo(options: DemoOptions) -> list[DemoResult]:
         counted = run_activations(
             ActivationsOptions(encoder=encoder, task="notes", run=run, batch_size=options.batch_size)
         )
-        results.append(DemoResult(kind, run, counted, both_presets(run, counted)))
+        neurons = run_neurons(NeuronsOptions(run=run, permutations=PERMUTATIONS, resamples=RESAMPLES, splits=SPLITS))
+        results.append(DemoResult(kind, run, counted, neurons))
     return results
-
-
-def both_presets(run: Path, counted: ActivationsResult) -> dict[str, Neurons]:
-    """Neurons by preset `lape`, as the stage `neurons` writes them, and by `aape` from the same counts."""
-    lape = run_neurons(NeuronsOptions(run=run, preset="lape"))
-    aape = select_neurons(counted.activations, SelectionRule("aape", lape.scores.attrs["keep"]))
-    return {"aape": aape, "lape": lape}
 
 
 def demo_report(results: Sequence[DemoResult]) -> ReportResult:

@@ -32,6 +32,8 @@ class Reading:
       tokens: number of tokens read; int32 (clip).
       active_tokens: number of tokens at which the activation was above the threshold; exact; int32 (clip, neuron).
       sum, sum_squares: sum of the activation, and of its square, over the tokens read; float32 (clip, neuron).
+      excess: sum over the tokens read of what the activation exceeds the threshold by, 0 where it does not; float32
+        (clip, neuron).
       maximum: largest activation of the tokens read, -inf where none was; float32 (clip, neuron).
     """
 
@@ -39,6 +41,7 @@ class Reading:
     active_tokens: PyTree
     sum: PyTree
     sum_squares: PyTree
+    excess: PyTree
     maximum: PyTree
 
 
@@ -214,6 +217,7 @@ def _reduce(
         active_tokens=active.astype(jnp.float32).sum(axis=token_axes).astype(jnp.int32),
         sum=summed.sum(axis=token_axes),
         sum_squares=jnp.square(summed).sum(axis=token_axes),
+        excess=jnp.where(active, activation - threshold, 0.0).sum(axis=token_axes),
         maximum=highest.max(axis=token_axes),
     )
 

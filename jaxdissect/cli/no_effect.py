@@ -44,10 +44,23 @@ NO_EFFECT = (
     ),
     NoEffect(
         CHOOSING,
-        ("preset", "bar", "drop_weakest"),
-        lambda given: given.selector != "aape",
-        "with --selector {selector}, which gives every class the fraction --keep of all neurons: leave it out, or "
-        "choose --selector aape.",
+        ("preset", "bar", "drop_weakest", "per_class", "least_auroc"),
+        lambda given: given.selector is not None,
+        "with --selector {selector}, which gives every class the fraction --keep of all neurons: leave one of the two "
+        "out.",
+    ),
+    NoEffect(
+        CHOOSING,
+        ("per_class", "least_auroc"),
+        lambda given: given.preset != "auroc",
+        "with --preset {preset}, which chooses by AAPE: leave it out, or choose --preset auroc.",
+    ),
+    NoEffect(
+        CHOOSING,
+        ("keep", "bar"),
+        lambda given: given.preset == "auroc" and given.selector is None,
+        "with --preset auroc, which chooses by AUROC, at most --per-class neurons for a class: leave it out, or choose "
+        "--preset lape.",
     ),
     NoEffect(
         CHOOSING,
@@ -59,16 +72,15 @@ NO_EFFECT = (
     NoEffect(
         CHOOSING,
         ("resamples", "splits"),
-        lambda given: given.selector != "aape",
-        "with --selector {selector}, whose pairs are tested and not resampled: leave it out, or choose "
-        "--selector aape.",
+        lambda given: given.selector is not None,
+        "with --selector {selector}, whose pairs are tested and not resampled: leave one of the two out.",
         nothing=0,
     ),
     NoEffect(
         ("dissect",),
         ("permutations", "resamples", "splits"),
-        lambda given: not given.keep_clips,
-        "without every clip's counts, which are permuted and resampled: add --keep-clips, or leave it out.",
+        lambda given: given.keep_clips is False,
+        "without every clip's counts, which are permuted and resampled: leave out --no-keep-clips, or leave it out.",
         nothing=0,
     ),
     NoEffect(
@@ -87,8 +99,9 @@ NO_EFFECT = (
     NoEffect(
         ("dissect",),
         ("seed",),
-        lambda given: not given.ablate and (not given.keep_clips or given.permutations == 0),
-        "where nothing is drawn: add --keep-clips for permutations, or --ablate for controls, or leave it out.",
+        lambda given: not given.ablate and (given.keep_clips is False or given.permutations == 0),
+        "where nothing is drawn: leave out --no-keep-clips for permutations, add --ablate for controls, or leave it "
+        "out.",
     ),
     NoEffect(
         ("dissect",),

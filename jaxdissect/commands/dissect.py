@@ -53,7 +53,7 @@ def run(options: DissectOptions) -> Iterator[Outcome]:
 def selection_options(options: DissectOptions) -> NeuronsOptions:
     """Options of the stage `neurons`; seed and save_minutes only where it draws random numbers."""
     chosen = _part(NeuronsOptions, options)
-    return chosen if options.keep_clips else dataclasses.replace(chosen, seed=None, save_minutes=None)
+    return chosen if options.keep_clips is not False else dataclasses.replace(chosen, seed=None, save_minutes=None)
 
 
 def ablation_ahead(options: DissectOptions) -> AblateOptions:

@@ -19,6 +19,8 @@ from jaxdissect.significance.cautions import (
     recording_cautions,
     selection_cautions,
 )
+from jaxdissect.significance.held_out import TEST_SPLIT
+from jaxdissect.significance.held_out_tables import GOOD_AUROC
 from jaxdissect.stages.neurons import SELECTION_FILES, run_neurons
 from jaxdissect.types import Record
 
@@ -26,6 +28,7 @@ PAIR_COLUMNS = ["label_set", "class", "layer", "neuron"]
 # What other stages make from the neurons, by stage.
 MADE_FROM_NEURONS = {"share": "sharing.csv", "ablate": "ablation.csv", "report": "report.html"}
 BUSIEST_LAYERS = 3
+BEST_CLASSES = 5  # classes whose best neuron the summary names
 FEW_PAIRS = 20  # of which permutations can tell some from chance alone
 WITH_P_VALUES = (
     "Significant does not mean large, nor that the class is what the neuron is for: compare with an untrained encoder."
@@ -74,13 +77,14 @@ def neurons_warnings(neurons: Neurons) -> list[str]:
 
 
 def neurons_results(neurons: Neurons) -> Record:
-    """A row of `coverage.csv` for every label set, with the neurons of each class and layer.
+    """A row of `coverage.csv` for every label set, with its classes and the neurons of each class and layer.
 
     Args:
       neurons: neurons that were chosen.
 
     Returns:
-      A JSON object. `neurons_by_layer` counts neurons by number of the layer, `neurons_by_class` those of each class.
+      A JSON object. `neurons_by_layer` counts neurons by number of the layer, `neurons_by_class` those of each class;
+      `best` has the neuron of every class that does best on held-out clips, as `classes.csv`.
     """
     label_sets = []
     for row in neurons.coverage.to_dict("records"):
@@ -89,47 +93,102 @@ def neurons_results(neurons: Neurons) -> Record:
         by_class = pairs.groupby("class", sort=False).size().to_dict()
         # minlength: layers without a neuron count 0.
         by_layer = np.bincount(layers, minlength=neurons.scores.sizes["layer"])
-        label_sets.append({**row, "neurons_by_class": by_class, "neurons_by_layer": by_layer})
-    return {"keep": neurons.scores.attrs["keep"], "label_sets": label_sets}
+        classes = neurons.classes[(neurons.classes["label_set"] == row["label_set"]) & (neurons.classes["neurons"] > 0)]
+        best = classes.drop(columns=["label_set", "neurons"]).to_dict("records")
+        label_sets.append({**row, "neurons_by_class": by_class, "neurons_by_layer": by_layer, "best": best})
+    return {"rule": dict(neurons.scores.attrs), "label_sets": label_sets}
 
 
 def neurons_summary(results: Record) -> str:
-    """Coverage, neurons per class, the busiest layers, and how sure all of this is, for every label set.
+    """What holds on held-out clips, coverage, the best neurons, and how sure all of this is, for every label set.
 
     Args:
       results: JSON object of `neurons_results`.
     """
     rows = results["label_sets"]
-    header = ["label set", "classes", "coverage", "kept neurons", "neurons/class", "classes/neuron", "busiest layers"]
+    header = ["label set", "classes", "with a neuron", "AUROC >= 0.8 held out", "neurons/class", "p(class)/p(others)"]
+    header += ["AAPE of ln(classes)", "busiest layers"]
     cells = [
         [
             row["label_set"],
             row["classes"],
-            f"{row['coverage']:.0%}",
-            row["kept_neurons"],
+            row["covered"],
+            row.get("classes_held_out", "-"),
             f"{row['mean_neurons_per_class']:.1f}",
-            f"{row['mean_classes_per_neuron']:.2f}",
+            _number(row["median_ratio"], 2),
+            _number(row["median_aape_normalised"], 4),
             _busiest_layers(row["neurons_by_layer"]),
         ]
         for row in rows
     ]
-    classes = [_richest_classes(row) for row in rows if row["neurons_by_class"]]
+    found = [held_out_sentence(row) for row in rows]
+    classes = [line for row in rows for line in best_neurons(row)]
     certainty = [_certainty(row) for row in rows if "pairs_significant" in row]
-    return "\n".join([table(header, cells), *classes, *certainty])
+    rule = paper_sentence(results["rule"])
+    return "\n".join([*found, table(header, cells), *classes, *certainty, *rule])
+
+
+def held_out_sentence(row: Record) -> str:
+    """What the neurons of a label set are worth on clips that they were not chosen by.
+
+    Args:
+      row: entry of `label_sets` in the results.
+    """
+    start = f"{row['label_set']}: {row['covered']} of {row['classes']} classes have a neuron"
+    by = row.get("held_out_by")
+    if by is None or math.isnan(row["held_out_auroc"]):
+        return f"{start}; none was judged on clips that it was not chosen by."
+    where = "on the test split" if by == TEST_SPLIT else "on the half of the recordings that did not choose them"
+    return (
+        f"{start}; {row['classes_held_out']} have one of AUROC >= {GOOD_AUROC} {where} (median of all pairs "
+        f"{row['held_out_auroc']:.3f}, a tenth below {row['held_out_auroc_q10']:.3f}; chance 0.5)."
+    )
+
+
+def best_neurons(row: Record) -> list[str]:
+    """The classes whose best neurons tell them best, a line for each; of many classes only the first.
+
+    Args:
+      row: entry of `label_sets` in the results.
+    """
+    judged = [one for one in row["best"] if not math.isnan(one["held_out_auroc"])]
+    judged.sort(key=lambda one: -one["held_out_auroc"])
+    lines = [f"  {best_neuron(one)}" for one in judged[:BEST_CLASSES]]
+    return [f"{row['label_set']}: the classes that a neuron tells best, on held-out clips:", *lines] if lines else []
+
+
+def best_neuron(best: Record) -> str:
+    """A class and the neuron that tells it best, in words.
+
+    Args:
+      best: entry of `best` in the results.
+    """
+    interval = f"[{best['held_out_auroc_low']:.2f}, {best['held_out_auroc_high']:.2f}]"
+    return (
+        f"{best['class']}: layer {best['layer']}, neuron {best['neuron']}, by its {best['reading']}: AUROC "
+        f"{best['held_out_auroc']:.2f} {interval}"
+    )
+
+
+def paper_sentence(rule: Record) -> list[str]:
+    """What preset lape is, where it has chosen."""
+    if (rule.get("preset"), rule.get("selector")) != ("lape", "aape"):
+        return []
+    return [
+        "Preset lape is the audio paper's selection as its published figures allow it (docs/method.md). It chooses "
+        "neurons of low AAPE that are active for nearly all tokens of a class; whether they tell the class from others "
+        "is a different question."
+    ]
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _busiest_layers(neurons: np.ndarray) -> str:
     """The layers with most neurons, e.g. "11 (26), 10 (17)"; ties in the order of the layers."""
     order = np.argsort(-neurons, kind="stable")[:BUSIEST_LAYERS]
     return ", ".join(f"{layer} ({neurons[layer]})" for layer in order if neurons[layer]) or "-"
-
-
-def _richest_classes(row: Record) -> str:
-    """The classes with most and with fewest neurons."""
-    # The sort is stable: classes with equally many neurons stay in the order of the table.
-    names = sorted(row["neurons_by_class"].items(), key=lambda entry: -entry[1])
-    most, fewest = (", ".join(f"{name} {count}" for name, count in part) for part in (names[:5], names[-2:]))
-    return f"{row['label_set']}: most {most}" + (f"; fewest {fewest}" if len(names) > 5 else "")
 
 
 def _certainty(row: Record) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from jaxdissect.counting.stream import Counted, CountOptions, count_clips
 from jaxdissect.counting.top_clips import TopClips
@@ -30,7 +30,8 @@ class Activations:
         all clips as `total_*`.
       top_clips: `clip`, `active_share`, `max_activation` (layer, neuron, rank).
       clips: table with a row for every clip: status, reason, recorded samples, labels.
-      clip_labels: groups of single clips: `tokens`, `source`, `fold` (clip), and the clip and class of every label.
+      clip_labels: groups of single clips: `tokens`, `source`, `fold`, `held_out` (clip), and the clip and class of
+        every label.
     """
 
     counts: xr.Dataset
@@ -81,21 +82,28 @@ def collect_activations(
       task: clips and their classes; `task.only("train")` for the training split.
       options: which tokens count, and from which activation on a neuron is active.
       attrs: attributes of the arrays.
-      streaming: `clip_counts`, `devices`, `progress` of `count_clips`.
+      streaming: `store`, `chooses`, `devices`, `progress` of `count_clips`.
 
     Raises:
       InputError: the clips do not suit the encoder.
     """
-    return label_activations(count_clips(encoder, task, options, **streaming), task, attrs)
+    counted = count_clips(encoder, task, options, **streaming)
+    return label_activations(counted, task, attrs, streaming.get("chooses"))
 
 
-def label_activations(counted: Counted, task: Task, attrs: Mapping[str, object] | None = None) -> Activations:
+def label_activations(
+    counted: Counted,
+    task: Task,
+    attrs: Mapping[str, object] | None = None,
+    chooses: Bool[np.ndarray, " clip"] | None = None,
+) -> Activations:
     """Put names on what was counted.
 
     Args:
       counted: result of `count_clips`.
       task: task that was counted.
       attrs: attributes of the arrays: what was counted and how.
+      chooses: clips that were counted for their classes; None: all.
     """
     totals, axes = counted.totals, ("class", "layer", "neuron")
     attributes = dict(attrs or {})
@@ -125,7 +133,7 @@ def label_activations(counted: Counted, task: Task, attrs: Mapping[str, object] 
         xr.Dataset(arrays, class_axis | neuron_axes, attributes),
         xr.Dataset(_top_clips(totals.top), neuron_axes, attributes),
         _clip_table(counted, task),
-        xr.Dataset(_clip_labels(counted, task), label_axis, attributes),
+        xr.Dataset(_clip_labels(counted, task, chooses), label_axis, attributes),
     )
 
 
@@ -159,7 +167,9 @@ def _clip_table(counted: Counted, task: Task) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _clip_labels(counted: Counted, task: Task) -> dict[str, tuple[object, ...]]:
+def _clip_labels(
+    counted: Counted, task: Task, chooses: Bool[np.ndarray, " clip"] | None
+) -> dict[str, tuple[object, ...]]:
     """Variables of `clip_labels.nc`: per clip, and for every label its clip and its class."""
     # Classes of all label sets lie on one axis: those of a label set begin where the set before it ends.
     starts = np.cumsum([0, *(len(labels.classes) for labels in task.label_sets)])
@@ -171,11 +181,13 @@ def _clip_labels(counted: Counted, task: Task) -> dict[str, tuple[object, ...]]:
     ]
     clip, label = np.array(labels_of_clips, np.int32).reshape(-1, 2).T  # reshaped, for there may be no label at all
     sources = np.array(task.sources, object)
+    held_out = np.zeros(len(task), bool) if chooses is None else ~chooses
     folds = np.array([-1 if fold is None else fold for fold in task.folds], np.int64)
     return {
         "tokens": ("clip", counted.log.tokens, {"long_name": "tokens counted; 0: the clip was not"}),
         "source": ("clip", sources, {"long_name": "recording; its clips are not independent"}),
         "fold": ("clip", folds, {"long_name": "fold; -1: none"}),
+        "held_out": ("clip", held_out.astype(np.int8), {"long_name": "1: not counted; neurons are judged on it"}),
         "label_clip": ("label", clip, {"long_name": "clip that has the label"}),
         "label_class": ("label", label, {"long_name": "its number along the axis class"}),
     }

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
+from jaxtyping import Bool
 
 from jaxdissect.counting import statistics
-from jaxdissect.counting.clip_counts import join_clip_stores, open_clip_store
 from jaxdissect.counting.clip_log import ClipLog
+from jaxdissect.counting.clip_store import BYTES, join_clip_stores, open_clip_store, store_paths
 from jaxdissect.counting.saved_state import CountKeeper, read_part
 from jaxdissect.counting.statistics import Totals
 from jaxdissect.counting.stream import Counted, CountOptions, count_clips, neuron_shape
@@ -36,7 +38,8 @@ class CountJob:
       options: what is counted.
       folder: folder of the states.
       identity: JSON values that make the count what it is, by their names in messages; another one's state is refused.
-      keep_clips: whether every clip's counts are kept too.
+      keep_clips: whether what every neuron did on every clip is kept too.
+      chooses: clips that are counted for their classes; the others are only kept clip by clip. None: all clips are.
       save_minutes: minutes from one state to the next.
     """
 
@@ -46,6 +49,7 @@ class CountJob:
     folder: Path
     identity: Mapping[str, object]
     keep_clips: bool = False
+    chooses: Bool[np.ndarray, " clip"] | None = None
     save_minutes: float = 10.0
 
     def state(self, processes: Processes) -> StateFile:
@@ -53,8 +57,8 @@ class CountJob:
         return StateFile(self.folder / f"counts-{processes.name}.npz", "a count", self.identity)
 
     def store(self, name: str) -> Path:
-        """Path of the counts of every clip: of the clips in the state of that name, or of "all"."""
-        return self.folder / f"clips-{name}.npy"
+        """Path that a store's files begin with: of the clips in the state of that name, or of "all"."""
+        return self.folder / f"clips-{name}"
 
 
 def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = lambda clips: None) -> Counted | None:
@@ -73,20 +77,29 @@ def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = l
     me = pulse.processes
     file, clips = job.state(me), me.clip_numbers(len(job.task))
     elsewhere = _counted_elsewhere(job, me).counted
-    clip_counts = None
+    store = None
     if job.keep_clips:
         shape = (len(clips), *neuron_shape(job.encoder, job.task))
-        clip_counts = open_clip_store(job.store(me.name), shape, afresh=not file.path.exists())
+        store = open_clip_store(job.store(me.name), shape, afresh=not file.path.exists())
     if me.first:
-        job.store("all").unlink(missing_ok=True)  # of a process that was killed while it joined them
+        for path in store_paths(job.store("all")).values():  # of a process that was killed while it joined them
+            path.unlink(missing_ok=True)
     # A count that no other process takes part in, nor has, is complete in memory and needs no last state.
     alone = me.count == 1 and not elsewhere.any()
-    keeper = CountKeeper(file, job.save_minutes, pulse, not alone, clip_counts)
+    keeper = CountKeeper(file, job.save_minutes, pulse, not alone, store)
     counted = count_clips(
-        job.encoder, job.task, job.options, clip_counts, progress=progress, clips=clips, keeper=keeper, skip=elsewhere
+        job.encoder,
+        job.task,
+        job.options,
+        store,
+        progress=progress,
+        clips=clips,
+        chooses=job.chooses,
+        keeper=keeper,
+        skip=elsewhere,
     )
-    if clip_counts is not None:
-        clip_counts.flush()
+    if store is not None:
+        store.flush()
     pulse.report(DONE)
     if not me.first:
         return None
@@ -95,15 +108,16 @@ def count_job(job: CountJob, pulse: Pulse, progress: Callable[[int], object] = l
 
 
 def whole_store(job: CountJob) -> Path | None:
-    """Path of the counts of every clip, once `count_job` has returned; None if they are not kept."""
+    """Path that the files of the store of all clips begin with, once `count_job` has returned; None if not kept."""
     if not job.keep_clips:
         return None
     whole = job.store("all")
-    return whole if whole.exists() else job.store(Processes().name)
+    joined = all(path.exists() for path in store_paths(whole).values())
+    return whole if joined else job.store(Processes().name)
 
 
 def room_needed(job: CountJob, processes: Processes) -> int:
-    """Bytes that a job still takes on the disk: states, while old ones are replaced, and every clip's counts.
+    """Bytes that a job still takes on the disk: states, while old ones are replaced, and the store of every clip.
 
     Args:
       job: the count.
@@ -123,8 +137,9 @@ def _room_for_stores(job: CountJob, processes: Processes, neurons: int) -> int:
     # Stores of several processes are joined in one more, which is as long as all of them.
     several = any(known.count > 1 for known in (processes, *_with_state(job.folder)))
     stores = [job.store(Processes(index, processes.count).name) for index in range(processes.count)]
-    present = sum(path.stat().st_size for path in stores if path.exists())
-    return 2 * len(job.task) * neurons * (1 + several) - present
+    paths = [path for store in stores for path in store_paths(store).values()]
+    present = sum(path.stat().st_size for path in paths if path.exists())
+    return BYTES * len(job.task) * neurons * (1 + several) - present
 
 
 def _counted_elsewhere(job: CountJob, me: Processes) -> ClipLog:

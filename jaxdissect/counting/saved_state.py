@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from jaxdissect.counting import statistics
 from jaxdissect.counting.clip_log import ClipLog
+from jaxdissect.counting.clip_store import ClipStore
 from jaxdissect.counting.statistics import ClassCounts, TopClips, Totals
 from jaxdissect.counting.stream import Counter
 from jaxdissect.errors import InputError
@@ -61,14 +62,14 @@ class CountKeeper:
       save_minutes: minutes from one state to the next.
       pulse: signs of life of the job's processes, looked at after every batch.
       read_by_others: whether the finished count is read from its state too, to be added to those of other processes.
-      clip_counts: every clip's counts, written to the disk before a state says that they are there; None if not kept.
+      store: what is kept of every clip, written to the disk before a state says that it is there; None: nothing.
     """
 
     file: StateFile
     save_minutes: float
     pulse: Pulse
     read_by_others: bool = False
-    clip_counts: np.memmap | None = None
+    store: ClipStore | None = None
 
     def restore(self, counter: Counter) -> ClipLog | None:
         """Set a counter to the state in the file; on as many devices as wrote it, to the bit.
@@ -110,9 +111,9 @@ class CountKeeper:
         if finished and not self.read_by_others:
             return
         self.pulse.require_current()
-        # Counts of clips reach the disk before the state that relies on them, so that a kill between leaves none out.
-        if self.clip_counts is not None:
-            self.clip_counts.flush()
+        # The store reaches the disk before the state that relies on it, so that a kill between leaves no clip out.
+        if self.store is not None:
+            self.store.flush()
         arrays = _as_arrays(counter.counts, COUNTS) | log.arrays()
         if counter.flushed is not None:
             arrays |= _as_arrays(vars(counter.flushed), FLUSHED)

@@ -16,6 +16,7 @@ from jaxdissect.activations.token_masks import TOKENS, token_masks
 from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.counting import statistics
 from jaxdissect.counting.clip_log import ClipLog
+from jaxdissect.counting.clip_store import STORE_TYPES, ClipStore
 from jaxdissect.counting.statistics import ClassCounts, Totals
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import require
@@ -97,10 +98,11 @@ def count_clips(
     encoder: Encoder,
     task: Task,
     options: CountOptions | None = None,
-    clip_counts: np.ndarray | None = None,
+    store: ClipStore | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int], object] = lambda clips: None,
     clips: Int[np.ndarray, " counted"] | None = None,
+    chooses: Bool[np.ndarray, " clip"] | None = None,
     keeper: Keeper | None = None,
     skip: Bool[np.ndarray, " clip"] | None = None,
 ) -> Counted:
@@ -110,11 +112,11 @@ def count_clips(
       encoder: any `Encoder`.
       task: clips and their classes.
       options: which tokens count, and from which activation on a neuron is active.
-      clip_counts: uint16 array (clip, layer, neuron) to fill with the active tokens of `clips`, row for row; default:
-        they are not kept.
+      store: store to fill with what every neuron did on `clips`, row for row; default: it is not kept.
       devices: devices to split every batch over; default: all of this process.
       progress: function called with the number of clips finished.
       clips: numbers of the clips to count, ascending; default: all.
+      chooses: clips that are counted for their classes; the others are only written into `store`. Default: all.
       skip: clips that are counted elsewhere; default: none.
       keeper: keeper of the state; the count is resumed from what it keeps.
 
@@ -123,7 +125,7 @@ def count_clips(
       KeyboardInterrupt: with a keeper, a signal has come, and the state is saved.
     """
     clips = np.arange(len(task)) if clips is None else clips
-    counter = Counter(encoder, task, options or CountOptions(), clip_counts is not None, devices, len(clips))
+    counter = Counter(encoder, task, options or CountOptions(), store is not None, devices, len(clips), chooses)
     log = (keeper and keeper.restore(counter)) or ClipLog(len(task))
     skip = np.zeros(len(task), bool) if skip is None else skip
     # Clips that could not be read may be readable now; they come last, so that the other batches stay as they were.
@@ -137,7 +139,7 @@ def count_clips(
         nonlocal finished, running
         if running is not None:
             batch, per_clip = running
-            _note(batch, per_clip, log, clip_counts, clips)
+            _note(batch, per_clip, log, store, clips)
             running = None
             finished += len(batch.statuses)
             progress(finished)
@@ -161,14 +163,15 @@ def count_clips(
 
 
 def _note(
-    batch: Batch, per_clip: PerClip, log: ClipLog, clip_counts: np.ndarray | None, clips: Int[np.ndarray, " counted"]
+    batch: Batch, per_clip: PerClip, log: ClipLog, store: ClipStore | None, clips: Int[np.ndarray, " counted"]
 ) -> None:
-    """Write down what became of the clips of a batch, and the active tokens of those that were counted."""
+    """Write down what became of the clips of a batch, and what neurons did on those that could be read."""
     finite = np.asarray(per_clip["finite"])
-    if clip_counts is not None:
+    if store is not None:
         counted = batch.members[:, -1] & finite
         row = np.searchsorted(clips, batch.clip[counted])  # clips are ascending
-        clip_counts[row] = np.asarray(per_clip["active_tokens"])[counted]
+        for name in STORE_TYPES:
+            getattr(store, name)[row] = np.asarray(per_clip[name])[counted]
     # A clip that is padding, unreadable or not finite has no counted token.
     tokens = np.where(batch.members[:, -1] & finite, per_clip["tokens"], 0).tolist()
     # Not strict: a batch is padded at its end, and padding has no status.
@@ -195,6 +198,7 @@ class Counter:
         keep_clips: bool,
         devices: Sequence[jax.Device] | None,
         clips: int,
+        chooses: Bool[np.ndarray, " clip"] | None = None,
     ) -> None:
         """Set up the devices.
 
@@ -202,9 +206,10 @@ class Counter:
           encoder: any `Encoder`.
           task: clips and their classes.
           options: what is counted.
-          keep_clips: whether a step also returns the active tokens of every clip.
+          keep_clips: whether a step also returns what every neuron did on every clip.
           devices: devices to split every batch over; None: all of this process.
           clips: number of clips to count.
+          chooses: clips that are counted for their classes; None: all.
         """
         self.mesh = local_mesh(devices)
         # No larger than the clips need, rounded up, and at least 1 where there is no clip.
@@ -212,7 +217,7 @@ class Counter:
         self.clips_per_step = batch_size * self.mesh.size
         self.most_steps = statistics.steps_before_overflow(tokens_per_clip(encoder, task), batch_size)
         self.shape = (len(task.classes), *neuron_shape(encoder, task))
-        self.step = map_per_device(counting_step(encoder, task, options, keep_clips), self.mesh)
+        self.step = map_per_device(counting_step(encoder, task, options, keep_clips, chooses), self.mesh)
         self.variables = replicate(encoder.variables, self.mesh)
         self.counts, self.steps = self.empty(), 0
         self.flushed: Totals | None = None
@@ -254,19 +259,23 @@ class Counter:
 
 
 def counting_step(
-    encoder: Encoder, task: Task, options: CountOptions, keep_clips: bool = False
+    encoder: Encoder,
+    task: Task,
+    options: CountOptions,
+    keep_clips: bool = False,
+    chooses: Bool[np.ndarray, " clip"] | None = None,
 ) -> Callable[[ClassCounts, Variables, Mapping[str, Array]], tuple[ClassCounts, PerClip]]:
     """The work of one device on one batch: `step(counts, variables, batch) -> (counts, per clip)`; jit-safe.
 
     The batch holds `pcm`, `samples`, `clip` and `members` of `Batch`. Returned for each clip are `finite`, whether its
-    activations are, without which it is not counted; its `tokens`; and, with `keep_clips`, the `active_tokens` of every
-    neuron as uint16.
+    activations are, without which it is not counted; its `tokens`; and, with `keep_clips`, the arrays of a `ClipStore`.
 
     Args:
       encoder: any `Encoder`.
       task: clips and their classes.
       options: what is counted.
-      keep_clips: whether the active tokens of every clip are returned.
+      keep_clips: whether what every neuron did on every clip is returned.
+      chooses: clips that are counted for their classes; None: all.
     """
     read = _reader(encoder, task, options)
 
@@ -275,11 +284,16 @@ def counting_step(
         # A NaN or an infinity among a clip's activations shows in the sum of their squares.
         finite = jnp.isfinite(reading.sum_squares).all(axis=(1, 2))
         members = batch["members"] & finite[:, None]
+        if chooses is not None:
+            members &= jnp.asarray(chooses)[batch["clip"], None]  # padding, clip -1, has no members anyway
         counts = statistics.update(counts, reading, members, batch["clip"], task.labels_per_clip)
         per_clip = {"finite": finite, "tokens": reading.tokens}
         if keep_clips:
+            tokens = jnp.maximum(reading.tokens, 1)[:, None, None]
             # A clip has at most MOST_TOKENS_PER_CLIP tokens, which uint16 holds.
-            per_clip["active_tokens"] = reading.active_tokens.astype(jnp.uint16)
+            per_clip["counts"] = reading.active_tokens.astype(jnp.uint16)
+            per_clip["means"], per_clip["excesses"] = reading.sum / tokens, reading.excess / tokens
+            per_clip["peaks"] = jnp.where(reading.tokens[:, None, None] > 0, reading.maximum, 0.0)
         return counts, per_clip
 
     return step

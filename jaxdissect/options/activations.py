@@ -21,7 +21,7 @@ class ActivationsOptions(DistributedOptions):
       run: run directory to write.
       data: data folder; file names are relative to it. Default for a CSV: its own folder.
       label: label sets to count, joined by commas. Default: the task's first; for a CSV the column `label`.
-      split: train, valid, test or all. With folds, train is every fold but the test fold.
+      split: clips that are counted: train, valid, test or all. With folds, train is every fold but the test fold.
       test_fold: fold that is held out as the test split, in a table with folds. Default: 5.
       unit_seconds: length to which clips are cropped or padded, s. A known task brings its own.
       multi_label: commas separate several labels in every label set that is counted. Default: as the known task says,
@@ -31,7 +31,10 @@ class ActivationsOptions(DistributedOptions):
       tokens: all; patches, without the class token; or sounding, only patches inside the recording and within 60 dB of
         its loudest patch.
       threshold: activation above which a neuron is active.
-      keep_clips: also write every clip's counts, clip_counts.npy.
+      held_out: with --split train, also read the test split clip by clip. `neurons` then judges the neurons on it. They
+        are chosen by the training split alone.
+      keep_clips: also write what every neuron did on every clip, clip_*.npy. The default preset of `neurons` needs
+        it. Default: where it takes at most 8 GB.
       max_bad_clips: fraction of unreadable clips above which the command fails, after everything else was counted and
         saved.
       save_minutes: minutes between two saved states, from which a killed run resumes.
@@ -50,6 +53,7 @@ class ActivationsOptions(DistributedOptions):
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokens: Literal["all", "patches", "sounding"] = "all"
     threshold: Finite = 0.0
-    keep_clips: bool = False
+    held_out: bool = True
+    keep_clips: bool | None = None
     max_bad_clips: Fraction = 0.01
     save_minutes: Positive = 10.0

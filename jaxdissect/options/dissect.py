@@ -6,7 +6,7 @@ from typing import ClassVar
 from jaxdissect.errors import require
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.options.base import Positive, Whole
-from jaxdissect.options.neurons import CLIP_SELECTORS, NeuronsOptions
+from jaxdissect.options.neurons import NeuronsOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class DissectOptions(ActivationsOptions, NeuronsOptions):
     for all stages that draw random numbers or save states.
 
     Examples:
-      jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --preset lape --keep-clips --run runs/esc50
+      jaxdissect dissect --encoder m2d_tiny --task esc50 --data ESC-50 --run runs/esc50
       jaxdissect dissect --encoder m2d_base --task cremad --data CREMA-D --run runs/cremad --ablate --report
 
     Attributes:
@@ -37,8 +37,9 @@ class DissectOptions(ActivationsOptions, NeuronsOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.keep_clips or self.selector not in CLIP_SELECTORS,
-            f"--selector {self.selector} needs every clip's counts: add --keep-clips.",
+            self.keep_clips is not False or self.preset != "auroc" or self.selector is not None,
+            "--preset auroc needs what every neuron did on every clip: leave out --no-keep-clips, or take --preset "
+            "lape.",
         )
         require(
             not (self.ablate and self.distributed),

@@ -12,6 +12,8 @@ from jaxdissect.report.payload import Axes
 from jaxdissect.report.payload_evidence import ProbeScores, probe_scores
 from jaxdissect.report.run_contents import Contents
 from jaxdissect.significance.assess import LEVEL
+from jaxdissect.significance.held_out import TEST_SPLIT
+from jaxdissect.significance.held_out_tables import GOOD_AUROC
 from jaxdissect.types import Json, Record
 
 MAX_BAD_CLIPS = 200  # clips that are listed as unreadable or silent
@@ -76,6 +78,7 @@ class Overview:
     Attributes:
       subject: encoder and task.
       neurons: class-specific neurons, and all neurons.
+      rule: what the class-specific neurons have in common.
       facts: numbers of the count.
       label_sets: numbers of each label set, by its name.
       published: figures of a paper beside those of this run.
@@ -87,6 +90,7 @@ class Overview:
 
     subject: str
     neurons: str
+    rule: str
     facts: tuple[Fact, ...]
     label_sets: Mapping[str, tuple[Fact, ...]]
     published: tuple[Figure, ...]
@@ -115,6 +119,7 @@ def overview(contents: Contents, axes: Axes) -> Overview:
     return Overview(
         subject=f"{counting['encoder']} on {counting['task']}" if "encoder" in counting else contents.name,
         neurons=f"{len(axes.neurons):,} of {axes.layers * axes.width:,} neurons",
+        rule=selection_words(contents),
         facts=tuple(_facts(contents, axes)),
         label_sets={name: facts for name, facts in label_sets.items() if facts},
         published=_published(contents),
@@ -162,9 +167,25 @@ def _facts(contents: Contents, axes: Axes) -> list[Fact]:
     choosing = contents.stages.get("neurons", {}).get("options")
     if choosing:
         fraction = f"keeps {100 * choosing['keep']:g}% of the neurons" if "keep" in choosing else ""
+        if choosing.get("selector") == "auroc":
+            fraction = f"at most {choosing.get('per_class')} neurons a class, of AUROC ≥ {choosing.get('least')}"
         rule = f"{choosing.get('selector', '?')}, preset {choosing.get('preset', '?')}"
         facts.append(Fact("Selection", rule, fraction))
     return facts
+
+
+def selection_words(contents: Contents) -> str:
+    """What the neurons of a run have in common, by the rule that chose them; the end of "Each neuron ...".
+
+    Args:
+      contents: files of the run.
+    """
+    choosing = contents.stages.get("neurons", {}).get("options", {})
+    if choosing.get("selector") == "auroc":
+        return "each tells clips of a class from all others (AUROC)"
+    if choosing.get("selector", "aape") == "aape":
+        return "each has a low AAPE, and is active more often for a class than the bar asks"
+    return f"each is among those of the highest {choosing['selector'].replace('_', ' ')} for a class"
 
 
 def _label_set(contents: Contents, label_set: str) -> tuple[Fact, ...]:
@@ -194,9 +215,10 @@ def _coverage(row: Mapping[Hashable, Json]) -> list[Fact]:
         interval = f"; {row['coverage_low']:.0%} to {row['coverage_high']:.0%} over resampled recordings"
     covered = f"{row['covered']:.0f} of {row['classes']:.0f} classes have a class-specific neuron{interval}"
     facts = [
+        *_held_out(row),
         Fact("Coverage", f"{row['coverage']:.0%}", covered),
         Fact("Neurons per class", f"{row['mean_neurons_per_class']:.1f}", "class-specific neurons, mean over classes"),
-        Fact("Kept neurons", f"{row['kept_neurons']:,.0f}", "fixed by the selection, with shuffled labels too"),
+        Fact("Kept neurons", f"{row['kept_neurons']:,.0f}", "specific to some class, or kept by AAPE before the bar"),
     ]
     if _has(row, "pairs_by_chance"):
         meaning = (
@@ -208,6 +230,18 @@ def _coverage(row: Mapping[Hashable, Json]) -> list[Fact]:
         meaning = "of the pairs agree between random halves of the recordings (Jaccard)"
         facts.append(Fact("Stability", f"{row['split_half_jaccard']:.0%}", meaning))
     return facts
+
+
+def _held_out(row: Mapping[Hashable, Json]) -> list[Fact]:
+    """What the neurons of a label set are worth on clips that they were not chosen by; none where none was judged."""
+    if not _has(row, "held_out_auroc"):
+        return []
+    where = "on the test split" if row["held_out_by"] == TEST_SPLIT else "on the other half of the recordings"
+    meaning = (
+        f"median over pairs, {where}; a tenth below {row['held_out_auroc_q10']:.2f}; 0.5 is chance; "
+        f"{row['classes_held_out']:.0f} of {row['classes']:.0f} classes have a neuron of at least {GOOD_AUROC}"
+    )
+    return [Fact("AUROC held out", f"{row['held_out_auroc']:.2f}", meaning)]
 
 
 def _has(row: Mapping[Hashable, Json], name: str) -> bool:

@@ -17,7 +17,8 @@ from jaxdissect.tasks.table import CLIP_COLUMNS
 from jaxdissect.types import Record
 
 MAX_16_BIT = 4_000_000  # probabilities that a page holds in 16 bits each; more of them take 8 bits each
-PAIR_VALUES = ("probability", "p_value", "q_value", "stability")
+HELD_OUT = ("held_out_auroc", "held_out_auroc_low", "held_out_auroc_high")
+PAIR_VALUES = ("probability", "ratio", "p_value", "q_value", "stability", *HELD_OUT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +231,8 @@ def _pairs(contents: Contents, axes: Axes) -> Record:
         "neuron": short(neuron.ravel()),
     }
     pairs |= {name: short(table[name].to_numpy()) for name in PAIR_VALUES if name in table}
+    if "reading" in table:
+        pairs["reading"] = table["reading"].tolist()
     scores = contents.data.get("scores.nc")
     if scores is not None and "margin_effect" in scores and len(table):
         pairs["effect"] = short(_effects(scores, table))

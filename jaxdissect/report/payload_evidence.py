@@ -128,7 +128,8 @@ def _null(contents: Contents, label_set: str) -> Record:
       A histogram of the permutations, and how many of them reach the observed number. Empty without permutations.
     """
     null, pairs = contents.data.get("permutations.nc"), _rows(contents, "neurons.csv", label_set)
-    if null is None or contents.neurons is None or label_set not in null["label_set"].values:
+    # Of a selection that is not by AAPE there are no pairs that permuted labels could select.
+    if null is None or "pairs" not in null or contents.neurons is None or label_set not in null["label_set"].values:
         return {}
     counts = null["pairs"].sel(label_set=label_set).values.astype(float)
     counts = counts[np.isfinite(counts)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxdissect.counting.labelled import Activations, counted_classes, label_sets_of
 from jaxdissect.errors import require
@@ -26,6 +26,24 @@ SELECTION_VARIABLES = {
 }
 
 
+# Columns of the table of classes. Those of held-out clips are NaN until the neurons were judged.
+CLASS_COLUMNS = (
+    "label_set",
+    "class",
+    "neurons",
+    "layer",
+    "neuron",
+    "reading",
+    "held_out_auroc",
+    "held_out_auroc_low",
+    "held_out_auroc_high",
+    "held_out_ratio",
+    "held_out_ratio_low",
+    "held_out_ratio_high",
+    "held_out_clips",
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Neurons:
     """Class-specific neurons of every label set.
@@ -34,17 +52,22 @@ class Neurons:
       scores: `rate`, `aape`, `aape_normalised`, `kept` (label_set, layer, neuron), and the cut-offs of each label set.
       neurons: table with a row for every class and neuron that belong together.
       coverage: table with a row for every label set.
+      classes: table with a row for every class that has a counted token: its neurons, and the best of them.
       selections: selection in each label set, over its classes that have a counted token.
     """
 
     scores: xr.Dataset
     neurons: pd.DataFrame
     coverage: pd.DataFrame
+    classes: pd.DataFrame
     selections: Mapping[str, Selection]
 
 
 def select_neurons(
-    activations: Activations | xr.Dataset, rule: SelectionRule | None = None, score: xr.DataArray | None = None
+    activations: Activations | xr.Dataset,
+    rule: SelectionRule | None = None,
+    score: xr.DataArray | None = None,
+    specific: Mapping[str, Bool[np.ndarray, "class layer neuron"]] | None = None,
 ) -> Neurons:
     """Choose class-specific neurons in every label set.
 
@@ -60,6 +83,7 @@ def select_neurons(
       rule: preset and fractions; default: the paper's.
       score: another selector's score (class, layer, neuron), under that selector's name: every class gets the fraction
         `rule.keep` of all neurons with the highest score. AAPE is reported beside it.
+      specific: pairs that were chosen by the score already, of the counted classes of every label set.
 
     Raises:
       InputError: a label set has no class with a counted token.
@@ -86,17 +110,43 @@ def select_neurons(
         if score is not None:
             # The scores of AAPE stay; the neurons are those with the highest score of every class.
             score_values = score.transpose("class", "layer", "neuron").values[classes]
-            specific = best_of_each_class(score_values, rule.keep)
-            selection = replace(selection, specific=specific, kept=np.logical_or.reduce(specific))
+            chosen = best_of_each_class(score_values, rule.keep) if specific is None else specific[name]
+            selection = replace(selection, specific=chosen, kept=np.logical_or.reduce(chosen))
         selections[name] = selection
         rows[name] = _neuron_rows(name, part, selection, selector, score_values)
     names = sorted(selections)  # tables are sorted by label set; arrays keep the order of the task
+    pairs = pd.concat([rows[name] for name in names], ignore_index=True)
+    of_sets = [(name, label) for name in names for label in counts["class"].values[counted_classes(counts, name)]]
     return Neurons(
         _scores(counts, selections, rule, selector, skipped),
-        pd.concat([rows[name] for name in names], ignore_index=True),
-        pd.DataFrame([_coverage(name, selections[name]) for name in names]),
+        pairs,
+        pd.DataFrame([_coverage(name, selections[name], rows[name]) for name in names]),
+        class_table(pairs, pd.DataFrame(of_sets, columns=["label_set", "class"])),
         selections,
     )
+
+
+def class_table(pairs: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
+    """A row for every class: how many neurons it has, and the one that does best on held-out clips.
+
+    Of a class that was not judged it is the neuron of the best score.
+
+    Args:
+      pairs: table of the pairs, with or without held-out columns.
+      classes: the classes, by the columns `label_set` and `class`.
+    """
+    keys = ["label_set", "class"]
+    table = pairs.reindex(columns=list(dict.fromkeys([*pairs, *CLASS_COLUMNS])))
+    # A low AAPE is the better one, and a high score of any other selector.
+    best = table.assign(rank=table["score"].where(table["selector"] != "aape", -table["score"]))
+    best = best.sort_values(["held_out_auroc", "rank"], ascending=False, kind="stable", na_position="last")
+    sizes = pairs.groupby(keys).size().rename("neurons").reset_index()
+    joined = classes[keys].merge(sizes, on=keys, how="left")
+    joined = joined.merge(best.drop_duplicates(keys).drop(columns="neurons"), on=keys, how="left")
+    joined["neurons"] = joined["neurons"].fillna(0).astype(int)
+    for column in ("layer", "neuron", "held_out_clips"):
+        joined[column] = joined[column].astype("Int64")  # nullable: a class may have no neuron
+    return joined[list(CLASS_COLUMNS)]
 
 
 def _neuron_rows(
@@ -117,6 +167,7 @@ def _neuron_rows(
             "layer": counts["layer"].values[layer],
             "neuron": counts["neuron"].values[neuron],
             "probability": selection.probability[pairs],
+            "ratio": _ratio_to_others(counts)[pairs],
             "aape": selection.aape[layer, neuron],
             "aape_normalised": selection.aape_normalised[layer, neuron],
             "selector": selector,
@@ -125,7 +176,18 @@ def _neuron_rows(
     )
 
 
-def _coverage(label_set: str, selection: Selection) -> Record:
+def _ratio_to_others(counts: xr.Dataset) -> Float[np.ndarray, "class layer neuron"]:
+    """p(class) / p(others), where the others are the tokens of all other classes together; inf, or NaN, where p is 0.
+
+    Args:
+      counts: counts of the classes of one label set.
+    """
+    active, tokens = counts["active_tokens"].values, counts["tokens"].values[:, None, None].astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (active / tokens) / ((active.sum(axis=0) - active) / (tokens.sum() - tokens))
+
+
+def _coverage(label_set: str, selection: Selection, rows: pd.DataFrame) -> Record:
     """A row of `coverage.csv`."""
     # Classes are those with a counted token: classes that were left out are not uncovered.
     classes, pairs, kept = len(selection.specific), int(selection.specific.sum()), int(selection.kept.sum())
@@ -138,6 +200,9 @@ def _coverage(label_set: str, selection: Selection) -> Record:
         "kept_neurons": kept,
         "mean_neurons_per_class": pairs / classes,
         "mean_classes_per_neuron": pairs / kept if kept else np.nan,
+        "probability_bar": selection.probability_bar,
+        "median_aape_normalised": float(rows["aape_normalised"].median()) if pairs else np.nan,
+        "median_ratio": float(rows["ratio"].median()) if pairs else np.nan,
     }
 
 

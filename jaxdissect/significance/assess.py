@@ -2,21 +2,31 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxdissect.errors import require
+from jaxdissect.runtime.files import json_fingerprint
 from jaxdissect.runtime.resume import StateFile, resumable
 from jaxdissect.selection.aape import Selection, SelectionRule
+from jaxdissect.selection.auroc import AurocRule, best_neurons
 from jaxdissect.selection.overlap import overlap
 from jaxdissect.significance.clips import Clips
 from jaxdissect.significance.p_values import benjamini_hochberg
 from jaxdissect.significance.permutation import CutOffs, Null, PermutationTest, Tested
-from jaxdissect.significance.resampling import Bootstrap, Stability, bootstrap, split_halves
-from jaxdissect.significance.unit_counts import UnitCounts
-from jaxdissect.significance.units import find_units
+from jaxdissect.significance.resampling import (
+    Bootstrap,
+    Choose,
+    Stability,
+    bootstrap,
+    by_aape,
+    by_auroc,
+    split_halves,
+)
+from jaxdissect.significance.unit_counts import UnitCounts, UnitRanks
 from jaxdissect.types import Record
 
 LEVEL = 0.05  # highest q-value of a discovery
@@ -64,6 +74,8 @@ class Certainty:
       options: numbers of draws.
       units: number of recordings, or of single clips of recordings of several classes, whose labels were exchanged.
       fixed: fraction of the clips whose labels no exchange could change.
+      pairs_by_chance: pairs that pass the same cut-offs under permuted labels, mean over the permutations; NaN where
+        the selection is not by AAPE.
     """
 
     tested: Tested
@@ -74,6 +86,7 @@ class Certainty:
     options: CertaintyOptions
     units: int
     fixed: float
+    pairs_by_chance: float
 
 
 def assess(
@@ -96,25 +109,68 @@ def assess(
     """
     if selection is None:
         options = dataclasses.replace(options, resamples=0, splits=0)
-    counts = UnitCounts(clips.counts, clips.tokens, find_units(clips.members, clips.sources, clips.folds))
+    counts = UnitCounts(clips.counts, clips.tokens, clips.units())
     # Permuted labels are held against the cut-offs of the selection. Another selection has none, and no neuron passes.
     cut, specific = NOTHING_PASSES, np.zeros((clips.members.shape[1], 1, 1), bool)
     if selection is not None:
         cut = CutOffs(selection.aape_cutoff, selection.rate_cutoff, selection.probability_bar)
         specific = selection.specific
-    test, shared = PermutationTest(counts, cut, options.seed), overlap(specific, specific).shared
-    null = _kept_null(test, state)
-    if null.done > options.permutations:  # of an earlier test that drew more
-        null = test.empty_null()
-    _permute(test, options, null, shared, state, progress)
+    test, shared = PermutationTest([counts], cut, options.seed), overlap(specific, specific).shared
+    null = _permuted(test, options, shared, state, progress)
+    certainty = _certainty(test, null, by_aape(counts, rule), options, progress)
+    if selection is None or not null.done or np.isnan(certainty.tested.p_value).all():
+        return certainty
+    return dataclasses.replace(certainty, pairs_by_chance=float(null.pairs.mean()))
+
+
+def assess_auroc(
+    readings: Sequence[UnitRanks],
+    auroc: Float[np.ndarray, "class layer neuron"],
+    rule: AurocRule,
+    options: CertaintyOptions,
+    state: StateFile | None = None,
+    progress: Callable[[int], object] = lambda done: None,
+) -> tuple[Bool[np.ndarray, "class layer neuron"], Certainty]:
+    """Test every pair of one label set by its ranks, choose by AUROC, and resample the selection.
+
+    Args:
+      readings: ranks of the units, by each reading.
+      auroc: AUROC of every pair.
+      rule: rule of the selection.
+      options: numbers of draws.
+      state: file that keeps the permutations of a test that was stopped, which is resumed from it.
+      progress: function called with the number of draws done, out of `draws(options)`.
+
+    Returns:
+      The pairs that were chosen, and how sure the selection is.
+    """
+    test = PermutationTest(readings, NOTHING_PASSES, options.seed)
+    nothing = np.zeros((len(test.statistic), len(test.statistic)), np.int64)  # no pair passes by any cut-off
+    null = _permuted(test, options, nothing, state, progress)
+    certainty = _certainty(test, null, by_auroc(readings, rule), options, progress)
+    return best_neurons(auroc, rule, certainty.q_value), certainty
+
+
+def _certainty(
+    test: PermutationTest,
+    null: Null,
+    choose: Choose,
+    options: CertaintyOptions,
+    progress: Callable[[int], object],
+) -> Certainty:
+    """P-values, and intervals and stability of what `choose` chooses from samples of the units."""
     tested = test.tested(null)  # every pair, selected or not: the null is valid for all of them
     intervals = stability = None
     if options.resamples:
         before = options.permutations  # draws done before the resamples
-        intervals = bootstrap(counts, rule, options.resamples, options.seed, progress=lambda n: progress(before + n))
+        intervals = bootstrap(
+            test.units, choose, test.shape, options.resamples, options.seed, progress=lambda n: progress(before + n)
+        )
     if options.splits:
         behind = options.permutations + options.resamples  # draws done before the splits, each of which is two
-        stability = split_halves(counts, rule, options.splits, options.seed, lambda n: progress(behind + 2 * n))
+        stability = split_halves(
+            test.units, choose, test.shape, options.splits, options.seed, lambda n: progress(behind + 2 * n)
+        )
     return Certainty(
         tested=tested,
         q_value=benjamini_hochberg(tested.p_value.ravel()).reshape(tested.p_value.shape),
@@ -122,9 +178,33 @@ def assess(
         bootstrap=intervals,
         stability=stability,
         options=options,
-        units=len(counts.units.stratum),
-        fixed=float(counts.units.fixed.sum() / max(1, (counts.units.unit >= 0).sum())),
+        units=len(test.units.stratum),
+        fixed=float(test.units.fixed.sum() / max(1, (test.units.unit >= 0).sum())),
+        pairs_by_chance=math.nan,
     )
+
+
+def _permuted(
+    test: PermutationTest,
+    options: CertaintyOptions,
+    shared: Int[np.ndarray, "class class"],
+    state: StateFile | None,
+    progress: Callable[[int], object],
+) -> Null:
+    """What the permutations show, resumed from the state if there is one.
+
+    Args:
+      test: test of the label set.
+      options: number of permutations.
+      shared: neurons that two classes were found to share.
+      state: file that keeps the permutations.
+      progress: function called with the number of permutations done.
+    """
+    null = _kept_null(test, state)
+    if null.done > options.permutations:  # of an earlier test that drew more
+        null = test.empty_null()
+    _permute(test, options, null, shared, state, progress)
+    return null
 
 
 def _permute(
@@ -165,6 +245,11 @@ def _kept_null(test: PermutationTest, state: StateFile | None) -> Null:
         return null
 
     return (state and state.read(parse)) or test.empty_null()
+
+
+def permutation_state(folder: Path, identity: Mapping[str, object]) -> StateFile:
+    """The state of one test: each has a file of its own, so that one that was stopped blocks no other."""
+    return StateFile(folder / f"{json_fingerprint(identity)[:16]}.npz", "a permutation test", identity)
 
 
 def draws(options: CertaintyOptions) -> int:

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxdissect.errors import InputError
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.runtime.tables import read_netcdf
+from jaxdissect.significance.held_out import LEAST_CLIPS, LEAST_RECORDINGS, NOTHING
 from jaxdissect.tasks.recordings import BY_COLUMN, BY_NAME, suspected_groups
 from jaxdissect.types import Json
 
@@ -16,6 +17,8 @@ INDEPENDENT = (
     "intervals too narrow. Add the column src_file to the table: it names the recording of each clip."
 )
 LEAST_FILLED = 0.5  # mean fraction of the unit length that recordings fill, below which a caution is given
+HIGHEST_BAR, HIGHEST_AAPE = 0.95, 0.99  # bar, and median normalised AAPE, above which a caution is given
+LEAST_HELD_OUT = 0.6  # median AUROC on held-out clips below which a caution is given
 MOST_FIXED = 0.5  # fraction of clips whose labels cannot be exchanged, above which a caution is given
 
 
@@ -111,7 +114,7 @@ def selection_cautions(coverage: pd.DataFrame, rule: Mapping[str, object]) -> li
       coverage: table of `coverage.csv`.
       rule: attributes of `scores.nc`: preset, selector, keep, bar, skipped_classes.
     """
-    lines = [*_no_class_has_a_neuron(coverage, rule)]
+    lines = [*_no_class_has_a_neuron(coverage, rule), *_hollow(coverage, rule), *_unjudged(coverage)]
     without = coverage["label_set"][coverage["kept_neurons"] == 0]
     if len(without):
         lines.append(
@@ -137,18 +140,72 @@ def selection_cautions(coverage: pd.DataFrame, rule: Mapping[str, object]) -> li
 
 
 def _no_class_has_a_neuron(coverage: pd.DataFrame, rule: Mapping[str, object]) -> list[str]:
-    """Why every class of a label set is without a neuron though neurons were kept, and what helps."""
-    label_sets = coverage["label_set"][(coverage["covered"] == 0) & (coverage["kept_neurons"] > 0)]
+    """Why every class of a label set is without a neuron, and what helps."""
+    label_sets = coverage["label_set"][coverage["covered"] == 0]
     if not len(label_sets):
         return []
-    # Only preset aape keeps neurons by AAPE before it looks at the bar.
     finding = f"No class of {', '.join(label_sets)} has a neuron"
+    if rule.get("selector") == "auroc":
+        return [
+            f"{finding}: no neuron tells a class from the others with an AUROC of {rule.get('least')} and q <= "
+            f"{rule.get('level')}. Classes may have too few recordings, or the encoder no such neuron."
+        ]
     if (rule.get("preset"), rule.get("selector")) != ("aape", "aape"):
-        return [f"{finding}. Take a larger --keep, or a lower --bar."]
+        return [f"{finding}. Take --preset auroc, which chooses by how well a neuron tells the class from the others."]
     return [
-        f"{finding}: the neurons of lowest AAPE fire too seldom to exceed --bar {rule.get('bar', '')}. Take --preset "
-        f"lape, which applies the bar first, or a larger --keep."
+        f"{finding}: the neurons of lowest AAPE fire too seldom to exceed --bar {rule.get('bar', '')}. A larger --keep "
+        f"does not change that. Take --preset auroc, or --preset lape, which applies the bar first."
     ]
+
+
+def _hollow(coverage: pd.DataFrame, rule: Mapping[str, object]) -> list[str]:
+    """Selections that mean little: neurons that fire alike for all classes, or do not tell them on held-out clips."""
+    lines = []
+    remedy = " Take --preset auroc." if rule.get("selector") != "auroc" else ""
+    for _, row in coverage[coverage["covered"] > 0].iterrows():
+        name = row["label_set"]
+        if rule.get("selector") == "aape" and row.get("probability_bar", 0) > HIGHEST_BAR:
+            lines.append(
+                f"{name}: a neuron must be active at more than {row['probability_bar']:.1%} of a class's tokens (the "
+                f"bar). Neurons that are nearly always on lead then.{remedy}"
+            )
+        if rule.get("selector") == "aape" and row.get("median_aape_normalised", 0) > HIGHEST_AAPE:
+            lines.append(
+                f"{name}: the chosen neurons fire almost alike for all classes: their median AAPE is "
+                f"{row['median_aape_normalised']:.4f} of the highest possible, and they fire {row['median_ratio']:.2f} "
+                f"times as often for their class as for the others.{remedy}"
+            )
+        if row.get("held_out_auroc", 1) < LEAST_HELD_OUT:
+            lines.append(
+                f"{name}: on clips that they were not chosen by, the neurons hardly tell their class from the others: "
+                f"their median AUROC is {row['held_out_auroc']:.2f}, and 0.5 is chance. Do not name them after their "
+                f"classes.{remedy}"
+            )
+    return lines
+
+
+def _unjudged(coverage: pd.DataFrame) -> list[str]:
+    """Neurons that could not be judged on clips that they were not chosen by."""
+    lines = []
+    for _, row in coverage[coverage["covered"] > 0].iterrows():
+        name, by = row["label_set"], row.get("held_out_by")
+        if by == NOTHING:
+            lines.append(
+                f"{name}: the neurons were judged on no clips but those that chose them, since the task has no other "
+                f"split and this selection cannot be repeated on half of it. Mark clips as test in its table."
+            )
+        elif isinstance(by, str) and row["classes_judged"] < row["covered"]:
+            lines.append(
+                f"{name}: the neurons of {row['covered'] - row['classes_judged']:.0f} of {row['covered']:.0f} classes "
+                f"were not judged on held-out clips. It takes {LEAST_CLIPS} clips of {LEAST_RECORDINGS} recordings of "
+                f"the class, and as many of the others."
+            )
+        if row.get("held_out_left_out", 0) > 0:
+            lines.append(
+                f"{name}: {row['held_out_left_out']:.0f} held-out clips were left out, because clips of the same "
+                f"recordings chose the neurons."
+            )
+    return lines
 
 
 def independence_cautions(recordings_from: str) -> list[str]:

@@ -8,10 +8,14 @@ The null distribution of a class is made of the statistics of all permutations a
 therefore do not end at 1 / (permutations + 1), below which a correction for some hundred thousand tests would reject
 nothing. Only neurons that fire in about as many units are pooled: one that fires in a single unit has a far heavier
 tail than one that fires in many, and would decide what the others must exceed.
+
+A test may have several readings of each neuron, of which a pair takes the largest statistic. Permutation k then
+permutes reading k modulo their number, and p-values are multiplied by that number (Bonferroni): with R readings the
+mean of their tails times R bounds the probability that any of them reaches a statistic.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -47,6 +51,18 @@ class CutOffs:
     aape: float
     rate: float
     probability: float
+
+    def limits(self, classes: int) -> tuple[float, float, float]:
+        """Limits for `null_step`, loosened or tightened a little: what equals one must not pass or fail by rounding.
+
+        Args:
+          classes: number of classes.
+        """
+        # AAPE is compared as its distance below ln(classes), whose error in float32 grows with the root of the
+        # distance.
+        below, above = max(math.log(classes) - self.aape, 0.0), 1 + TIE
+        below -= 2e-6 * math.sqrt(below) if math.isfinite(below) else 0.0
+        return below, self.rate * above, self.probability * above
 
 
 @dataclass(eq=False)
@@ -115,29 +131,36 @@ class PermutationTest:
     Attributes:
       statistic: observed statistic of every pair (class, layer, neuron); NaN where a pair cannot be tested.
       pool: pool of every neuron.
-      chunks: arguments `counts`, `rate`, `mean`, `scale`, `pool` of `null_step` for each range of neurons.
+      readings: for each reading the arguments `counts`, `rate`, `mean`, `scale`, `pool` of `null_step` for each range
+        of neurons.
     """
 
-    def __init__(self, counts: UnitCounts, cut: CutOffs, seed: int) -> None:
+    def __init__(self, readings: Sequence[UnitCounts], cut: CutOffs, seed: int) -> None:
         """Compute the observed statistics and their moments.
 
         Args:
-          counts: active tokens of the units.
+          readings: active tokens, or ranks, of the same units; of several a pair takes the largest statistic.
           cut: cut-offs of the selection.
           seed: seed of the permutations.
         """
+        counts = readings[0]
         self.units, self.tokens, self.shape = counts.units, counts.tokens, counts.shape
         self.cut, self.seed = cut, seed
-        self.pool = pools(np.concatenate([np.asarray((chunk > 0).sum(axis=0)) for chunk in counts.chunks]))
+        firing = [np.concatenate([np.asarray((chunk > 0).sum(axis=0)) for chunk in one.chunks]) for one in readings]
+        self.pool = pools(np.min(firing, axis=0))
         ends = np.cumsum([chunk.shape[1] for chunk in counts.chunks])[:-1]
-        self.chunks: list[tuple[Array, ...]] = []
-        statistics = []
-        for chunk, pool in zip(counts.chunks, np.split(self.pool, ends), strict=True):
-            rate, mean, scale, statistic = self._observed(np.asarray(chunk, np.float64))
-            on_device = (jnp.asarray(values, jnp.float32) for values in (rate - (rate > 0.5), mean, scale))
-            self.chunks.append((chunk, *on_device, jnp.asarray(pool, jnp.int32)))
-            statistics.append(statistic)
-        self.statistic = np.concatenate(statistics, axis=1).reshape(-1, *self.shape)
+        self.readings: list[list[tuple[Array, ...]]] = []
+        self.statistic = np.full((self.units.members.shape[1], *self.shape), np.nan)
+        for one in readings:
+            chunks, statistics = [], []
+            for chunk, pool in zip(one.chunks, np.split(self.pool, ends), strict=True):
+                rate, mean, scale, statistic = self._observed(np.asarray(chunk, np.float64))
+                on_device = (jnp.asarray(values, jnp.float32) for values in (rate - (rate > 0.5), mean, scale))
+                chunks.append((chunk, *on_device, jnp.asarray(pool, jnp.int32)))
+                statistics.append(statistic)
+            self.readings.append(chunks)
+            # fmax: a reading that cannot be tested leaves the pair to the others.
+            self.statistic = np.fmax(self.statistic, np.concatenate(statistics, axis=1).reshape(-1, *self.shape))
 
     def empty_null(self) -> Null:
         """A null to which no permutation was added yet."""
@@ -180,25 +203,26 @@ class PermutationTest:
           between: function called after each batch, when `null` can be saved.
         """
         classes = self.units.members.shape[1]
-        batch = max(1, AT_ONCE // (classes * max(chunk[0].shape[1] for chunk in self.chunks)))
-        # Cut-offs are loosened or tightened a little: what equals one must not pass or fail by rounding. AAPE is
-        # compared as its distance below ln(classes), whose error in float32 grows with the root of the distance.
-        below, above = max(math.log(classes) - self.cut.aape, 0.0), 1 + TIE
-        below -= 2e-6 * math.sqrt(below) if math.isfinite(below) else 0.0
-        cut = jnp.asarray([below, self.cut.rate * above, self.cut.probability * above], jnp.float32)
+        widest = max(chunk[0].shape[1] for chunk in self.readings[0])
+        batch = len(self.readings) * max(1, AT_ONCE // (classes * widest))
+        cut = jnp.asarray(self.cut.limits(classes), jnp.float32)
         tokens = jnp.asarray(self.tokens, jnp.float32)
         while null.done < permutations:
             numbers = range(null.done, min(null.done + batch, permutations))
-            exchanged = [self.units.exchanged(np.random.default_rng([self.seed, number])).T for number in numbers]
-            members = jnp.asarray(np.stack(exchanged), jnp.float32)
-            # int32 on the device, for one batch; the host adds the batches up in int64.
-            histogram, steps = jnp.zeros(null.histogram.shape, jnp.int32), []
-            for counts, *of_neurons in self.chunks:
-                step = _step(members, counts, tokens, *of_neurons, cut, histogram)
-                histogram = step.pop("histogram")
-                steps.append(step)
-            null.histogram += np.asarray(histogram)
-            null.add(steps, overlap)
+            for place, chunks in enumerate(self.readings):
+                of_reading = [number for number in numbers if number % len(self.readings) == place]
+                if not of_reading:
+                    continue
+                exchanged = [self.units.exchanged(np.random.default_rng([self.seed, k])).T for k in of_reading]
+                members = jnp.asarray(np.stack(exchanged), jnp.float32)
+                # int32 on the device, for one batch; the host adds the batches up in int64.
+                histogram, steps = jnp.zeros(null.histogram.shape, jnp.int32), []
+                for counts, *of_neurons in chunks:
+                    step = _step(members, counts, tokens, *of_neurons, cut, histogram)
+                    histogram = step.pop("histogram")
+                    steps.append(step)
+                null.histogram += np.asarray(histogram)
+                null.add(steps, overlap)
             between()
 
     def tested(self, null: Null) -> Tested:
@@ -221,6 +245,7 @@ class PermutationTest:
         # Of each statistic the number of permutations whose highest statistic is below it.
         below = np.searchsorted(np.sort(null.highest), observed - SLACK / BINS_PER_UNIT, side="left")
         p_highest = (1 + null.done - below) / (1 + null.done)
-        results = p_value, p_highest, 1 / (1 + total)
+        several = len(self.readings)  # the largest of several statistics: Bonferroni
+        results = (np.minimum(several * p, 1) for p in (p_value, p_highest, 1 / (1 + total)))
         masked = (np.where(untested, np.nan, values).reshape(-1, *self.shape) for values in results)
         return Tested(self.statistic, *masked)

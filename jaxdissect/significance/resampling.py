@@ -1,14 +1,24 @@
 """How stable a selection is: bootstrap over recordings, and random halves of them."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxdissect.selection.aape import SelectionRule, select
+from jaxdissect.selection.auroc import AurocRule, best_neurons
 from jaxdissect.selection.overlap import overlap
-from jaxdissect.significance.unit_counts import UnitCounts
+from jaxdissect.significance.unit_counts import UnitCounts, UnitRanks
+from jaxdissect.significance.units import Units
+
+# Chooses from samples: how often every unit counts in each -> for each its AAPE, where it is chosen by that, and its
+# pairs of class and neuron.
+Chosen: TypeAlias = tuple[Float[np.ndarray, "layer neuron"] | None, Bool[np.ndarray, "class layer neuron"]]
+Choose: TypeAlias = Callable[[Int[np.ndarray, "sample unit"]], Iterator[Chosen]]
+AT_ONCE = 2**23  # values (samples x classes x neurons) that are computed together
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,13 +26,13 @@ class Bootstrap:
     """Percentile intervals over resamples of the recordings, in each of which neurons are selected anew.
 
     Attributes:
-      aape: low and high ends of each neuron's AAPE, nats.
+      aape: low and high ends of each neuron's AAPE, nats; None where neurons are not chosen by it.
       coverage: low and high ends of the fraction of classes that have a neuron.
       neurons_per_class: low and high ends of the mean number of neurons of a class.
       jaccard: low and high ends of the Jaccard coefficient of every two classes.
     """
 
-    aape: Float[np.ndarray, "2 layer neuron"]
+    aape: Float[np.ndarray, "2 layer neuron"] | None
     coverage: Float[np.ndarray, "2"]
     neurons_per_class: Float[np.ndarray, "2"]
     jaccard: Float[np.ndarray, "2 class class"]
@@ -42,9 +52,57 @@ class Stability:
     jaccard: float
 
 
+def by_aape(counts: UnitCounts, rule: SelectionRule) -> Choose:
+    """Choose from samples as AAPE does; a class without a token gets no neurons.
+
+    Args:
+      counts: active tokens of the units.
+      rule: rule of the selection.
+    """
+
+    def choose(weights: Int[np.ndarray, "sample unit"]) -> Iterator[Chosen]:
+        # A unit counts for its classes as often as its weight says.
+        active, tokens = counts.of_classes(counts.units.members.T[None] * weights[:, None, :])
+        for of_sample, of_classes in zip(active, tokens, strict=True):
+            counted = of_classes > 0
+            aape, specific = np.full(counts.shape, np.nan), np.zeros((len(counted), *counts.shape), bool)
+            if counted.any():  # the half of a single recording may be empty
+                selection = select(of_sample[counted], of_classes[counted], rule)
+                aape, specific[counted] = selection.aape, selection.specific
+            yield aape, specific
+
+    return choose
+
+
+def by_auroc(readings: Sequence[UnitRanks], rule: AurocRule) -> Choose:
+    """Choose from samples by AUROC; labels are not permuted anew, so that the rule's level has no part in it.
+
+    Args:
+      readings: ranks of the units, by each reading.
+      rule: rule of the selection.
+    """
+
+    def choose(weights: Int[np.ndarray, "sample unit"]) -> Iterator[Chosen]:
+        for auroc in np.fmax.reduce([ranks.auroc(weights) for ranks in readings]):
+            yield None, best_neurons(auroc, rule)
+
+    return choose
+
+
+def at_once(units: Units, shape: tuple[int, int]) -> int:
+    """How many samples to choose from together, so that the memory is bounded.
+
+    Args:
+      units: units of the clips.
+      shape: layers, and neurons per layer.
+    """
+    return max(1, AT_ONCE // (units.members.shape[1] * math.prod(shape)))
+
+
 def bootstrap(
-    counts: UnitCounts,
-    rule: SelectionRule,
+    units: Units,
+    choose: Choose,
+    shape: tuple[int, int],
     resamples: int,
     seed: int,
     level: float = 0.95,
@@ -55,30 +113,34 @@ def bootstrap(
     A selection from a resample is noisier than the observed one, so overlaps tend to be low.
 
     Args:
-      counts: active tokens of the units.
-      rule: rule of the selection.
+      units: units of the clips.
+      choose: how neurons are chosen from a resample.
+      shape: layers, and neurons per layer.
       resamples: number of resamples.
       seed: seed of the draws.
       level: intended coverage of the intervals.
       progress: function called with the number of resamples done.
     """
     aape, coverage, sizes, jaccard = [], [], [], []
-    for number in range(resamples):
+    for numbers in _batches(resamples, at_once(units, shape)):
         # Each resample has its own generator, whose last number keeps it from those of permutations and splits.
-        weights = counts.units.resampled(np.random.default_rng([seed, number, 1]))
-        entropy, specific = _select(counts, weights, rule)
-        aape.append(entropy.astype(np.float32))
-        coverage.append(specific.any(axis=(1, 2)).mean())
-        sizes.append(specific.sum() / len(specific))
-        jaccard.append(overlap(specific, specific).jaccard.astype(np.float32))
-        progress(number + 1)
+        weights = [units.resampled(np.random.default_rng([seed, number, 1])) for number in numbers]
+        for number, (entropy, specific) in zip(numbers, choose(np.stack(weights)), strict=True):
+            if entropy is not None:
+                aape.append(entropy.astype(np.float32))
+            coverage.append(specific.any(axis=(1, 2)).mean())
+            sizes.append(specific.sum() / len(specific))
+            jaccard.append(overlap(specific, specific).jaccard.astype(np.float32))
+            progress(number + 1)
     ends = [(1 - level) / 2, (1 + level) / 2]
-    return Bootstrap(*(_quantiles(np.stack(values), ends) for values in (aape, coverage, sizes, jaccard)))
+    limits = [_quantiles(np.stack(values), ends) if values else None for values in (aape, coverage, sizes, jaccard)]
+    return Bootstrap(*limits)
 
 
 def split_halves(
-    counts: UnitCounts,
-    rule: SelectionRule,
+    units: Units,
+    choose: Choose,
+    shape: tuple[int, int],
     splits: int,
     seed: int,
     progress: Callable[[int], object] = lambda done: None,
@@ -86,36 +148,30 @@ def split_halves(
     """Select on both halves of random splits of the recordings, within folds and classes.
 
     Args:
-      counts: active tokens of the units.
-      rule: rule of the selection.
+      units: units of the clips.
+      choose: how neurons are chosen from a half.
+      shape: layers, and neurons per layer.
       splits: number of splits.
       seed: seed of the splits.
       progress: function called with the number of splits done.
     """
-    selected, jaccard = np.zeros((counts.units.members.shape[1], *counts.shape)), []
-    for number in range(splits):
-        half = counts.units.half(np.random.default_rng([seed, number, 2]))
-        first, second = (_select(counts, part.astype(np.int64), rule)[1] for part in (half, ~half))
-        selected += first.astype(np.float64) + second
-        if first.any() or second.any():
-            # All pairs of a half as one set.
-            jaccard.append(float(overlap(first[None], second[None]).jaccard[0, 0]))
-        progress(number + 1)
+    selected, jaccard = np.zeros((units.members.shape[1], *shape)), []
+    for numbers in _batches(splits, max(1, at_once(units, shape) // 2)):
+        halves = [units.half(np.random.default_rng([seed, number, 2])) for number in numbers]
+        both = np.stack([part for half in halves for part in (half, ~half)]).astype(np.int64)
+        chosen = (specific for _, specific in choose(both))
+        for number, first, second in zip(numbers, chosen, chosen, strict=True):  # two halves in turn
+            selected += first.astype(np.float64) + second
+            if first.any() or second.any():
+                # All pairs of a half as one set.
+                jaccard.append(float(overlap(first[None], second[None]).jaccard[0, 0]))
+            progress(number + 1)
     return Stability(selected / max(2 * splits, 1), float(np.mean(jaccard)) if jaccard else np.nan)
 
 
-def _select(
-    counts: UnitCounts, weights: Int[np.ndarray, " unit"], rule: SelectionRule
-) -> tuple[Float[np.ndarray, "layer neuron"], Bool[np.ndarray, "class layer neuron"]]:
-    """AAPE and selection with weighted units; a class without a token gets no neurons."""
-    # One draw, in which a unit counts for its classes as often as its weight says.
-    active, tokens = counts.of_classes((counts.units.members * weights[:, None]).T[None])
-    counted = tokens[0] > 0
-    aape, specific = np.full(counts.shape, np.nan), np.zeros((len(counted), *counts.shape), bool)
-    if counted.any():  # the half of a single recording may be empty
-        selection = select(active[0, counted], tokens[0, counted], rule)
-        aape, specific[counted] = selection.aape, selection.specific
-    return aape, specific
+def _batches(total: int, size: int) -> Iterator[range]:
+    """The numbers below `total` in ranges of `size`."""
+    return (range(first, min(first + size, total)) for first in range(0, total, size))
 
 
 def _quantiles(values: Float[np.ndarray, "resample *axes"], ends: list[float]) -> Float[np.ndarray, "2 *axes"]:

@@ -10,12 +10,10 @@ import pandas as pd
 import xarray as xr
 
 from jaxdissect.counting.labelled import counted_classes
-from jaxdissect.runtime.files import json_fingerprint
 from jaxdissect.runtime.progress import progress_bar
-from jaxdissect.runtime.resume import StateFile
 from jaxdissect.selection.aape import SelectionRule
 from jaxdissect.selection.labelled import Neurons
-from jaxdissect.significance.assess import LEVEL, Certainty, CertaintyOptions, assess, draws
+from jaxdissect.significance.assess import LEVEL, Certainty, CertaintyOptions, assess, draws, permutation_state
 from jaxdissect.significance.clips import Clips
 from jaxdissect.significance.permutation import Tested
 from jaxdissect.types import Record
@@ -66,9 +64,9 @@ def assess_neurons(
             def progress(done: int, before: int = number * draws(options)) -> None:
                 bar.update_to(before + done)
 
-            state = None if states is None else _state_file(states, {**(of or {}), "label set": name})
+            state = None if states is None else permutation_state(states, {**(of or {}), "label set": name})
             certainty[name] = assess(
-                dataclasses.replace(clips, members=clips.members[:, counted_classes(counts, name)]),
+                clips.of_classes(counted_classes(counts, name)),
                 selection if by_aape else None,
                 rule,
                 options,
@@ -95,7 +93,7 @@ def with_certainty(neurons: Neurons, counts: xr.Dataset, certainty: Mapping[str,
         for kind in ("statistic", "p_value", "p_highest"):
             values[kind][classes] = getattr(of_set.tested, kind)
         values["q_value"][classes] = of_set.q_value
-        if of_set.bootstrap is not None:
+        if of_set.bootstrap is not None and of_set.bootstrap.aape is not None:
             limits[:, number] = of_set.bootstrap.aape
         if of_set.stability is not None:
             values["stability"][classes] = of_set.stability.selected
@@ -134,21 +132,21 @@ def null_dataset(neurons: Neurons, counts: xr.Dataset, certainty: Mapping[str, C
       counts: counts of the classes.
       certainty: result of `assess_neurons`.
     """
-    by_aape = neurons.scores.attrs["selector"] == "aape"
+    selector = neurons.scores.attrs["selector"]
     size = counts.sizes["class"]
     values = {name: np.full((size, size), np.nan) for name in CLASS_PAIRS}
     for name, of_set in certainty.items():
         classes, null = counted_classes(counts, name), of_set.null
         block = np.ix_(classes, classes)
         # The observed selection counts as one more permutation, so that no p-value is 0.
-        if null.done and by_aape:
+        if null.done and selector == "aape":
             values["expected_shared"][block] = null.shared / null.done
             values["p_value"][block] = (1 + null.as_many) / (1 + null.done)
         if of_set.bootstrap is not None:
             values["jaccard_low"][block], values["jaccard_high"][block] = of_set.bootstrap.jaccard
     arrays = {name: (("class", "class_b"), values[name], {"long_name": text}) for name, text in CLASS_PAIRS.items()}
     per_draw = {"highest": "highest statistic"}
-    if by_aape:
+    if selector == "aape":
         per_draw |= {"pairs": "pairs that pass the cut-offs", "neurons": "neurons that do"}
     for name, meaning in per_draw.items():
         draws_of_sets = np.stack([getattr(of_set.null, name) for of_set in certainty.values()])
@@ -166,9 +164,7 @@ def _coverage(neurons: Neurons, label_set: str, certainty: Certainty) -> Record:
     specific, significant = neurons.selections[label_set].specific, certainty.q_value <= LEVEL
     tested = ~np.isnan(certainty.tested.p_value)
     # The same cut-offs on permuted labels give the number of pairs that chance would select.
-    pairs, by_chance = int(specific.sum()), math.nan
-    if neurons.scores.attrs["selector"] == "aape" and certainty.null.done and tested.any():
-        by_chance = float(certainty.null.pairs.mean())
+    pairs, by_chance = int(specific.sum()), certainty.pairs_by_chance
     intervals, stability = certainty.bootstrap, certainty.stability
     unknown = (math.nan, math.nan)
     coverage_low, coverage_high = intervals.coverage if intervals else unknown
@@ -189,11 +185,6 @@ def _coverage(neurons: Neurons, label_set: str, certainty: Certainty) -> Record:
         "pairs_needed": pairs_needed(certainty.tested),
         "classes_untested": int((~tested.any(axis=(1, 2))).sum()),
     }
-
-
-def _state_file(folder: Path, identity: Mapping[str, object]) -> StateFile:
-    """The state of one test: each has a file of its own, so that one that was stopped blocks no other."""
-    return StateFile(folder / f"{json_fingerprint(identity)[:16]}.npz", "a permutation test", identity)
 
 
 def pairs_needed(tested: Tested) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from jaxdissect.counting.clip_counts import publish_clip_store
+from jaxdissect.counting.clip_store import BYTES, STORE_FILES, publish_clip_store
 from jaxdissect.counting.labelled import Activations, label_activations
 from jaxdissect.counting.resumable import CountJob, count_job, room_needed, whole_store
 from jaxdissect.counting.stream import Counted, CountOptions, neuron_shape
@@ -27,7 +27,9 @@ from jaxdissect.runtime.run_directory import Run, record_attributes, require_sam
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
 from jaxdissect.stages.inputs import (
     DEFAULTS,
+    HELD_OUT,
     ClipReading,
+    counted_clips,
     given_inputs,
     input_fingerprints,
     load_inputs,
@@ -40,6 +42,7 @@ from jaxdissect.types import Record
 
 # Parts of the stage's record on which no count depends. They are renewed where the counts are reused.
 RENEWED_PARTS = ("sample_rate", "splits", "recordings")
+MOST_KEPT = 8e9  # bytes of what is kept of every clip where nobody asked for it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +76,7 @@ class _Plan:
 
 
 def run_activations(options: ActivationsOptions) -> ActivationsResult:
-    """Count, and write `activations.nc`, `top_clips.nc`, `clips.csv` and on demand `clip_counts.npy`.
+    """Count, and write `activations.nc`, `top_clips.nc`, `clips.csv`, `clip_labels.nc` and `clip_*.npy`.
 
     Counts of the same encoder, task and options that are in the run directory already are read instead, unless too
     many clips were unreadable then. An interrupted count resumes from its state, `state/activations/` in the run
@@ -102,7 +105,7 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
             follow_job(pulse)
             return ActivationsResult(read_activations(plan.run), plan.run.require("activations"), options.max_bad_clips)
         with under_way("Writing the counts"):
-            activations = label_activations(counted, plan.job.task, _attrs(plan))
+            activations = label_activations(counted, plan.job.task, _attrs(plan), plan.job.chooses)
         result = ActivationsResult(activations, plan.record | measured, options.max_bad_clips)
         result.record["status"] = "too many unreadable clips" if result.too_many_bad else "done"
         store = whole_store(plan.job)
@@ -138,12 +141,26 @@ def read_activations(run: Run) -> Activations:
     return Activations(counts, top, clips, labels)
 
 
+def held_out_split(options: ActivationsOptions, task: Task) -> str | None:
+    """The split on which neurons are judged that another split has chosen; None: there is none."""
+    wanted = options.held_out and options.split == "train" and HELD_OUT in task.splits
+    return HELD_OUT if wanted and "train" in task.splits else None
+
+
+def clips_are_kept(options: ActivationsOptions, encoder: Encoder, task: Task) -> bool:
+    """Whether what every neuron did on every clip is kept: as the options say, else where it is not too much."""
+    if options.keep_clips is not None:
+        return options.keep_clips
+    layers, neurons = neuron_shape(encoder, task)
+    return BYTES * len(task) * layers * neurons <= MOST_KEPT
+
+
 def _held_out(options: ActivationsOptions) -> int:
     """The fold that is the test split, in a table with folds."""
     return TEST_FOLD if options.test_fold is None else options.test_fold
 
 
-def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> Record:
+def _record(options: ActivationsOptions, encoder: Encoder, task: Task, keep_clips: bool) -> Record:
     """The record of the stage in `run.json`, before it has run."""
     return {
         "options": {
@@ -153,7 +170,8 @@ def _record(options: ActivationsOptions, encoder: Encoder, task: Task) -> Record
             "dtype": options.dtype,
             "tokens": options.tokens,
             "threshold": options.threshold,
-            "keep_clips": options.keep_clips,
+            "keep_clips": keep_clips,
+            "held_out": keep_clips and held_out_split(options, task) is not None,
         },
         "fingerprints": input_fingerprints(encoder, task),
         "task": task.name,
@@ -182,7 +200,7 @@ def _reuse(run: Run, record: Record, task: Task, max_bad_clips: float) -> Activa
     """
     if not run.is_done("activations", record["options"], record["fingerprints"]):
         return None
-    if record["options"]["keep_clips"] and not run.file("clip_counts.npy").is_file():
+    if record["options"]["keep_clips"] and not all(run.file(name).is_file() for name in STORE_FILES.values()):
         return None
     try:
         reused = ActivationsResult(read_activations(run), run.require("activations"), max_bad_clips, reused=True)
@@ -250,24 +268,26 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     """The count that is to be made, checked; or the counts that are in the run directory already."""
     count = CountOptions(options.tokens, options.threshold, options.batch_size)
     encoder, task = load_inputs(DEFAULTS | given_inputs(options))
-    chosen = task.only(options.split)
-    run, record = Run(options.run), _record(options, encoder, task)
+    keep_clips = clips_are_kept(options, encoder, task)
+    run, record = Run(options.run), _record(options, encoder, task, keep_clips)
+    chosen = counted_clips(task, record["options"])
     reused = _reuse(run, record, chosen, options.max_bad_clips)
     if reused is not None:
         return reused
     run.require_inputs("probe", "a probe", record["fingerprints"])
     layers, neurons = neuron_shape(encoder, chosen)
     identity = _identity(options, record, chosen)
-    counting = CountJob(encoder, chosen, count, _states(run), identity, options.keep_clips, options.save_minutes)
+    chooses = np.array(chosen.splits) == options.split if record["options"]["held_out"] else None
+    counting = CountJob(encoder, chosen, count, _states(run), identity, keep_clips, chooses, options.save_minutes)
     # Three arrays of 8-byte numbers with a row per class and one for all clips, and a megabyte for everything else.
     room = 3 * 8 * (len(task.classes) + 1) * layers * neurons + 2**20
     while_counting = room_needed(counting, this_process())
     require_space(run.path, room, "a file of the run's counts")
     require_space(run.path, room + while_counting, "the state of the count")
-    if options.keep_clips and this_process().first:
-        size = 2 * len(chosen) * layers * neurons  # uint16
+    if keep_clips and this_process().first:
+        size = BYTES * len(chosen) * layers * neurons
         note(
-            f"{run.file('clip_counts.npy')} will take {size / 1e6:,.1f} MB. Counting takes another "
+            f"{run.file('clip_*.npy')} will take {size / 1e6:,.1f} MB. Counting takes another "
             f"{while_counting / 1e6:,.1f} MB until it ends."
         )
     return _Plan(counting, run, record)
@@ -349,5 +369,5 @@ def _save(result: ActivationsResult, store: Path | None, run: Run) -> None:
     write_csv(result.activations.clips, run.file("clips.csv"))
     write_netcdf(result.activations.clip_labels, run.file("clip_labels.nc"))
     if store is not None:
-        publish_clip_store(store, run.file("clip_counts.npy"))
+        publish_clip_store(store, run.path)
     run.finish("activations", result.record)

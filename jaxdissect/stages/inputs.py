@@ -38,6 +38,7 @@ RECORDED_TYPES: Mapping[str, tuple[type, ...]] = {
     "commas": (str,),
     "dtype": (str,),
 }
+HELD_OUT = "test"  # the split on which neurons are judged that the split `train` has chosen
 COMMAS = {True: "separate labels", False: "belong to labels"}  # by the value of multi_label, where it was given
 
 
@@ -132,6 +133,22 @@ def load_recorded_task(inputs: Record) -> Task:
         inputs["test_fold"],
         lambda notes: progress_bar(notes, what=f"Synthesising {inputs['task']}"),
     )
+
+
+def counted_clips(task: Task, recorded: Mapping[str, object]) -> Task:
+    """The clips of a run: those of its split, and beside them the test split where neurons are judged on it.
+
+    Args:
+      task: whole task.
+      recorded: recorded options of the stage.
+
+    Raises:
+      InputError: the task has no clip in the split.
+    """
+    split = str(recorded.get("split", "all"))
+    if not recorded.get("held_out"):  # also of older versions, which did not record it
+        return task.only(split)
+    return task.rows([row for row, name in enumerate(task.splits) if name in (split, HELD_OUT)])
 
 
 def input_fingerprints(encoder: Encoder, task: Task) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxdissect.errors import InputError
-from jaxdissect.options.neurons import CLIP_SELECTORS, NeuronsOptions
+from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.runtime.files import sha256_file, writing
 from jaxdissect.runtime.machine import computed_by
 from jaxdissect.runtime.progress import under_way
@@ -16,20 +16,30 @@ from jaxdissect.runtime.resume import remove_states
 from jaxdissect.runtime.run_directory import Run, record_attributes, require_same_run
 from jaxdissect.runtime.tables import read_netcdf, write_csv, write_netcdf
 from jaxdissect.selection.aape import SelectionRule
-from jaxdissect.selection.labelled import Neurons, select_neurons
-from jaxdissect.selection.score_tables import SCORES, agreement_table, class_scores
+from jaxdissect.selection.auroc import AurocRule
+from jaxdissect.selection.labelled import Neurons
+from jaxdissect.selection.score_tables import SCORES, agreement_table
 from jaxdissect.significance.assess import LEVEL, CertaintyOptions
 from jaxdissect.significance.clips import read_clips
-from jaxdissect.significance.tables import DRAWN, PAIR_SCORES, assess_neurons, null_dataset, with_certainty
+from jaxdissect.significance.tables import DRAWN, PAIR_SCORES
+from jaxdissect.stages.choice import Test, choose_by_counts, choose_by_ranks
 from jaxdissect.types import Record
 
-SELECTION_FILES = ("scores.nc", "neurons.csv", "coverage.csv", "layers.csv", "agreement.csv", "permutations.nc")
+SELECTION_FILES = (
+    "scores.nc",
+    "neurons.csv",
+    "coverage.csv",
+    "classes.csv",
+    "layers.csv",
+    "agreement.csv",
+    "permutations.nc",
+)
 DRAW_NUMBERS = ("permutations", "resamples", "splits")  # 0 asks for none, which needs no clip counts
 DRAW_OPTIONS = (*DRAW_NUMBERS, "seed", "save_minutes")
 
 
 def run_neurons(options: NeuronsOptions) -> Neurons:
-    """Select, and write `scores.nc`, `neurons.csv`, `coverage.csv`, `layers.csv`, `agreement.csv`, `permutations.nc`.
+    """Select, and write the files in `SELECTION_FILES`; `permutations.nc` only where labels were permuted.
 
     Args:
       options: options of the stage.
@@ -42,41 +52,41 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     """
     run = Run(options.run)
     counted = run.require("activations")
-    rule = selection_rule(options, counted.get("keep", SelectionRule.keep))
     certainty = CertaintyOptions(**given_draws(options))
-    started = time.perf_counter()
-    with under_way("Reading the counts and scoring neurons by AAPE"):
+    started, states = time.perf_counter(), run.file("state") / "neurons"
+    rule = selection_rule(options, counted.get("keep", SelectionRule.keep))
+    with under_way("Reading the counts"):
         counts = read_netcdf(run.file("activations.nc"))
         require_same_run(run, counts.attrs, counted)
-        by_aape = select_neurons(counts, rule)
-    # None where every clip's counts were not kept: then there is nothing to permute or to resample.
-    clips = read_clips(run, counts, needed=certainty.permutations > 0 or options.selector in CLIP_SELECTORS)
+        # None where it was not kept: then there is nothing to permute, to resample or to judge by.
+        ranked = isinstance(rule, AurocRule)
+        clips = read_clips(run, counts, needed=ranked or certainty.permutations > 0)
     if clips is None:
         _require_no_clips(options)
-    score = class_scores(counts, *((clips.counts, clips.tokens, clips.members) if clips else ()))
-    neurons = by_aape if options.selector == "aape" else select_neurons(counts, rule, score[options.selector])
-    null, states = None, run.file("state") / "neurons"
-    recorded = dataclasses.asdict(rule) | {"selector": options.selector}
-    if clips is not None and certainty.permutations:
-        # A killed permutation test resumes only with the same rule, seed, files and software.
-        identity = {**recorded, "--seed": certainty.seed, **computed_by()}
-        identity |= {name: sha256_file(run.file(name)) for name in ("activations.nc", "clip_labels.nc")}
-        assessed = assess_neurons(clips, counts, neurons, rule, certainty, states, identity)
-        neurons, null = with_certainty(neurons, counts, assessed), null_dataset(neurons, counts, assessed)
-        recorded |= {name: neurons.scores.attrs[name] for name in DRAWN}
-    table = agreement_table(score, by_aape.selections, rule.keep)
+    recorded = dataclasses.asdict(rule) | {"preset": options.preset, "selector": selector_of(options)}
+    test = Test(certainty, states, _identity(run, recorded, certainty.seed) if clips else {})
+    if isinstance(rule, AurocRule):
+        assert clips is not None
+        choice = choose_by_ranks(clips, counts, rule, test)
+    else:
+        choice = choose_by_counts(clips, counts, rule, options.selector, test)
+    neurons = choice.neurons
+    recorded |= {name: neurons.scores.attrs[name] for name in DRAWN if name in neurons.scores.attrs}
+    keep = rule.keep if isinstance(rule, SelectionRule) else SelectionRule.keep
+    agreement = agreement_table(choice.scores, choice.by_aape.selections, keep)
     with run.locked(), under_way("Writing scores and tables"):
         of_ablation = _ablation_scores(run, counted)  # read before the file is replaced
         forget_neurons(run)
-        scores = xr.merge([neurons.scores, score, of_ablation], compat="override", combine_attrs="override")
+        scores = xr.merge([neurons.scores, choice.scores, of_ablation], compat="override", combine_attrs="override")
         scores.attrs |= record_attributes(counted)
         write_netcdf(scores, run.file("scores.nc"))
         write_csv(neurons.neurons, run.file("neurons.csv"))
         write_csv(neurons.coverage, run.file("coverage.csv"))
+        write_csv(neurons.classes, run.file("classes.csv"))
         write_csv(layer_table(neurons), run.file("layers.csv"))
-        write_csv(table, run.file("agreement.csv"))
-        if null is not None:
-            write_netcdf(null.assign_attrs(record_attributes(counted)), run.file("permutations.nc"))
+        write_csv(agreement, run.file("agreement.csv"))
+        if choice.null is not None:
+            write_netcdf(choice.null.assign_attrs(record_attributes(counted)), run.file("permutations.nc"))
         record = {
             "options": recorded,
             "fingerprints": counted["fingerprints"],
@@ -88,7 +98,18 @@ def run_neurons(options: NeuronsOptions) -> Neurons:
     return neurons
 
 
-def selection_rule(options: NeuronsOptions, task_keep: float) -> SelectionRule:
+def _identity(run: Run, recorded: Record, seed: int) -> Record:
+    """What a killed permutation test resumes with only: the same rule, seed, files and software."""
+    files = {name: sha256_file(run.file(name)) for name in ("activations.nc", "clip_labels.nc")}
+    return {**recorded, "--seed": seed, **computed_by(), **files}
+
+
+def selector_of(options: NeuronsOptions) -> str:
+    """Name of the score that chooses, as the files of the run have it."""
+    return options.selector or ("auroc" if options.preset == "auroc" else "aape")
+
+
+def selection_rule(options: NeuronsOptions, task_keep: float) -> SelectionRule | AurocRule:
     """The rule by which neurons are chosen.
 
     Args:
@@ -96,6 +117,10 @@ def selection_rule(options: NeuronsOptions, task_keep: float) -> SelectionRule:
       task_keep: fraction of all neurons to keep where the options give none.
     """
     keep = task_keep if options.keep is None else options.keep
+    if options.selector is not None:
+        return SelectionRule(keep=keep)
+    if options.preset == "auroc":
+        return AurocRule(options.per_class, options.least_auroc)
     return SelectionRule(options.preset, keep, options.drop_weakest, options.bar)
 
 
@@ -105,13 +130,16 @@ def given_draws(options: NeuronsOptions) -> Record:
 
 
 def _require_no_clips(options: NeuronsOptions) -> None:
-    """Refuse a selector and draws that need every clip's counts, which were not kept.
+    """Refuse a preset and draws that need what every neuron did on every clip, which was not kept.
 
     Raises:
       InputError: names the option.
     """
-    if options.selector in CLIP_SELECTORS:
-        raise InputError(f"--selector {options.selector} needs every clip's counts: count again with --keep-clips.")
+    if selector_of(options) == "auroc":
+        raise InputError(
+            "--preset auroc needs what every neuron did on every clip, which this run has not kept: count again with "
+            "--keep-clips into another --run, or take --preset lape."
+        )
     given = given_draws(options)
     asked = [name for name, value in given.items() if value or name not in DRAW_NUMBERS]
     if asked:
@@ -150,7 +178,7 @@ def _ablation_scores(run: Run, counted: Record) -> xr.Dataset:
         scores = read_netcdf(run.file("scores.nc"))
     except InputError:
         return xr.Dataset()
-    made_here = (*PAIR_SCORES, *SCORES)
+    made_here = (*PAIR_SCORES, *SCORES, "auroc", "auroc_reading")
     kept = [name for name in scores if "class" in scores[name].dims and name not in made_here]
     return scores[kept].drop_attrs(deep=False)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jaxdissect
 from jaxdissect.options.report import ReportOptions
 from jaxdissect.report.numbers import to_json
-from jaxdissect.report.overview import Overview, overview
+from jaxdissect.report.overview import Overview, overview, selection_words
 from jaxdissect.report.page import Page, render
 from jaxdissect.report.paper import draw_paper_figures
 from jaxdissect.report.payload import Axes, axes_of, clips_payload, run_payload, wanted_clips
@@ -140,8 +140,9 @@ def _shown(contents: Contents) -> _Shown:
         "ablation": ablation_payload(contents, axes),
         "evidence": evidence_payload(contents, axes),
         "own": summary_payload(contents, axes),
+        "rule": selection_words(contents),
         "commands": {
-            "neurons": f"{command('neurons', run)} --preset lape",
+            "neurons": command("neurons", run),
             "share": command("share", run),
             "ablate": command("ablate", run),
             "compare": f"{command('report', run)} --with OTHER_RUN",

@@ -8,7 +8,7 @@ from jaxdissect.errors import InputError, require
 from jaxdissect.options.report import ReportOptions
 from jaxdissect.report.run_contents import Contents, Missing, command
 from jaxdissect.report.snippets import Snippets, Wanted, make_snippets
-from jaxdissect.stages.inputs import load_recorded_task, stage_inputs
+from jaxdissect.stages.inputs import counted_clips, load_recorded_task, stage_inputs
 from jaxdissect.tasks.table import Task
 
 SOUND, ACTIVATION = "sound and log-mel pictures", "activation over time and frequency"
@@ -44,7 +44,7 @@ def find_source(options: ReportOptions, contents: Contents) -> Source:
         return Source(None, None, (Missing(SOUND, why, command("activations", contents.run)),))
     try:
         inputs = stage_inputs(options, contents.run, "activations")
-        task = load_recorded_task(inputs).only(str(counted["options"].get("split", "all")))
+        task = counted_clips(load_recorded_task(inputs), counted["options"])
         same = list(task.file_names) == clips["file_name"].tolist()
         require(same, "the data folder's table has other clips than were counted")
     except InputError as error:

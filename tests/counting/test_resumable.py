@@ -14,6 +14,7 @@ from benchmarks.study.kills import Work, differences, kill, rounding
 from jaxdissect import CountOptions, InputError, LostProcessError, ViTConfig, load_task, untrained_m2d
 from jaxdissect.audio.decode import ClipStatus
 from jaxdissect.counting.clip_log import ClipLog
+from jaxdissect.counting.clip_store import store_paths
 from jaxdissect.counting.resumable import CountJob, count_job, room_needed, whole_store
 from jaxdissect.counting.stream import count_clips
 from jaxdissect.runtime import resume
@@ -132,7 +133,7 @@ def test_count_job_resumes_in_any_number_of_processes(task, tmp_path, devices, m
     devices(1)
     encoder = IntegerEncoder()
     job = job_of(task, tmp_path / "whole", encoder, keep_clips=True)
-    whole, store = run(job), np.load(whole_store(job))
+    whole, store = run(job), stored(job)
     job = job_of(task, tmp_path / "several", encoder, keep_clips=keep_clips)
     for number, count in enumerate(counts[:-1]):
         for index in range(count):
@@ -150,11 +151,17 @@ def test_count_job_resumes_in_any_number_of_processes(task, tmp_path, devices, m
     assert parts[:-1] == [None] * (last - 1)
     same_counts(whole, parts[-1])
     if keep_clips:
-        np.testing.assert_array_equal(np.load(whole_store(job)), store)
+        for name, array in stored(job).items():
+            np.testing.assert_array_equal(array, store[name])
 
 
 def _raise(error):
     raise error
+
+
+def stored(job):
+    """The arrays of the store of all clips, by name."""
+    return {name: np.load(path) for name, path in store_paths(whole_store(job)).items()}
 
 
 def test_count_job_names_the_number_of_missing_clips(task, tmp_path, devices):
@@ -286,7 +293,7 @@ def test_count_job_counts_clips_that_can_be_read_again(task, tmp_path, devices, 
     """What could not be read when a count was broken off is tried once more."""
     devices(1)
     job = job_of(task, tmp_path / "whole", keep_clips=keep_clips)
-    whole, store = run(job), keep_clips and np.load(whole_store(job))
+    whole, store = run(job), keep_clips and stored(job)
     job = job_of(task, tmp_path / "broken", keep_clips=keep_clips)
     (task.data / "2.wav").rename(task.data / "away")
     with monkeypatch.context() as patch:
@@ -297,7 +304,8 @@ def test_count_job_counts_clips_that_can_be_read_again(task, tmp_path, devices, 
     (task.data / "away").rename(task.data / "2.wav")
     same_counts(whole, run(job))
     if keep_clips:
-        np.testing.assert_array_equal(np.load(whole_store(job)), store)
+        for name, array in stored(job).items():
+            np.testing.assert_array_equal(array, store[name])
 
 
 def test_count_job_refuses_to_resume_without_its_store_of_clips(task, tmp_path, devices, monkeypatch):
@@ -307,7 +315,7 @@ def test_count_job_refuses_to_resume_without_its_store_of_clips(task, tmp_path, 
         patch.setattr(Pulse, "check", lambda pulse: _raise(LostProcessError("died")))
         with pytest.raises(LostProcessError):
             run(job)
-    (job.folder / "clips-0-of-1.npy").unlink()
+    (job.folder / "clips-0-of-1-peaks.npy").unlink()
     with pytest.raises(InputError, match="though the state beside it needs it"):
         run(job)
 

@@ -67,6 +67,7 @@ def reading_of(clips, size):
         active_tokens=np.full((size, LAYERS, NEURONS), 77, np.int32),
         sum=np.full((size, LAYERS, NEURONS), np.nan, np.float32),
         sum_squares=np.full((size, LAYERS, NEURONS), np.nan, np.float32),
+        excess=np.full((size, LAYERS, NEURONS), np.nan, np.float32),
         maximum=np.full((size, LAYERS, NEURONS), np.nan, np.float32),
     )
     for row, values in enumerate(clips.activations):
@@ -309,7 +310,7 @@ def test_top_clips_of_equal_fractions_are_tied_whatever_their_length(active, tok
         jnp.broadcast_to(jnp.array(values)[:, None, None], (2, LAYERS, NEURONS)) for values in (highest, active)
     )
     maximum = maximum.astype(jnp.float32)
-    reading = Reading(jnp.array(tokens), counts, maximum, maximum, maximum)
+    reading = Reading(jnp.array(tokens), counts, maximum, maximum, maximum, maximum)
     top = run_update(init(1, LAYERS, NEURONS, 2), reading, jnp.ones((2, 2), bool), jnp.arange(2), 1).top
     assert top.clip[:, 0, 0].tolist() == [int(np.argmax(highest)), int(np.argmin(highest))]
 
@@ -339,6 +340,7 @@ def repeated(values, tokens=None, clips_per_batch=1):
             active_tokens=jnp.full(shape, 1 if tokens is None else tokens - 1, jnp.int32),
             sum=value.reshape(shape),
             sum_squares=jnp.square(value).reshape(shape),
+            excess=value.reshape(shape),
             maximum=value.reshape(shape),
         )
         members = jnp.ones((clips_per_batch, 2), bool)

@@ -8,6 +8,8 @@ from foreign import HOP, IntegerEncoder
 
 from jaxdissect import CountOptions, InputError, ViTConfig, collect_activations, load_task, untrained_m2d
 from jaxdissect.audio.decode import read_clip
+from jaxdissect.counting.clip_store import empty_clip_store
+from jaxdissect.counting.labelled import label_activations
 from jaxdissect.counting.statistics import flush, init
 from jaxdissect.counting.stream import count_clips, counting_step, neuron_shape
 from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device, shard_clips
@@ -111,13 +113,40 @@ def test_count_clips_gives_the_same_whenever_it_flushes(task, monkeypatch):
 
 def test_count_clips_fills_the_store_of_clips(task):
     encoder = IntegerEncoder()
-    store = np.full((len(task), 2, 12), 9, np.uint16)
-    store[11] = 0
-    counted = count_clips(encoder, task, CountOptions(batch_size=4), clip_counts=store, devices=jax.devices()[:2])
-    np.testing.assert_array_equal(store.sum(axis=0), counted.totals.active_tokens[-1])
-    assert not store[11].any()  # the one that could not be read
-    pcm = read_clip(task.data, "3.wav", 16000, SAMPLES).pcm
-    np.testing.assert_array_equal(store[3], [(layer > 0).sum(axis=0) for layer in encoder.slow_activations(pcm)])
+    store = empty_clip_store((len(task), 2, 12))
+    for array in (store.counts, store.means, store.peaks, store.excesses):
+        array[np.arange(len(task)) != 11] = 9
+    counted = count_clips(encoder, task, CountOptions(batch_size=4), store, devices=jax.devices()[:2])
+    np.testing.assert_array_equal(store.counts.sum(axis=0), counted.totals.active_tokens[-1])
+    assert not store.counts[11].any()  # the one that could not be read
+    assert not store.peaks[11].any()
+    layers = encoder.slow_activations(read_clip(task.data, "3.wav", 16000, SAMPLES).pcm)
+    np.testing.assert_array_equal(store.counts[3], [(layer > 0).sum(axis=0) for layer in layers])
+    np.testing.assert_array_equal(store.peaks[3], [layer.max(axis=0) for layer in layers])
+    # The encoder's activations are whole numbers, so that sums are exact and only the division rounds.
+    np.testing.assert_allclose(store.means[3], [layer.mean(axis=0) for layer in layers], rtol=1e-6)
+    np.testing.assert_allclose(store.excesses[3], [layer.clip(min=0).mean(axis=0) for layer in layers], rtol=1e-6)
+
+
+def test_count_clips_counts_chosen_clips_and_stores_all(task):
+    """Held-out clips are in no count, and leave those of the others as they are alone."""
+    encoder, chooses = IntegerEncoder(), np.arange(len(task)) % 3 != 1
+    store = empty_clip_store((len(task), 2, 12))
+    counted = count_clips(encoder, task, CountOptions(batch_size=4), store, chooses=chooses)
+    alone = count_clips(encoder, task.rows(np.flatnonzero(chooses).tolist()), CountOptions(batch_size=4))
+    for name in ("clips", "tokens", "active_tokens"):
+        np.testing.assert_array_equal(getattr(counted.totals, name), getattr(alone.totals, name))
+    np.testing.assert_allclose(counted.totals.sum, alone.totals.sum, rtol=1e-6)
+    numbers = np.flatnonzero(chooses)
+    np.testing.assert_array_equal(
+        counted.totals.top.clip, np.where(alone.totals.top.clip < 0, -1, numbers[alone.totals.top.clip])
+    )
+    everything = empty_clip_store((len(task), 2, 12))
+    count_clips(encoder, task, CountOptions(batch_size=4), everything)
+    for name in ("counts", "means", "peaks", "excesses"):
+        np.testing.assert_array_equal(getattr(store, name), getattr(everything, name))
+    labels = label_activations(counted, task, chooses=chooses).clip_labels
+    np.testing.assert_array_equal(labels["held_out"], ~chooses)
 
 
 def test_count_clips_lists_bad_clips_and_does_not_count_them(task):
@@ -181,13 +210,14 @@ def test_count_clips_lists_clips_whose_activations_are_not_finite_and_does_not_c
     encoder = IntegerEncoder()
     whole = collect_activations(encoder, task.only("all"), CountOptions(batch_size=4))
     soundfile.write(task.data / "5.wav", np.full(SAMPLES, 3e38), 16000, subtype="FLOAT")
-    store = np.zeros((len(task), 2, 12), np.uint16)
-    without = collect_activations(encoder, task, CountOptions(batch_size=4), clip_counts=store)
+    store = empty_clip_store((len(task), 2, 12))
+    without = collect_activations(encoder, task, CountOptions(batch_size=4), store=store)
     assert without.bad_clips == whole.bad_clips + 1
     assert without.clips["reason"][5] == "the encoder's activations are NaN or infinite"
     assert int(without.counts["total_clips"]) == int(whole.counts["total_clips"]) - 1
     assert np.isfinite(without.counts["sum_squares"]).all()
-    np.testing.assert_array_equal(store.sum(axis=0), without.counts["total_active_tokens"])
+    assert np.isfinite(store.means).all()
+    np.testing.assert_array_equal(store.counts.sum(axis=0), without.counts["total_active_tokens"])
 
 
 def test_counting_step_has_products_of_the_highest_precision_only(task):

@@ -78,7 +78,7 @@ def done(folder, tmp_path_factory):
 def test_run_neurons_adds_columns_of_certainty(done):
     run, neurons = done
     table = pd.read_csv(run / "neurons.csv")
-    assert table.columns[-3:].tolist() == ["p_value", "q_value", "stability"]
+    assert {"p_value", "q_value", "stability", "reading", "held_out_auroc"} <= set(table.columns)
     assert len(table)
     scores, counts = read_netcdf(run / "scores.nc"), read_netcdf(run / "activations.nc")
     classes = list(zip(counts["label_set"].values, counts["class"].values, strict=True))
@@ -114,7 +114,7 @@ def test_run_neurons_adds_columns_of_certainty(done):
         assert row["kept"] == scores["kept"].sel(label_set=name, layer=layer).sum()
     assert layers["pairs"].min() < layers["pairs"].max()
     agreement = pd.read_csv(run / "agreement.csv")
-    assert len(agreement) == 2 * 15
+    assert len(agreement) == 2 * 10
     assert agreement["rank_correlation"].between(-1, 1).all()
 
 
@@ -141,7 +141,7 @@ def test_run_neurons_repeats_with_the_same_seed_only(done, tmp_path):
     assert (tmp_path / "copy" / "neurons.csv").read_bytes() != before["neurons.csv"]
 
 
-@pytest.mark.parametrize("selector", ["probability", "class_selectivity", "d_prime", "auroc", "average_precision"])
+@pytest.mark.parametrize("selector", ["probability", "class_selectivity", "d_prime"])
 def test_run_neurons_by_other_selectors_gives_every_class_its_best(done, tmp_path, selector):
     shutil.copytree(done[0], tmp_path / "run")
     neurons = run_neurons(NeuronsOptions(run=tmp_path / "run", selector=selector, keep=0.05, **FEW))
@@ -161,12 +161,12 @@ def test_run_neurons_by_other_selectors_gives_every_class_its_best(done, tmp_pat
 
 
 def test_run_neurons_without_clip_counts_has_no_p_values(folder, tmp_path):
-    count(folder, tmp_path / "run")
+    count(folder, tmp_path / "run", keep_clips=False)
     for nothing in ({}, {"permutations": 0, "resamples": 0, "splits": 0}):
         run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape", keep=0.1, **nothing))
         assert "p_value" not in pd.read_csv(tmp_path / "run" / "neurons.csv")
-    with pytest.raises(InputError, match="--selector auroc needs every clip's counts: count again with --keep-clips"):
-        run_neurons(NeuronsOptions(run=tmp_path / "run", selector="auroc"))
+    with pytest.raises(InputError, match="--preset auroc needs what every neuron did on every clip"):
+        run_neurons(NeuronsOptions(run=tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,8 @@ def test_read_clips_refuses_a_store_of_another_run(done, tmp_path, how, capsys):
     damage(tmp_path / "run", how)
     assert main(["neurons", "--run", str(tmp_path / "run")]) == 2
     assert "count again with --keep-clips" in capsys.readouterr().err
-    assert main(["neurons", "--run", str(tmp_path / "run"), "--permutations", "0"]) == (0 if how == "missing" else 2)
+    without = ["neurons", "--run", str(tmp_path / "run"), "--preset", "lape", "--permutations", "0"]
+    assert main(without) == (0 if how == "missing" else 2)
 
 
 class StoppedError(Exception):
@@ -366,7 +367,7 @@ def test_certainty_options_refuse_negative_numbers(done):
     ("options", "found"),
     [
         (("--keep-clips", "--permutations", "-1"), "permutations must be"),
-        (("--selector", "auroc"), "auroc needs every clip's counts"),
+        (("--no-keep-clips",), "--preset auroc needs what every neuron did on every clip"),
     ],
 )
 def test_dissect_tells_a_mistake_before_it_counts(folder, tmp_path, capsys, options, found):
@@ -379,7 +380,7 @@ def test_dissect_tells_a_mistake_before_it_counts(folder, tmp_path, capsys, opti
 
 def test_run_share_does_not_compare_other_selectors_with_permuted_labels(done, tmp_path):
     shutil.copytree(done[0], tmp_path / "run")
-    neurons = run_neurons(NeuronsOptions(run=tmp_path / "run", selector="auroc", keep=0.05, **FEW))
+    neurons = run_neurons(NeuronsOptions(run=tmp_path / "run", selector="probability", keep=0.05, **FEW))
     assert set(run_share(ShareOptions(run=tmp_path / "run")).table["null"]) == {"layer and rate"}
     null = read_netcdf(tmp_path / "run" / "permutations.nc")
     assert "pairs" not in null
@@ -517,8 +518,8 @@ def test_run_share_compares_a_run_with_others_once(done, tmp_path, capsys):
 
 
 def test_run_neurons_names_classes_of_scores_without_clip_counts_too(folder, tmp_path):
-    count(folder, tmp_path / "run")
-    run_neurons(NeuronsOptions(run=tmp_path / "run"))
+    count(folder, tmp_path / "run", keep_clips=False)
+    run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape"))
     scores, counts = (read_netcdf(tmp_path / "run" / name) for name in ("scores.nc", "activations.nc"))
     assert scores["class"].values.tolist() == counts["class"].values.tolist()
     assert scores["class_label_set"].values.tolist() == counts["label_set"].values.tolist()

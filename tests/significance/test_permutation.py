@@ -60,7 +60,7 @@ def cut_of(selection, *, away=0.0):
 
 def run(counts, permutations, *, cut=NOTHING, seed=3, overlap=None, null=None, between=lambda: None):
     classes = counts.units.members.shape[1]
-    test = PermutationTest(counts, cut, seed)
+    test = PermutationTest([counts], cut, seed)
     null = null or test.empty_null()
     test.run(permutations, null, np.zeros((classes, classes), int) if overlap is None else overlap, between)
     return test, null
@@ -147,7 +147,7 @@ def test_permutation_test_statistics_equal_the_slow_ones(case):
         clips.counts[:, 1, 0] = 0  # a neuron that never fires
         counts = counts_of(clips)
         expected = slow_significance.statistic(*by_unit(counts, clips))
-        found = neurons_first(PermutationTest(counts, NOTHING, 0).statistic)
+        found = neurons_first(PermutationTest([counts], NOTHING, 0).statistic)
         np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
         both = ~np.isnan(expected)
         assert not both[:, expected.shape[1] // 2].any()
@@ -331,7 +331,7 @@ def test_permutation_test_gives_the_same_bits_for_any_batches_chunks_and_interru
     class KilledError(Exception):
         pass
 
-    going, saved = PermutationTest(counts_of(clips), cut_of(selection), 3).empty_null(), []
+    going, saved = PermutationTest([counts_of(clips)], cut_of(selection), 3).empty_null(), []
 
     def kill():
         saved.append(copy.deepcopy(going))
@@ -435,7 +435,7 @@ def test_permutation_test_lowest_p_value_is_of_what_no_permutation_reaches():
 
 def test_permutation_test_statistics_ignore_a_unit_without_a_token():
     clips = recorded_clips(0, recordings=6)
-    whole = neurons_first(PermutationTest(counts_of(clips), NOTHING, 0).statistic)
+    whole = neurons_first(PermutationTest([counts_of(clips)], NOTHING, 0).statistic)
     alone = np.isin(clips.sources, ["recording 0"]) & (np.array(clips.folds) == 0)
     clips.tokens[alone] = 0
     clips.counts[alone] = 0

@@ -9,7 +9,7 @@ from recordings import recorded_clips
 from tolerances import assert_within
 
 from jaxdissect import SelectionRule
-from jaxdissect.significance.resampling import bootstrap, split_halves
+from jaxdissect.significance.resampling import bootstrap, by_aape, split_halves
 from jaxdissect.significance.unit_counts import UnitCounts
 from jaxdissect.significance.units import find_units
 
@@ -20,6 +20,14 @@ SEED = 5
 def counts_of(clips, sources=None):
     units = find_units(clips.members, sources or clips.sources, clips.folds)
     return UnitCounts(clips.counts, clips.tokens, units)
+
+
+def bootstrap_of(counts, rule, *draws, **options):
+    return bootstrap(counts.units, by_aape(counts, rule), counts.shape, *draws, **options)
+
+
+def halves_of(counts, rule, *draws, **options):
+    return split_halves(counts.units, by_aape(counts, rule), counts.shape, *draws, **options)
 
 
 def slow_selection(clips, times, rule=RULE):
@@ -77,7 +85,7 @@ def test_bootstrap_selects_from_every_sample(case):
         jaccard.append([[similar(a, b) for b in sets] for a in sets])
         aape.append(entropies)
     assert len(set(sizes)) > 3
-    found = bootstrap(counts, RULE, 12, SEED, 0.8, progress=done.append)
+    found = bootstrap_of(counts, RULE, 12, SEED, 0.8, progress=done.append)
     assert done == list(range(1, 13))
     assert found.neurons_per_class.tolist() == pytest.approx(percentiles(sizes, 0.8), rel=1e-12)
     assert found.coverage.tolist() == pytest.approx(percentiles(coverage, 0.8), rel=1e-12)
@@ -104,7 +112,7 @@ def test_split_halves_selects_from_each_half(case):
             for pair in pairs[-1]:
                 selected[pair] += 1 / 16
         jaccard.append(similar(*pairs))
-    found = split_halves(counts, RULE, 8, SEED, progress=done.append)
+    found = halves_of(counts, RULE, 8, SEED, progress=done.append)
     assert done == list(range(1, 9))
     np.testing.assert_allclose(found.selected, selected, atol=1e-12)
     assert found.jaccard == pytest.approx(np.mean(jaccard), rel=1e-12)
@@ -119,7 +127,7 @@ def test_split_halves_where_a_class_is_missing_from_a_half():
     clips.members[-2:] = [False, False, True]
     clips.counts[:, 0, 0] = 0
     clips.counts[-2:, 0, 0] = clips.tokens[-2:]
-    found = split_halves(counts_of(clips), RULE, 20, 0)
+    found = halves_of(counts_of(clips), RULE, 20, 0)
     assert found.selected[2, 0, 0] == 0.5
     assert found.selected.max() <= 1
     assert (found.selected[2] <= 0.5).all()
@@ -130,7 +138,7 @@ def test_bootstrap_of_a_neuron_that_never_fires_has_no_interval_and_no_warning()
     clips.counts[:, 0, 1] = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = bootstrap(counts_of(clips), RULE, 5, 0)
+        found = bootstrap_of(counts_of(clips), RULE, 5, 0)
     assert np.isnan(found.aape[:, 0, 1]).all()
     assert np.isfinite(found.aape).sum() == found.aape.size - 2
 
@@ -142,16 +150,16 @@ def test_bootstrap_and_split_halves_of_one_recording(classes):
     clips.members[:] = np.eye(classes, dtype=bool)[np.arange(4) % classes]
     counts = counts_of(clips)
     assert len(counts.units.group) == 1
-    found = bootstrap(counts, RULE, 3, 0)
+    found = bootstrap_of(counts, RULE, 3, 0)
     np.testing.assert_array_equal(found.aape[0], found.aape[1])
-    halves = split_halves(counts, RULE, 4, 0)
+    halves = halves_of(counts, RULE, 4, 0)
     assert np.isnan(halves.jaccard)
     assert set(halves.selected.ravel().tolist()) <= {0.0, 0.5}
 
 
 def test_split_halves_without_a_split_knows_nothing():
     clips = recorded_clips(3)
-    found = split_halves(counts_of(clips), RULE, 0, 0)
+    found = halves_of(counts_of(clips), RULE, 0, 0)
     assert np.isnan(found.jaccard)
     assert not found.selected.any()
 
@@ -161,11 +169,11 @@ def test_split_halves_finds_planted_pairs_stable_and_chance_not():
     rule = SelectionRule(keep=0.1, drop_weakest=0.05, bar=0.9)
     planted = [(0, 3), (1, 11), (2, 22), (0, 37)]
     data = {"neurons": 40, "recordings": 24, "clips": (1, 2), "tokens": (30, 41), "common": 0.3}
-    found = split_halves(counts_of(recorded_clips(0, planted=planted, **data)), rule, 20, 0)
+    found = halves_of(counts_of(recorded_clips(0, planted=planted, **data)), rule, 20, 0)
     of_planted = found.selected[tuple(np.array([(one, *divmod(neuron, 20)) for one, neuron in planted]).T)]
     assert (of_planted == 1).all()
     assert found.jaccard > 0.9
-    noise = split_halves(counts_of(recorded_clips(0, **data)), rule, 40, 0)
+    noise = halves_of(counts_of(recorded_clips(0, **data)), rule, 40, 0)
     assert noise.jaccard < 0.5
     assert noise.selected.max() < 1
 
@@ -174,7 +182,7 @@ def test_bootstrap_intervals_are_of_recordings_not_of_clips():
     """Six clips of each recording that are much alike: taken as independent, intervals are far too narrow."""
     clips = recorded_clips(4, recordings=12, clips=(6, 6), neurons=40, tokens=(40, 41))
     own, independent = (
-        np.diff(bootstrap(counts_of(clips, sources), RULE, 60, 0).aape, axis=0).mean()
+        np.diff(bootstrap_of(counts_of(clips, sources), RULE, 60, 0).aape, axis=0).mean()
         for sources in (None, list(range(len(clips.sources))))
     )
     assert own > 1.5 * independent

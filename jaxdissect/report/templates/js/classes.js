@@ -1,9 +1,18 @@
 // The classes, and the page of a class.
-// Pairs of a class and its neurons; first the neuron that fires at the largest fraction of the class's tokens.
-const bestPairs = (c) =>
-  [...(pairsOfClass.get(c) || [])].sort(
-    (a, b) => (pairValue('probability', b) || 0) - (pairValue('probability', a) || 0),
-  );
+// How good a pair is: its AUROC on held-out clips; of pairs that were not judged, the fraction of the class's tokens.
+const JUDGED = pairs.held_out_auroc && pairs.held_out_auroc.some((value) => finite(value) !== null);
+const worth = (p) => (JUDGED ? pairValue('held_out_auroc', p) : pairValue('probability', p)) || 0;
+const BEST = JUDGED
+  ? 'Best neurons tell clips of a class from others best, on clips that they were not chosen by (AUROC; 0.5 is chance).'
+  : 'Best neurons fire at the largest fraction of the tokens of a class.';
+
+// Pairs of a class and its neurons, the best first.
+const bestPairs = (c) => [...(pairsOfClass.get(c) || [])].sort((a, b) => worth(b) - worth(a));
+
+// AUROC of a pair on held-out clips, with its interval.
+const heldOut = (p) => fixed(pairValue('held_out_auroc', p), 2);
+const heldOutInterval = (p) =>
+  `${heldOut(p)} [${fixed(pairValue('held_out_auroc_low', p), 2)}, ${fixed(pairValue('held_out_auroc_high', p), 2)}]`;
 
 // A class with its pairs, and how many of these are significant (null: not tested).
 function classRow(c) {
@@ -49,6 +58,13 @@ function viewClasses() {
       value: (row) => row.significant,
       cell: (row) => number(row.significant),
     },
+    JUDGED && {
+      title: 'AUROC held out',
+      hint: 'of its best neuron, on clips that the neuron was not chosen by; 0.5 is chance',
+      number: true,
+      value: ({ofClass}) => (ofClass.length ? pairValue('held_out_auroc', ofClass[0]) : null),
+      cell: ({ofClass}) => (ofClass.length ? heldOut(ofClass[0]) : '–'),
+    },
     probe && {
       title: 'Probe',
       hint: 'score of a linear probe on the test clips of the class',
@@ -59,7 +75,7 @@ function viewClasses() {
     {
       title: 'Best neurons (layer · number)',
       wide: true,
-      value: ({ofClass}) => (ofClass.length ? pairValue('probability', ofClass[0]) : null),
+      value: ({ofClass}) => (ofClass.length ? worth(ofClass[0]) : null),
       number: false,
       cell: ({ofClass}) => (ofClass.length ? bestNeurons(ofClass) : '–'),
     },
@@ -69,7 +85,7 @@ function viewClasses() {
     el(
       'p',
       {class: 'lead'},
-      'A class is covered if at least one neuron is specific to it. Its best neurons fire at the largest fraction of its tokens.',
+      `A class is covered if at least one neuron is specific to it. ${BEST}`,
     ),
     !NEURONS && note('No neuron is class-specific. Choose neurons with', DATA.commands.neurons),
     dataTable(columns, [...Array(CLASSES).keys()].map(classRow), {
@@ -84,12 +100,32 @@ function viewClasses() {
 // Columns of tables of pairs of class and neuron.
 function pairColumns() {
   return [
+    JUDGED && {
+      title: 'AUROC held out',
+      hint: 'with its 95% interval, on clips that the pair was not chosen by; 0.5 is chance',
+      number: true,
+      value: (p) => pairValue('held_out_auroc', p),
+      cell: heldOutInterval,
+    },
+    pairs.reading && {
+      title: 'Reading',
+      hint: 'what of the activation on a clip the AUROC is of',
+      value: (p) => pairs.reading[p],
+      cell: (p) => pairs.reading[p],
+    },
     {
       title: 'p(active)',
       hint: "fraction of the class's tokens at which the neuron is active",
       number: true,
       value: (p) => pairValue('probability', p),
       cell: (p) => percent(pairValue('probability', p), 1),
+    },
+    pairs.ratio && {
+      title: 'p / p(others)',
+      hint: 'p(active) for the class over p(active) for the other classes',
+      number: true,
+      value: (p) => pairValue('ratio', p),
+      cell: (p) => fixed(pairValue('ratio', p), 2),
     },
     neurons.aape && {
       title: 'AAPE',
@@ -210,7 +246,8 @@ function viewClass(c) {
     classes.name[c],
     el('p', {class: 'crumbs'}, link('#classes', 'Classes'), ` / ${SETS[set]}`),
     facts([
-      ['Class-specific neurons', number(sizeOf(c)), 'fire for few classes, and often for this class'],
+      ['Class-specific neurons', number(sizeOf(c)), DATA.rule],
+      JUDGED && sizeOf(c) && ['Best AUROC held out', heldOutInterval(bestPairs(c)[0]), 'on clips that the neuron was not chosen by'],
       classes.clips && ['Clips', number(classes.clips[c]), 'counted'],
       classes.tokens && ['Tokens', number(classes.tokens[c]), 'counted'],
       probe &&

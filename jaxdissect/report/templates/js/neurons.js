@@ -2,9 +2,7 @@
 const BARS = 15;
 
 function bestPair(n) {
-  return pairsOfNeuron
-    .get(n)
-    .reduce((best, p) => ((pairValue('probability', p) || 0) > (pairValue('probability', best) || 0) ? p : best));
+  return pairsOfNeuron.get(n).reduce((best, p) => (worth(p) > worth(best) ? p : best));
 }
 
 function viewNeurons() {
@@ -37,9 +35,16 @@ function viewNeurons() {
     },
     {title: 'Classes', number: true, value: ({own}) => own.length, cell: ({own}) => number(own.length)},
     {
-      title: 'Fires most for',
+      title: JUDGED ? 'Tells best' : 'Fires most for',
       value: ({best}) => classes.name[pairs.class[best]],
       cell: ({best}) => link(classHref(pairs.class[best]), className(pairs.class[best])),
+    },
+    JUDGED && {
+      title: 'AUROC held out',
+      number: true,
+      hint: 'of that class, on clips that the pair was not chosen by',
+      value: ({best}) => pairValue('held_out_auroc', best),
+      cell: ({best}) => heldOutInterval(best),
     },
     {
       title: 'p(active)',

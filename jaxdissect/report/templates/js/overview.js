@@ -1,13 +1,13 @@
 // The first screen of the overview: classes, their best neurons, and a player.
 const FIRST_CLASSES = 9;
 
-// The classes with most neurons of each label set.
+// The classes of each label set that neurons tell best, or those with most neurons.
 function largestClasses() {
   const most = Math.max(1, Math.floor(FIRST_CLASSES / SETS.length));
   return SETS.flatMap((name, set) =>
     classesOfSet(set)
       .filter(sizeOf)
-      .sort((a, b) => sizeOf(b) - sizeOf(a))
+      .sort((a, b) => (JUDGED ? worth(bestPairs(b)[0]) - worth(bestPairs(a)[0]) : sizeOf(b) - sizeOf(a)))
       .slice(0, most),
   );
 }
@@ -46,6 +46,7 @@ function classTable(shown, audible, play) {
     el('th', {scope: 'col'}, 'Class'),
     el('th', {scope: 'col', class: 'number', title: 'class-specific neurons'}, 'Neurons'),
     pairs.q_value && el('th', {scope: 'col', class: 'number', title: 'of these neurons'}, 'q ≤ 0.05'),
+    JUDGED && el('th', {scope: 'col', class: 'number', title: 'of the best neuron, on held-out clips'}, 'AUROC'),
     el('th', {scope: 'col'}, 'Best neurons (layer · number)'),
     audible.length > 0 && el('th', {scope: 'col'}, 'Sound'),
   ];
@@ -59,6 +60,7 @@ function classTable(shown, audible, play) {
     el('th', {scope: 'row', title: className(c)}, link(classHref(c), short(className(c), 27))),
     el('td', {class: 'number'}, number(ofClass.length)),
     pairs.q_value && el('td', {class: 'number'}, number(significant)),
+    JUDGED && el('td', {class: 'number'}, heldOut(ofClass[0])),
     el('td', {}, bestNeurons(ofClass)),
     audible.length > 0 && el('td', {}, audible.includes(c) && button(c)),
   ];
@@ -67,9 +69,9 @@ function classTable(shown, audible, play) {
     el(
       'p',
       {class: 'small'},
-      `The classes with most neurons${SETS.length > 1 ? ' of each label set' : ''}, of `,
+      `The classes ${JUDGED ? 'that a neuron tells best' : 'with most neurons'}${SETS.length > 1 ? ' of each label set' : ''}, of `,
       link('#classes', many(CLASSES, 'class', 'classes')),
-      '. Best neurons fire at the largest fraction of the tokens of a class.',
+      `. ${BEST}`,
     ),
     el(
       'div',
