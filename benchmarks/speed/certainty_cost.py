@@ -71,7 +71,7 @@ def permute(neurons: int, permutations: int, in_numpy: int) -> Record:
     cut = CutOffs(chosen.aape_cutoff, chosen.rate_cutoff, chosen.probability_bar)
     started = time.perf_counter()
     units = UnitCounts(counts, tokens, find_units(members, list(range(CLIPS)), folds))
-    test, shared = PermutationTest(units, cut, 0), np.zeros((CLASSES, CLASSES), np.int64)
+    test, shared = PermutationTest([units], cut, 0), np.zeros((CLASSES, CLASSES), np.int64)
     prepared = time.perf_counter() - started
     null = test.empty_null()
     seconds = seconds_of(lambda: test.run(permutations, null, shared))
@@ -103,7 +103,7 @@ def numpy_per_1000(units: UnitCounts, test: PermutationTest, cut: CutOffs, permu
     counts = np.concatenate([np.asarray(chunk) for chunk in units.chunks], axis=1)
     tokens, bins = units.tokens.astype(np.float32), np.linspace(0, 64, 4097)
     rate = (counts.sum(axis=0) / tokens.sum()).astype(np.float32)
-    mean, scale = (np.concatenate([np.asarray(chunk[place]) for chunk in test.chunks], axis=1) for place in (2, 3))
+    mean, scale = (np.concatenate([np.asarray(chunk[place]) for chunk in test.readings[0]], axis=1) for place in (2, 3))
 
     def permute_once(number: int) -> None:
         members = units.units.exchanged(np.random.default_rng([0, number])).T.astype(np.float32)

@@ -35,7 +35,7 @@ Tokens = Literal["all", "sounding"]
 Preset = Literal["aape", "lape"]
 TOKENS: tuple[Tokens, ...] = ("all", "sounding")
 PRESETS: tuple[Preset, ...] = ("aape", "lape")
-SELECTORS = ("aape", "probability", "class_selectivity", "d_prime", "auroc", "average_precision")
+SELECTORS = ("aape", "probability", "class_selectivity", "d_prime", "auroc")
 AGREEMENT_SHOWN = (("esc50-train", "event"), ("fsdd", "digit"))  # case and label set of the printed agreement
 LABEL_SET_COLUMNS = {  # of the first table, with their heads
     "case": "clips",

@@ -27,6 +27,7 @@ import xarray as xr
 
 from benchmarks.common import write_record
 from jaxdissect import ViTConfig, save_encoder, untrained_m2d
+from jaxdissect.counting.clip_store import STORE_FILES
 from jaxdissect.runtime.run_directory import Run
 from jaxdissect.types import Record
 
@@ -153,7 +154,7 @@ def differences(folder: Path, run: str, other: str) -> list[str]:
     """Names of files and variables that are not the same bit by bit in two run directories."""
     first, second = (results(folder / name) for name in (run, other))
     variables = [name for name in first if not np.array_equal(first[name], second[name])]
-    files = ("clips.csv", "clip_counts.npy")
+    files = ("clips.csv", *STORE_FILES.values())
     return variables + [
         name for name in files if (folder / run / name).read_bytes() != (folder / other / name).read_bytes()
     ]

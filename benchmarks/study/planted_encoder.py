@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from benchmarks.study.planted_stores import Design, Store, Sums
 from jaxdissect import CountOptions, TokenLayout, collect_activations, load_task
+from jaxdissect.counting.clip_store import empty_clip_store
 from jaxdissect.types import Record
 
 RATE, HOP, FRAMES = 16000, 400, 20  # sampling rate, Hz; samples of a frame; frames of a clip
@@ -123,8 +124,9 @@ def hear_tones(rng: np.random.Generator) -> tuple[Store, Sums]:
     with tempfile.TemporaryDirectory() as folder:
         path = write_tones(Path(folder), rng)
         task = load_task(str(path), unit_seconds=FRAMES * HOP / RATE, test_fold=None)
-        counts = np.zeros((len(task), LAYERS, WIDTH), np.uint16)
-        activations = collect_activations(encoder, task, CountOptions(batch_size=48), clip_counts=counts)
+        clips = empty_clip_store((len(task), LAYERS, WIDTH))
+        activations = collect_activations(encoder, task, CountOptions(batch_size=48), store=clips)
+    counts = clips.counts
     labels, members = activations.clip_labels, task.members(range(len(task)))
     if not np.array_equal(counts[members[:, 0]].sum(axis=0), activations.counts["active_tokens"].values[0]):
         raise SystemExit("The counts of single clips do not add up to those of their class.")

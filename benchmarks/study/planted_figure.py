@@ -20,6 +20,7 @@ LINES = {
     "probability": ("activation probability", "#7F7F7F", "x", ":"),
     "class_selectivity": ("class selectivity", "#E69F00", "v", "-."),
     "d_prime": ("d'", "#009E73", "^", "--"),
+    "preset auroc": ("preset auroc (default)", "#000000", "*", "-"),
     "auroc": ("AUROC", "#0072B2", "P", "-"),
     "average_precision": ("average precision", "#56B4E9", "*", "-."),
 }

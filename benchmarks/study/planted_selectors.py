@@ -14,17 +14,29 @@ from jaxtyping import Bool, Float
 from benchmarks.study.planted_stores import Store, Sums, class_sums
 from jaxdissect import SelectionRule
 from jaxdissect.selection.aape import PRESETS, activation_probability, select
+from jaxdissect.selection.auroc import AurocRule, best_neurons
 from jaxdissect.selection.scores import best_of_each_class, class_selectivity, d_prime, rank_scores
 from jaxdissect.significance.p_values import benjamini_hochberg
 from jaxdissect.significance.permutation import CutOffs, PermutationTest, Tested
-from jaxdissect.significance.unit_counts import UnitCounts
+from jaxdissect.significance.unit_counts import UnitCounts, UnitRanks
 from jaxdissect.significance.units import Units, find_units
 
 LEVEL = 0.05
 TESTED = f"q <= {LEVEL}"  # the permutation test
+DEFAULT = "preset auroc"  # the default of the package
 # What labels are exchanged among, within folds. The package does the first.
 EXCHANGED = ("recordings of one size", "recordings of any size", "clips")
-SELECTORS = ("aape", "lape", TESTED, "probability", "class_selectivity", "d_prime", "auroc", "average_precision")
+SELECTORS = (
+    "aape",
+    "lape",
+    TESTED,
+    DEFAULT,
+    "probability",
+    "class_selectivity",
+    "d_prime",
+    "auroc",
+    "average_precision",
+)
 
 
 def compare(store: Store, sums: Sums, permutations: int, seed: int) -> dict[str, dict[str, float]]:
@@ -62,6 +74,7 @@ def choose(store: Store, sums: Sums, permutations: int, seed: int) -> dict[str, 
         "average_precision": precision,
     }
     picked = {name: best_of_each_class(score, truth.sum() / truth.size) for name, score in scores.items()}
+    picked[DEFAULT] = choose_by_default(store, permutations, seed)
     for preset in PRESETS:
         rule = SelectionRule(preset, keep=float(truth.any(axis=0).mean()))
         picked[preset] = select(active, tokens, rule).specific
@@ -69,12 +82,24 @@ def choose(store: Store, sums: Sums, permutations: int, seed: int) -> dict[str, 
     return {name: picked[name] for name in SELECTORS}
 
 
+def choose_by_default(store: Store, permutations: int, seed: int) -> Bool[np.ndarray, "class layer neuron"]:
+    """The rule of the package's default preset, on the one reading that a store has: the share of active tokens."""
+    units = units_of(store, EXCHANGED[0])
+    shares = (store.counts / store.tokens[:, None, None]).astype(np.float32)
+    ranks = UnitRanks(shares, units)
+    auroc = ranks.auroc(np.ones((1, len(units.stratum)), np.int64))[0]
+    test = PermutationTest([ranks], CutOffs(-math.inf, math.inf, math.inf), seed)
+    null = test.empty_null()
+    test.run(permutations, null, np.zeros((len(auroc), len(auroc)), np.int64))
+    return best_neurons(auroc, AurocRule(), q_values(test.tested(null)))
+
+
 def permuted(store: Store, permutations: int, seed: int, exchanged: str = EXCHANGED[0]) -> Tested:
     """The package's permutation test, with labels exchanged among one of `EXCHANGED`."""
     classes = store.members.shape[1]
     counts = UnitCounts(store.counts, store.tokens, units_of(store, exchanged))
     # No pair passes these cut-offs: the selection under permuted labels does not matter here.
-    test = PermutationTest(counts, CutOffs(math.inf, -1, 1), seed)
+    test = PermutationTest([counts], CutOffs(math.inf, -1, 1), seed)
     null = test.empty_null()
     test.run(permutations, null, np.zeros((classes, classes), np.int64))
     return test.tested(null)

@@ -11,6 +11,7 @@ are chosen on fold 5. Expected time: an hour.
 """
 
 import dataclasses
+import math
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -19,12 +20,11 @@ import tyro
 
 from benchmarks.common import short_name, table, write_record
 from benchmarks.study.probes import RATES, mel_statistics, probe_rows
-from jaxdissect.commands.demo import normalised_cutoff
-from jaxdissect.demo import both_presets
 from jaxdissect.encoder.directory import fingerprint, load_encoder
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.probe.embeddings import embed_clips
-from jaxdissect.selection.aape import PRESETS
+from jaxdissect.selection.aape import PRESETS, SelectionRule
+from jaxdissect.selection.labelled import select_neurons
 from jaxdissect.stages.activations import run_activations
 from jaxdissect.tasks.known import load_task
 from jaxdissect.types import Record
@@ -89,12 +89,16 @@ def choose_neurons(encoder: str, comparison: Comparison, tokens: Tokens) -> dict
             unit_seconds=comparison.unit_seconds,
             tokens=tokens,
             run=run,
+            keep_clips=False,
         )
-        by_preset = both_presets(run, run_activations(counting))
+        keep = load_task(comparison.task, comparison.data, unit_seconds=comparison.unit_seconds).keep
+        counts = run_activations(counting).activations
+        by_preset = {preset: select_neurons(counts, SelectionRule(preset, keep)) for preset in PRESETS}
     by_label_set: dict[str, Record] = {}
     for preset, neurons in by_preset.items():
         for _, row in neurons.coverage.iterrows():
-            cutoff = normalised_cutoff(neurons, row["label_set"])
+            highest = float(neurons.scores["aape_cutoff"].sel(label_set=row["label_set"]))
+            cutoff = highest / math.log(row["classes"])  # 1 is a neuron without preference
             selection = {column: float(row[column]) for column in COLUMNS} | {"aape_cutoff_normalised": cutoff}
             label_set = by_label_set.setdefault(row["label_set"], {"classes": int(row["classes"])})
             label_set[f"{preset}, {tokens}"] = selection

@@ -43,6 +43,18 @@ NO_EFFECT = (
         "without --distributed, since there is one process only: add --distributed, or leave it out.",
     ),
     NoEffect(
+        COUNTING,
+        ("held_out",),
+        lambda given: given.split != "train",
+        "with --split {split}, since the test split is held out from the split train only: leave one of the two out.",
+    ),
+    NoEffect(
+        COUNTING,
+        ("held_out",),
+        lambda given: given.keep_clips is False,
+        "with --no-keep-clips, since neurons are judged clip by clip: leave one of the two out.",
+    ),
+    NoEffect(
         CHOOSING,
         ("preset", "bar", "drop_weakest", "per_class", "least_auroc"),
         lambda given: given.selector is not None,

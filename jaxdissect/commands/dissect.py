@@ -33,13 +33,16 @@ Kind = TypeVar("Kind", bound=Options)
 def run(options: DissectOptions) -> Iterator[Outcome]:
     """Run the stages one after another; each answers as soon as it is done."""
     ablation = ablation_ahead(options) if options.ablate else None  # a mistake is reported before the long count
-    counted = run_activations(options)
+    # The preset auroc needs every clip, however much room that takes.
+    needed = True if options.preset == "auroc" and options.selector is None else options.keep_clips
+    counted = run_activations(dataclasses.replace(options, keep_clips=needed))
     if not this_process().first:
         return
     yield activations_outcome(options.run, counted)
     if counted.activations.bad_clips == len(counted.activations.clips):
         return
-    yield choose(selection_options(options), warn_of_counts=False)
+    kept = counted.record["options"]["keep_clips"]
+    yield choose(selection_options(options, kept), warn_of_counts=False)
     if ablation is not None:
         probing = ProbeOptions(run=options.run, batch_size=options.batch_size, max_bad_clips=options.max_bad_clips)
         # Clips that cannot be embedded are those that could not be counted, which have been reported.
@@ -50,10 +53,15 @@ def run(options: DissectOptions) -> Iterator[Outcome]:
         yield report_outcome(run_report(ReportOptions(run=options.run)))
 
 
-def selection_options(options: DissectOptions) -> NeuronsOptions:
-    """Options of the stage `neurons`; seed and save_minutes only where it draws random numbers."""
+def selection_options(options: DissectOptions, kept: bool) -> NeuronsOptions:
+    """Options of the stage `neurons`; seed and save_minutes only where it draws random numbers.
+
+    Args:
+      options: options of the command.
+      kept: whether what every neuron did on every clip was kept.
+    """
     chosen = _part(NeuronsOptions, options)
-    return chosen if options.keep_clips is not False else dataclasses.replace(chosen, seed=None, save_minutes=None)
+    return chosen if kept else dataclasses.replace(chosen, seed=None, save_minutes=None)
 
 
 def ablation_ahead(options: DissectOptions) -> AblateOptions:

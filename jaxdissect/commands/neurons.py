@@ -146,7 +146,7 @@ def held_out_sentence(row: Record) -> str:
 
 
 def best_neurons(row: Record) -> list[str]:
-    """The classes whose best neurons tell them best, a line for each; of many classes only the first.
+    """The classes whose best neurons tell them best, a line for each; else the classes with most neurons.
 
     Args:
       row: entry of `label_sets` in the results.
@@ -154,7 +154,12 @@ def best_neurons(row: Record) -> list[str]:
     judged = [one for one in row["best"] if not math.isnan(one["held_out_auroc"])]
     judged.sort(key=lambda one: -one["held_out_auroc"])
     lines = [f"  {best_neuron(one)}" for one in judged[:BEST_CLASSES]]
-    return [f"{row['label_set']}: the classes that a neuron tells best, on held-out clips:", *lines] if lines else []
+    if lines:
+        return [f"{row['label_set']}: the classes that a neuron tells best, on held-out clips:", *lines]
+    # The sort is stable: classes with equally many neurons stay in the order of the table.
+    names = sorted(row["neurons_by_class"].items(), key=lambda entry: -entry[1])
+    most, fewest = (", ".join(f"{name} {count}" for name, count in part) for part in (names[:5], names[-2:]))
+    return [f"{row['label_set']}: most {most}" + (f"; fewest {fewest}" if len(names) > 5 else "")] if names else []
 
 
 def best_neuron(best: Record) -> str:

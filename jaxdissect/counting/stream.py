@@ -289,7 +289,7 @@ def counting_step(
         counts = statistics.update(counts, reading, members, batch["clip"], task.labels_per_clip)
         per_clip = {"finite": finite, "tokens": reading.tokens}
         if keep_clips:
-            tokens = jnp.maximum(reading.tokens, 1)[:, None, None]
+            tokens = jnp.maximum(reading.tokens, 1).astype(jnp.float32)[:, None, None]
             # A clip has at most MOST_TOKENS_PER_CLIP tokens, which uint16 holds.
             per_clip["counts"] = reading.active_tokens.astype(jnp.uint16)
             per_clip["means"], per_clip["excesses"] = reading.sum / tokens, reading.excess / tokens

@@ -34,7 +34,7 @@ class ActivationsOptions(DistributedOptions):
       held_out: with --split train, also read the test split clip by clip. `neurons` then judges the neurons on it. They
         are chosen by the training split alone.
       keep_clips: also write what every neuron did on every clip, clip_*.npy. The default preset of `neurons` needs
-        it. Default: where it takes at most 8 GB.
+        it. Default: where it takes at most 8 GB, and where `dissect` needs it.
       max_bad_clips: fraction of unreadable clips above which the command fails, after everything else was counted and
         saved.
       save_minutes: minutes between two saved states, from which a killed run resumes.

@@ -167,11 +167,11 @@ def _neuron_rows(
             "layer": counts["layer"].values[layer],
             "neuron": counts["neuron"].values[neuron],
             "probability": selection.probability[pairs],
-            "ratio": _ratio_to_others(counts)[pairs],
             "aape": selection.aape[layer, neuron],
             "aape_normalised": selection.aape_normalised[layer, neuron],
             "selector": selector,
             "score": score[pairs],
+            "ratio": _ratio_to_others(counts)[pairs],
         }
     )
 

@@ -99,7 +99,7 @@ def _padding(record: Mapping[str, Json], clips: pd.DataFrame) -> list[str]:
 
 def _no_test_clips(record: Mapping[str, Json]) -> list[str]:
     split, splits = record.get("options", {}).get("split"), record.get("splits")
-    consequence = "so no clip is left to test these neurons on"
+    consequence = "so no clip is left to test the chosen neurons on, and they are judged by halves of the recordings"
     if splits is not None and not splits.get("test"):
         return [f"The task has no test split, {consequence}. Mark clips as test in its table."]
     if split in ("all", "test"):
@@ -141,7 +141,9 @@ def selection_cautions(coverage: pd.DataFrame, rule: Mapping[str, object]) -> li
 
 def _no_class_has_a_neuron(coverage: pd.DataFrame, rule: Mapping[str, object]) -> list[str]:
     """Why every class of a label set is without a neuron, and what helps."""
-    label_sets = coverage["label_set"][coverage["covered"] == 0]
+    # Of a selection by AAPE that kept nothing another sentence says why.
+    reached = (coverage["kept_neurons"] > 0) | (rule.get("selector") == "auroc")
+    label_sets = coverage["label_set"][(coverage["covered"] == 0) & reached]
     if not len(label_sets):
         return []
     finding = f"No class of {', '.join(label_sets)} has a neuron"

@@ -77,7 +77,17 @@ def dissecting(dissected, tmp_path):
         (tmp_path / "data" / name).write_bytes((table.parent / name).read_bytes())
     (tmp_path / "data" / "t.csv").write_text("\n".join(rows) + "\n")
     options = ["--encoder", str(dissected / "encoder"), "--task", str(tmp_path / "data" / "t.csv"), *RULE]
-    return ["dissect", *options, "--unit-seconds", "0.1", "--batch-size", "1", "--run", str(tmp_path / "new")]
+    return [
+        "dissect",
+        *options,
+        "--unit-seconds",
+        "0.1",
+        "--batch-size",
+        "1",
+        "--no-keep-clips",
+        "--run",
+        str(tmp_path / "new"),
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -147,7 +157,7 @@ def test_the_version(capsys):
         ("dissect --run r", "Missing from jaxdissect dissect: --encoder STR"),
         (
             "neurons --run r --preset lap",
-            "invalid choice 'lap' for argument '--preset'. Expected one of ('aape', 'lape')",
+            "invalid choice 'lap' for argument '--preset'. Expected one of ('auroc', 'lape', 'aape')",
         ),
         ("dissect --encoder e --task t --run r --tokens some", "invalid choice 'some' for argument '--tokens'"),
         (
@@ -204,11 +214,13 @@ def test_mistakes_are_told_in_one_paragraph(line, found, capsys, monkeypatch, tm
 
 
 def test_quiet_says_nothing_when_all_is_well(dissected, tmp_path, ablate, capsys):
-    assert main([*dissecting(dissected, tmp_path), "--quiet", "--keep-clips", "--permutations", "20"]) == 0
+    assert main([*dissecting(dissected, tmp_path), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     assert (tmp_path / "new" / "coverage.csv").is_file()
     rule = ("--preset", "lape", "--keep", "0.3", "--bar", "0.5")
-    assert ablate("--quiet", *rule, command="neurons") == (0, "", "")
+    code, printed, told = ablate("--quiet", *rule, command="neurons")
+    assert (code, printed) == (0, "")
+    assert all("almost alike" in line or "not judged" in line for line in told.splitlines())
     assert ablate("--quiet", command="share") == (0, "", "")
     options = ["--neurons", "label:a", "--controls", "2", "--batch-size", "1", "--at-once", "2", "--map-sample", "2"]
     code, printed, told = ablate(*options, "--quiet")
@@ -264,7 +276,8 @@ def test_results_of_neurons_that_were_replaced_are_told(dissected, tmp_path, ans
     run = shutil.copytree(dissected / "run", tmp_path / "run")
     rule = ["--preset", "lape", "--keep", "0.3", "--bar", "0.5"]  # as before
     assert answer("share", "--run", run)[0] == 0
-    assert answer("neurons", "--run", run, *rule)[1]["warnings"] == []
+    told = answer("neurons", "--run", run, *rule)[1]["warnings"]
+    assert not any("other neurons than those" in text for text in told)
     before = pd.read_csv(run / "neurons.csv")
     warnings = answer("neurons", "--run", run, "--preset", "lape", "--keep", "0.1", "--bar", "0.5")[1]["warnings"]
     assert len(pd.read_csv(run / "neurons.csv")) < len(before)
@@ -282,7 +295,7 @@ def test_where_no_class_has_a_neuron_the_summary_says_what_helps(dissected, tmp_
     run = shutil.copytree(dissected / "run", tmp_path / "run")
     assert main(["neurons", "--run", str(run), "--preset", "aape", "--bar", "1.0"]) == 0  # which nothing exceeds
     assert "No class of label, place has a neuron" in (told := capsys.readouterr().out)
-    assert "Take --preset lape" in told
+    assert "Take --preset auroc, or --preset lape" in told
     assert main(["neurons", "--run", str(run), "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]) == 0
     assert "No class of" not in capsys.readouterr().out
 

@@ -28,27 +28,37 @@ REFUSED = [
     ("dissect", "--processes 2 --no-distributed", "--processes", "without --distributed"),
     ("dissect", "--process 0", "--process", "without --distributed"),
     ("dissect", "--patience 90", "--patience", "without --distributed"),
-    ("neurons", "--selector auroc --preset aape", "--preset", "with --selector auroc, which gives"),
+    ("neurons", "--selector probability --preset aape", "--preset", "with --selector probability, which gives"),
     ("neurons", "--selector d_prime --bar 0.95", "--bar", "with --selector d_prime, which gives"),
-    ("neurons", "--selector auroc --drop-weakest 0.1", "--drop-weakest", "with --selector auroc, which gives"),
+    ("neurons", "--selector probability --drop-weakest 0.1", "--drop-weakest", "with --selector probability"),
     ("dissect", "--selector d_prime --preset lape", "--preset", "with --selector d_prime, which gives"),
     ("dissect", "--selector d_prime --bar 0.9", "--bar", "with --selector d_prime, which gives"),
     ("dissect", "--selector d_prime --drop-weakest 0", "--drop-weakest", "with --selector d_prime, which gives"),
+    ("dissect", "--selector d_prime --per-class 3", "--per-class", "with --selector d_prime, which gives"),
+    ("neurons", "--selector d_prime --least-auroc 0.8", "--least-auroc", "with --selector d_prime, which gives"),
+    ("neurons", "--preset lape --per-class 3", "--per-class", "with --preset lape, which chooses by AAPE"),
+    ("dissect", "--preset aape --least-auroc 0.8", "--least-auroc", "with --preset aape, which chooses by AAPE"),
+    ("dissect", "--keep 0.02", "--keep", "with --preset auroc, which chooses by AUROC"),
+    ("neurons", "--bar 0.9", "--bar", "with --preset auroc, which chooses by AUROC"),
+    ("neurons", "--keep 0.02", "--keep", "with --preset auroc, which chooses by AUROC"),
+    ("dissect", "--bar 0.9", "--bar", "with --preset auroc, which chooses by AUROC"),
+    ("activations", "--split all --held-out", "--held-out", "with --split all"),
+    ("dissect", "--no-keep-clips --preset lape --held-out", "--held-out", "with --no-keep-clips"),
     ("neurons", "--preset lape --drop-weakest 0.05", "--drop-weakest", "with --preset lape"),
     ("dissect", "--drop-weakest=0.05 --preset=lape", "--drop-weakest", "with --preset lape"),
-    ("neurons", "--selector auroc --resamples 200", "--resamples", "with --selector auroc"),
-    ("neurons", "--selector auroc --splits 50", "--splits", "with --selector auroc"),
-    ("dissect", "--selector auroc --keep-clips --resamples 9", "--resamples", "with --selector auroc"),
-    ("dissect", "--selector auroc --keep-clips --splits 9", "--splits", "with --selector auroc"),
-    ("dissect", "--permutations 1000", "--permutations", "without every clip's counts"),
-    ("dissect", "--resamples 200", "--resamples", "without every clip's counts"),
-    ("dissect", "--splits 1 --no-keep-clips", "--splits", "without every clip's counts"),
+    ("neurons", "--selector probability --resamples 200", "--resamples", "with --selector probability"),
+    ("neurons", "--selector probability --splits 50", "--splits", "with --selector probability"),
+    ("dissect", "--selector probability --keep-clips --resamples 9", "--resamples", "with --selector probability"),
+    ("dissect", "--selector probability --keep-clips --splits 9", "--splits", "with --selector probability"),
+    ("dissect", "--no-keep-clips --preset lape --permutations 1000", "--permutations", "without every clip's counts"),
+    ("dissect", "--no-keep-clips --preset lape --resamples 200", "--resamples", "without every clip's counts"),
+    ("dissect", "--splits 1 --preset lape --no-keep-clips", "--splits", "without every clip's counts"),
     ("neurons", "--permutations 0 --resamples 5", "--resamples", "with --permutations 0"),
     ("neurons", "--permutations 0 --splits 5", "--splits", "with --permutations 0"),
     ("dissect", "--keep-clips --permutations 0 --splits 5", "--splits", "with --permutations 0"),
     ("neurons", "--permutations 0 --seed 0", "--seed", "with --permutations 0"),
     ("neurons", "--permutations 0 --save-minutes 10", "--save-minutes", "with --permutations 0"),
-    ("dissect", "--seed 0", "--seed", "where nothing is drawn"),
+    ("dissect", "--seed 0 --preset lape --no-keep-clips", "--seed", "where nothing is drawn"),
     ("dissect", "--seed 1 --keep-clips --permutations 0", "--seed", "where nothing is drawn"),
     ("dissect", "--controls 200", "--controls", "without --ablate"),
     ("dissect", "--controls 0 --no-ablate", "--controls", "without --ablate"),
@@ -69,8 +79,12 @@ REFUSED = [
 ]  # fmt: skip
 EFFECTIVE = [
     ("activations", "--distributed --coordinator h:1 --processes 2 --process 0 --patience 60"),
-    ("neurons", "--preset aape --drop-weakest 0.05 --bar 0.95 --selector aape --resamples 1 --splits 1 --seed 0"),
-    ("neurons", "--selector auroc --keep 0.1 --permutations 9 --resamples 0 --splits 0 --seed 0 --save-minutes 1"),
+    ("neurons", "--preset aape --drop-weakest 0.05 --bar 0.95 --keep 0.1 --resamples 1 --splits 1 --seed 0"),
+    (
+        "neurons",
+        "--selector probability --keep 0.1 --permutations 9 --resamples 0 --splits 0 --seed 0 --save-minutes 1",
+    ),
+    ("neurons", "--preset auroc --per-class 3 --least-auroc 0.8"),
     ("neurons", "--permutations 0 --resamples 0 --splits 0"),
     ("dissect", "--permutations 0 --resamples 0 --splits 0 --save-minutes 3"),
     ("dissect", "--keep-clips --permutations 9 --resamples 9 --splits 9 --seed 0"),
@@ -100,7 +114,6 @@ ALWAYS_EFFECTIVE = {
     "max_bad_clips": ["dissect", "activations", "probe", "ablate", "train", "prepare"],
     "save_minutes": ["dissect", "activations", "ablate", "train"],  # of the count, where nothing is drawn
     "distributed": ["dissect", "activations"],
-    "keep": ["dissect", "neurons"],
     "selector": ["dissect", "neurons"],
     "permutations": ["neurons"],  # run_neurons refuses it without every clip's counts
     "ablate": ["dissect"],
@@ -231,9 +244,9 @@ def test_dissect_hands_seed_and_save_minutes_to_the_stages_that_draw(monkeypatch
     for name, value in {"load_inputs": (None, None), "stage_inputs": {}, "check_ahead": "layer"}.items():
         monkeypatch.setattr(dissect, name, lambda *given, value=value: value)
     options = parsed("dissect", "--ablate --controls 9 --seed 3 --save-minutes 2")
-    ablation, choosing = dissect.ablation_ahead(options), dissect.selection_options(options)
+    ablation, choosing = dissect.ablation_ahead(options), dissect.selection_options(options, kept=False)
     assert (ablation.seed, ablation.save_minutes, ablation.controls) == (3, 2.0, 9)
     assert (choosing.seed, choosing.save_minutes) == (None, None)  # where no clips are kept, nothing is drawn
-    choosing = dissect.selection_options(parsed("dissect", "--keep-clips --seed 3 --save-minutes 2"))
+    choosing = dissect.selection_options(parsed("dissect", "--seed 3 --save-minutes 2"), kept=True)
     assert (choosing.seed, choosing.save_minutes) == (3, 2.0)
     assert dissect.ablation_ahead(parsed("dissect", "--ablate")).seed == 0

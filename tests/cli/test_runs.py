@@ -17,12 +17,13 @@ from jaxdissect import InputError, ViTConfig, save_encoder, untrained_m2d
 from jaxdissect.cli import main
 from jaxdissect.runtime.files import new_folder, whole_file
 from jaxdissect.runtime.run_directory import Run
-from jaxdissect.runtime.tables import read_netcdf
+from jaxdissect.runtime.tables import read_netcdf, write_netcdf
 from jaxdissect.stages.activations import read_activations
 
 CLIPS = 24
 ACTIVATION_FILES = {"activations.nc", "clip_labels.nc", "clips.csv", "run.json", "top_clips.nc"}
-NEURON_FILES = {"agreement.csv", "coverage.csv", "layers.csv", "neurons.csv", "scores.nc"}
+NEURON_FILES = {"agreement.csv", "classes.csv", "coverage.csv", "layers.csv", "neurons.csv", "scores.nc"}
+STORE_FILES = {"clip_counts.npy", "clip_means.npy", "clip_peaks.npy", "clip_excesses.npy"}
 CONFIG = ViTConfig(frames=32, width=64, depth=2, heads=1, mlp=64)
 
 
@@ -54,6 +55,10 @@ def jaxdissect(encoders, table, tmp_path, capsys):
         if command in ("dissect", "activations"):
             arguments += ["--encoder", str(encoders / str(seed)), "--task", str(task), "--unit-seconds", "0.5"]
             arguments += ["--batch-size", "1"]
+            # Most of these tests are about counts, which no clip store changes.
+            arguments += [] if {"--keep-clips", "--no-held-out"} & set(options) else ["--no-keep-clips"]
+        if command in ("dissect", "neurons") and "--preset" not in options:
+            arguments += ["--preset", "aape"]
         capsys.readouterr()
         code = main([*arguments, "--run", str(tmp_path / run), *options])
         return code, *capsys.readouterr()
@@ -71,7 +76,7 @@ def test_dissect_writes_the_run_directory(jaxdissect):
     assert code == 0
     assert names(jaxdissect.path) == ACTIVATION_FILES | NEURON_FILES
     assert "Counted 18 clips" in printed
-    assert re.search(r"label +3 +\d+% +13 ", printed)
+    assert re.search(r"label +3 +\d+ +- +\d", printed)
     stages = json.loads((jaxdissect.path / "run.json").read_text())["stages"]
     assert list(stages) == ["activations", "neurons"]
     for stage in stages.values():
@@ -110,10 +115,11 @@ def test_files_are_by_the_letter(jaxdissect):
     ]  # fmt: skip
     assert pd.read_csv(jaxdissect.path / "neurons.csv").columns.tolist() == [
         "label_set", "class", "layer", "neuron", "probability", "aape", "aape_normalised", "selector", "score",
+        "ratio",
     ]  # fmt: skip
     assert pd.read_csv(jaxdissect.path / "coverage.csv").columns.tolist() == [
         "label_set", "classes", "covered", "coverage", "kept_neurons", "mean_neurons_per_class",
-        "mean_classes_per_neuron",
+        "mean_classes_per_neuron", "probability_bar", "median_aape_normalised", "median_ratio",
     ]  # fmt: skip
 
 
@@ -186,7 +192,7 @@ def test_counts_of_which_a_file_is_lost_are_counted_again(jaxdissect, name):
     code, printed, _ = jaxdissect("activations", "--keep-clips")
     assert code == 0
     assert "already" not in printed
-    assert names(jaxdissect.path) == ACTIVATION_FILES | {"clip_counts.npy"}  # and no neurons of the counts before
+    assert names(jaxdissect.path) == ACTIVATION_FILES | STORE_FILES  # and no neurons of the counts before
     assert (jaxdissect.path / "clips.csv").read_bytes() == before
 
 
@@ -202,14 +208,14 @@ def test_what_a_killed_run_left_is_cleared_away(jaxdissect):
     jaxdissect.path.mkdir()
     (jaxdissect.path / ".clip_counts.npy-0a1b2c3d").write_bytes(b"0" * 1000)
     assert jaxdissect("activations", "--keep-clips")[0] == 0
-    assert names(jaxdissect.path) == ACTIVATION_FILES | {"clip_counts.npy"}
+    assert names(jaxdissect.path) == ACTIVATION_FILES | STORE_FILES
 
 
 def test_names_that_the_terminal_cannot_show(jaxdissect, table):
     """The whole command in a process of its own, whose streams know ASCII only and whose reader goes away."""
     table.write_text(table.read_text().replace(",a,", ",\N{DOG FACE},"))
     command = f"{sys.executable} -m jaxdissect dissect --encoder foreign:make --task {table} --unit-seconds 0.5"
-    options = f"--keep 0.5 --bar 0 --run {jaxdissect.path}"
+    options = f"--preset aape --keep 0.5 --bar 0 --no-keep-clips --run {jaxdissect.path}"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[1] / "helpers")}
 
     def shell(line):
@@ -287,14 +293,57 @@ def test_a_task_of_which_nothing_can_be_read(jaxdissect, data_folder):
 def test_the_clip_store(jaxdissect):
     code, _, error = jaxdissect("activations", "--keep-clips")
     assert code == 0
-    assert re.search(r"clip_counts.npy will take \d", error)
-    store = np.load(jaxdissect.path / "clip_counts.npy", mmap_mode="r")
-    assert (store.dtype, store.shape) == (np.uint16, (18, 2, 64))
-    counts = read_netcdf(jaxdissect.path / "activations.nc")
-    np.testing.assert_array_equal(store.sum(axis=0), counts["total_active_tokens"])
-    classes = pd.read_csv(jaxdissect.path / "clips.csv")["label"].to_numpy()
+    assert re.search(r"clip_\*.npy will take \d", error)
+    assert names(jaxdissect.path) == ACTIVATION_FILES | STORE_FILES
+    arrays = {name: np.load(jaxdissect.path / name, mmap_mode="r") for name in STORE_FILES}
+    store = arrays.pop("clip_counts.npy")
+    assert (store.dtype, store.shape) == (np.uint16, (24, 2, 64))
+    assert {(array.dtype, array.shape) for array in arrays.values()} == {(np.dtype(np.float32), (24, 2, 64))}
+    counts, table = read_netcdf(jaxdissect.path / "activations.nc"), pd.read_csv(jaxdissect.path / "clips.csv")
+    chosen = (table["split"] == "train").to_numpy()
+    assert chosen.sum() == 18  # six of the test split are held out: in the store, and in no count
+    np.testing.assert_array_equal(store[chosen].sum(axis=0), counts["total_active_tokens"])
     for index, name in enumerate("abc"):
-        np.testing.assert_array_equal(store[classes == name].sum(axis=0), counts["active_tokens"][index])
+        of_class = chosen & (table["label"] == name).to_numpy()
+        np.testing.assert_array_equal(store[of_class].sum(axis=0), counts["active_tokens"][index])
+    sums = (arrays["clip_means.npy"][chosen].astype(float) * 22).sum(axis=0)
+    np.testing.assert_allclose(sums, counts["total_sum"], rtol=1e-4, atol=1e-3)
+
+
+def test_dissect_by_default_judges_on_the_test_split(jaxdissect):
+    code, printed, _ = jaxdissect("dissect", "--keep-clips", "--preset", "auroc", "--permutations", "40")
+    assert code == 0
+    assert names(jaxdissect.path) == ACTIVATION_FILES | NEURON_FILES | STORE_FILES | {"permutations.nc"}
+    assert re.search(r"^label: 3 of 3 classes have a neuron; .*", printed, re.MULTILINE)
+    table, classes = (pd.read_csv(jaxdissect.path / name) for name in ("neurons.csv", "classes.csv"))
+    assert (table.groupby("class").size() <= 5).all()
+    assert (table["score"] >= 0.7).all()
+    assert (table["q_value"] <= 0.05).all()
+    assert set(table["reading"]) <= {"mean", "peak", "excess"}
+    assert classes["class"].tolist() == ["a", "b", "c"]
+    assert classes["neurons"].tolist() == table.groupby("class").size().tolist()
+    scores = read_netcdf(jaxdissect.path / "scores.nc")
+    assert scores.attrs["preset"] == "auroc"
+    assert {"auroc", "auroc_reading", "q_value", "aape"} <= set(scores)
+    assert json.loads((jaxdissect.path / "run.json").read_text())["stages"]["neurons"]["options"]["per_class"] == 5
+
+
+def test_counts_of_a_version_without_held_out_clips_are_read_by_lape_and_refused_by_auroc(jaxdissect):
+    """Such a run has every clip's counts, and neither means nor a record of what is held out."""
+    assert jaxdissect("activations", "--keep-clips", "--no-held-out")[0] == 0
+    for name in STORE_FILES - {"clip_counts.npy"}:
+        (jaxdissect.path / name).unlink()
+    record = json.loads((jaxdissect.path / "run.json").read_text())
+    del record["stages"]["activations"]["options"]["held_out"]
+    (jaxdissect.path / "run.json").write_text(json.dumps(record))
+    labels = jaxdissect.path / "clip_labels.nc"
+    write_netcdf(read_netcdf(labels).drop_vars("held_out"), labels)
+    code, printed, _ = jaxdissect("neurons", "--preset", "lape", "--keep", "0.3", "--permutations", "9")
+    assert code == 0, printed
+    assert pd.read_csv(jaxdissect.path / "coverage.csv")["held_out_by"].tolist() == ["halves"]
+    code, _, error = jaxdissect("neurons", "--preset", "auroc")
+    assert code == 2
+    assert "Means and peaks of the clips were not kept, since an older version has counted" in error
 
 
 @pytest.mark.parametrize(
@@ -359,9 +408,10 @@ def test_counts_survive_a_disk_that_fills_up(jaxdissect, monkeypatch, name):
     assert code == 2
     assert f"{name} cannot be written (No space left on device)" in error
     rescued = Run(Path(re.search(r"continue with --run (\S+)\.$", error.strip())[1]))
-    assert names(rescued.path) == ACTIVATION_FILES | {"clip_counts.npy"}
+    assert names(rescued.path) == ACTIVATION_FILES | STORE_FILES
     store = np.load(rescued.file("clip_counts.npy"))
-    np.testing.assert_array_equal(store.sum(axis=0), read_activations(rescued).counts["total_active_tokens"])
+    chosen = (read_activations(rescued).clips["split"] == "train").to_numpy()
+    np.testing.assert_array_equal(store[chosen].sum(axis=0), read_activations(rescued).counts["total_active_tokens"])
     assert int(read_activations(rescued).counts["total_clips"]) == 18
     assert jaxdissect("neurons", "--keep", "0.1", run=str(rescued.path))[0] == 0
     shutil.rmtree(rescued.path)

@@ -217,7 +217,8 @@ def test_select_neurons_equals_the_slow_selection_of_each_label_set(activations,
         assert found == expected.specific
         assert rows["probability"].tolist() == [float(expected.probability[place]) for place in expected.specific]
         row = neurons.coverage.set_index("label_set").loc[name].to_dict()
-        assert row == pytest.approx(slow.coverage(expected.specific, expected.kept, len(labels)))
+        counted = slow.coverage(expected.specific, expected.kept, len(labels))
+        assert {column: row[column] for column in counted} == pytest.approx(counted)
 
 
 def test_select_neurons_leaves_out_a_class_without_a_clip_and_names_it(neurons):
@@ -261,8 +262,8 @@ def test_select_neurons_table_of_neurons_worked_out(neurons, tmp_path):
     """
     write_csv(neurons.neurons, tmp_path / "neurons.csv")
     header, *lines = (tmp_path / "neurons.csv").read_text().splitlines()
-    assert header == "label_set,class,layer,neuron,probability,aape,aape_normalised,selector,score"
-    assert [line.rsplit(",", 4)[0] for line in lines] == [
+    assert header == "label_set,class,layer,neuron,probability,aape,aape_normalised,selector,score,ratio"
+    assert [line.rsplit(",", 5)[0] for line in lines] == [
         "emotion,ANG,0,0,1.0",
         "emotion,ANG,1,2,0.5",
         "emotion,HAP,0,0,1.0",
@@ -275,6 +276,8 @@ def test_select_neurons_table_of_neurons_worked_out(neurons, tmp_path):
         "gender,other,1,0,0.7",
     ]
     table = pd.read_csv(tmp_path / "neurons.csv")
+    # p over that of the other classes' tokens together: 20 of 20 against 20 of 20, 10 of 20 against 0, and so on.
+    assert table["ratio"].tolist() == pytest.approx([1, np.inf, 1, 1.5, 1, 6, 1, np.inf, 1, np.inf])
     assert set(table["selector"]) == {"aape"}
     assert table["score"].tolist() == table["aape"].tolist()
     third = math.log(3) - 2 / 3 * math.log(2)  # entropy of (1/3, 2/3)
@@ -288,11 +291,15 @@ def test_select_neurons_table_of_neurons_worked_out(neurons, tmp_path):
 
 def test_select_neurons_table_of_coverage_worked_out(neurons, tmp_path):
     write_csv(neurons.coverage, tmp_path / "coverage.csv")
-    assert (tmp_path / "coverage.csv").read_text() == (
-        "label_set,classes,covered,coverage,kept_neurons,mean_neurons_per_class,mean_classes_per_neuron\n"
-        "emotion,3,3,1.0,3,2.0,2.0\n"
-        f"gender,2,2,1.0,3,2.0,{4 / 3}\n"
+    header, emotion, gender = (tmp_path / "coverage.csv").read_text().splitlines()
+    assert header == (
+        "label_set,classes,covered,coverage,kept_neurons,mean_neurons_per_class,mean_classes_per_neuron,"
+        "probability_bar,median_aape_normalised,median_ratio"
     )
+    third = 1 - 2 / 3 * math.log(2) / math.log(3)  # of (1/3, 2/3); the six pairs have 0, twice this, and thrice 1
+    assert emotion.startswith("emotion,3,3,1.0,3,2.0,2.0,0.0,")
+    assert [float(cell) for cell in emotion.split(",")[-2:]] == pytest.approx([(third + 1) / 2, (1 + 1.5) / 2])
+    assert gender == f"gender,2,2,1.0,3,2.0,{4 / 3},0.3,0.5,inf"
 
 
 def test_select_neurons_counts_classes_without_a_neuron_in_coverage():
@@ -363,6 +370,7 @@ def test_select_neurons_of_label_sets_without_a_specific_neuron():
         "aape_normalised",
         "selector",
         "score",
+        "ratio",
     ]
     assert found.coverage["covered"].tolist() == [0, 0]
     assert found.coverage["mean_classes_per_neuron"].tolist() == [0.0, 0.0]
@@ -460,7 +468,10 @@ def test_write_csv_keeps_tables(tmp_path):
     found = select_neurons(label_activations(odd_counts(), odd_task()), SelectionRule(keep=1, drop_weakest=0, bar=0))
     write_csv(found.neurons, tmp_path / "neurons.csv")
     again = pd.read_csv(
-        tmp_path / "neurons.csv", dtype={"class": str}, keep_default_na=False, na_values={"aape_normalised": [""]}
+        tmp_path / "neurons.csv",
+        dtype={"class": str},
+        keep_default_na=False,
+        na_values={"aape_normalised": [""], "ratio": [""]},
     )
     pd.testing.assert_frame_equal(again, found.neurons, check_dtype=False, rtol=1e-14)  # NaN for the one gender
     assert set(again["class"]) == {*ODD_NAMES, "F"}

@@ -90,6 +90,9 @@ def test_counting_cautions_of_no_split_beside(split, splits, found):
     assert found is None or found in told[0]
 
 
+AUROC = {"preset": "auroc", "selector": "auroc", "least": 0.7, "level": 0.05}
+
+
 def coverage_of(**columns):
     return pd.DataFrame({"label_set": ["a", "b"], "classes": 4, "covered": 2, "kept_neurons": 9, **columns})
 
@@ -99,7 +102,34 @@ def coverage_of(**columns):
     [
         ({}, {}, None),
         ({"covered": [0, 2]}, {}, "No class of a has a neuron: the neurons of lowest AAPE fire too seldom to"),
-        ({"covered": 0}, {"selector": "d_prime"}, "No class of a, b has a neuron. Take a larger --keep"),
+        ({"covered": 0}, {"selector": "d_prime"}, "No class of a, b has a neuron. Take --preset auroc"),
+        (
+            {"covered": [0, 2]},
+            AUROC,
+            "No class of a has a neuron: no neuron tells a class from the others with an AUROC of 0.7 and q <= 0.05",
+        ),
+        ({"probability_bar": [0.96, 0.9]}, {}, "a: a neuron must be active at more than 96.0% of a class's tokens"),
+        ({"probability_bar": 0.99}, AUROC, None),
+        (
+            {"median_aape_normalised": [0.9, 0.9995], "median_ratio": 1.03},
+            {},
+            "b: the chosen neurons fire almost alike for all classes: their median AAPE is 0.9995 of the highest "
+            "possible, and they fire 1.03 times as often for their class as for the others. Take --preset auroc.",
+        ),
+        (
+            {"held_out_auroc": [0.567, 0.8], "held_out_by": "test split", "classes_judged": 2},
+            {},
+            "a: on clips that they were not chosen by, the neurons hardly tell their class from the others: their "
+            "median AUROC is 0.57, and 0.5 is chance. Do not name them after their classes. Take --preset auroc.",
+        ),
+        ({"held_out_auroc": 0.6, "held_out_by": "halves", "classes_judged": 2}, {}, None),
+        (
+            {"held_out_by": "test split", "classes_judged": [1, 2]},
+            {},
+            "a: the neurons of 1 of 2 classes were not judged on held-out clips. It takes 4 clips of 2 recordings",
+        ),
+        ({"held_out_by": ["nothing", "halves"], "classes_judged": 2}, {}, "a: the neurons were judged on no clips"),
+        ({"held_out_left_out": [0, 7]}, {}, "b: 7 held-out clips were left out, because clips of the same recordings"),
         ({"covered": [0, 2], "kept_neurons": [0, 9]}, {}, "No neuron was kept for a: --keep 0.01 rounds to no neuron"),
         ({}, {"skipped_classes": "a:dog"}, "Classes without a counted token were left out: a:dog."),
         ({"classes_untested": [3, 0]}, {}, "a: 3 of 4 classes were not tested. They have fewer than two recordings"),
@@ -249,7 +279,7 @@ def test_report_and_json_warn_of_the_same(chosen, tmp_path, capsys):
     assert any("40% of the unit length of 1 s" in sentence for sentence in warnings)
     assert set(warnings) <= set(chain.from_iterable(cautions_of(read_contents(folder)).values()))
     copied = shutil.copytree(folder, tmp_path / "run")
-    assert main(["neurons", "--run", str(copied), "--permutations", "0", "--json"]) == 0
+    assert main(["neurons", "--run", str(copied), "--preset", "lape", "--permutations", "0", "--json"]) == 0
     assert not any("independent" in text for text in json.loads(capsys.readouterr().out)["warnings"])
 
 

@@ -165,7 +165,7 @@ def test_ablate_causal_map_is_kept_beside_aape_after_a_new_selection(ablate):
     assert scores["aape"].dims == ("label_set", "layer", "neuron")
     assert np.isfinite(scores["margin_effect"]).all()
     assert not (ablate.path / "causal_map.csv").exists()
-    assert ablate("--keep", "0.1", command="neurons")[0] == 0
+    assert ablate("--preset", "lape", "--keep", "0.1", command="neurons")[0] == 0
     after = read_netcdf(ablate.path / "scores.nc")
     np.testing.assert_array_equal(after["margin_effect"], scores["margin_effect"])
     assert after.attrs["keep"] == 0.1
