@@ -65,7 +65,7 @@ def dissected(tmp_path_factory):
     task = ["--task", str(folder / "data" / "t.csv"), "--unit-seconds", str(TONE_SECONDS), "--label", "label,place"]
     run = ["--run", str(folder / "run")]
     counting = ["--encoder", str(folder / "encoder"), *task, "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]
-    assert main(["dissect", *counting, *run, "--batch-size", "2"]) == 0
+    assert main(["dissect", *counting, *run, "--batch-size", "2", "--no-keep-clips"]) == 0
     assert main(["probe", *run, "--epochs", "20", "--learning-rate", "0.03", "--seeds", "2", "--batch-size", "2"]) == 0
     return folder
 

@@ -11,6 +11,7 @@ import pytest
 from few_notes import few_notes
 
 from jaxdissect.cli import main
+from jaxdissect.counting.clip_store import STORE_FILES
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +25,11 @@ def test_the_encoder_of_the_docs_can_be_dissected(data_folder, tmp_path, monkeyp
     rows = "".join(f"{number}.wav,{'ab'[number % 2]},train\n" for number in range(4))
     table = data_folder.table("t.csv", "file_name,label,split\n" + rows)
     options = ["--task", str(table), "--unit-seconds", "0.2", "--batch-size", "1", "--tokens", "sounding"]
-    assert main(["dissect", "--encoder", "mine:factory", *options, "--keep", "0.1", "--run", "run"]) == 0
+    choice = ["--preset", "aape", "--keep", "0.1", "--run", "run"]
+    assert main(["dissect", "--encoder", "mine:factory", *options, *choice]) == 0
+        main(["dissect", "--encoder", "mine:factory", *options, "--preset", "aape", "--keep", "0.1", "--run", "run"])
+        == 0
+    )
     assert pd.read_csv("run/coverage.csv")["kept_neurons"].tolist() == [19]
 
 
@@ -35,6 +40,7 @@ def test_the_page_of_the_run_directory_names_every_file(tmp_path):
         for name in ("stages/neurons.py", "stages/activations.py", "ablation/files.py", "stages/reproduce.py")
     ]
     written = re.findall(r'file\("(\w+\.\w+)"\)', "".join(path.read_text() for path in code))
+    written += STORE_FILES.values()
     assert {"activations.nc", "neurons.csv", "clip_counts.npy", "ablation.csv", "reproduction.csv"} <= set(written)
     for name in [*written, "run.json"]:
         assert f"`{name}`" in page

@@ -24,7 +24,7 @@ def misspelt(dtype):
     object.__setattr__(found, "neurons", "layer_*/act")
     return found
 """
-CLIPS = "--encoder mine:factory --task clips/clips.csv --unit-seconds 0.2 --keep 0.1"
+CLIPS = "--encoder mine:factory --task clips/clips.csv --unit-seconds 0.2 --preset aape --keep 0.1 --no-keep-clips"
 
 
 @pytest.fixture(scope="module")

@@ -252,6 +252,7 @@ def test_share_finds_real_speakers_with_their_accents_and_digits_alone(tmp_path)
             label="digit,speaker,accent",
             unit_seconds=1.0,
             run=tmp_path / "run",
+            keep_clips=False,
         )
     )
     run_neurons(NeuronsOptions(run=tmp_path / "run", preset="lape"))
@@ -270,7 +271,9 @@ def test_share_finds_octaves_of_one_set_of_notes_with_those_of_another(tmp_path)
     """The shipped encoder on synthesised notes of other instruments: the ends of the range find each other."""
     for task in ("notes", "notes2"):
         run = tmp_path / task
-        run_activations(ActivationsOptions(encoder="m2d_tiny", task=task, label="octave", split="test", run=run))
+        run_activations(
+            ActivationsOptions(encoder="m2d_tiny", task=task, label="octave", split="test", run=run, keep_clips=False)
+        )
         run_neurons(NeuronsOptions(run=run, preset="lape"))
     table = run_share(ShareOptions(run=tmp_path / "notes", with_=(tmp_path / "notes2",))).table
     across = table[(table["run_b"] == str(tmp_path / "notes2")) & (table["size_a"] > 0) & (table["size_b"] > 0)]
