@@ -19,6 +19,7 @@ from benchmarks.common import options_record, table, write_record
 from jaxdissect import CountOptions, SelectionRule, load_encoder, load_task
 from jaxdissect.ablation.causal_check import spearman
 from jaxdissect.activations.write import edit_neurons
+from jaxdissect.counting.clip_store import empty_clip_store
 from jaxdissect.counting.stream import Counted, count_clips, neuron_shape
 from jaxdissect.encoder.protocol import Encoder, module_input
 from jaxdissect.runtime.progress import progress_bar
@@ -84,7 +85,7 @@ def sign_flips(encoders: dict[str, Encoder], task: Task, batch_size: int) -> Rec
 
 def exact_counts(encoder: Encoder, task: Task, dtype: str, batch_size: int) -> Counted:
     """Count, and check every class sum against whole numbers added up on the host from every clip's counts."""
-    store = np.zeros((len(task), *neuron_shape(encoder, task)), np.uint16)
+    store = empty_clip_store((len(task), *neuron_shape(encoder, task)))
     with progress_bar(what=f"Counting in {dtype}", total=len(task)) as bar:
         counted = count_clips(
             encoder,
@@ -96,7 +97,7 @@ def exact_counts(encoder: Encoder, task: Task, dtype: str, batch_size: int) -> C
     readable = np.array([status.status != "unreadable" for status in counted.log.statuses()])
     members = task.members(range(len(task))) & readable[:, None]
     for index in range(members.shape[1]):
-        expected = store[members[:, index]].sum(axis=0, dtype=np.int64)
+        expected = store.counts[members[:, index]].sum(axis=0, dtype=np.int64)
         if not np.array_equal(expected, counted.totals.active_tokens[index]):
             raise SystemExit(f"The counts of the class {task.classes[index]} are not exact.")
     return counted

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -138,10 +139,18 @@ def selections(keep: float) -> dict[str, tuple[str | None, Callable[[Clips], Cho
         "AP of the share": ("share", lambda clips: best(rank_scores(clips.values["share"], clips.members)[1])),
     }
     for name in ("share", *READINGS, "own share"):
-        found[f"AUROC of the {name}"] = (name, lambda clips, n=name: best(auroc(clips.values[n], clips.members)))
+        found[f"AUROC of the {name}"] = (name, partial(_by_auroc, name))
     for label, score in (("d'", d_primes), ("MAD", lambda *a: margins(*a)[0]), ("CAS", lambda *a: margins(*a)[1])):
-        found[f"{label} of the mean"] = ("mean", lambda clips, s=score: best(s(clips.values["mean"], clips.members)))
+        found[f"{label} of the mean"] = ("mean", partial(_by_mean, score))
     return found
+
+
+def _by_auroc(reading: str, clips: Clips) -> Chosen:
+    return best(auroc(clips.values[reading], clips.members))
+
+
+def _by_mean(score: Callable[[Values, Members], np.ndarray], clips: Clips) -> Chosen:
+    return best(score(clips.values["mean"], clips.members))
 
 
 def _p(clips: Clips) -> np.ndarray:
@@ -275,8 +284,8 @@ def main(options: Options) -> None:
                 where = {"encoder": short_name(name), "task": task_name, "label_set": labels.name}
                 rows += [where | {"all_classes": len(labels.classes)} | row for row in some]
             write_record(options.out, ("jax", "numpy", "scipy"), judged_on=options.judge, rows=rows)
-    head = ("encoder", "task", "label_set", "selection", "pairs", "classes", "classes_good", "auroc", "auroc_q10")
-    head += ("aape_normalised", "stability", "seconds", "ceiling", "ceiling_good")
+    head = ["encoder", "task", "label_set", "selection", "pairs", "classes", "classes_good", "auroc", "auroc_q10"]
+    head += ["aape_normalised", "stability", "seconds", "ceiling", "ceiling_good"]
     print(table(head, [[_cell(row[column]) for column in head] for row in rows]))
 
 

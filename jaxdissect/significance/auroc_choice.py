@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def choose_by_auroc(
             held_out = judge_label_set(
                 Pairs.of(specific, scores.reading),
                 of_set,
-                lambda weights, scores=scores: sample_pairs(scores, rule, weights),
+                partial(sample_pairs, scores, rule),
                 options.resamples,
                 options.seed,
             )

@@ -48,8 +48,8 @@ class Pairs:
           specific: pairs that were chosen.
           reading: number of the reading, for all pairs or with the axes of the mask.
         """
-        places = np.nonzero(specific)
-        return Pairs(*places, np.broadcast_to(reading, specific.shape)[places])
+        label, layer, neuron = np.nonzero(specific)
+        return Pairs(label, layer, neuron, np.broadcast_to(reading, specific.shape)[label, layer, neuron])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ def judge(
     rows = np.flatnonzero(members.any(axis=1))
     values, active = _of_pairs(pairs, clips, rows)
     tokens = clips.tokens[rows].astype(np.float64)
-    recordings = np.unique([clips.sources[row] for row in rows], return_inverse=True)[1]
+    recordings = np.unique([clips.sources[row] for row in rows.tolist()], return_inverse=True)[1]
     results = {name: np.full(len(pairs), np.nan) for name in NAMES} | {"clips": np.zeros(len(pairs), np.int64)}
     for label in np.unique(pairs.label):
         own, inside = pairs.label == label, members[rows, label]
@@ -142,7 +142,7 @@ def judge_label_set(
       seed: seed of the resamples and of the halves.
     """
     if clips.held_out is not None and clips.held_out.any():
-        known = {source for source, used in zip(clips.sources, clips.members.any(axis=1), strict=True) if used}
+        known = {clips.sources[row] for row in np.flatnonzero(clips.members.any(axis=1)).tolist()}
         fresh = np.array([source not in known for source in clips.sources])
         judged = judge(pairs, clips, clips.held_out & fresh[:, None], resamples, seed)
         left_out = int((clips.held_out.any(axis=1) & ~fresh).sum())

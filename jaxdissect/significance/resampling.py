@@ -133,8 +133,8 @@ def bootstrap(
             jaccard.append(overlap(specific, specific).jaccard.astype(np.float32))
             progress(number + 1)
     ends = [(1 - level) / 2, (1 + level) / 2]
-    limits = [_quantiles(np.stack(values), ends) if values else None for values in (aape, coverage, sizes, jaccard)]
-    return Bootstrap(*limits)
+    limits = [_quantiles(np.stack(values), ends) for values in (coverage, sizes, jaccard)]
+    return Bootstrap(_quantiles(np.stack(aape), ends) if aape else None, *limits)
 
 
 def split_halves(

@@ -27,9 +27,6 @@ def test_the_encoder_of_the_docs_can_be_dissected(data_folder, tmp_path, monkeyp
     options = ["--task", str(table), "--unit-seconds", "0.2", "--batch-size", "1", "--tokens", "sounding"]
     choice = ["--preset", "aape", "--keep", "0.1", "--run", "run"]
     assert main(["dissect", "--encoder", "mine:factory", *options, *choice]) == 0
-        main(["dissect", "--encoder", "mine:factory", *options, "--preset", "aape", "--keep", "0.1", "--run", "run"])
-        == 0
-    )
     assert pd.read_csv("run/coverage.csv")["kept_neurons"].tolist() == [19]
 
 
