@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxdissect.commands.outcome import Outcome, bad_clips, existing, left_out
+from jaxdissect.counting.clip_store import STORE_FILES
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.runtime.processes import this_process
 from jaxdissect.significance.cautions import counting_cautions
 from jaxdissect.stages.activations import ActivationsResult, run_activations
 from jaxdissect.types import Record
 
-COUNT_FILES = ("activations.nc", "top_clips.nc", "clips.csv", "clip_labels.nc", "clip_counts.npy")
+COUNT_FILES = ("activations.nc", "top_clips.nc", "clips.csv", "clip_labels.nc", *STORE_FILES.values())
 
 
 def run(options: ActivationsOptions) -> Iterator[Outcome]:

@@ -33,6 +33,7 @@ FEW_PAIRS = 20  # of which permutations can tell some from chance alone
 WITH_P_VALUES = (
     "Significant does not mean large, nor that the class is what the neuron is for: compare with an untrained encoder."
 )
+UNTESTED = "Labels were not permuted. Compare with an untrained encoder."
 WITHOUT_P_VALUES = (
     "AAPE keeps a fixed share of neurons, on shuffled labels too: the number found says nothing by itself. "
     "Compare with an untrained encoder."
@@ -66,9 +67,16 @@ def choose(options: NeuronsOptions, warn_of_counts: bool) -> Outcome:
         results=results,
         summary=neurons_summary(results),
         warnings=warnings,
-        advice=WITH_P_VALUES if has_p_values(neurons.coverage) else WITHOUT_P_VALUES,
+        advice=_advice(neurons),
         files=existing(options.run, SELECTION_FILES),
     )
+
+
+def _advice(neurons: Neurons) -> str:
+    """How to read the neurons that were chosen."""
+    if has_p_values(neurons.coverage):
+        return WITH_P_VALUES
+    return WITHOUT_P_VALUES if neurons.scores.attrs["selector"] == "aape" else UNTESTED
 
 
 def neurons_warnings(neurons: Neurons) -> list[str]:

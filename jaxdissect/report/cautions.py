@@ -45,7 +45,8 @@ def cautions_of(contents: Contents) -> dict[str, tuple[str, ...]]:
     recordings = _recordings(contents, coverage)
     selection: list[str] = []
     if coverage is not None:
-        if not has_p_values(coverage):
+        by_aape = contents.stages.get("neurons", {}).get("options", {}).get("selector", "aape") == "aape"
+        if by_aape and not has_p_values(coverage):
             selection.append(FIXED_FRACTION)
         if "scores.nc" in contents.data:
             selection += selection_cautions(coverage, contents.data["scores.nc"].attrs)

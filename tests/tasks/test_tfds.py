@@ -683,7 +683,8 @@ def test_commands_take_a_set_of_tfds(crema_d, tmp_path, capsys):
     }
     counts = {}
     for name, task in sources.items():
-        options = ["--encoder", "foreign:make", "--split", "all", "--batch-size", "1", "--keep", "0.5"]
+        options = ["--encoder", "foreign:make", "--split", "all", "--batch-size", "1", "--no-keep-clips"]
+        options += ["--preset", "lape", "--keep", "0.5"]
         assert main(["dissect", *task, *options, "--run", str(tmp_path / name)]) == 0, capsys.readouterr().err
         counts[name] = read_netcdf(tmp_path / name / "activations.nc")
     for name in ("prepared", "files"):
