@@ -116,7 +116,7 @@ def selection_cautions(coverage: pd.DataFrame, rule: Mapping[str, object]) -> li
     """
     lines = [*_no_class_has_a_neuron(coverage, rule), *_hollow(coverage, rule), *_unjudged(coverage)]
     without = coverage["label_set"][coverage["kept_neurons"] == 0]
-    if len(without):
+    if len(without) and rule.get("selector") != "auroc":  # of which another sentence says why
         lines.append(
             f"No neuron was kept for {', '.join(without)}: --keep {rule.get('keep', '')} rounds to no neuron, or no "
             f"neuron passes the filters."

@@ -108,6 +108,7 @@ def coverage_of(**columns):
             AUROC,
             "No class of a has a neuron: no neuron tells a class from the others with an AUROC of 0.7 and q <= 0.05",
         ),
+        ({"covered": [0, 2], "kept_neurons": [0, 9]}, AUROC, "No class of a has a neuron: no neuron tells a class"),
         ({"probability_bar": [0.96, 0.9]}, {}, "a: a neuron must be active at more than 96.0% of a class's tokens"),
         ({"probability_bar": 0.99}, AUROC, None),
         (
