@@ -92,7 +92,7 @@ NO_EFFECT = (
         ("dissect",),
         ("permutations", "resamples", "splits"),
         lambda given: given.keep_clips is False,
-        "without every clip's counts, which are permuted and resampled: leave out --no-keep-clips, or leave it out.",
+        "without every clip's counts, which are permuted and resampled: leave one of the two out.",
         nothing=0,
     ),
     NoEffect(
@@ -112,8 +112,7 @@ NO_EFFECT = (
         ("dissect",),
         ("seed",),
         lambda given: not given.ablate and (given.keep_clips is False or given.permutations == 0),
-        "where nothing is drawn: leave out --no-keep-clips for permutations, add --ablate for controls, or leave it "
-        "out.",
+        "where nothing is drawn: leave out --no-keep-clips, ask for permutations, or add --ablate.",
     ),
     NoEffect(
         ("dissect",),

@@ -23,9 +23,9 @@ class AurocScores:
     """AUROC of every pair of the counted classes of one label set.
 
     Attributes:
-      auroc: AUROC of the better reading; NaN where there is no clip of the class, or no other.
+      auroc: AUROC of the best reading; NaN where there is no clip of the class, or no other.
       reading: number of that reading in `READINGS`.
-      readings: ranks of the units by each reading.
+      readings: ranks of the units by each reading; empty where only the scores are kept.
     """
 
     auroc: Float[np.ndarray, "class layer neuron"]
@@ -69,7 +69,7 @@ def auroc_scores(clips: Clips) -> AurocScores:
 def _better(
     readings: tuple[UnitRanks, ...], weights: Int[np.ndarray, "1 unit"]
 ) -> tuple[Float[np.ndarray, "class layer neuron"], Int[np.ndarray, "class layer neuron"]]:
-    """The AUROC of the better reading in a sample of the units, and that reading's number."""
+    """The AUROC of the best reading in a sample of the units, and that reading's number."""
     aurocs = np.stack([ranks.auroc(weights)[0] for ranks in readings])
     best = np.where(np.isnan(aurocs), -np.inf, aurocs).argmax(axis=0)
     return np.take_along_axis(aurocs, best[None], axis=0)[0], best.astype(np.int8)

@@ -101,7 +101,11 @@ def choose_by_counts(
     """
     beside, scores = select_neurons(counts, rule), class_scores(counts)
     if clips is not None and clips.means is not None:
-        sets = {name: auroc_scores(clips.of_classes(counted_classes(counts, name))) for name in beside.selections}
+        sets = {
+            # The ranks go at once: those of all label sets together may take more than the memory.
+            name: dataclasses.replace(auroc_scores(clips.of_classes(counted_classes(counts, name))), readings=())
+            for name in beside.selections
+        }
         scores = scores.assign(auroc_dataset(sets, counts))
     neurons = beside if selector is None else select_neurons(counts, rule, scores[selector])
     if clips is None:
