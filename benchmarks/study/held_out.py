@@ -27,6 +27,7 @@ import tyro
 from jaxtyping import Array, Bool, Float
 
 from benchmarks.common import short_name, table, write_record
+from benchmarks.study.rank_scores import rank_scores
 from jaxdissect.activations.read import capture_neurons
 from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.counting.clip_store import empty_clip_store
@@ -35,7 +36,7 @@ from jaxdissect.encoder.directory import load_encoder
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.selection.aape import SelectionRule, aape, select
 from jaxdissect.selection.auroc import READINGS, AurocRule, auroc_of_sums, best_neurons, centred_ranks
-from jaxdissect.selection.scores import class_selectivity, rank_scores
+from jaxdissect.selection.scores import class_selectivity
 from jaxdissect.tasks.known import load_task
 from jaxdissect.tasks.loader import batches
 from jaxdissect.tasks.table import Task

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from benchmarks.study.planted_stores import Store, Sums, class_sums
+from benchmarks.study.rank_scores import rank_scores
 from jaxdissect import SelectionRule
 from jaxdissect.selection.aape import PRESETS, activation_probability, select
 from jaxdissect.selection.auroc import AurocRule, best_neurons
-from jaxdissect.selection.scores import best_of_each_class, class_selectivity, d_prime, rank_scores
+from jaxdissect.selection.scores import best_of_each_class, class_selectivity, d_prime
 from jaxdissect.significance.p_values import benjamini_hochberg
 from jaxdissect.significance.permutation import CutOffs, PermutationTest, Tested
 from jaxdissect.significance.unit_counts import UnitCounts, UnitRanks

@@ -1,7 +1,7 @@
 """Scores beside AAPE by which a neuron is called specific to a class: one number per class and neuron, high is more.
 
 AAPE says how few classes a neuron answers to, but not to which of them. These scores say how well a neuron separates
-one class from the others. `rank_scores` needs the counts of every clip.
+one class from the others.
 """
 
 import itertools
@@ -61,36 +61,6 @@ def d_prime(
         deviation = np.sqrt((variance.clip(min=0) + rest_variance.clip(min=0)) / 2)
         score = (mean - rest_mean) / deviation
     return np.where(np.isfinite(score), score, np.nan)
-
-
-def rank_scores(
-    active_share: Float[np.ndarray, "clip neuron"], members: Bool[np.ndarray, "clip class"]
-) -> tuple[Float[np.ndarray, "class neuron"], Float[np.ndarray, "class neuron"]]:
-    """AUROC and average precision of each neuron as a detector of each class, one class against the rest.
-
-    AUROC is the probability that a clip of the class has the larger active share than a clip of the rest; ties count
-    half. Average precision is the mean, over the clips of the class, of the fraction of its clips among all clips with
-    an active share at least as large. Both are defined as in scikit-learn. NaN for a class that has no clip, or all.
-
-    Args:
-      active_share: active tokens / tokens of every clip.
-      members: classes of every clip.
-    """
-    from scipy.stats import rankdata  # a tenth of what every command takes to start
-
-    clips, size = len(active_share), members.sum(axis=0)
-    # Mann and Whitney's U is the sum of the class's ranks less the least that it can be. Ranks are whole or half
-    # numbers, so the product is exact. The ranks are made twice, not kept: they take twice the memory of the shares.
-    wins = members.T.astype(np.float64) @ rankdata(active_share, axis=0) - (size * (size + 1) / 2)[:, None]
-    with np.errstate(invalid="ignore"):  # 0 / 0 for a class that has no clip, or all
-        auroc = wins / (size * (clips - size))[:, None]
-    precision = np.full(auroc.shape, np.nan)
-    at_least = clips + 1 - rankdata(active_share, "min", axis=0)  # clips that have at least the share of each clip
-    for index in np.flatnonzero((size > 0) & (size < clips)):
-        of_class = members[:, index]
-        class_at_least = size[index] + 1 - rankdata(active_share[of_class], "min", axis=0)
-        precision[index] = (class_at_least / at_least[of_class]).mean(axis=0)
-    return auroc, precision
 
 
 def best_of_each_class(

@@ -15,7 +15,7 @@ from jaxdissect.selection.auroc import READINGS, AurocRule, best_neurons
 from jaxdissect.significance.assess import Certainty, CertaintyOptions, assess_auroc, draws, permutation_state
 from jaxdissect.significance.clips import Clips
 from jaxdissect.significance.held_out import HeldOut, Pairs, judge_label_set
-from jaxdissect.significance.unit_counts import UnitRanks
+from jaxdissect.significance.unit_counts import UnitRanks, best_readings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,16 +63,8 @@ def auroc_scores(clips: Clips) -> AurocScores:
     units = clips.units()
     readings = tuple(UnitRanks(values, units) for values in clips.readings())
     everything = np.ones((1, len(units.stratum)), np.int64)
-    return AurocScores(*_better(readings, everything), readings)
-
-
-def _better(
-    readings: tuple[UnitRanks, ...], weights: Int[np.ndarray, "1 unit"]
-) -> tuple[Float[np.ndarray, "class layer neuron"], Int[np.ndarray, "class layer neuron"]]:
-    """The AUROC of the best reading in a sample of the units, and that reading's number."""
-    aurocs = np.stack([ranks.auroc(weights)[0] for ranks in readings])
-    best = np.where(np.isnan(aurocs), -np.inf, aurocs).argmax(axis=0)
-    return np.take_along_axis(aurocs, best[None], axis=0)[0], best.astype(np.int8)
+    auroc, reading = best_readings(readings, everything)
+    return AurocScores(auroc[0], reading[0], readings)
 
 
 def choose_by_auroc(
@@ -129,8 +121,8 @@ def sample_pairs(scores: AurocScores, rule: AurocRule, weights: Int[np.ndarray, 
       rule: rule of the selection.
       weights: how often each unit counts.
     """
-    auroc, reading = _better(scores.readings, weights[None])
-    return Pairs.of(best_neurons(auroc, rule), reading)
+    auroc, reading = best_readings(scores.readings, weights[None])
+    return Pairs.of(best_neurons(auroc[0], rule), reading[0])
 
 
 def auroc_dataset(

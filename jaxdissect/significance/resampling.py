@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from jaxdissect.selection.aape import SelectionRule, select
 from jaxdissect.selection.auroc import AurocRule, best_neurons
 from jaxdissect.selection.overlap import overlap
-from jaxdissect.significance.unit_counts import UnitCounts, UnitRanks
+from jaxdissect.significance.unit_counts import UnitCounts, UnitRanks, best_readings
 from jaxdissect.significance.units import Units
 
 # Chooses from samples: how often every unit counts in each -> for each its AAPE, where it is chosen by that, and its
@@ -83,7 +83,7 @@ def by_auroc(readings: Sequence[UnitRanks], rule: AurocRule) -> Choose:
     """
 
     def choose(weights: Int[np.ndarray, "sample unit"]) -> Iterator[Chosen]:
-        for auroc in np.fmax.reduce([ranks.auroc(weights) for ranks in readings]):
+        for auroc in best_readings(readings, weights)[0]:
             yield None, best_neurons(auroc, rule)
 
     return choose

@@ -1,7 +1,7 @@
 """Active tokens, or ranks, of every unit of a label set, on the device, and their sums over classes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -120,6 +120,20 @@ class UnitRanks(UnitCounts):
         clips = weighted @ self.tokens
         auroc = auroc_of_sums(sums[:, :-1], clips[:, :-1], int(self.tokens.sum()), sums[:, -1:], clips[:, -1:])
         return auroc.reshape(*auroc.shape[:2], *self.shape)
+
+
+def best_readings(
+    readings: Sequence[UnitRanks], weights: Int[np.ndarray, "draw unit"]
+) -> tuple[Float[np.ndarray, "draw class layer neuron"], Int[np.ndarray, "draw class layer neuron"]]:
+    """The highest AUROC of every pair among its readings in samples of the units, and the number of that reading.
+
+    Args:
+      readings: ranks of the units by each reading.
+      weights: how often each unit counts in each sample.
+    """
+    aurocs = np.stack([ranks.auroc(weights) for ranks in readings])
+    best = np.where(np.isnan(aurocs), -np.inf, aurocs).argmax(axis=0)
+    return np.take_along_axis(aurocs, best[None], axis=0)[0], best.astype(np.int8)
 
 
 @jax.jit

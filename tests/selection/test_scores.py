@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import tracemalloc
 import warnings
 from fractions import Fraction
 
@@ -12,10 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from sklearn.metrics import average_precision_score, roc_auc_score
 from tolerances import assert_within, relative_error
 
-from jaxdissect.selection.scores import agreement, best_of_each_class, class_selectivity, d_prime, rank_scores
+from jaxdissect.selection.scores import agreement, best_of_each_class, class_selectivity, d_prime
 
 # --- class selectivity
 
@@ -83,64 +81,6 @@ def test_d_prime_of_two_normal_distributions():
     assert found.item() == pytest.approx(1.5 / math.sqrt(5), abs=0.015)
 
 
-# --- ranks
-
-
-@st.composite
-def scored(draw):
-    clips, classes = draw(st.integers(1, 12)), draw(st.integers(1, 3))
-    share = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0])
-    shares = draw(arrays.arrays(np.float32, (clips, 3), elements=share.map(np.float32).map(float)))
-    return shares.astype(np.float32), draw(arrays.arrays(bool, (clips, classes)))
-
-
-@settings(max_examples=80, deadline=None)
-@given(scored())
-def test_rank_scores_are_scikit_learns_with_ties_and_several_classes(case):
-    shares, members = case
-    found = rank_scores(shares, members)
-    for one, neuron in np.ndindex(found[0].shape):
-        own = members[:, one]
-        if own.all() or not own.any():
-            assert np.isnan(found[0][one, neuron])
-            assert np.isnan(found[1][one, neuron])
-            continue
-        assert found[0][one, neuron] == pytest.approx(roc_auc_score(own, shares[:, neuron]), abs=1e-12)
-        assert found[1][one, neuron] == pytest.approx(average_precision_score(own, shares[:, neuron]), abs=1e-12)
-
-
-def test_rank_scores_of_many_clips_are_scikit_learns_and_mann_whitneys():
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(100, 160, 900)
-    shares = (rng.binomial(tokens[:, None], rng.uniform(0.01, 0.3, 4), (900, 4)) / tokens[:, None]).astype(np.float32)
-    members = rng.random((900, 3)) < [0.02, 0.3, 0.5]
-    shares[members[:, 1], 2] += np.float32(0.05)
-    assert len(np.unique(shares[:, 0])) < 700
-    auroc, precision = rank_scores(shares, members)
-    for one, neuron in np.ndindex(3, 4):
-        own, values = members[:, one], shares[:, neuron]
-        u = scipy.stats.mannwhitneyu(values[own], values[~own]).statistic
-        assert auroc[one, neuron] == pytest.approx(u / (own.sum() * (~own).sum()), rel=1e-12)
-        assert auroc[one, neuron] == pytest.approx(roc_auc_score(own, values), rel=1e-12)
-        assert precision[one, neuron] == pytest.approx(average_precision_score(own, values), rel=1e-12)
-    assert auroc[1, 2] > 0.7
-    order = rng.permutation(900)
-    for a, b in zip(rank_scores(shares[order], members[order]), (auroc, precision), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12)
-    opposite = rank_scores(-shares, members)[0]
-    np.testing.assert_allclose(opposite, 1 - auroc, atol=1e-12)
-
-
-def test_rank_scores_by_hand():
-    """Shares 3 2 2 1, of class at 2 (one of two), 1: beats half + 0 of (3, 2); precision 1/3 and 2/4."""
-    auroc, precision = rank_scores(np.array([[3.0], [2.0], [2.0], [1.0]]), np.array([[False], [True], [False], [True]]))
-    assert auroc.item() == 0.5 / 4
-    assert precision.item() == pytest.approx((1 / 3 + 2 / 4) / 2)
-    auroc, precision = rank_scores(np.zeros((5, 1)), np.arange(5)[:, None] < 2)
-    assert auroc.item() == 0.5
-    assert precision.item() == pytest.approx(0.4)
-
-
 # --- the best of each class
 
 
@@ -196,13 +136,3 @@ def test_agreement_is_spearmans_within_classes():
     nothing = agreement({"a": a[2:], "c": b[2:]}, {"a": chosen["c"][2:], "c": chosen["c"][2:]})
     assert np.isnan(nothing[0]["rank_correlation"])
     assert np.isnan(nothing[0]["jaccard"])
-
-
-def test_rank_scores_need_a_few_times_the_memory_of_the_shares():
-    shares = np.random.default_rng(0).random((500, 400)).astype(np.float32)
-    members = np.eye(5, dtype=bool)[np.arange(500) % 5]
-    tracemalloc.start()
-    rank_scores(shares, members)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 12 * shares.nbytes
