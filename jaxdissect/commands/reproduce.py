@@ -23,11 +23,11 @@ def run(options: ReproduceOptions) -> Iterator[Outcome]:
     results = reproduce_results(reproduction)
     warnings = [*activations_warnings(reproduction.counted), *neurons_warnings(reproduction.neurons)]
     failures = [unread(reproduction.counted)]
-    files = ["reproduction.csv", *COUNT_FILES, *SELECTION_FILES]
+    files = ["reproduction.csv", *COUNT_FILES, *SELECTION_FILES, "sharing.csv", "sharing.nc"]
     if reproduction.ablation is not None:
         warnings += ablation_warnings(reproduction.ablation)
         failures.append(unjudged(reproduction.ablation))
-        files += ABLATION_FILES
+        files += ["confusion.csv", *ABLATION_FILES]
     yield Outcome(
         stage="reproduce",
         results=results,
@@ -39,14 +39,19 @@ def run(options: ReproduceOptions) -> Iterator[Outcome]:
 
 
 def reproduce_results(reproduction: Reproduction) -> Record:
-    """The rows of `reproduction.csv`, and the published neuron set that was ablated.
+    """The rows of `reproduction.csv` and of `confusion.csv`, and the published neuron set that was ablated.
 
     Args:
       reproduction: result of the stage.
     """
     published = reproduction.published
     published_set = published and {"classes": published["classes"], "neurons": len(published["neurons"])}
-    return {"figures": reproduction.figures.to_dict("records"), "published_set": published_set}
+    matrices = reproduction.confusion
+    return {
+        "figures": reproduction.figures.to_dict("records"),
+        "published_set": published_set,
+        "confusion": None if matrices is None else matrices.to_dict("records"),
+    }
 
 
 def reproduce_summary(results: Record) -> str:
@@ -65,6 +70,8 @@ def reproduce_summary(results: Record) -> str:
             f"published | here; control: every neuron index + 1"
         )
         lines.append(_ablation_table(results["figures"]))
+        lines.append("Clips of each class (rows) that the probes name as each class, before | with the set silenced")
+        lines.append(_confusion_table(results["confusion"]))
     return "\n".join(lines)
 
 
@@ -84,6 +91,20 @@ def _ablation_table(figures: list[Record]) -> str:
         row.append(signed(by_figure["margin change by random controls", name]["found"], 3))
         cells.append([*row, p_text(by_figure["p-value of the margin change", name]["found"])])
     return table(header, cells)
+
+
+def _confusion_table(rows: list[Record]) -> str:
+    """The confusion matrix of the untouched encoder, and with the published set silenced, in the same cells."""
+    matrices: dict[str, dict[tuple[str, str], float]] = {}
+    for row in rows:
+        matrices.setdefault(row["intervention"], {})[row["class"], row["named"]] = row["clips"]
+    before, after, *_ = matrices.values()
+    names = list(dict.fromkeys(row["class"] for row in rows))
+    cells = [
+        [own, *(f"{round(before[own, named], 1):g} | {round(after[own, named], 1):g}" for named in names)]
+        for own in names
+    ]
+    return table(["class", *names], cells)
 
 
 def _figure(value: float) -> str:

@@ -112,11 +112,11 @@ def _outdated_ablation(contents: Contents) -> Iterator[str]:
 def _outdated_figures(contents: Contents) -> Iterator[str]:
     """A sentence if the published figures were compared with other neurons than those chosen now.
 
-    `reproduction.csv` has no fingerprint either; its number of neurons per class is that of the first label set.
+    `reproduction.csv` has no fingerprint either, but the numbers of neurons per class of all label sets.
     """
     published, coverage = contents.tables.get("reproduction.csv"), contents.tables.get("coverage.csv")
     if published is None or coverage is None or coverage.empty:
         return
-    found = published[published["figure"] == "neurons per class"]["found"].tolist()
-    if found != coverage["mean_neurons_per_class"].tolist()[:1]:
+    found = published[published["figure"].str.endswith("neurons per class")]["found"].tolist()
+    if found != coverage["mean_neurons_per_class"].tolist():
         yield "reproduction.csv is of other neurons than those chosen now: run `jaxdissect reproduce` again."

@@ -31,6 +31,7 @@ def with_held_out(neurons: Neurons, held_out: Mapping[str, HeldOut], pairs: Mapp
         table.loc[own, "reading"] = [READING_NAMES[number] for number in pairs[name].reading]
         for part, column in PAIR_COLUMNS.items():
             table.loc[own, column] = getattr(judged.pairs, part)
+    table["held_out_clips"] = table["held_out_clips"].astype("Int64")  # nullable, as in the table of classes
     coverage = neurons.coverage.reset_index(drop=True)
     rows = [_row(table[table["label_set"] == name], held_out[name]) for name in coverage["label_set"]]
     return dataclasses.replace(
