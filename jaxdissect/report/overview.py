@@ -169,7 +169,8 @@ def _facts(contents: Contents, axes: Axes) -> list[Fact]:
         fraction = f"keeps {100 * choosing['keep']:g}% of the neurons" if "keep" in choosing else ""
         if choosing.get("selector") == "auroc":
             fraction = f"at most {choosing.get('per_class')} neurons a class, of AUROC ≥ {choosing.get('least')}"
-        rule = f"{choosing.get('selector', '?')}, preset {choosing.get('preset', '?')}"
+        by_preset = choosing.get("selector", "aape") in ("aape", choosing.get("preset"))
+        rule = f"preset {choosing.get('preset', '?')}" if by_preset else str(choosing.get("selector", "?"))
         facts.append(Fact("Selection", rule, fraction))
     return facts
 

@@ -24,6 +24,7 @@ OPTIONS: dict[str, type[Options]] = {
 # Names in run.json that differ from the option's. The probe does not record its own `batch_size`, the number of clips
 # that run through the encoder together: it changes no result.
 RECORDED_AS = {
+    "neurons": {"least_auroc": "least"},
     "probe": {"probe_batch_size": "batch_size", "batch_size": ""},
     "ablate": {"gain": "gains"},
     "share": {"with_": "with"},
@@ -70,6 +71,10 @@ def _recorded(record: Record, stage: str) -> Record:
         if "inputs" in record:
             values |= dict.fromkeys(TASK_OPTIONS) | given_before(record["inputs"])
         values |= {name: record.get(name) for name in ("encoder", "task") if values.get(name) is None}
+    if stage == "neurons":
+        # Both are recorded, and a command line takes one: the preset, or another score in its place.
+        by_preset = values["selector"] in (None, "aape", values["preset"])
+        values["selector" if by_preset else "preset"] = None
     if stage == "ablate" and not values["controls"]:
         values["match"] = None  # it has no effect without controls, and the command line refuses it
     return values

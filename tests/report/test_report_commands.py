@@ -45,6 +45,25 @@ def test_commands_repeat_the_options_that_were_given(run, inputs, words):
         parse([name, *options])
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"preset": "auroc", "selector": "auroc", "per_class": 5, "least": 0.7, "level": 0.05}, ""),
+        ({"preset": "auroc", "selector": "auroc", "per_class": 3, "least": 0.8}, "--per-class 3 --least-auroc 0.8 "),
+        ({"preset": "lape", "selector": "aape", "keep": 0.02, "bar": 0.95}, "--preset lape --keep 0.02 "),
+        ({"preset": "aape", "selector": "aape", "drop_weakest": 0.1}, "--preset aape --drop-weakest 0.1 "),
+        ({"preset": "lape", "selector": "d_prime", "keep": 0.02}, "--keep 0.02 --selector d_prime "),
+    ],
+)
+def test_a_selection_is_repeated_by_its_preset_or_its_score(run, options, words):
+    stages = json.loads((run / "run.json").read_text())
+    stages["stages"]["neurons"]["options"] = options
+    (run / "run.json").write_text(json.dumps(stages))
+    line = commands(read_contents(run))[1]
+    assert line == f"jaxdissect neurons {words}--run {run.name}"
+    parse(shlex.split(line)[1:])
+
+
 def test_commands_have_every_digit_of_a_number(run):
     stages = json.loads((run / "run.json").read_text())
     stages["stages"]["activations"]["inputs"]["unit_seconds"] = 2.0

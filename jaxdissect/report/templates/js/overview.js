@@ -12,12 +12,16 @@ function largestClasses() {
   );
 }
 
-// The best neuron of a class that has a clip to hear: neuron, clip and the clip's rank among the neuron's top clips.
+// A clip that shows what the neurons of a class answer to: neuron, clip, and the clip's rank among the neuron's top clips.
+// A clip of the class is looked for first: other clips may move the neuron most, if for a moment only.
 function bestClip(c) {
-  for (const p of bestPairs(c)) {
-    const n = pairs.neuron[p];
-    const rank = top.clip ? top.clip[n].findIndex(hasAudio) : -1;
-    if (rank >= 0) return {n, clip: top.clip[n][rank], rank};
+  const ofClass = (clip) => hasAudio(clip) && clips.labels[clipAt.get(clip)].includes(c);
+  for (const fits of [ofClass, hasAudio]) {
+    for (const p of bestPairs(c)) {
+      const n = pairs.neuron[p];
+      const rank = top.clip ? top.clip[n].findIndex(fits) : -1;
+      if (rank >= 0) return {n, clip: top.clip[n][rank], rank};
+    }
   }
   return null;
 }
@@ -30,7 +34,7 @@ function viewFindings() {
     const {n, clip, rank} = bestClip(c);
     freeClips();
     player.replaceChildren(
-      el('h2', {}, 'Top clip of neuron ', link(neuronHref(n), neuronName(n))),
+      el('h2', {}, 'A top clip of neuron ', link(neuronHref(n), neuronName(n))),
       el('p', {class: 'small'}, 'Specific to ', link(classHref(c), className(c)), '. Orange: its activation.'),
       topCard(n, clip, rank),
     );
