@@ -11,5 +11,6 @@ A result comes about in these steps, each in modules of its own:
 - `suite_state`: averages them by class: `ClassVerdicts`, in a `SuiteState` that `saved_state` keeps on disk.
 - `tables`: compares interventions with their controls: `Ablation`, which `files` writes.
 
-`confusion` says which classes the probes take each other for. `causal_map` estimates the effect of every single neuron from a backward pass, and `causal_check` checks the estimate.
+`confusion` says which classes the probes take each other for. `causal_map` estimates the effect of every single neuron
+from a backward pass, and `causal_check` checks the estimate.
 """
