@@ -104,7 +104,14 @@ ALWAYS_EFFECTIVE = {
     "label": ["dissect", "activations", "probe", "train", "prepare"],  # label_names, TrainOptions, run_prepare refuse
     "split": ["dissect", "activations"],
     "test_fold": ["dissect", "activations", "probe", "train"],  # load_task refuses it where there are no folds
-    "unit_seconds": ["dissect", "activations", "probe", "train", "prepare"],  # goes before a known task's own
+    "unit_seconds": [
+        "dissect",
+        "activations",
+        "probe",
+        "reproduce",
+        "train",
+        "prepare",
+    ],  # goes before a known task's own
     "multi_label": ["dissect", "activations", "probe", "train"],  # TrainOptions refuses it without labels
     "batch_size": ["demo", "dissect", "activations", "probe", "ablate", "reproduce", "train"],
     "dtype": ["dissect", "activations", "probe", "ablate", "reproduce", "train"],
@@ -118,7 +125,7 @@ ALWAYS_EFFECTIVE = {
     "permutations": ["neurons"],  # run_neurons refuses it without every clip's counts
     "ablate": ["dissect"],
     "report": ["dissect"],
-    "with_": ["share", "report"],
+    "with_": ["share", "report", "reproduce"],
     "figures": ["share", "report"],
     "full": ["report"],
     "head": ["probe"],

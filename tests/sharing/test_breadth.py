@@ -149,7 +149,7 @@ def test_breadth_overlap_of_neurons_of_every_class_says_nothing():
 
 def test_random_classes_of_many_classes_have_float64s_precision():
     """527 classes as in AudioSet: probabilities that two are drawn add up."""
-    sets = some_sets(527, 40, np.random.default_rng(0))
+    sets = some_sets(527, 12, np.random.default_rng(0))
     drawn = random_classes(sets)
     for kind in range(len(drawn.has)):
         both = drawn.has_both[kind].copy()
