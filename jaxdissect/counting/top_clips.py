@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt32
 
 from jaxdissect.activations.read import Reading
 
@@ -48,7 +48,7 @@ def no_top_clips(ranks: int, layers: int, neurons: int) -> TopClips:
 
 
 def add_top_clips(top: TopClips, reading: Reading, valid: Bool[Array, " clip"], clip: Int[Array, " clip"]) -> TopClips:
-    """Insert the clips of a batch, one after another. Pure and jit-safe.
+    """Insert the clips of a batch. Pure and jit-safe.
 
     Args:
       top: the lists so far.
@@ -56,13 +56,24 @@ def add_top_clips(top: TopClips, reading: Reading, valid: Bool[Array, " clip"], 
       valid: clips that may be listed.
       clip: numbers of the clips, ascending from batch to batch, so that the listed one wins a tie.
     """
+    shape = reading.active_tokens.shape
+    new = TopClips(
+        clip=jnp.broadcast_to(clip[:, None, None], shape),
+        active_tokens=jnp.where(valid[:, None, None], reading.active_tokens, 0),  # such a clip is never listed
+        tokens=jnp.broadcast_to(jnp.maximum(reading.tokens, 1)[:, None, None], shape),
+        maximum=reading.maximum,
+    )
+    return jax.lax.platform_dependent(top, new, default=_insert_one_by_one, cuda=_insert_together)
 
-    def insert(top: TopClips, row: tuple[TopClips, Array]) -> tuple[TopClips, None]:
-        new, valid = row
+
+def _insert_one_by_one(top: TopClips, new: TopClips) -> TopClips:
+    """Insert one clip after another: fast where an operation costs little to start."""
+
+    def insert(top: TopClips, new: TopClips) -> tuple[TopClips, None]:
         # a / b > c / d as a d > c b, in int32: exact, since a clip has at most MOST_TOKENS_PER_CLIP tokens.
         new_fraction, listed_fraction = new.active_tokens * top.tokens, top.active_tokens * new.tokens
         better = (new_fraction > listed_fraction) | ((new_fraction == listed_fraction) & (new.maximum > top.maximum))
-        better &= valid & (new.active_tokens > 0)
+        better &= new.active_tokens > 0
         # The lists are sorted, so the ranks at which the new clip is better are the last ones. It takes the first of
         # these, and the clips from there on move down by one rank.
         first = better & ~jnp.concatenate([jnp.zeros_like(better[:1]), better[:-1]])
@@ -73,9 +84,34 @@ def add_top_clips(top: TopClips, reading: Reading, valid: Bool[Array, " clip"], 
 
         return jax.tree.map(place, top, new), None
 
-    per_clip = TopClips(clip[:, None, None], reading.active_tokens, reading.tokens[:, None, None], reading.maximum)
-    rows = jax.tree.map(lambda leaf: leaf[:, None], per_clip)  # (clip, rank, layer, neuron)
-    return jax.lax.scan(insert, top, (rows, valid))[0]
+    rows = jax.tree.map(lambda leaf: leaf[:, None], new)  # (clip, rank, layer, neuron)
+    return jax.lax.scan(insert, top, rows)[0]
+
+
+def _insert_together(top: TopClips, new: TopClips) -> TopClips:
+    """Sort the listed clips and the new ones together: a few operations, where starting each costs much."""
+    joined = jax.tree.map(lambda listed, added: jnp.concatenate([listed, added]), top, new)
+    # A clip that does not fire the neuron is as good as none.
+    none = joined.active_tokens == 0
+    maximum = jnp.where(none, 0.0, joined.maximum)
+    # The sort is stable, and listed clips come first: they win ties.
+    keys = (jnp.uint32(2**31) - _fraction(joined.active_tokens, joined.tokens), -maximum)
+    others = (jnp.where(none, -1, joined.clip), joined.active_tokens, jnp.where(none, 1, joined.tokens))
+    _, lowest, *rest = jax.lax.sort((*keys, *others), dimension=0, is_stable=True, num_keys=2)
+    best = [values[: len(top.clip)] for values in (*rest, -lowest)]
+    return TopClips(*best)
+
+
+def _fraction(part: Int[Array, "..."], whole: Int[Array, "..."]) -> UInt32[Array, "..."]:
+    """`part / whole` in units of 2**-31, rounded down: it orders fractions exactly.
+
+    Two fractions of at most MOST_TOKENS_PER_CLIP tokens differ by more than such a unit, or are equal.
+    """
+    part, whole = part.astype(jnp.uint32), whole.astype(jnp.uint32)
+    # A long division in two steps of 15 and 16 binary digits, neither of which overflows 32 bits.
+    first = (part << 15) // whole
+    rest = (part << 15) - first * whole
+    return (first << 16) + (rest << 16) // whole
 
 
 def merge_top_clips(*parts: TopClips) -> TopClips:

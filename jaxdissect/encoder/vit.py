@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxdissect.encoder.attention import attention
 from jaxdissect.encoder.protocol import Variables
 from jaxdissect.errors import require
 
@@ -120,19 +121,10 @@ class Attention(nn.Module):
         width, heads = self.config.width, self.config.heads
         # One product for queries, keys and values, in this order along the last axis.
         qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
-        # (clip, token, heads x features) -> (clip, head, token, feature)
-        query, key, value = (
-            jnp.swapaxes(part.reshape(*part.shape[:-1], heads, width // heads), -3, -2)
-            for part in jnp.split(qkv, 3, axis=-1)
-        )
-        scores = jnp.matmul(query * (width // heads) ** -0.5, jnp.swapaxes(key, -1, -2), precision="highest")
-        scores = scores.astype(jnp.float32)  # the softmax is computed in float32 under bfloat16, too
-        weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-        # Softmax with its division after the product: the result is tokens x head wide, not tokens x tokens.
-        total = weights.sum(axis=-1, keepdims=True)
-        mixed = jnp.matmul(weights.astype(value.dtype), value, precision="highest") / total.astype(value.dtype)
-        mixed = jnp.swapaxes(mixed, -3, -2)  # heads beside each other again
-        return Dense(width, dtype=self.dtype, name="proj")(mixed.reshape(x.shape))
+        # (clip, token, heads x features) -> (clip, token, head, feature)
+        parts = (part.reshape(*part.shape[:-1], heads, width // heads) for part in jnp.split(qkv, 3, axis=-1))
+        mixed = attention(*parts)
+        return Dense(width, dtype=self.dtype, name="proj")(mixed.reshape(x.shape))  # heads beside each other again
 
 
 class Block(nn.Module):

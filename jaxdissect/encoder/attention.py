@@ -1,0 +1,52 @@
+"""Attention of every token to every token of its clip, by a library kernel where there is one."""
+
+import jax
+import jax.numpy as jnp
+from jax.extend.backend import get_backend
+from jaxtyping import Array, Float
+
+
+def attention(
+    query: Float[Array, "*clip token head feature"],
+    key: Float[Array, "*clip token head feature"],
+    value: Float[Array, "*clip token head feature"],
+) -> Float[Array, "*clip token head feature"]:
+    """`softmax(query @ key / sqrt(feature)) @ value` for every head; the softmax is computed in float32.
+
+    In bfloat16 on an NVIDIA GPU, cuDNN computes it and never writes the scores, which were half of the encoder's
+    memory traffic. cuDNN has no float32 products.
+
+    Args:
+      query, key, value: what every token asks, offers and hands over.
+    """
+    if query.dtype != jnp.bfloat16 or not has_cudnn():
+        return plain_attention(query, key, value)
+    # A program for several platforms, as one that is exported, takes the kernel on its own alone.
+    return jax.lax.platform_dependent(query, key, value, cuda=_cudnn_attention, default=plain_attention)
+
+
+def plain_attention(
+    query: Float[Array, "*clip token head feature"],
+    key: Float[Array, "*clip token head feature"],
+    value: Float[Array, "*clip token head feature"],
+) -> Float[Array, "*clip token head feature"]:
+    """`attention` as matrix products; arguments as there."""
+    query, key, value = (jnp.swapaxes(part, -3, -2) for part in (query, key, value))  # (clip, head, token, feature)
+    scores = jnp.matmul(query * query.shape[-1] ** -0.5, jnp.swapaxes(key, -1, -2), precision="highest")
+    scores = scores.astype(jnp.float32)  # the softmax is computed in float32 under bfloat16, too
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    # Softmax with its division after the product: the result is tokens x head wide, not tokens x tokens.
+    total = weights.sum(axis=-1, keepdims=True)
+    mixed = jnp.matmul(weights.astype(value.dtype), value, precision="highest") / total.astype(value.dtype)
+    return jnp.swapaxes(mixed, -3, -2)
+
+
+def has_cudnn() -> bool:
+    """Whether programs are made for NVIDIA GPUs; JAX does not start there without cuDNN."""
+    return "cuda" in get_backend().platform_version
+
+
+def _cudnn_attention(query: Array, key: Array, value: Array) -> Array:
+    # cuDNN takes a single axis of clips.
+    flat = (part.reshape(-1, *part.shape[-3:]) for part in (query, key, value))
+    return jax.nn.dot_product_attention(*flat, implementation="cudnn").reshape(query.shape)
