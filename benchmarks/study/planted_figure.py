@@ -20,13 +20,13 @@ LINES = {
     "probability": ("activation probability", "#7F7F7F", "x", ":"),
     "class_selectivity": ("class selectivity", "#E69F00", "v", "-."),
     "d_prime": ("d'", "#009E73", "^", "--"),
-    "preset auroc": ("preset auroc (default)", "#000000", "*", "-"),
+    "preset auroc": ("preset auroc (default)", "#882255", "*", "-"),
     "auroc": ("AUROC", "#0072B2", "P", "-"),
     "average_precision": ("average precision", "#56B4E9", "*", "-."),
 }
 RATES = {"recall": "recall", "false_discovery_rate": "false discovery rate"}
 NOTE = (
-    "All but the permutation test are told how much is planted. "
+    "All but the permutation test and preset auroc are told how much is planted. "
     "Where nothing is found, no false discovery rate is drawn.\n"
     "Bars: standard error of the permutation test over repetitions."
 )
