@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax.extend.backend import get_backend
 from jaxtyping import Array, Float
 
+MOST_FEATURES, AMPERE = 128, 8.0  # features of a head; compute capability
+
 
 def attention(
     query: Float[Array, "*clip token head feature"],
@@ -14,12 +16,13 @@ def attention(
     """`softmax(query @ key / sqrt(feature)) @ value` for every head; the softmax is computed in float32.
 
     In bfloat16 on an NVIDIA GPU, cuDNN computes it and never writes the scores, which were half of the encoder's
-    memory traffic. cuDNN has no float32 products.
+    memory traffic. It has no float32 products, and takes heads of up to 128 features, in eights.
 
     Args:
       query, key, value: what every token asks, offers and hands over.
     """
-    if query.dtype != jnp.bfloat16 or not has_cudnn():
+    features = query.shape[-1]
+    if query.dtype != jnp.bfloat16 or features > MOST_FEATURES or features % 8 or not has_cudnn():
         return plain_attention(query, key, value)
     # A program for several platforms, as one that is exported, takes the kernel on its own alone.
     return jax.lax.platform_dependent(query, key, value, cuda=_cudnn_attention, default=plain_attention)
@@ -42,8 +45,10 @@ def plain_attention(
 
 
 def has_cudnn() -> bool:
-    """Whether programs are made for NVIDIA GPUs; JAX does not start there without cuDNN."""
-    return "cuda" in get_backend().platform_version
+    """Whether programs are made for NVIDIA GPUs of Ampere or later; JAX does not start there without cuDNN."""
+    if "cuda" not in get_backend().platform_version:
+        return False
+    return float(jax.local_devices()[0].compute_capability) >= AMPERE
 
 
 def _cudnn_attention(query: Array, key: Array, value: Array) -> Array:

@@ -38,6 +38,8 @@ def test_cudnn_is_asked_for_bfloat16_alone_and_only_where_it_is(monkeypatch):
     assert not asked
     monkeypatch.setattr(module, "has_cudnn", lambda: True)
     attention(*some("float32"))
+    for features in (4, 136):  # of a head
+        attention(*some("bfloat16", (1, 5, 2, features)))
     assert not asked
     found = jax.jit(attention)(*some("bfloat16"))  # traced for CUDA, too, and made for this platform
     assert asked == [(2, 3, 11, 4, 8)]
