@@ -2,8 +2,8 @@
 
 `python -m benchmarks.speed.compiled --out benchmarks/results/compiled.json` compiles each program with one and with
 three blocks, and extrapolates by the difference to the depth of the encoder. The roofline divides traffic by the
-published bandwidth and products by the published rate: no run on the device can be faster. It needs the plugins of
-JAX's own version, but no device:
+published bandwidth and products by the published rate. It is an estimate, without caches, autotuning and products in
+Triton. It needs the plugins of JAX's own version, but no device:
 
     pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12    (H100, H200, B200: seconds a program)
     pip install libtpu                                                     (v5e, v5p, v6e: a minute a program)
@@ -134,11 +134,10 @@ def whole(few: Record, more: Record, depth: int) -> Record:
         result["per_block"][name] = {
             kind: (more[name].get(kind, 0) - few[name].get(kind, 0)) / (MORE - FEW) for kind in kinds
         }
-    for name in ("product_operations", "operations", "compiled_operations"):
+    for name in ("product_operations", "operations", "compiled_operations", "temporary_bytes"):
         both = few[name], more[name]
         result[name] = None if None in both else extrapolated(*both)
-    # Layers follow each other, so that temporaries do not add up.
-    result |= {name: more[name] for name in ("temporary_bytes", "collectives", "compile_seconds", "largest", "devices")}
+    result |= {name: more[name] for name in ("collectives", "compile_seconds", "largest", "devices")}
     return result
 
 

@@ -15,14 +15,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-BYTES = {"bf16": 2, "pred": 1} | {f"{kind}{bits}": bits // 8 for kind in "fsu" for bits in (8, 16, 32, 64)}
+BYTES = {"bf16": 2, "pred": 1, "c64": 8, "c128": 16} | {
+    f"{kind}{bits}": bits // 8 for kind in "fsu" for bits in (8, 16, 32, 64)
+}
 # What names a buffer or waits for one, and moves nothing.
 FREE = {
     "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "copy-done", "slice-done", "async-done",
     "after-all", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
-ARRAY = re.compile(r"\b(bf16|pred|[fsu](?:8|16|32|64))\[([\d,]*)\](\{[^}]*\})?")
+ARRAY = re.compile(r"\b(bf16|pred|c64|c128|[fsu](?:8|16|32|64))\[([\d,]*)\](\{[^}]*\})?")
 SHAPE = r"\((?:[^()]|\([^()]*\))*\)|\S+"
 INSTRUCTION = re.compile(rf"\s+(?:ROOT )?%?([\w.\-]+) = ({SHAPE})\s+([\w\-]+)\((.*)")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
@@ -68,7 +70,7 @@ class Account:
       main_bytes: bytes to and from main memory, by kind of kernel.
       chip_bytes: bytes to and from buffers that stay on the chip, by kind of kernel.
       kernels: number of kernels, by kind.
-      product_operations: floating-point operations of matrix products; convolutions are left out.
+      product_operations: floating-point operations of matrix products; convolutions and cuDNN's attention are left out.
       collectives: number of exchanges between devices.
       largest: the kernels with most traffic: name, kind and bytes.
     """
@@ -114,7 +116,7 @@ def _add(total: Account, computations: dict[str, list[Instruction]], name: str, 
     """Add the kernels of a computation that runs so often."""
     shapes = {one.name: one.shape for one in computations[name]}
     for one in computations[name]:
-        if one.operation in FREE:
+        if one.operation in FREE or one.operation.endswith(("-done", "-update")):
             continue
         if one.operation in ("while", "call", "conditional"):
             for called in one.called:

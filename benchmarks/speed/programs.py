@@ -1,7 +1,8 @@
 """Compiles one program of the package for a device that need not be there, and prints its account as JSON.
 
-`python -m benchmarks.speed.programs --target h200 --program counting --blocks 3`; `benchmarks.speed.compiled` runs this
-in a process of its own for each target, so that a compiler that ends its process ends no more than that.
+`python -m benchmarks.speed.programs --target h200 --programs counting --blocks 3`, in the environment that
+`benchmarks.speed.compiled` makes. That runs this in a process of its own for each target: a compiler that crashes stops
+only its own process.
 """
 
 import dataclasses

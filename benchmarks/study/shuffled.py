@@ -1,10 +1,10 @@
-"""What the default preset finds where there is nothing to find: real activations under shuffled labels.
+"""False discoveries of preset `auroc`: real activations under shuffled labels.
 
 `python -m benchmarks.study.shuffled --runs runs/fsdd runs/esc50 --out benchmarks/results/shuffled.json` takes runs of
 `jaxdissect dissect` with a test split. In each repetition it exchanges the labels of whole recordings among the clips
 that choose, and among the clips that judge. It then chooses by the rule of preset `auroc`, with its permutations, and
 counts repetitions in which any pair is found. It also judges the five neurons of each class with the highest AUROC,
-whether significant or not: their held-out AUROC must be 0.5. Expected time: half an hour.
+whether significant or not: their held-out AUROC is near 0.5. Expected time: half an hour.
 """
 
 import copy

@@ -214,7 +214,7 @@ def _reduce(
 def _to_reduce(
     activation: Float[Array, "clip *token neuron"], mask: Bool[Array, "clip *token"] | None, threshold: float
 ) -> Values:
-    """Of every token 1 where the neuron is active, its activation, the square, the excess; and for the maximum."""
+    """The arrays to reduce: active (0 or 1), activation, its square, excess, and the activation for the maximum."""
     active = activation > threshold
     activation = activation.astype(jnp.float32)
     summed = highest = activation
@@ -237,7 +237,7 @@ def _in_pairs(values: Values, axes: tuple[int, ...]) -> Values:
     """The same, two in one reduction.
 
     On a GPU, XLA writes the operand of a single reduction out transposed, so that tokens are neighbours in memory. It
-    did so for every layer's activations, which was six times the traffic of the encoder itself. Pairs stay in place.
+    did so for every layer's activations, which was five times the traffic of the encoder itself. Pairs stay in place.
     """
     active, summed, squares, excess, highest = values
 

@@ -74,6 +74,7 @@ SHARING_ACROSS: dict[str, tuple[Across, ...]] = {
         Across("cough and dog (published: they share)", _either(_says("cough"), _says("dog", "bark"))),
         Across("toilet flush with itself (published: they share)", _either(_says("toilet"), _says("toilet"))),
         Across("laughing with itself (published: they share)", _either(_says("laugh"), _says("laugh"))),
+        Across("the same name otherwise", lambda a, b: a == b),
         Across("other events (published: low)", lambda a, b: True),
     ),
 }
@@ -98,7 +99,7 @@ def selection_rows(task: str, neurons: Neurons, literal: Neurons) -> list[Row]:
             ("neurons per class, preset aape", np.nan, words["mean_neurons_per_class"]),
             ("coverage, preset aape", np.nan, words["coverage"]),
         ]
-        if key in SUPERVISED_COVERAGE:  # the same figure, for whoever dissects a supervised encoder
+        if key in SUPERVISED_COVERAGE:
             figures.insert(2, ("coverage, supervised encoder", SUPERVISED_COVERAGE[key], np.nan))
         rows += [(f"{of_set}{figure}", "", float(known), float(found)) for figure, known, found in figures]
     return rows
@@ -126,8 +127,8 @@ def _within(pairs: pd.DataFrame, groups: Iterable[tuple[tuple[str, ...], ...]]) 
     a, b = (pairs[column].str.lower() for column in ("class_a", "class_b"))
     rows, left = [], pd.Series(data=True, index=pairs.index)
     for group in groups:
-        number = {name: place for place, names in enumerate(group) for name in names}
-        inside = a.isin(number) & b.isin(number)
+        members = {name for names in group for name in names}
+        inside = a.isin(members) & b.isin(members)
         names = dict.fromkeys([*pairs["class_a"][inside], *pairs["class_b"][inside]])
         if inside.any():
             rows.append(_jaccard_row(f"{' & '.join(names)} (published: they share)", pairs[inside]))

@@ -41,7 +41,7 @@ from jaxdissect.stages.published_figures import (
     selection_rows,
     sharing_rows,
 )
-from jaxdissect.stages.share import run_share
+from jaxdissect.stages.share import require_different, run_share
 from jaxdissect.tasks.known import label_names, load_task
 from jaxdissect.tasks.table import Task
 from jaxdissect.types import Record
@@ -89,6 +89,7 @@ def run_reproduce(options: ReproduceOptions) -> Reproduction:
     with under_way(f"Loading {options.encoder}"):
         encoder = load_encoder(options.encoder, options.dtype)
     # Mistakes are reported before the long count, not after.
+    require_different([options.run, *options.with_])
     shape = neuron_shape(encoder, task)
     for folder in options.with_:
         layers, width = read_sets(Run(folder))[0].rate.shape

@@ -25,7 +25,7 @@ def run_share(options: ShareOptions) -> Sharing:
     """
     started = time.perf_counter()
     run = Run(options.run)
-    _require_different([options.run, *options.with_])
+    require_different([options.run, *options.with_])
     sets_here = read_sets(run)
     sets_of_others = [sets for folder in options.with_ for sets in read_sets(Run(folder))]
     layers, neurons = sets_here[0].rate.shape
@@ -51,7 +51,7 @@ def run_share(options: ShareOptions) -> Sharing:
     return sharing
 
 
-def _require_different(folders: Sequence[Path]) -> None:
+def require_different(folders: Sequence[Path]) -> None:
     """Refuse a run that is named twice.
 
     Raises:
