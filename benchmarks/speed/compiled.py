@@ -1,9 +1,9 @@
 """Programs compiled for accelerators that are not there: operations, memory traffic, temporaries, exchanges, roofline.
 
 `python -m benchmarks.speed.compiled --out benchmarks/results/compiled.json` compiles each program with one and with
-three blocks, and extrapolates by the difference to the depth of the encoder (temporaries on a TPU, too). The roofline divides traffic by the
-published bandwidth and products by the published rate. It is an estimate, without caches, autotuning and products in
-Triton. It needs the plugins of JAX's own version, but no device:
+three blocks, and extrapolates by the difference to the depth of the encoder. For a GPU, temporaries are those of the
+whole depth. The roofline divides traffic by the published bandwidth and products by the published rate. It is an
+estimate, without caches, autotuning and products in Triton. It needs the plugins of JAX's own version, but no device:
 
     pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12    (H100, H200, B200: seconds a program)
     pip install libtpu                                                     (v5e, v5p, v6e: a minute a program)
