@@ -27,13 +27,7 @@ from jaxdissect.selection.labelled import Neurons, select_neurons
 from jaxdissect.selection.neuron_set_files import CONTROL_SUFFIX, published_sets
 from jaxdissect.selection.neuron_sets import NeuronSet, neuron_set, parse_neuron_set
 from jaxdissect.selection.neuron_table import read_specific
-from jaxdissect.sharing.share import read_sets
-from jaxdissect.stages.ablate import AblateResult, check_ahead, run_ablate
-from jaxdissect.stages.ablation_plan import ablation_options, read_plan
-from jaxdissect.stages.activations import ActivationsResult, run_activations
-from jaxdissect.stages.neurons import run_neurons
-from jaxdissect.stages.probe import run_probe
-from jaxdissect.stages.published_figures import (
+from jaxdissect.selection.published_figures import (
     COLUMNS,
     SHARING_WITHIN,
     ablation_rows,
@@ -41,6 +35,12 @@ from jaxdissect.stages.published_figures import (
     selection_rows,
     sharing_rows,
 )
+from jaxdissect.sharing.share import read_sets
+from jaxdissect.stages.ablate import AblateResult, check_ahead, run_ablate
+from jaxdissect.stages.ablation_plan import ablation_options, read_plan
+from jaxdissect.stages.activations import ActivationsResult, run_activations
+from jaxdissect.stages.neurons import run_neurons
+from jaxdissect.stages.probe import run_probe
 from jaxdissect.stages.share import require_different, run_share
 from jaxdissect.tasks.known import label_names, load_task
 from jaxdissect.tasks.table import Task

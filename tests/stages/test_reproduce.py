@@ -12,8 +12,8 @@ from torch_reference import random_state
 from jaxdissect import ViTConfig
 from jaxdissect.cli import main
 from jaxdissect.selection.neuron_set_files import published_sets
+from jaxdissect.selection.published_figures import sharing_rows
 from jaxdissect.significance.cautions import INDEPENDENT
-from jaxdissect.stages.published_figures import sharing_rows
 
 CONFIG = ViTConfig(width=64, depth=12, heads=1, mlp=3072)  # narrow, with all the neurons of a ViT-B
 NAME = "m2d_vit_base-80x608p16x16-stand-in"
