@@ -26,7 +26,7 @@ LINES = {
 }
 RATES = {"recall": "recall", "false_discovery_rate": "false discovery rate"}
 NOTE = (
-    "All but the permutation test and preset auroc are told how much is planted. "
+    "All but the permutation test and preset auroc know how much is planted. "
     "Where nothing is found, no false discovery rate is drawn.\n"
     "Bars: standard error of the permutation test over repetitions."
 )

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 HISTOGRAM_BINS, BINS_PER_UNIT = 4096, 64  # of the null: statistics up to 64, in steps of 1/64
-LEAST_POOL = 1 / 8  # least size of a pool, as a fraction of the neurons that fire
 TINY = 1e-38  # float32's least normal number, about: keeps a logarithm finite
 
 
@@ -45,20 +44,14 @@ def exchange_moments(
 def pools(firing: Int[np.ndarray, " neuron"]) -> Int[np.ndarray, " neuron"]:
     """The pool of every neuron, by the number of units in which it fires; exchanging labels does not change that.
 
-    There is one pool for every doubling of that number. A pool with too few neurons takes in the next one, and the last
-    pool takes in what remains if that is too little.
+    There is one pool for every doubling of that number, however few neurons it holds. Among more frequent ones, a few
+    rare neurons with their heavy tails would decide which statistics count as high.
 
     Args:
-      firing: number of units in which each neuron fires.
+      firing: number of units in which each neuron fires; by ranks, in which it is above its mean.
     """
     doublings = np.log2(np.maximum(firing, 1)).astype(np.int64)
-    size = np.bincount(doublings[firing > 0], minlength=1)
-    pool_of, pool, filled = np.zeros(len(size), np.int64), 0, 0
-    for doubling, number in enumerate(size.tolist()):
-        pool_of[doubling], filled = pool, filled + number
-        if filled >= LEAST_POOL * size.sum() and size[doubling + 1 :].sum() >= LEAST_POOL * size.sum():
-            pool, filled = pool + 1, 0
-    return pool_of[np.minimum(doublings, len(size) - 1)]
+    return np.unique(doublings, return_inverse=True)[1].astype(np.int64)
 
 
 def null_step(

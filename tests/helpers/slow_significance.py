@@ -137,27 +137,10 @@ def overlaps(pairs, classes):
 
 
 def pools(active):
-    """The pool of every neuron: neurons that fire in 1, 2-3, 4-7, ... units, from few to many.
-
-    A pool takes in the next such group until it holds an eighth of the neurons that fire. As many must remain for
-    another pool. Neurons that never fire are in the first.
-    """
-    fires = [sum(int(number) > 0 for number in column) for column in active.T]
-    groups = defaultdict(list)
-    for neuron, units_ in enumerate(fires):
-        if units_:
-            groups[units_.bit_length()].append(neuron)
-    firing = sum(map(len, groups.values()))
-    found, pool = [0] * len(fires), []
-    number = 0
-    for group in sorted(groups):
-        pool += groups[group]
-        for neuron in groups[group]:
-            found[neuron] = number
-        left = sum(len(groups[other]) for other in groups if other > group)
-        if 8 * len(pool) >= firing and 8 * left >= firing:
-            number, pool = number + 1, []
-    return found
+    """The pool of every neuron: neurons that fire in 1, 2-3, 4-7, ... units, those that never fire with the first."""
+    fires = [max(1, sum(int(number) > 0 for number in column)) for column in active.T]
+    groups = sorted({number.bit_length() for number in fires})
+    return [groups.index(number.bit_length()) for number in fires]
 
 
 def permutation_test(active, tokens, classes, stratum, cut, exchanged, overlap):
