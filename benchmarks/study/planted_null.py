@@ -10,13 +10,12 @@ from benchmarks.common import table
 from benchmarks.study.planted_selectors import EXCHANGED, LEVEL, permuted, q_values
 from benchmarks.study.planted_stores import FIRING, Design, Store, make_store, streams
 from jaxdissect.runtime.progress import progress_bar
-from jaxdissect.significance.permuted_statistics import LEAST_POOL
 from jaxdissect.types import Record
 
 SCENARIOS = ("nothing planted", "planted, labels shuffled", "nothing planted, classes differ in size of recordings")
 CLASSES = 8
 LEAST_P = 0.01  # p-values below it are counted
-ENOUGH = math.ceil(CLASSES / (LEAST_POOL * LEVEL))  # permutations that let a lone pair of the smallest pool be found
+ENOUGH = math.ceil(8 * CLASSES / LEVEL)  # permutations that let a lone pair be found in a pool of every eighth neuron
 
 
 def measure_null(runs: int, permutations: int, seed: int) -> Record:

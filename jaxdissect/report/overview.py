@@ -169,10 +169,18 @@ def _facts(contents: Contents, axes: Axes) -> list[Fact]:
         fraction = f"keeps {100 * choosing['keep']:g}% of the neurons" if "keep" in choosing else ""
         if choosing.get("selector") == "auroc":
             fraction = f"at most {choosing.get('per_class')} neurons a class, of AUROC ≥ {choosing.get('least')}"
-        by_preset = choosing.get("selector", "aape") in ("aape", choosing.get("preset"))
-        rule = f"preset {choosing.get('preset', '?')}" if by_preset else str(choosing.get("selector", "?"))
+        rule = f"preset {choosing.get('preset', '?')}" if chosen_by_preset(choosing) else str(choosing["selector"])
         facts.append(Fact("Selection", rule, fraction))
     return facts
+
+
+def chosen_by_preset(choosing: Mapping[str, Json]) -> bool:
+    """Whether a preset chose the neurons, and not another score in its place; both are recorded.
+
+    Args:
+      choosing: recorded options of the stage `neurons`.
+    """
+    return choosing.get("selector") in (None, "aape", choosing.get("preset"))
 
 
 def selection_words(contents: Contents) -> str:

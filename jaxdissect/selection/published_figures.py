@@ -49,7 +49,7 @@ class Across(NamedTuple):
     holds: Callable[[str, str], bool]
 
 
-def _says(*words: str) -> Callable[[str], bool]:
+def _contains(*words: str) -> Callable[[str], bool]:
     return lambda name: any(word in name for word in words)
 
 
@@ -70,10 +70,10 @@ SHARING_ACROSS: dict[str, tuple[Across, ...]] = {
         Across("octaves further apart", lambda a, b: True),
     ),
     "event": (
-        Across("train and wind (published: they share)", _either(_says("train"), _says("wind"))),
-        Across("cough and dog (published: they share)", _either(_says("cough"), _says("dog", "bark"))),
-        Across("toilet flush with itself (published: they share)", _either(_says("toilet"), _says("toilet"))),
-        Across("laughing with itself (published: they share)", _either(_says("laugh"), _says("laugh"))),
+        Across("train and wind (published: they share)", _either(_contains("train"), _contains("wind"))),
+        Across("cough and dog (published: they share)", _either(_contains("cough"), _contains("dog", "bark"))),
+        Across("toilet flush with itself (published: they share)", _either(_contains("toilet"), _contains("toilet"))),
+        Across("laughing with itself (published: they share)", _either(_contains("laugh"), _contains("laugh"))),
         Across("the same name otherwise", lambda a, b: a == b),
         Across("other events (published: low)", lambda a, b: True),
     ),
@@ -140,10 +140,10 @@ def _across(pairs: pd.DataFrame, findings: Iterable[Across], label_set: str, oth
     names = list(zip(pairs["class_a"].str.lower(), pairs["class_b"].str.lower(), strict=True))
     rows, left = [], np.ones(len(pairs), bool)
     for finding, holds in findings:
-        told = left & np.array([holds(*both) for both in names], bool)
-        left &= ~told
-        if told.any():
-            rows.append(_jaccard_row(f"{label_set} in {other_run}: {finding}", pairs[told]))
+        held = left & np.array([holds(*both) for both in names], bool)
+        left &= ~held
+        if held.any():
+            rows.append(_jaccard_row(f"{label_set} in {other_run}: {finding}", pairs[held]))
     return rows
 
 

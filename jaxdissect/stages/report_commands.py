@@ -10,6 +10,7 @@ from jaxdissect.options.base import Options, flag
 from jaxdissect.options.neurons import NeuronsOptions
 from jaxdissect.options.probe import ProbeOptions
 from jaxdissect.options.share import ShareOptions
+from jaxdissect.report.overview import chosen_by_preset
 from jaxdissect.report.run_contents import Contents
 from jaxdissect.stages.inputs import TASK_OPTIONS, given_before
 from jaxdissect.types import Json, Record
@@ -72,9 +73,7 @@ def _recorded(record: Record, stage: str) -> Record:
             values |= dict.fromkeys(TASK_OPTIONS) | given_before(record["inputs"])
         values |= {name: record.get(name) for name in ("encoder", "task") if values.get(name) is None}
     if stage == "neurons":
-        # Both are recorded, and a command line takes one: the preset, or another score in its place.
-        by_preset = values["selector"] in (None, "aape", values["preset"])
-        values["selector" if by_preset else "preset"] = None
+        values["selector" if chosen_by_preset(values) else "preset"] = None  # a command line takes one of them
     if stage == "ablate" and not values["controls"]:
         values["match"] = None  # it has no effect without controls, and the command line refuses it
     return values

@@ -92,7 +92,7 @@ def test_read_neurons_can_be_vmapped(mlp):
 
 
 @pytest.mark.parametrize("axes", [(1,), (1, 2)])
-def test_values_reduced_in_pairs_are_those_reduced_one_by_one(axes):
+def test_in_pairs_reduces_values_to_those_reduced_one_by_one(axes):
     """The form that a GPU takes; whole numbers add up exactly in any order."""
     rng = np.random.default_rng(0)
     shape = (4, *(6, 3)[: len(axes)], 5)

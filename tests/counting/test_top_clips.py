@@ -36,7 +36,7 @@ def batches(rng, sizes, most):
 @given(
     st.integers(0, 2**31), st.lists(st.sampled_from([1, 2, 6]), min_size=1, max_size=4), st.sampled_from([3, 7, 46340])
 )
-def test_clips_inserted_together_are_those_inserted_one_by_one(seed, sizes, most):
+def test_insert_together_keeps_the_clips_inserted_one_by_one(seed, sizes, most):
     given_batches = list(batches(np.random.default_rng(seed), sizes, most))
     one_by_one, together = top_clips.no_top_clips(RANKS, *SHAPE), top_clips.no_top_clips(RANKS, *SHAPE)
     for reading, valid, clip in given_batches:
@@ -54,7 +54,7 @@ def test_clips_inserted_together_are_those_inserted_one_by_one(seed, sizes, most
     assert one_by_one.clip.dtype == together.clip.dtype == jnp.int32
 
 
-def test_fractions_are_ordered_exactly_up_to_the_longest_clip():
+def test_fraction_orders_shares_exactly_up_to_the_longest_clip():
     """The closest fractions are neighbours: a / b and c / d with |ad - bc| = 1."""
     longest = MOST_TOKENS_PER_CLIP
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_fractions_are_ordered_exactly_up_to_the_longest_clip():
     assert max(units) == 2**31
 
 
-def test_cuda_takes_the_sort_and_the_pairs_and_a_cpu_the_plain_forms():
+def test_insert_takes_the_sort_on_cuda_and_the_plain_form_on_a_cpu():
     """Lowered for each platform, which needs neither a device nor its plugin."""
     (reading, valid, clip), *_ = batches(np.random.default_rng(0), [4], 7)
     lists = top_clips.no_top_clips(RANKS, *SHAPE)

@@ -48,7 +48,7 @@ ENTRY %main (a: f32[64,3072], b: bf16[3072,768]) -> f32[64,768] {
 )
 
 
-def test_account_of_a_program_written_by_hand():
+def test_hlo_account_of_a_program_written_by_hand():
     found = account(BY_HAND)
     small, large = 64 * 3072, 3072 * 768
     assert found.product_operations == 2 * 64 * 768 * 3072
@@ -62,7 +62,7 @@ def test_account_of_a_program_written_by_hand():
     assert found.largest[0][0] == "near"
 
 
-def test_account_of_a_program_of_this_machine_has_its_products():
+def test_hlo_account_of_a_program_of_this_machine_has_its_products():
     a, b = jnp.ones((32, 48)), jnp.ones((48, 64))
     program = jax.jit(lambda a, b: jnp.tanh(a @ b) @ b.T).lower(a, b).compile()
     found = account(program.as_text())
@@ -84,19 +84,19 @@ def test_account_of_a_program_of_this_machine_has_its_products():
         ("", "code 1: no message"),
     ],
 )
-def test_what_a_compiler_lacks_is_told_in_one_paragraph(errors, told):
+def test_compiled_says_in_one_paragraph_what_a_compiler_lacks(errors, told):
     message = compiled.explain(errors, 1)
     assert told in message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize("options", [{"targets": ("h300",)}, {"programs": ("sorting",)}, {"clips": 0}])
-def test_unknown_targets_and_programs_are_refused(options):
+def test_compiled_refuses_unknown_targets_and_programs(options):
     with pytest.raises(SystemExit, match=r"known: |must be positive"):
         compiled.Options(**options)
 
 
-def test_counting_on_a_gpu_adds_little_traffic_to_the_encoder():
+def test_compiled_counting_on_a_gpu_adds_little_traffic_to_the_encoder():
     """Compiled for an H200 in half a minute; before, counting took six times the encoder's traffic."""
     if importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
         pytest.skip("JAX's CUDA plugin is not installed: pip install jax-cuda12-plugin jax-cuda12-pjrt")

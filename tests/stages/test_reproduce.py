@@ -49,7 +49,7 @@ def data(tmp_path):
     return write
 
 
-def test_published_figures_stand_beside_those_found(encoder, data, tmp_path, capsys):
+def test_reproduce_puts_published_figures_beside_those_found(encoder, data, tmp_path, capsys):
     task, name = "cremad", "cremad_ang_hap"
     published = published_sets()[name]
     folder = data(task, published["test_clips"])
@@ -115,7 +115,7 @@ def confusion_agrees(run, ablation):
             np.testing.assert_allclose((right / clips)[table.index], table[column], rtol=1e-12)
 
 
-def test_rows_of_sharing_are_means_over_the_pairs_of_a_finding():
+def test_sharing_rows_are_means_over_the_pairs_of_a_finding():
     def table(label_set, pairs, other="here"):
         columns = ["class_a", "class_b", "jaccard"]
         place = {"run_a": "here", "label_set_a": label_set, "run_b": other, "label_set_b": label_set}
@@ -143,7 +143,7 @@ def test_rows_of_sharing_are_means_over_the_pairs_of_a_finding():
     assert found(table("digit", [("1", "2", 0.5)])) == []
 
 
-def test_tasks_are_compared_across_runs_and_voxceleb_has_two_label_sets(data, tmp_path, capsys):
+def test_reproduce_compares_runs_and_gives_voxceleb_two_label_sets(data, tmp_path, capsys):
     voxceleb = data("vc1", ["id1", "id2", "id3", "id4"])
     rows = [f"id{number}\tx\t{'mf'[number % 2]}\t{('UK', 'Italy')[number // 3]}\tdev" for number in (1, 2, 3, 4)]
     header = "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet"
@@ -161,7 +161,7 @@ def test_tasks_are_compared_across_runs_and_voxceleb_has_two_label_sets(data, tm
     assert f"mean Jaccard, gender in {run}: the other gender" in capsys.readouterr().out
 
 
-def test_gise51_is_counted_by_one_label_a_clip(encoder, data, tmp_path, capsys):
+def test_reproduce_counts_gise51_by_one_label_a_clip(encoder, data, tmp_path, capsys):
     folder, run = data("gise51", ["Bark", "Wind"]), tmp_path / "run"
     options = ["--encoder", "m2d_tiny", "--task", "gise51", "--data", str(folder), "--run", str(run)]
     assert main(["reproduce", *options]) == 2
@@ -181,7 +181,7 @@ def test_gise51_is_counted_by_one_label_a_clip(encoder, data, tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_task_without_a_published_set_has_its_figures_alone(encoder, tmp_path, capsys):
+def test_reproduce_of_a_task_without_a_published_set_has_its_figures_alone(encoder, tmp_path, capsys):
     folder = tmp_path / "ESC-50"
     (folder / "meta").mkdir(parents=True)
     (folder / "audio").mkdir()
@@ -199,7 +199,7 @@ def test_a_task_without_a_published_set_has_its_figures_alone(encoder, tmp_path,
     assert not (tmp_path / "run" / "ablation.csv").exists()
 
 
-def test_mistakes_are_told_before_the_count(data, tmp_path, capsys):
+def test_reproduce_reports_mistakes_before_the_count(data, tmp_path, capsys):
     folder = data("cremad", ["ANG", "HAP"])
     options = ["--task", "cremad", "--run", str(tmp_path / "run"), "--data"]
     assert main(["reproduce", "--encoder", "m2d_tiny", *options, str(folder)]) == 2
@@ -209,4 +209,7 @@ def test_mistakes_are_told_before_the_count(data, tmp_path, capsys):
     (tmp_path / "whole" / "cremad.csv").write_text("file_name,label,split\n" + "\n".join(rows) + "\n")
     assert main(["reproduce", "--encoder", "m2d_tiny", *options, str(tmp_path / "whole")]) == 2
     assert "neurons 0 to 767" in capsys.readouterr().err
+    twice = ["--with", str(tmp_path / "other"), str(tmp_path / "run" / ".." / "other")]
+    assert main(["reproduce", "--encoder", "m2d_tiny", *options, str(tmp_path / "whole"), *twice]) == 2
+    assert "this run is compared already" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
