@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 HISTOGRAM_BINS, BINS_PER_UNIT = 4096, 64  # of the null: statistics up to 64, in steps of 1/64
+LEAST_POOL = 1 / 16  # least size of a pool but the rarest, as a fraction of the neurons that fire
 TINY = 1e-38  # float32's least normal number, about: keeps a logarithm finite
 
 
@@ -44,14 +45,21 @@ def exchange_moments(
 def pools(firing: Int[np.ndarray, " neuron"]) -> Int[np.ndarray, " neuron"]:
     """The pool of every neuron, by the number of units in which it fires; exchanging labels does not change that.
 
-    There is one pool for every doubling of that number, however few neurons it holds. Among more frequent ones, a few
-    rare neurons with their heavy tails would decide which statistics count as high.
+    There is a pool for every doubling of that number. From the most frequent neurons down, a pool with too few takes in
+    the next rarer ones. The rarest are a pool however few they are: with their heavy tails they would decide what more
+    frequent neurons must exceed.
 
     Args:
       firing: number of units in which each neuron fires; by ranks, in which it is above its mean.
     """
     doublings = np.log2(np.maximum(firing, 1)).astype(np.int64)
-    return np.unique(doublings, return_inverse=True)[1].astype(np.int64)
+    size = np.bincount(doublings[firing > 0], minlength=1)
+    pool_of, pool, filled = np.zeros(len(size), np.int64), 0, 0
+    for doubling in reversed(range(len(size))):
+        pool_of[doubling], filled = pool, filled + size[doubling]
+        if filled >= LEAST_POOL * size.sum():
+            pool, filled = pool + 1, 0
+    return np.unique(pool_of[doublings], return_inverse=True)[1].astype(np.int64)
 
 
 def null_step(

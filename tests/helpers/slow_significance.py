@@ -137,10 +137,19 @@ def overlaps(pairs, classes):
 
 
 def pools(active):
-    """The pool of every neuron: neurons that fire in 1, 2-3, 4-7, ... units, those that never fire with the first."""
-    fires = [max(1, sum(int(number) > 0 for number in column)) for column in active.T]
-    groups = sorted({number.bit_length() for number in fires})
-    return [groups.index(number.bit_length()) for number in fires]
+    """The pool of every neuron; neurons that fire in 1, 2-3, 4-7, ... units belong together.
+
+    Beginning with the groups that fire most, groups are put together until they hold a sixteenth of the neurons that
+    fire. What is left at the end, and what never fires, is the last pool.
+    """
+    fires = [sum(int(number) > 0 for number in column) for column in active.T]
+    firing = sum(number > 0 for number in fires)
+    groups = [[]]
+    for bits in sorted({max(1, number).bit_length() for number in fires}, reverse=True):
+        groups[-1] += [n for n, number in enumerate(fires) if max(1, number).bit_length() == bits]
+        if 16 * sum(fires[n] > 0 for n in groups[-1]) >= firing:
+            groups.append([])
+    return [next(number for number, group in enumerate(groups) if neuron in group) for neuron in range(len(fires))]
 
 
 def permutation_test(active, tokens, classes, stratum, cut, exchanged, overlap):
