@@ -89,8 +89,11 @@ class Given:
 
     @property
     def variables(self) -> PyTree:
-        """Shapes of the encoder's variables."""
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.encoder.variables)
+        """Shapes of the encoder's variables on a device."""
+        return jax.eval_shape(
+            lambda variables: dataclasses.replace(self.encoder, variables=variables).device_variables,
+            self.encoder.variables,
+        )
 
 
 def given(options: Options, blocks: int, mesh: Mesh) -> Given:
@@ -164,7 +167,7 @@ def ablation_resumed(of: Given) -> jax.stages.Lowered:
         pcm,
     )
     branches = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((of.edits, *leaf.shape), leaf.dtype), states)
-    (layer, *_) = jax.eval_shape(of.encoder.layer_variables, of.variables)
+    (layer, *_) = of.encoder.layer_variables(of.variables)
     return runner.run_branches.lower(of.whole(layer), of.split(branches, axis=1))
 
 

@@ -11,9 +11,9 @@ from jaxtyping import Array, PyTree
 
 from jaxdissect.ablation.matched_controls import Activity
 from jaxdissect.activations.write import edit_neurons
-from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input, variables_on
 from jaxdissect.errors import InputError
-from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate
+from jaxdissect.runtime.sharding import local_mesh, map_clips
 from jaxdissect.tasks.loader import device_batches
 from jaxdissect.tasks.table import Task
 
@@ -49,7 +49,7 @@ def measure_activity(
     # (neuron, width) of each layer: what a neuron of activation 1 writes to the residual stream.
     outgoing = [encoder.outgoing_weights(layer) for layer in encoder.layer_variables(encoder.variables)]
     norms = np.stack([np.linalg.norm(np.asarray(weights, np.float64), axis=1) for weights in outgoing])
-    variables, step = replicate(encoder.variables, mesh), map_clips(_step(encoder), mesh, (None, 0))
+    variables, step = variables_on(encoder, mesh), map_clips(_step(encoder), mesh, (None, 0))
     active, size, tokens, finished = np.zeros(norms.shape), np.zeros(norms.shape), 0, 0
     first_reason = ""
     for batch, arrays in device_batches(task, encoder.sample_rate, clips_per_step, mesh):

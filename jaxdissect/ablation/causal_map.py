@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdissect.ablation.engine import Heads, Members, Variables
 from jaxdissect.ablation.verdicts import judge_clips
 from jaxdissect.activations.write import run_with_gains
-from jaxdissect.encoder.protocol import Encoder, module_input
+from jaxdissect.encoder.protocol import Encoder, module_input, variables_on
 from jaxdissect.errors import require
 from jaxdissect.probe.judge import Judge
 from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate, shard_clips
@@ -65,7 +65,8 @@ def causal_map(
     clips_per_step = min(batch_size, -(-len(task) // mesh.size)) * mesh.size
     margin_gradients = _margin_gradients(encoder, {name: judge.multi_label for name, judge in judges.items()}, shape)
     step = map_clips(margin_gradients, mesh, (None, None, 0, 0, 0))
-    variables, heads = replicate((encoder.variables, {name: judge.head for name, judge in judges.items()}), mesh)
+    variables = variables_on(encoder, mesh)
+    heads = replicate({name: judge.head for name, judge in judges.items()}, mesh)
     classes_of = {name: _class_numbers(judge.members) for name, judge in judges.items()}
     total = {name: np.zeros((judge.members.shape[1], *shape)) for name, judge in judges.items()}
     clips = {name: np.zeros(judge.members.shape[1]) for name, judge in judges.items()}

@@ -9,7 +9,7 @@ import numpy as np
 from jaxdissect.ablation.edits import Edit, plan
 from jaxdissect.ablation.engine import UNTOUCHED, BatchVerdicts, runner_of
 from jaxdissect.ablation.verdicts import Verdicts
-from jaxdissect.encoder.protocol import Encoder
+from jaxdissect.encoder.protocol import Encoder, variables_on
 from jaxdissect.errors import require
 from jaxdissect.probe.judge import Judge
 from jaxdissect.runtime.sharding import local_mesh, replicate, shard_clips
@@ -140,7 +140,8 @@ def judge_edits(
     rows_together = ROWS_ON_CPU if mesh.devices.flat[0].platform == "cpu" else ROWS_ON_ACCELERATOR
     chunks = plan(edits, at_once or max(1, rows_together // batch_size))
     runner = runner_of(encoder, {name: judge.multi_label for name, judge in judges.items()}, shape, mesh)
-    variables, heads = replicate((encoder.variables, {name: judge.head for name, judge in judges.items()}), mesh)
+    variables = variables_on(encoder, mesh)
+    heads = replicate({name: judge.head for name, judge in judges.items()}, mesh)
     # Batches start where the saved state ends; chunks are always all judged on a batch before its position is counted.
     collected = so_far or ClipVerdicts(len(task), len(edits))
     rest = range(collected.position, len(task))

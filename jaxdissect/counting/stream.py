@@ -18,10 +18,10 @@ from jaxdissect.counting import statistics
 from jaxdissect.counting.clip_log import ClipLog
 from jaxdissect.counting.clip_store import STORE_TYPES, ClipStore
 from jaxdissect.counting.statistics import ClassCounts, Totals
-from jaxdissect.encoder.protocol import Encoder
+from jaxdissect.encoder.protocol import Encoder, variables_on
 from jaxdissect.errors import require
 from jaxdissect.runtime.resume import resumable
-from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device, replicate
+from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device
 from jaxdissect.tasks.loader import Batch, device_batches, unit_samples
 from jaxdissect.tasks.table import Task
 
@@ -218,7 +218,7 @@ class Counter:
         self.most_steps = statistics.steps_before_overflow(tokens_per_clip(encoder, task), batch_size)
         self.shape = (len(task.classes), *neuron_shape(encoder, task))
         self.step = map_per_device(counting_step(encoder, task, options, keep_clips, chooses), self.mesh)
-        self.variables = replicate(encoder.variables, self.mesh)
+        self.variables = variables_on(encoder, self.mesh)
         self.counts, self.steps = self.empty(), 0
         self.flushed: Totals | None = None
 

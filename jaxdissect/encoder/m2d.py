@@ -76,6 +76,15 @@ class M2D:
         return ViT(self.config, self.dtype)
 
     @property
+    def device_variables(self) -> Variables:
+        """`variables`, with the kernels in `dtype`: every step would cast them otherwise."""
+
+        def cast(path: tuple[Any, ...], leaf: Array | np.ndarray) -> Array | np.ndarray:
+            return leaf.astype(self.dtype) if path[-1].key == "kernel" else leaf
+
+        return {**self.variables, "params": jax.tree_util.tree_map_with_path(cast, self.variables["params"])}
+
+    @property
     def layer(self) -> Block:
         """One block of the ViT, computing in `dtype`."""
         return Block(self.config, self.dtype)

@@ -6,9 +6,11 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import flax.linen as nn
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int16, PyTree
 
 from jaxdissect.audio.pcm import samples_as_float
+from jaxdissect.runtime.sharding import replicate
 from jaxdissect.types import Record
 
 Variables: TypeAlias = Mapping[str, Any]  # nested mappings of arrays: a module's collections, or one of them
@@ -85,6 +87,17 @@ class Encoder(Protocol):
     def settings(self) -> Record:
         """Everything that defines the encoder beside its arrays, as JSON values: `{"front_end": ..., ...}`."""
         ...
+
+
+def variables_on(encoder: Encoder, mesh: Mesh) -> Variables:
+    """The encoder's variables on every device of a mesh, in the types that it computes in.
+
+    Args:
+      encoder: its attribute `device_variables`, if it has one, takes the place of `variables`.
+      mesh: the devices.
+    """
+    variables: Variables = replicate(getattr(encoder, "device_variables", encoder.variables), mesh)
+    return variables
 
 
 @runtime_checkable

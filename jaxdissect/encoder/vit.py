@@ -112,6 +112,37 @@ class MLP(nn.Module):
         return Dense(self.config.width, dtype=self.dtype, name="fc2")(GELU(name="act")(hidden))
 
 
+class QKV(nn.Module):
+    """Queries, keys and values: a dense layer, whose outputs they are in this order along the last axis."""
+
+    config: ViTConfig
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*clip token width"]) -> tuple[Float[Array, "*clip token width"], ...]:
+        width = self.config.width
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (width, 3 * width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,), jnp.float32)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        # On a GPU the three parts of one product would be copied apart, which costs more than to read x three times.
+        return jax.lax.platform_dependent(x, kernel, bias, cuda=_three_products, default=_one_product)
+
+
+def _one_product(x: Array, kernel: Array, bias: Array) -> tuple[Array, ...]:
+    return tuple(jnp.split(_affine(x, kernel, bias), 3, axis=-1))
+
+
+def _three_products(x: Array, kernel: Array, bias: Array) -> tuple[Array, ...]:
+    parts = zip(jnp.split(kernel, 3, axis=-1), jnp.split(bias, 3), strict=True)
+    # XLA would merge products that share an operand; behind a barrier they share none.
+    apart = ((*jax.lax.optimization_barrier((x, part)), of_part) for part, of_part in parts)
+    return tuple(_affine(*of_part) for of_part in apart)
+
+
+def _affine(x: Array, kernel: Array, bias: Array) -> Array:
+    return jnp.matmul(x, kernel, precision="highest") + jnp.expand_dims(bias, range(x.ndim - 1))
+
+
 class Attention(nn.Module):
     config: ViTConfig
     dtype: DTypeLike
@@ -119,11 +150,9 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
         width, heads = self.config.width, self.config.heads
-        # One product for queries, keys and values, in this order along the last axis.
-        qkv = Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        qkv = QKV(self.config, self.dtype, name="qkv")(x)
         # (clip, token, heads x features) -> (clip, token, head, feature)
-        parts = (part.reshape(*part.shape[:-1], heads, width // heads) for part in jnp.split(qkv, 3, axis=-1))
-        mixed = attention(*parts)
+        mixed = attention(*(part.reshape(*part.shape[:-1], heads, width // heads) for part in qkv))
         return Dense(width, dtype=self.dtype, name="proj")(mixed.reshape(x.shape))  # heads beside each other again
 
 

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxdissect.encoder.protocol import Encoder, Variables, module_input
+from jaxdissect.encoder.protocol import Encoder, Variables, module_input, variables_on
 from jaxdissect.errors import require
 from jaxdissect.probe.linear import LARGEST_FEATURE
-from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate
+from jaxdissect.runtime.sharding import local_mesh, map_clips
 from jaxdissect.tasks.loader import device_batches, unit_samples
 from jaxdissect.tasks.table import Task
 
@@ -56,7 +56,7 @@ def embed_clips(
     mesh = local_mesh(devices)
     # A small task fills no batch; every device has as many clips.
     clips_per_step = min(batch_size, -(-len(task) // mesh.size)) * mesh.size
-    variables = replicate(encoder.variables, mesh)
+    variables = variables_on(encoder, mesh)
 
     embed = map_clips(lambda *args: _embed(encoder, *args).astype(np.float32), mesh, (None, 0))
     values: list[np.ndarray] = []
