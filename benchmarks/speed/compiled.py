@@ -134,9 +134,8 @@ def whole(few: Record, more: Record, depth: int) -> Record:
         result["per_block"][name] = {
             kind: (more[name].get(kind, 0) - few[name].get(kind, 0)) / (MORE - FEW) for kind in kinds
         }
-    for name in ("product_operations", "operations", "compiled_operations", "temporary_bytes"):
-        both = few[name], more[name]
-        result[name] = None if None in both else extrapolated(*both)
+    for name in ("product_operations", "temporary_bytes"):
+        result[name] = extrapolated(few[name], more[name])
     result |= {name: more[name] for name in ("collectives", "compile_seconds", "largest", "devices")}
     return result
 
@@ -145,7 +144,7 @@ def roofline(row: Mapping[str, Json], target: str, dtype: str, clips: int) -> Re
     """Clips a second that bandwidth and products allow each, on one device."""
     device = TARGETS[target]
     rate = device.bfloat16 if dtype == "bfloat16" else device.float32
-    operations = row["compiled_operations"] or row["product_operations"]
+    operations = row["product_operations"]
     by_traffic = clips * device.bandwidth / sum(row["main_bytes"].values())
     by_products = clips * rate / operations if operations else None
     return {
@@ -191,7 +190,6 @@ HEAD = (
 def _cells(row: Record, clips: int) -> list[str]:
     per_clip = 1e6 * clips
     block = sum(row["per_block"]["main_bytes"].values()) / per_clip
-    operations = row["compiled_operations"] or row["product_operations"]
     by_products = row["clips_per_second_by_products"]
     return [
         row["target"],
@@ -199,7 +197,7 @@ def _cells(row: Record, clips: int) -> list[str]:
         f"{sum(row['main_bytes'].values()) / per_clip:.1f}",
         f"{block:.1f}",
         f"{sum(row['chip_bytes'].values()) / per_clip:.1f}",
-        f"{operations / clips / 1e9:.1f}",
+        f"{row['product_operations'] / clips / 1e9:.1f}",
         f"{sum(row['kernels'].values()):.0f}",
         f"{row['temporary_bytes'] / 2**20:.0f}",
         str(row["collectives"]),

@@ -70,7 +70,7 @@ class Account:
       main_bytes: bytes to and from main memory, by kind of kernel.
       chip_bytes: bytes to and from buffers that stay on the chip, by kind of kernel.
       kernels: number of kernels, by kind.
-      product_operations: floating-point operations of matrix products; convolutions and cuDNN's attention are left out.
+      product_operations: floating-point operations of matrix products.
       collectives: number of exchanges between devices.
       largest: the kernels with most traffic: name, kind and bytes.
     """
@@ -142,7 +142,7 @@ def _add(total: Account, computations: dict[str, list[Instruction]], name: str, 
 def _buffers(shape: str) -> Iterator[tuple[int, bool]]:
     """Bytes of every array in the text of a shape, and whether it stays on the chip."""
     for kind, sizes, layout in ARRAY.findall(shape):
-        yield math.prod(map(int, filter(None, sizes.split(",")))) * BYTES[kind], "S(1)" in layout
+        yield math.prod(_sizes(sizes)) * BYTES[kind], "S(1)" in layout
 
 
 def _inside(one: Instruction, computations: dict[str, list[Instruction]]) -> set[str]:
@@ -181,27 +181,35 @@ def _product_operations(
     one: Instruction, shapes: dict[str, str], computations: dict[str, list[Instruction]]
 ) -> Iterator[int]:
     """Operations of every matrix product of a kernel: 2 x elements of the result x length of the sums."""
-    contracted: list[int] = []
-    if one.operation == "dot":
-        contracted = [
-            int(number) for number in re.findall(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)[0].split(",")
-        ]
-    elif one.operation == "custom-call" and "lhs_contracting_dimensions" in one.rest:
-        config = re.search(r'"lhs_contracting_dimensions":(\[[^\]]*\])', one.rest)
-        contracted = [int(number) for number in json.loads(config.group(1))] if config else []
-    if contracted:
-        left = ARRAY.search(shapes.get(one.operands[0], ""))
-        result = ARRAY.search(one.shape)
+    if contracted := _contracted(one):
+        left, result = ARRAY.search(shapes.get(one.operands[0], "")), ARRAY.search(one.shape)
         if left and result:
-            lengths = [int(size) for size in left.group(2).split(",")]
-            yield (
-                2
-                * math.prod(map(int, filter(None, result.group(2).split(","))))
-                * math.prod(lengths[axis] for axis in contracted)
-            )
+            lengths = _sizes(left.group(2))
+            yield 2 * math.prod(_sizes(result.group(2))) * math.prod(lengths[axis] for axis in contracted)
+    if "__cudnn$fmha" in one.rest:  # attention: two products forwards; five backwards, where the scores are made again
+        scores = re.findall(r'"dimensions": ?\[([^\]]*)\]', one.rest)[0].replace('"', "").replace(" ", "")
+        (_, layout, _), *_ = ARRAY.findall(one.rest)
+        yield 2 * (5 if "Backward" in one.rest else 2) * math.prod(_sizes(scores)) * _sizes(layout)[-1]
     if one.operation == "fusion":
         for called in one.called:
             inner = computations.get(called, [])
             inner_shapes = {each.name: each.shape for each in inner}
             for each in inner:
                 yield from _product_operations(each, inner_shapes, computations)
+
+
+def _contracted(one: Instruction) -> list[int]:
+    """Axes of the left side that a product adds over."""
+    if one.operation == "dot":
+        return _sizes(re.findall(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)[0])
+    if one.operation == "convolution":
+        # A TPU writes every product so. Its window runs over axes of the batch and adds nothing up.
+        return [re.findall(r"dim_labels=(\w+)_", one.rest)[0].index("f")]
+    library = (
+        re.search(r'"lhs_contracting_dimensions":(\[[^\]]*\])', one.rest) if one.operation == "custom-call" else None
+    )
+    return [int(axis) for axis in json.loads(library.group(1))] if library else []
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",") if size]

@@ -237,11 +237,8 @@ def compile_program(lowered: jax.stages.Lowered, text: Path | None) -> Record:
     if text is not None:
         text.write_text(program)
     memory: Any = compiled.memory_analysis()
-    cost = compiled.cost_analysis() or {}
     return {
         "compile_seconds": round(seconds, 2),
-        "operations": (lowered.cost_analysis() or {}).get("flops"),
-        "compiled_operations": cost.get("flops"),
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         **vars(account(program)),

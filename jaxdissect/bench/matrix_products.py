@@ -54,8 +54,9 @@ class MatrixProduct:
 def matrix_products(function: Callable[..., PyTree], *arguments: PyTree) -> tuple[dict[MatrixProduct, int], list[str]]:
     """Find every matrix product that a function's results depend on, without running the function.
 
-    A product inside a scan counts once for each turn. Shapes inside `shard_map` are those of one device. Products
-    inside a while loop, a conditional, or a primitive that may repeat them are left out with a note.
+    A product inside a scan counts once for each turn. Shapes inside `shard_map` are those of one device. Of a choice by
+    platform the default's products count. Those inside a while loop, another conditional, or a primitive that may
+    repeat them are left out with a note.
 
     Args:
       function: any jit-safe function of pytrees of arrays.
@@ -116,6 +117,9 @@ def _count(jaxpr: Jaxpr, notes: list[str]) -> Counter[MatrixProduct]:
         elif name in CALLS or name == "scan":
             turns = equation.params["length"] if name == "scan" else 1
             counts += Counter({product: turns * times for product, times in inner[0].items()})
+        elif name == "cond" and (platforms := equation.params.get("branches_platforms")):
+            # A choice by platform: a kernel shows no products, the plain form for all others does.
+            counts += inner[platforms.index(None)]
         elif any(inner):
             notes.append(f"Products inside `{name}`, whose number of runs is not known, are left out.")
     return counts

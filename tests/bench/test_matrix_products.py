@@ -112,6 +112,15 @@ def test_matrix_products_leave_out_what_runs_an_unknown_number_of_times_with_a_n
     assert not notes
 
 
+def test_matrix_products_of_a_choice_by_platform_are_the_default_ones():
+    def function(x):
+        return lax.platform_dependent(x, cuda=lambda x: x + 1, default=lambda x: x @ x)
+
+    products, notes = matrix_products(function, jnp.ones((4, 4)))
+    assert shapes(products) == {((4, 4), (4, 4)): 1}
+    assert not notes
+
+
 def test_matrix_products_inside_shard_map_are_those_of_one_device():
     mesh = jax.make_mesh((8,), ("clip",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("clip")

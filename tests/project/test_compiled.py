@@ -62,6 +62,36 @@ def test_hlo_account_of_a_program_written_by_hand():
     assert found.largest[0][0] == "near"
 
 
+def test_hlo_account_counts_products_that_a_tpu_writes_as_convolutions():
+    """A batch of 64 x 12 products of 191 x 64 and 64 x 191, whose window runs over the batch."""
+    text = """
+ENTRY %main (left: bf16[64,12,191,64], right: bf16[64,12,191,64]) -> bf16[64,12,191,191] {
+  %left = bf16[64,12,191,64]{3,2,1,0} parameter(0)
+  %right = bf16[64,12,191,64]{3,2,1,0} parameter(1)
+  ROOT %p = bf16[64,12,191,191]{3,2,1,0:S(1)} convolution(%left, %right), window={size=64x12 stride=63x11 \
+lhs_dilate=64x12}, dim_labels=01bf_01oi->01bf, operand_precision={highest,highest}
+}
+"""
+    found = account(text)
+    assert found.product_operations == 64 * 12 * 2 * 191 * 191 * 64
+    assert found.main_bytes["product"] == 2 * 2 * 64 * 12 * 191 * 64
+    assert found.chip_bytes["product"] == 2 * 64 * 12 * 191 * 191
+
+
+@pytest.mark.parametrize(("name", "products"), [("", 2), ("Backward", 5)])
+def test_hlo_account_counts_the_products_of_cudnns_attention(name, products):
+    text = """
+ENTRY %main (q: bf16[64,191,12,64]) -> bf16[64,12,191,64] {
+  %q = bf16[64,191,12,64]{3,2,1,0} parameter(0)
+  ROOT %mixed = bf16[64,12,191,64]{3,1,2,0} custom-call(%q, %q, %q), custom_call_target="__cudnn$fmhaSoftmaxNAME", \
+operand_layout_constraints={bf16[64,191,12,64]{3,2,1,0}, bf16[64,191,12,64]{3,2,1,0}}, backend_config={\
+"intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["64", "12", "191", "191"]}}
+}
+"""
+    found = account(text.replace("NAME", name))
+    assert found.product_operations == products * 2 * 64 * 12 * 191 * 191 * 64
+
+
 def test_hlo_account_of_a_program_of_this_machine_has_its_products():
     a, b = jnp.ones((32, 48)), jnp.ones((48, 64))
     program = jax.jit(lambda a, b: jnp.tanh(a @ b) @ b.T).lower(a, b).compile()
