@@ -22,8 +22,8 @@ from typing import Literal
 import tyro
 
 from benchmarks.common import options_record, table, write_record
+from benchmarks.speed.programs import Size, sizes
 from benchmarks.speed.targets import TARGETS
-from jaxdissect.encoder.vit import vit_config
 from jaxdissect.types import Json, Record
 
 NAMES = ("front_end", "encoder", "counting", "ablation_whole", "ablation_resumed", "training")
@@ -39,7 +39,7 @@ class Options:
     out: Path | None = None  # the JSON file to write
     targets: tuple[str, ...] = ("h100", "h200", "b200", "v5e", "v5p", "v6e")
     programs: tuple[str, ...] = NAMES
-    size: Literal["tiny", "small", "base", "large"] = "base"
+    size: Size = "base"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     clips: int = 64  # of a batch, on each device
     edits: int = 8  # of an ablation's chunk
@@ -157,7 +157,7 @@ def roofline(row: Mapping[str, Json], target: str, dtype: str, clips: int) -> Re
 def main() -> None:
     """Compile, extrapolate, print and write."""
     options = tyro.cli(Options, description=__doc__)
-    depth = vit_config(options.size).depth
+    depth = sizes(options.size).depth
     if options.text:
         options.text.mkdir(parents=True, exist_ok=True)
     rows: list[Record] = []

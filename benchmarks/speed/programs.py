@@ -30,7 +30,7 @@ from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.counting import statistics
 from jaxdissect.counting.stream import CountOptions, counting_step
 from jaxdissect.encoder.m2d import M2D, NORM_STATS
-from jaxdissect.encoder.vit import init_vit, vit_config
+from jaxdissect.encoder.vit import ViTConfig, init_vit, vit_config
 from jaxdissect.probe.linear import Head
 from jaxdissect.runtime.sharding import AXIS, local_mesh, map_clips, map_per_device
 from jaxdissect.tasks.table import LabelSet, Task, make_task
@@ -41,6 +41,7 @@ from jaxdissect.types import Record
 CLASSES = 50
 LABELS = "class"
 PROBES = 1
+Size = Literal["tiny", "small", "base", "large", "giant"]
 Programs = Callable[["Given"], jax.stages.Lowered]
 
 
@@ -51,7 +52,7 @@ class Options:
     target: str
     programs: tuple[str, ...] = ("counting",)
     blocks: tuple[int, ...] = (1, 3)
-    size: Literal["tiny", "small", "base", "large"] = "base"
+    size: Size = "base"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     clips: int = 64  # of a batch, on each device
     edits: int = 8  # of an ablation's chunk
@@ -96,9 +97,16 @@ class Given:
         )
 
 
+def sizes(size: Size) -> ViTConfig:
+    """A ViT of a named size; the largest has 1.1 billion parameters."""
+    if size == "giant":
+        return vit_config("large", width=1536, depth=40, heads=24, mlp=6144)
+    return vit_config(size)
+
+
 def given(options: Options, blocks: int, mesh: Mesh) -> Given:
     """An encoder of so many blocks, without weights."""
-    config = vit_config(options.size, depth=blocks)
+    config = dataclasses.replace(sizes(options.size), depth=blocks)
     front_end = m2d_front_end(16000, config.bands)
     constants = {"mel_filters": mel_filters(front_end), "norm_stats": np.asarray(NORM_STATS, np.float32)}
     params = jax.eval_shape(partial(init_vit, config), jax.random.key(0))
