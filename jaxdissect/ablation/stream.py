@@ -12,6 +12,7 @@ from jaxdissect.ablation.verdicts import Verdicts
 from jaxdissect.encoder.protocol import Encoder, variables_on
 from jaxdissect.errors import require
 from jaxdissect.probe.judge import Judge
+from jaxdissect.runtime.profiling import step_done
 from jaxdissect.runtime.sharding import local_mesh, replicate, shard_clips
 from jaxdissect.tasks.loader import Batch, device_batches
 from jaxdissect.tasks.table import Task
@@ -151,6 +152,7 @@ def judge_edits(
         for numbers, judged in _one_behind(runner.run(variables, heads, arrays["pcm"], members, chunks)):
             collected.put(batch, numbers, judged)
             progress(collected.passes)
+            step_done()
         collected.position += len(batch.statuses)
         between()
     return collected

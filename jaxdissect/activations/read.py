@@ -86,7 +86,8 @@ def read_neurons(
     for path, calls in outputs.items():
         _check(path, calls, clips, masks)
         of_calls = zip(calls, masks or itertools.repeat(None), strict=False)
-        readings[path] = functools.reduce(_merge, [_reduce(call, mask, threshold) for call, mask in of_calls])
+        with jax.named_scope("counting"):
+            readings[path] = functools.reduce(_merge, [_reduce(call, mask, threshold) for call, mask in of_calls])
     if mutable:
         return (output, {name: changed[name] for name in changed if name in kept}), readings
     return output, readings

@@ -21,6 +21,7 @@ from jaxdissect.errors import InputError, require
 from jaxdissect.options.bench import BenchOptions
 from jaxdissect.runtime.files import require_folder, require_regular, whole_file
 from jaxdissect.runtime.machine import device, versions
+from jaxdissect.runtime.profiling import STEPS, WARM_UP, profiling, step_done
 from jaxdissect.runtime.progress import progress_bar, under_way
 from jaxdissect.runtime.sharding import shard_clips
 from jaxdissect.tasks.known import KNOWN_TASKS, SYNTHETIC_TASKS, load_task
@@ -66,6 +67,8 @@ def run_bench(options: BenchOptions) -> Record:
         except Exception as error:  # compilers and allocators raise many kinds; another batch size may fit
             row["failure"] = _first_line(error)
         rows.append(row)
+    if options.profile is not None:
+        _trace(_step_on_noise(encoder, options.seconds, options.batch_sizes[-1]), options.profile)
     result = {
         "options": {**vars(options)},
         "encoder": encoder.name,
@@ -215,6 +218,14 @@ def _step_on_noise(encoder: Encoder, clip_seconds: float, clips: int) -> Callabl
         "members": np.append(task.members(range(clips)), np.ones((clips, 1), bool), axis=1),
     }
     return partial(counter.start, shard_clips(batch, counter.mesh))
+
+
+def _trace(call: Callable[[], PyTree], folder: Path) -> None:
+    """Write a trace of some steps."""
+    with profiling(folder):
+        for _ in range(WARM_UP + STEPS):
+            jax.block_until_ready(call())
+            step_done()
 
 
 def _noise_task(seconds: float, clips: int) -> Task:

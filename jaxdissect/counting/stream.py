@@ -20,6 +20,7 @@ from jaxdissect.counting.clip_store import STORE_TYPES, ClipStore
 from jaxdissect.counting.statistics import ClassCounts, Totals
 from jaxdissect.encoder.protocol import Encoder, variables_on
 from jaxdissect.errors import require
+from jaxdissect.runtime.profiling import step_done
 from jaxdissect.runtime.resume import resumable
 from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device
 from jaxdissect.tasks.loader import Batch, device_batches, unit_samples
@@ -143,6 +144,7 @@ def count_clips(
             running = None
             finished += len(batch.statuses)
             progress(finished)
+            step_done()
 
     def save() -> None:
         settle()
@@ -286,7 +288,8 @@ def counting_step(
         members = batch["members"] & finite[:, None]
         if chooses is not None:
             members &= jnp.asarray(chooses)[batch["clip"], None]  # padding, clip -1, has no members anyway
-        counts = statistics.update(counts, reading, members, batch["clip"], task.labels_per_clip)
+        with jax.named_scope("counting"):
+            counts = statistics.update(counts, reading, members, batch["clip"], task.labels_per_clip)
         per_clip = {"finite": finite, "tokens": reading.tokens}
         if keep_clips:
             tokens = jnp.maximum(reading.tokens, 1).astype(jnp.float32)[:, None, None]
@@ -340,10 +343,12 @@ def _reader(encoder: Encoder, task: Task, options: CountOptions) -> Callable[[Va
 
     def read(variables: Variables, pcm: Array, samples: Array) -> Reading:
         pcm = samples_as_float(pcm)
+        with jax.named_scope("front_end"):
+            inputs = encoder.front_end(variables, pcm)
         _, readings = read_neurons(
             encoder.module,
             variables,
-            encoder.front_end(variables, pcm),
+            inputs,
             neurons=encoder.neurons,
             masks=token_masks(layout, options.tokens, pcm, samples),
             threshold=options.threshold,

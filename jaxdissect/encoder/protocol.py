@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import flax.linen as nn
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int16, PyTree
@@ -156,7 +157,8 @@ def module_input(
     encoder: Encoder, variables: Variables, pcm: Float[Array, "clip sample"] | Int16[Array, "clip sample"]
 ) -> PyTree:
     """PCM as the loader puts it on the device -> the module's input; jit-safe."""
-    return encoder.front_end(variables, samples_as_float(pcm))
+    with jax.named_scope("front_end"):
+        return encoder.front_end(variables, samples_as_float(pcm))
 
 
 def head_shapes(features: int, classes: int) -> dict[str, tuple[int, ...]]:

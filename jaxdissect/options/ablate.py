@@ -43,6 +43,7 @@ class AblateOptions(Options):
       dtype: type of the encoder's computation. Default: the run's.
       max_bad_clips: fraction of unreadable test clips above which the command fails, after the others were judged.
       save_minutes: minutes between two saved states, from which a killed ablation resumes.
+      profile: folder to write a trace of five steps into, after the first two; see docs/profile.md.
       part: I/N: judge the I-th of N parts of the interventions, as one of N independent jobs on any hosts. The same
         command without it then joins the parts, and heeds --causal-map, --map-sample, --evar and --max-bad-clips.
 
@@ -70,6 +71,7 @@ class AblateOptions(Options):
     dtype: Literal["float32", "bfloat16"] | None = None
     max_bad_clips: Fraction = 0.01
     save_minutes: Positive = 10.0
+    profile: Path | None = None
     part: str | None = None
 
     def __post_init__(self) -> None:

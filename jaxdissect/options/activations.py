@@ -38,6 +38,7 @@ class ActivationsOptions(DistributedOptions):
       max_bad_clips: fraction of unreadable clips above which the command fails, after everything else was counted and
         saved.
       save_minutes: minutes between two saved states, from which a killed run resumes.
+      profile: folder to write a trace of five steps into, after the first two; see docs/profile.md.
     """
 
     encoder: str
@@ -57,3 +58,4 @@ class ActivationsOptions(DistributedOptions):
     keep_clips: bool | None = None
     max_bad_clips: Fraction = 0.01
     save_minutes: Positive = 10.0
+    profile: Path | None = None

@@ -26,6 +26,8 @@ class BenchOptions(Options):
       batch_sizes: clips per step; each number is measured.
       dtypes: types of the computation, float32 (with float32 products) and bfloat16; each is measured.
       rounds: repetitions of every measurement.
+      profile: folder to write a trace of five steps into, of the first type and the last batch size; see
+        docs/profile.md.
       out: JSON file to write, with every repetition.
 
     Raises:
@@ -39,6 +41,7 @@ class BenchOptions(Options):
     batch_sizes: tuple[Count, ...] = (4, 16, 64)
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     rounds: Count = 5
+    profile: Path | None = None
     out: Path | None = None
 
     def __post_init__(self) -> None:

@@ -71,6 +71,7 @@ class TrainOptions(Options):
       max_bad_clips: fraction of unreadable clips above which training is refused.
       log_steps: steps between two points of the curve.
       save_minutes: minutes between two saved states, from which a killed training resumes.
+      profile: folder to write a trace of five steps into, after the first two; see docs/profile.md.
       seed: seed of initial weights, crops, masks and order.
 
     Raises:
@@ -107,6 +108,7 @@ class TrainOptions(Options):
     max_bad_clips: Fraction = 0.01
     log_steps: Count = 20
     save_minutes: NotNegative = 5.0
+    profile: Path | None = None
     seed: Whole = 0
 
     def __post_init__(self) -> None:

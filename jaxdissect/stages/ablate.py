@@ -18,6 +18,7 @@ from jaxdissect.ablation.tables import Ablation, require_clips, suite_tables
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder
 from jaxdissect.options.ablate import AblateOptions
 from jaxdissect.runtime.files import parse_part, require_folder
+from jaxdissect.runtime.profiling import profiling
 from jaxdissect.runtime.progress import progress_bar, under_way
 from jaxdissect.runtime.run_directory import save_or_rescue
 from jaxdissect.significance.cautions import independence_cautions
@@ -105,7 +106,8 @@ def run_ablate(options: AblateOptions) -> AblateResult:
         activity, suite = prepare_suite(plan)
         if options.evar is not None:  # they are known now, and need not wait for the verdicts
             write_sets(options.evar, suite.chosen)
-        state = judge_rest(plan, suite)
+        with profiling(options.profile):
+            state = judge_rest(plan, suite)
         with under_way("Comparing with the controls, resampling clips"):
             ablation = suite_tables(task, suite.chosen, state)
         sets, controls = [each.neurons for each in suite.chosen], [each.controls for each in suite.chosen]
@@ -149,7 +151,8 @@ def run_ablate_part(options: AblateOptions) -> PartResult:
     part, parts = parse_part(options.part or "1/1")  # before anything is loaded
     plan = read_plan(options)
     _, suite = prepare_suite(plan)
-    return PartResult(part, parts, *judge_part(plan, suite, part, parts))
+    with profiling(options.profile):
+        return PartResult(part, parts, *judge_part(plan, suite, part, parts))
 
 
 def check_ahead(encoder: Encoder, task: Task) -> Literal["activity", "layer"]:

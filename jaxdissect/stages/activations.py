@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxdissect.counting.clip_store import BYTES, STORE_FILES, publish_clip_store
+from jaxdissect.counting.job import end_job, follow_job, job
 from jaxdissect.counting.labelled import Activations, label_activations
 from jaxdissect.counting.resumable import CountJob, count_job, room_needed, whole_store
 from jaxdissect.counting.stream import Counted, CountOptions, neuron_shape
@@ -17,9 +18,9 @@ from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.runtime.files import json_fingerprint, require_space, sweep
-from jaxdissect.runtime.job import end_job, follow_job, job
 from jaxdissect.runtime.machine import computed_by, peak_memory
 from jaxdissect.runtime.processes import join, leave, require_agreement, this_process, together
+from jaxdissect.runtime.profiling import profiling
 from jaxdissect.runtime.progress import note, progress_bar, under_way
 from jaxdissect.runtime.pulse import Pulse
 from jaxdissect.runtime.resume import remove_states
@@ -95,12 +96,15 @@ def run_activations(options: ActivationsOptions) -> ActivationsResult:
     require_agreement({"whether the results are there": isinstance(plan, ActivationsResult)})
     if isinstance(plan, ActivationsResult):
         leave()
+        with profiling(options.profile):  # says that there is nothing to trace
+            pass
         if this_process().first:
             # A job that was killed between saving its results and its end has left its states.
             remove_states(_states(Run(options.run)))
         return plan
     with job(plan.run, plan.job.folder, plan.job.identity, options.patience) as pulse:
-        counted, measured = _count(plan.job, pulse)
+        with profiling(options.profile):
+            counted, measured = _count(plan.job, pulse)
         if counted is None:  # not the first process: it reads what the first one writes
             follow_job(pulse)
             return ActivationsResult(read_activations(plan.run), plan.run.require("activations"), options.max_bad_clips)

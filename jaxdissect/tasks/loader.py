@@ -90,7 +90,12 @@ def device_batches(
       mesh: devices that share the rows.
       clips: numbers of the clips, in the order of reading; default: all.
     """
-    return _stream(task, sample_rate, batch_size, clips, None, lambda batch: (batch, shard_clips(batch.arrays(), mesh)))
+
+    def place(batch: Batch) -> tuple[Batch, dict[str, jax.Array]]:
+        with jax.profiler.TraceAnnotation("transfer"):
+            return batch, shard_clips(batch.arrays(), mesh)
+
+    return _stream(task, sample_rate, batch_size, clips, None, place)
 
 
 def recordings(
@@ -185,9 +190,14 @@ def _decoded(task: Task, sample_rate: int, clips: Sequence[int], threads: int | 
     import grain  # takes more than a second to import
 
     read = clip_reader(task, sample_rate)
+
+    def decode(clip: int) -> tuple[int, Recording]:
+        with jax.profiler.TraceAnnotation("decode"):
+            return clip, read(task.file_names[clip])
+
     threads = threads or max(LEAST_THREADS, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(ahead, threads))
-    return grain.MapDataset.source(clips).map(lambda clip: (clip, read(task.file_names[clip]))).to_iter_dataset(options)
+    return grain.MapDataset.source(clips).map(decode).to_iter_dataset(options)
 
 
 def _batch(task: Task, items: Sequence[tuple[int, Recording]], size: int) -> Batch:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdissect.errors import TrainingError, require
+from jaxdissect.runtime.profiling import step_done
 from jaxdissect.runtime.resume import resumable
 from jaxdissect.runtime.sharding import replicate, shard_clips
 from jaxdissect.training.checkpoints import Checkpoints
@@ -121,6 +122,7 @@ def fit(
             fitted.state, metrics = step(fitted.state, *shard_clips((batch.pcm, batch.members), mesh))
             pending.append(metrics)
             done = number + 1
+            step_done()
             if done % log_steps == 0 or done == schedule.steps:
                 look()
                 fitted.curve.append(_point(fitted.rows, done, schedule))

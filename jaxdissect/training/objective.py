@@ -62,7 +62,8 @@ class Objective(Protocol):
 
 def spectrogram_patches(encoder: M2D, pcm: Float[Array, "clip sample"]) -> Float[Array, "clip patch pixel"]:
     """PCM -> patches of the normalised log-mel spectrogram."""
-    spectrogram = encoder.front_end(encoder.variables, pcm)
+    with jax.named_scope("front_end"):
+        spectrogram = encoder.front_end(encoder.variables, pcm)
     # Every crop as one chunk: it is at most as long as the encoder's input.
     return split_patches(spectrogram[:, None], encoder.config)[:, 0]
 

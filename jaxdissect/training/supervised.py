@@ -55,7 +55,8 @@ class Supervised:
         """
         mixup_key, stripe_key = jax.random.split(key)
         pcm, labels = mixed(mixup_key, pcm, members, self.mixup)
-        spectrogram = self.encoder.front_end(self.encoder.variables, pcm)
+        with jax.named_scope("front_end"):
+            spectrogram = self.encoder.front_end(self.encoder.variables, pcm)
         spectrogram = masked_stripes(stripe_key, spectrogram, self.stripes, self.longest_stripe)
         tokens: PyTree = self.encoder.module.apply({"params": params["encoder"]}, spectrogram)
         embedding = self.encoder.embed(tokens).astype(jnp.float32)

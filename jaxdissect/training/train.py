@@ -17,6 +17,7 @@ from jaxdissect.errors import InputError, TrainingError, require
 from jaxdissect.options.train import OBJECTIVES_OF, TrainOptions
 from jaxdissect.runtime.files import json_fingerprint, locked, require_new, require_regular, write_json, writing
 from jaxdissect.runtime.machine import device, versions
+from jaxdissect.runtime.profiling import profiling
 from jaxdissect.runtime.progress import progress_bar, under_way, warn
 from jaxdissect.runtime.records import differences, named_parts
 from jaxdissect.runtime.sharding import local_mesh
@@ -42,7 +43,7 @@ from jaxdissect.types import Record
 NORM_BATCH, NORM_BATCHES = 64, 64  # crops of a batch, and batches, that norm_stats are measured on
 SMALLEST_STD = 1e-3  # of the log-mel over all training crops; below it there is nothing but rounding
 # Options that may change on resuming; the content of `task` and `data` has a fingerprint.
-MAY_CHANGE = ("out", "task", "data", "save_minutes", "max_bad_clips", "licence", "storage")
+MAY_CHANGE = ("out", "task", "data", "save_minutes", "max_bad_clips", "licence", "storage", "profile")
 SHOWN_BY_THE_ENCODER = ("size", "input")  # its settings have a fingerprint
 
 
@@ -89,7 +90,8 @@ def run_train(options: TrainOptions) -> tuple[M2D, Record]:
         _remember_start(folder, objective.encoder)
         steps = -(-options.epochs * len(clips.pcm) // feed.batch_size)  # rounded up: epochs follow without a gap
         schedule = Schedule(steps, options.learning_rate, options.warm_up, options.weight_decay)
-        fitted = _fit(options, objective, schedule, clips, feed, folder)
+        with profiling(options.profile):
+            fitted = _fit(options, objective, schedule, clips, feed, folder)
         encoder = _trained(options, objective, labels, fitted.state.params)
         record = described | _result(clips, schedule, feed, fitted)
         save_encoder(encoder, options.out, options.storage, {RECORD: json.dumps(record, indent=2) + "\n"})

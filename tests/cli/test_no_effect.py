@@ -120,6 +120,7 @@ ALWAYS_EFFECTIVE = {
     "keep_clips": ["dissect", "activations"],
     "max_bad_clips": ["dissect", "activations", "probe", "ablate", "train", "prepare"],
     "save_minutes": ["dissect", "activations", "ablate", "train"],  # of the count, where nothing is drawn
+    "profile": ["dissect", "activations", "ablate", "train", "bench"],  # a warning says if nothing was traced
     "distributed": ["dissect", "activations"],
     "selector": ["dissect", "neurons"],
     "permutations": ["neurons"],  # run_neurons refuses it without every clip's counts

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from traces import spans
 
 from jaxdissect import InputError, ViTConfig, save_encoder, untrained_m2d
 from jaxdissect.cli import main
@@ -448,3 +449,16 @@ def test_a_disk_that_is_full_while_writing_netcdf(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not names(tmp_path)
+
+
+def test_activations_with_a_profile_counts_the_same(jaxdissect, tmp_path):
+    code, *_ = jaxdissect("activations", run="plain")
+    profiled, _, errors = jaxdissect("activations", "--profile", str(tmp_path / "trace"), run="profiled")
+    assert code == profiled == 0
+    assert "nothing was traced" not in errors
+    plain, traced = (read_activations(Run(tmp_path / name)).counts for name in ("plain", "profiled"))
+    np.testing.assert_array_equal(plain["active_tokens"], traced["active_tokens"])
+    assert spans(tmp_path / "trace")
+    _, _, errors = jaxdissect("activations", "--profile", str(tmp_path / "again"), run="profiled")  # are counted
+    assert "nothing was traced. There were 0 steps" in errors
+    assert not (tmp_path / "again").exists()

@@ -17,11 +17,11 @@ from tolerances import assert_within
 from benchmarks.study.kills import Work, differences, free_port, rounding
 from jaxdissect import CountOptions, InputError, LostProcessError
 from jaxdissect.cli import main
+from jaxdissect.counting.job import job
 from jaxdissect.counting.statistics import init
 from jaxdissect.counting.stream import counting_step
 from jaxdissect.options.base import DistributedOptions
 from jaxdissect.runtime import rendezvous
-from jaxdissect.runtime.job import job
 from jaxdissect.runtime.processes import Processes, exchange, join, require_agreement, together
 from jaxdissect.runtime.pulse import DONE, FAILED, LEFT, SAVED, Pulse
 from jaxdissect.runtime.rendezvous import meet

@@ -5,6 +5,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from traces import spans
 
 from jaxdissect import load_task
 from jaxdissect.audio.decode import read_clip
@@ -62,6 +63,13 @@ def test_device_batches_equal_those_of_the_host(task, devices):
             np.testing.assert_array_equal(arrays[name], array)
             assert arrays[name].sharding.device_set == set(mesh.devices.flat)
     assert len(pairs) == 3
+
+
+def test_device_batches_name_decoding_and_transfer_in_a_trace(task, tmp_path):
+    with jax.profiler.trace(tmp_path):
+        steps = len(list(device_batches(task, 16000, 8, local_mesh(jax.devices()[:1]))))
+    found = spans(tmp_path)
+    assert (found["decode"], found["transfer"]) == (CLIPS, steps)
 
 
 def test_batches_end_their_threads_with_the_stream(task):
