@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import jax
 import tyro
 
 from benchmarks.common import options_record, table, write_record
@@ -157,6 +158,7 @@ def roofline(row: Mapping[str, Json], target: str, dtype: str, clips: int) -> Re
 def main() -> None:
     """Compile, extrapolate, print and write."""
     options = tyro.cli(Options, description=__doc__)
+    jax.config.update("jax_platforms", "cpu")  # else this process would lock libtpu for the others
     depth = sizes(options.size).depth
     if options.text:
         options.text.mkdir(parents=True, exist_ok=True)
