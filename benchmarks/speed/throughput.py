@@ -36,8 +36,9 @@ from benchmarks.speed.torch_vit import Counts, NeuronCounter, load_torch_vit, ra
 from jaxdissect.activations.read import read_neurons, stack_layers
 from jaxdissect.counting import statistics
 from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.protocol import variables_on
 from jaxdissect.encoder.vit import ViTConfig, vit_config
-from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device, replicate, shard_clips
+from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device, shard_clips
 from jaxdissect.types import Record
 
 CLASSES = 50
@@ -235,7 +236,7 @@ def memory(encoder: M2D, data: Data, clips: int, depths: tuple[int, ...], device
 def measure(options: Options, config: ViTConfig, checkpoint: Path, dtype: str, devices: Devices) -> Record:
     """Everything at one precision."""
     encoder = build_encoder(checkpoint, config, dtype)
-    encoder = dataclasses.replace(encoder, variables=replicate(dict(encoder.variables), local_mesh([devices.jax])))
+    encoder = dataclasses.replace(encoder, variables=variables_on(encoder, local_mesh([devices.jax])))
     samples, smallest = round(options.seconds * encoder.sample_rate), min(options.batch_sizes)
     pcm = np.random.default_rng(options.seed).normal(0, 0.1, (max(options.batch_sizes), samples)).astype(np.float32)
     front_end = jax.jit(encoder.front_end)
