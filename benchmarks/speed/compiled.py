@@ -23,11 +23,10 @@ import jax
 import tyro
 
 from benchmarks.common import options_record, table, write_record
-from benchmarks.speed.programs import Size, sizes
+from benchmarks.speed.programs import PROGRAMS, WITHOUT, Size, sizes
 from benchmarks.speed.targets import TARGETS
 from jaxdissect.types import Json, Record
 
-NAMES = ("front_end", "encoder", "counting", "ablation_whole", "ablation_resumed", "training")
 FIXED = ("front_end", "ablation_resumed")  # their programs do not depend on the number of blocks
 FEW, MORE = 1, 3  # blocks of the two programs whose difference is that of MORE - FEW blocks
 LOCK = "libtpu_lockfile"
@@ -39,7 +38,7 @@ class Options:
 
     out: Path | None = None  # the JSON file to write
     targets: tuple[str, ...] = ("h100", "h200", "b200", "v5e", "v5p", "v6e")
-    programs: tuple[str, ...] = NAMES
+    programs: tuple[str, ...] = tuple(PROGRAMS)  # a GPU's levers one by one: `WITHOUT` of benchmarks.speed.programs
     size: Size = "base"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     clips: int = 64  # of a batch, on each device
@@ -49,7 +48,7 @@ class Options:
     minutes: float = 30.0  # after which a compiler is stopped
 
     def __post_init__(self) -> None:
-        for given, known, what in ((self.targets, TARGETS, "target"), (self.programs, NAMES, "program")):
+        for given, known, what in ((self.targets, TARGETS, "target"), (self.programs, PROGRAMS | WITHOUT, "program")):
             unknown = [name for name in given if name not in known]
             if unknown:
                 raise SystemExit(f"Unknown {what} {', '.join(unknown)}; known: {', '.join(known)}.")

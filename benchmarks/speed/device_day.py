@@ -4,14 +4,12 @@
 
 1. `exact`: counts and top clips on the device equal the processor's, and float32 products are no TF32;
 2. `bfloat16` and `float32`: `benchmarks.speed.throughput` beside PyTorch, eager and compiled, each at its best batch;
-3. `programs`: every program of `benchmarks.speed.programs`, and the counting step with one form of its own left out at
-   a time: attention by cuDNN, sums in pairs, top clips by one sort, queries, keys and values by three products.
+3. `programs`: every program of `benchmarks.speed.programs`, and the counting step without each of its levers.
 
 Each part runs in a process of its own. The file is written whole after each, so that a run that is cut loses only the
 part that it was at. On a processor the same call is a rehearsal.
 """
 
-import contextlib
 import dataclasses
 import json
 import subprocess
@@ -22,7 +20,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +29,11 @@ from jaxtyping import PyTree
 
 from benchmarks.common import write_record
 from benchmarks.speed import programs
-from benchmarks.speed.programs import PROGRAMS, Size
+from benchmarks.speed.programs import PROGRAMS, WITHOUT, Size
 from jaxdissect.activations import read
 from jaxdissect.bench.matrix_products import repeated_seconds
 from jaxdissect.counting import top_clips
-from jaxdissect.encoder import attention, vit
+from jaxdissect.encoder import attention
 from jaxdissect.runtime.sharding import local_mesh
 from jaxdissect.types import Record
 
@@ -44,13 +41,6 @@ Part = Literal["exact", "bfloat16", "float32", "programs"]
 PARTS: tuple[Part, ...] = ("exact", "bfloat16", "float32", "programs")
 SHARES = {"exact": 0.15, "bfloat16": 0.4, "float32": 0.6}  # most of the time that is left; the last part has the rest
 LEAST_SECONDS, REPETITIONS = 0.1, 5  # of a measurement; measurements
-# The counting step without one of its own forms for CUDA: module, name, and what takes its place.
-LEVERS: dict[str, tuple[Any, str, Any]] = {
-    "without cuDNN's attention": (attention, "has_cudnn", lambda: False),
-    "without sums in pairs": (read, "_in_pairs", read._one_by_one),
-    "without one sort of top clips": (top_clips, "_insert_together", top_clips._insert_one_by_one),
-    "without three products for q, k, v": (vit, "_three_products", vit._one_product),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,17 +96,12 @@ def exact() -> Record:
 
 def measure_programs(options: Options) -> Iterator[Record]:
     """Seconds and temporaries of every program, and of the counting step without each lever."""
-    cases: dict[str, tuple[str, contextlib.AbstractContextManager[object]]] = {
-        **{name: (name, contextlib.nullcontext()) for name in ("counting", *PROGRAMS)},
-        **{f"counting, {name}": ("counting", mock.patch.object(*lever)) for name, lever in LEVERS.items()},
-    }
     given = programs.Options("here", size=options.size, clips=options.clips, seconds=options.seconds)
     for dtype in ("bfloat16", "float32"):
         depth = programs.sizes(options.size).depth
         of = programs.given(dataclasses.replace(given, dtype=dtype), depth, local_mesh(jax.local_devices()[:1]))
-        for label, (name, changed) in cases.items():
-            with changed:
-                yield {"program": label, "dtype": dtype, **_timed(PROGRAMS[name](of), options.clips)}
+        for name, lower in (PROGRAMS | WITHOUT).items():
+            yield {"program": name, "dtype": dtype, **_timed(lower(of), options.clips)}
 
 
 def _timed(lowered: jax.stages.Lowered, clips: int) -> Record:

@@ -5,6 +5,7 @@
 only its own process.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +27,12 @@ from jaxtyping import PyTree
 from benchmarks.speed.hlo_account import account
 from benchmarks.speed.targets import TARGETS, Target
 from jaxdissect.ablation.engine import LayerByLayer, WholeEncoder
+from jaxdissect.activations import read
 from jaxdissect.audio.log_mel import m2d_front_end, mel_filters
 from jaxdissect.audio.pcm import samples_as_float
-from jaxdissect.counting import statistics
+from jaxdissect.counting import statistics, top_clips
 from jaxdissect.counting.stream import CountOptions, counting_step
+from jaxdissect.encoder import attention, vit
 from jaxdissect.encoder.m2d import M2D, NORM_STATS
 from jaxdissect.encoder.vit import ViTConfig, init_vit, vit_config
 from jaxdissect.probe.linear import Head
@@ -190,8 +194,34 @@ def training(of: Given) -> jax.stages.Lowered:
     return lowered
 
 
+# The forms that a GPU takes in place of a processor's: where each is, and what takes its place without it.
+LEVERS: dict[str, tuple[Any, str, Any]] = {
+    "cudnn": (attention, "has_cudnn", lambda: False),
+    "pairs": (read, "_in_pairs", read._one_by_one),
+    "sort": (top_clips, "_insert_together", top_clips._insert_one_by_one),
+    "three_products": (vit, "_three_products", vit._one_product),
+    "casts_ahead": (M2D, "device_variables", property(lambda encoder: encoder.variables)),
+}
+
+
+def counting_without(*levers: str) -> Programs:
+    """The counting step without some of its levers."""
+
+    def lower(of: Given) -> jax.stages.Lowered:
+        with contextlib.ExitStack() as stack:
+            for lever in levers:
+                stack.enter_context(mock.patch.object(*LEVERS[lever]))
+            return counting(of)
+
+    return lower
+
+
 PROGRAMS: dict[str, Programs] = {
     one.__name__: one for one in (front_end, encoder, counting, ablation_whole, ablation_resumed, training)
+}
+WITHOUT: dict[str, Programs] = {
+    "counting_without_all": counting_without(*LEVERS),
+    **{f"counting_without_{lever}": counting_without(lever) for lever in LEVERS},
 }
 
 
@@ -222,8 +252,6 @@ def _members(of: Given) -> PyTree:
 def pretend_cudnn() -> None:
     """Let JAX make programs with cuDNN's kernels, which only the device needs to have."""
     import jax._src.cudnn.fused_attention_stablehlo as cudnn  # private: it asks this machine for its version of cuDNN
-
-    from jaxdissect.encoder import attention
 
     cudnn.check_cudnn_version = lambda: 91000
     attention.has_cudnn = lambda: True
@@ -264,7 +292,7 @@ def main() -> None:
             of = given(options, blocks, mesh)
             file = options.text and options.text / f"{options.target}-{name}-{options.dtype}-{blocks}.txt"
             row = {"target": options.target, "program": name, "blocks": blocks, "devices": mesh.size}
-            print(json.dumps(row | compile_program(PROGRAMS[name](of), file)), flush=True)
+            print(json.dumps(row | compile_program((PROGRAMS | WITHOUT)[name](of), file)), flush=True)
 
 
 if __name__ == "__main__":
