@@ -5,8 +5,7 @@ three blocks, and extrapolates by the difference to the depth of the encoder. Fo
 whole depth. The roofline divides traffic by the published bandwidth and products by the published rate. It is an
 estimate, without caches, autotuning and products in Triton. It needs the plugins of JAX's own version, but no device:
 
-    pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12    (H100, H200, B200: seconds a program)
-    pip install libtpu                                                     (v5e, v5p, v6e: a minute a program)
+    pip install '.[compilers]'    (H100, H200, B200: seconds a program; v5e, v5p, v6e: a minute a program)
 """
 
 import dataclasses
@@ -107,8 +106,8 @@ def explain(errors: str, code: int) -> str:
     """
     if "topology not implemented for cuda" in errors:
         return (
-            "the CUDA plugin is missing, or of another version than JAX: install jax-cuda12-plugin and "
-            "jax-cuda12-pjrt of JAX's own version, and nvidia-cuda-nvcc-cu12."
+            "the CUDA plugin is missing, or of another version than JAX: pip install '.[compilers]' in an "
+            "environment without a GPU."
         )
     if "lockfile" in errors or "already in use by process" in errors:
         return (
@@ -116,7 +115,9 @@ def explain(errors: str, code: int) -> str:
             f"temporary folder."
         )
     if "TPU support not installed" in errors or "topology not implemented for tpu" in errors:
-        return "libtpu is missing, or does not know this topology: pip install --upgrade libtpu."
+        return "libtpu is missing, or does not know this topology: pip install '.[compilers]'."
+    if "RET_CHECK failure" in errors:
+        return "libtpu is of another version than JAX: pip install '.[compilers]'."
     last = [line for line in errors.splitlines() if line.strip() and not line.startswith(("----", "For simplicity"))]
     return f"the compiler ended with code {code}: {last[-1] if last else 'no message'}"
 
@@ -162,24 +163,36 @@ def main() -> None:
     if options.text:
         options.text.mkdir(parents=True, exist_ok=True)
     rows: list[Record] = []
+    failures: list[str] = []
     for target in options.targets:
-        fixed = [name for name in options.programs if name in FIXED]
-        deep = [name for name in options.programs if name not in FIXED]
-        made = compile_for(target, fixed, [FEW], options) if fixed else []
-        # Temporaries do not grow evenly. A GPU's programs are made soon enough to compile the whole depth for them.
-        all_blocks = [depth] if TARGETS[target].platform == "cuda" else []
-        made += compile_for(target, deep, [FEW, MORE, *all_blocks], options) if deep else []
-        for name in options.programs:
-            few, *more = [row for row in made if row["program"] == name]
-            row = whole(few, (more or [few])[0], depth)
-            if len(more) > 1:
-                row["temporary_bytes"] = more[-1]["temporary_bytes"]
-            rows.append(
-                {"target": target, "program": name, **row, **roofline(row, target, options.dtype, options.clips)}
-            )
+        try:
+            rows += compiled_rows(target, depth, options)
+        except SystemExit as error:  # the other targets may have their compilers
+            failures.append(str(error))
+            continue
         print(table(HEAD, [_cells(row, options.clips) for row in rows]), flush=True)
         if options.out:
             write_record(options.out, ("jax", "jaxlib"), options=options_record(options, "out", "text"), rows=rows)
+    if failures:
+        raise SystemExit("\n".join(failures))
+
+
+def compiled_rows(target: str, depth: int, options: Options) -> list[Record]:
+    """Account of every program on one target, for the encoder's depth."""
+    rows: list[Record] = []
+    fixed = [name for name in options.programs if name in FIXED]
+    deep = [name for name in options.programs if name not in FIXED]
+    made = compile_for(target, fixed, [FEW], options) if fixed else []
+    # Temporaries do not grow evenly. A GPU's programs are made soon enough to compile the whole depth for them.
+    all_blocks = [depth] if TARGETS[target].platform == "cuda" else []
+    made += compile_for(target, deep, [FEW, MORE, *all_blocks], options) if deep else []
+    for name in options.programs:
+        few, *more = [row for row in made if row["program"] == name]
+        row = whole(few, (more or [few])[0], depth)
+        if len(more) > 1:
+            row["temporary_bytes"] = more[-1]["temporary_bytes"]
+        rows.append({"target": target, "program": name, **row, **roofline(row, target, options.dtype, options.clips)})
+    return rows
 
 
 HEAD = (

@@ -129,7 +129,7 @@ def test_compiled_refuses_unknown_targets_and_programs(options):
 def test_compiled_counting_on_a_gpu_adds_little_traffic_to_the_encoder():
     """Compiled for an H200 in half a minute; before, counting took six times the encoder's traffic."""
     if importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
-        pytest.skip("JAX's CUDA plugin is not installed: pip install jax-cuda12-plugin jax-cuda12-pjrt")
+        pytest.skip("JAX's CUDA plugin is not installed: pip install .[compilers]")
     options = compiled.Options(clips=16)
     rows = compiled.compile_for("h200", ("encoder", "counting"), [1, 3], options)
     traffic = [sum(row["main_bytes"].values()) for row in rows]
