@@ -104,13 +104,14 @@ def test_hlo_account_of_a_program_of_this_machine_has_its_products():
 @pytest.mark.parametrize(
     ("errors", "told"),
     [
-        ("NotImplementedError: topology not implemented for cuda", "install jax-cuda12-plugin"),
-        ("RuntimeError: JAX TPU support not installed; cannot generate TPU topology.", "pip install --upgrade libtpu"),
+        ("NotImplementedError: topology not implemented for cuda", "the CUDA plugin is missing"),
+        ("RuntimeError: JAX TPU support not installed; cannot generate TPU topology.", "libtpu is missing"),
         ("ABORTED: Internal error when accessing libtpu multi-process lockfile", "end it, or remove libtpu_lockfile"),
         (
             "a\nValueError: no such thing\n--------\nFor simplicity, JAX has removed",
             "code 1: ValueError: no such thing",
         ),
+        ("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)", "another version than JAX"),
         ("", "code 1: no message"),
     ],
 )
