@@ -27,7 +27,7 @@ from jaxtyping import PyTree
 from benchmarks.speed.hlo_account import account
 from benchmarks.speed.targets import TARGETS, Target
 from jaxdissect.ablation.engine import LayerByLayer, WholeEncoder
-from jaxdissect.activations import read
+from jaxdissect.activations import token_sums
 from jaxdissect.audio.log_mel import m2d_front_end, mel_filters
 from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.counting import statistics, top_clips
@@ -197,7 +197,7 @@ def training(of: Given) -> jax.stages.Lowered:
 # The forms that a GPU takes in place of a processor's: where each is, and what takes its place without it.
 LEVERS: dict[str, tuple[Any, str, Any]] = {
     "cudnn": (attention, "has_cudnn", lambda: False),
-    "pairs": (read, "_in_pairs", read._one_by_one),
+    "pairs": (token_sums, "in_pairs", token_sums.one_by_one),
     "sort": (top_clips, "_insert_together", top_clips._insert_one_by_one),
     "three_products": (vit, "_three_products", vit._one_product),
     "casts_ahead": (M2D, "device_variables", property(lambda encoder: encoder.variables)),
@@ -216,12 +216,19 @@ def counting_without(*levers: str) -> Programs:
     return lower
 
 
+def counting_with_kernel(of: Given) -> jax.stages.Lowered:
+    """The counting step with sums over tokens by the kernel, which is not the default."""
+    with mock.patch.object(token_sums, "KERNEL", True):
+        return counting(of)
+
+
 PROGRAMS: dict[str, Programs] = {
     one.__name__: one for one in (front_end, encoder, counting, ablation_whole, ablation_resumed, training)
 }
 WITHOUT: dict[str, Programs] = {
     "counting_without_all": counting_without(*LEVERS),
     **{f"counting_without_{lever}": counting_without(lever) for lever in LEVERS},
+    "counting_with_kernel": counting_with_kernel,
 }
 
 

@@ -3,9 +3,9 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxdissect.activations.token_sums import token_sums
 from jaxdissect.encoder.protocol import Variables
 from jaxdissect.errors import require
 from jaxdissect.types import Record
 
 EXACT_FLOAT32 = 2**24  # every whole number up to this is a float32
-Values: TypeAlias = tuple[Array, ...]  # five arrays to reduce over tokens, or what they were reduced to
 
 
 @flax.struct.dataclass
@@ -207,65 +207,8 @@ def _reduce(
         tokens = jnp.full(len(activation), per_clip, jnp.int32)
     else:
         tokens = mask.sum(axis=token_axes, dtype=jnp.int32)
-    values = _to_reduce(activation, mask, threshold)
-    active, total, squares, excess, maximum = _over_tokens(values, token_axes)
+    active, total, squares, excess, maximum = token_sums(activation, mask, threshold)
     return Reading(tokens, active.astype(jnp.int32), total, squares, excess, maximum)
-
-
-def _to_reduce(
-    activation: Float[Array, "clip *token neuron"], mask: Bool[Array, "clip *token"] | None, threshold: float
-) -> Values:
-    """The arrays to reduce: active (0 or 1), activation, its square, excess, and the activation for the maximum."""
-    active = activation > threshold
-    activation = activation.astype(jnp.float32)
-    summed = highest = activation
-    if mask is not None:
-        active &= mask[..., None]
-        summed = jnp.where(mask[..., None], activation, 0.0)  # not a product, which would keep a NaN
-        highest = jnp.where(mask[..., None], activation, -jnp.inf)
-    excess = jnp.where(active, activation - threshold, 0.0)
-    # A float32 sum is four times as fast as an integer sum on a CPU, and exact below 2**24.
-    return active.astype(jnp.float32), summed, jnp.square(summed), excess, highest
-
-
-def _one_by_one(values: Values, axes: tuple[int, ...]) -> Values:
-    """Sums over tokens, and the maximum of the last of the values."""
-    *summed, highest = values
-    return *(value.sum(axis=axes) for value in summed), highest.max(axis=axes)
-
-
-def _in_pairs(values: Values, axes: tuple[int, ...]) -> Values:
-    """The same, two in one reduction.
-
-    On a GPU, XLA writes the operand of a single reduction out transposed, so that tokens are neighbours in memory. It
-    did so for every layer's activations, which was five times the traffic of the encoder itself. Pairs stay in place.
-    """
-    active, summed, squares, excess, highest = values
-
-    def both(add: Callable[[Array, Array], Array], other: Callable[[Array, Array], Array]) -> Any:
-        return lambda left, right: (add(left[0], right[0]), other(left[1], right[1]))
-
-    def pair(a: Array, b: Array, starts: tuple[float, float], combine: Any) -> list[Array]:
-        return list(jax.lax.reduce((a, b), tuple(map(jnp.float32, starts)), combine, axes))
-
-    sums = pair(active, summed, (0, 0), both(jnp.add, jnp.add)) + pair(squares, excess, (0, 0), both(jnp.add, jnp.add))
-    # The maximum needs a second one; the minimum is at most as large, so that the larger of both is the maximum.
-    ends = pair(highest, highest, (-math.inf, math.inf), both(jnp.maximum, jnp.minimum))
-    return *sums, jnp.maximum(*ends)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _over_tokens(values: Values, axes: tuple[int, ...]) -> Values:
-    """What is summed, and the maximum, over the token axes; in the form that the platform is fast at."""
-    return jax.lax.platform_dependent(
-        values, default=functools.partial(_one_by_one, axes=axes), cuda=functools.partial(_in_pairs, axes=axes)
-    )
-
-
-@_over_tokens.defjvp
-def _over_tokens_jvp(axes: tuple[int, ...], primals: tuple[Values], tangents: tuple[Values]) -> tuple[Values, Values]:
-    # JAX cannot differentiate a reduction of two arrays at once.
-    return jax.jvp(functools.partial(_one_by_one, axes=axes), primals, tangents)
 
 
 def _merge(first: Reading, second: Reading) -> Reading:

@@ -72,7 +72,9 @@ def map_per_device(step: Callable[..., tuple[PyTree, PyTree]], mesh: Mesh) -> ja
         state, per_clip = step(jax.tree.map(lambda leaf: leaf[0], state), replicated, clips)
         return jax.tree.map(lambda leaf: leaf[None], state), per_clip
 
-    sharded = jax.shard_map(local, mesh=mesh, in_specs=(P(AXIS), P(), P(AXIS)), out_specs=P(AXIS))
+    # check_vma: results need not be proven equal across devices, and a kernel cannot be.
+    split = P(AXIS)
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=(split, P(), split), out_specs=split, check_vma=False)
     return jax.jit(sharded, donate_argnums=0)
 
 

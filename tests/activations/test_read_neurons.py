@@ -8,7 +8,6 @@ import pytest
 from linen_models import CalledTwice, Rectifier, TwoLayers
 
 from jaxdissect import InputError, read_neurons, stack_layers
-from jaxdissect.activations import read
 
 
 def slow_activations(variables, x, widths):
@@ -89,23 +88,6 @@ def test_read_neurons_can_be_vmapped(mlp):
     stacked = jax.vmap(lambda x: read_neurons(module, variables, x, neurons="relu_0")[1]["relu_0"])(x[None] * 1.0)
     single = read_neurons(module, variables, x, neurons="relu_0")[1]["relu_0"]
     np.testing.assert_array_equal(stacked.active_tokens[0], single.active_tokens)
-
-
-@pytest.mark.parametrize("axes", [(1,), (1, 2)])
-def test_in_pairs_reduces_values_to_those_reduced_one_by_one(axes):
-    """The form that a GPU takes; whole numbers add up exactly in any order."""
-    rng = np.random.default_rng(0)
-    shape = (4, *(6, 3)[: len(axes)], 5)
-    activation = rng.integers(-9, 9, shape).astype(np.float32)
-    activation[1, 2, ..., 1], activation[2, 0, ..., 2] = np.nan, np.inf
-    mask = rng.random(shape[:-1]) < 0.7
-    mask[3] = False
-    for chosen in (None, jnp.asarray(mask)):
-        values = read._to_reduce(jnp.asarray(activation), chosen, 1.0)
-        pairs, singles = read._in_pairs(values, axes), read._one_by_one(values, axes)
-        for found, expected in zip(pairs, singles, strict=True):
-            np.testing.assert_array_equal(found, expected)
-    assert (np.asarray(pairs[-1])[3] == -np.inf).all()
 
 
 def test_read_neurons_can_be_differentiated(mlp):
