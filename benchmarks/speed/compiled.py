@@ -144,7 +144,8 @@ def whole(few: Record, more: Record, depth: int) -> Record:
 def roofline(row: Mapping[str, Json], target: str, dtype: str, clips: int) -> Record:
     """Clips a second that bandwidth and products allow each, on one device."""
     device = TARGETS[target]
-    rate = device.bfloat16 if dtype == "bfloat16" else device.float32
+    # The front end's products are float32 whatever the encoder computes in.
+    rate = device.bfloat16 if dtype == "bfloat16" and row["program"] != "front_end" else device.float32
     operations = row["product_operations"]
     by_traffic = clips * device.bandwidth / sum(row["main_bytes"].values())
     by_products = clips * rate / operations if operations else None
@@ -188,10 +189,10 @@ def compiled_rows(target: str, depth: int, options: Options) -> list[Record]:
     made += compile_for(target, deep, [FEW, MORE, *all_blocks], options) if deep else []
     for name in options.programs:
         few, *more = [row for row in made if row["program"] == name]
-        row = whole(few, (more or [few])[0], depth)
+        row = {"target": target, "program": name, **whole(few, (more or [few])[0], depth)}
         if len(more) > 1:
             row["temporary_bytes"] = more[-1]["temporary_bytes"]
-        rows.append({"target": target, "program": name, **row, **roofline(row, target, options.dtype, options.clips)})
+        rows.append({**row, **roofline(row, target, options.dtype, options.clips)})
     return rows
 
 
