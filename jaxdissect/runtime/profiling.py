@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from jaxdissect.runtime.files import require_folder
 from jaxdissect.runtime.progress import warn
 
 WARM_UP, STEPS = 2, 5  # steps before the trace, which compile and fill the caches; steps in it
@@ -41,10 +42,14 @@ def profiling(folder: Path | None) -> Iterator[None]:
 
     Args:
       folder: folder to write the trace into; None: nothing is traced.
+
+    Raises:
+      InputError: the folder cannot be made, is a file, or is read-only.
     """
     if folder is None:
         yield
         return
+    require_folder(folder)
     trace = _Trace(folder)
     token = _trace.set(trace)
     try:

@@ -12,6 +12,7 @@ from tolerances import assert_within, relative_error
 from torch_reference import Reference, encoder_of, random_state, reference_chunk, reference_chunks
 
 from jaxdissect import InputError, ViTConfig, untrained_m2d, vit_config
+from jaxdissect.encoder import vit
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.vit import ViT, chunk_frames, clip_embedding, frame_embeddings
 
@@ -252,6 +253,31 @@ def test_front_end_normalises_by_the_checkpoints_statistics(models):
     silence = jnp.zeros((1, 1600))
     expected = (np.log(np.finfo(np.float32).eps) + 3.0) / 2.0
     np.testing.assert_allclose(encoder.front_end(variables, silence), np.full((1, 11, 80), expected), rtol=1e-6)
+
+
+def test_qkv_by_three_products_is_that_by_one():
+    """The form for CUDA, run here; whole numbers add up exactly."""
+    rng = np.random.default_rng(0)
+    x, kernel, bias = (jnp.asarray(rng.integers(-4, 5, shape), jnp.float32) for shape in ((2, 5, 7, 6), (6, 18), (18,)))
+    for found, expected in zip(vit._three_products(x, kernel, bias), vit._one_product(x, kernel, bias), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.shape == x.shape
+    mapped = jax.vmap(lambda x: vit._three_products(x, kernel, bias))(x)
+    np.testing.assert_array_equal(mapped[2], vit._one_product(x, kernel, bias)[2])
+
+
+def test_m2d_device_variables_cast_kernels_and_nothing_else():
+    config = ViTConfig(frames=32, width=32, depth=1, heads=2, mlp=64)
+    encoder = dataclasses.replace(untrained_m2d(config), dtype=jnp.bfloat16)
+    spectrogram = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 80)), jnp.float32)
+    variables = {"params": encoder.device_variables["params"]}
+    types = {path[-1].key: leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    assert {name for name, kind in types.items() if kind == jnp.bfloat16} == {"kernel"}
+    with jax.numpy_dtype_promotion("standard"):  # Flax's layers mix types
+        cast_ahead, cast_inside = (
+            encoder.module.apply({"params": given["params"]}, spectrogram) for given in (variables, encoder.variables)
+        )
+    np.testing.assert_array_equal(*(np.asarray(part[0], np.float32) for part in (cast_ahead, cast_inside)))
 
 
 def test_vit_in_bfloat16_stays_near(models):

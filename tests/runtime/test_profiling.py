@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from traces import spans, trace_files
 
+from jaxdissect import InputError
 from jaxdissect.runtime.profiling import STEPS, WARM_UP, profiling, step_done
 from jaxdissect.runtime.progress import listening
 
@@ -33,6 +34,12 @@ def test_profiling_says_if_there_were_too_few_steps(tmp_path, steps):
         work(steps)
     (warning,) = warnings
     assert f"nothing was traced. There were {steps} steps" in warning
+
+
+def test_profiling_refuses_a_file_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file"), profiling(tmp_path / "file"):
+        pytest.fail("the work must not begin")
 
 
 def test_profiling_ends_the_trace_of_work_that_fails(tmp_path):
