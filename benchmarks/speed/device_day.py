@@ -65,7 +65,7 @@ def exact() -> Record:
     masks = rng.random((16, 191)) < 0.7
 
     def summed(activation: jax.Array, mask: jax.Array) -> tuple[read.Reading, top_clips.TopClips]:
-        reading = read.stack_layers({"layer": read._reduce(activation, mask, 0.0)})
+        reading = read.stack_layers({"layer": read.reduce_tokens(activation, mask, 0.0)})
         clips = jnp.arange(len(activation), dtype=jnp.int32)
         lists = top_clips.no_top_clips(10, 1, activation.shape[-1])
         return reading, top_clips.add_top_clips(lists, reading, clips >= 0, clips)

@@ -87,7 +87,7 @@ def read_neurons(
         _check(path, calls, clips, masks)
         of_calls = zip(calls, masks or itertools.repeat(None), strict=False)
         with jax.named_scope("counting"):
-            readings[path] = functools.reduce(_merge, [_reduce(call, mask, threshold) for call, mask in of_calls])
+            readings[path] = functools.reduce(_merge, [reduce_tokens(call, mask, threshold) for call, mask in of_calls])
     if mutable:
         return (output, {name: changed[name] for name in changed if name in kept}), readings
     return output, readings
@@ -196,7 +196,7 @@ def _check(
     )
 
 
-def _reduce(
+def reduce_tokens(
     activation: Float[Array, "clip *token neuron"], mask: Bool[Array, "clip *token"] | None, threshold: float
 ) -> Reading:
     """One call's activations, reduced over the tokens of its mask; None: over all."""
