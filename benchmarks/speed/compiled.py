@@ -117,7 +117,7 @@ def explain(errors: str, code: int) -> str:
     if "TPU support not installed" in errors or "topology not implemented for tpu" in errors:
         return "libtpu is missing, or does not know this topology: pip install '.[compilers]'."
     if "RET_CHECK failure" in errors:
-        return "libtpu is of another version than JAX: pip install '.[compilers]'."
+        return "The versions of libtpu and JAX differ: pip install '.[compilers]'."
     last = [line for line in errors.splitlines() if line.strip() and not line.startswith(("----", "For simplicity"))]
     return f"the compiler ended with code {code}: {last[-1] if last else 'no message'}"
 

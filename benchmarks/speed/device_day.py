@@ -34,6 +34,7 @@ from jaxdissect.activations import read
 from jaxdissect.bench.matrix_products import repeated_seconds
 from jaxdissect.counting import top_clips
 from jaxdissect.encoder import attention
+from jaxdissect.runtime.files import whole_file
 from jaxdissect.runtime.sharding import local_mesh
 from jaxdissect.types import Record
 
@@ -55,6 +56,10 @@ class Options:
     clips: int = 64  # of a batch, for `programs`
     seconds: float = 6.0  # length of a clip
     inside: bool = False  # this is the process of one part; its result goes to `out`
+
+    def __post_init__(self) -> None:
+        if min(self.minutes, self.clips, self.seconds, *self.batch_sizes) <= 0:
+            raise SystemExit("--minutes, --clips, --seconds and --batch-sizes must be positive.")
 
 
 def exact() -> Record:
@@ -183,7 +188,8 @@ def main(options: Options, clock: Callable[[], float] = time.monotonic) -> None:
             left = (end - clock()) * SHARES.get(part, 1.0)
             results[part] = run_within(command_of(part, options, out), out, max(left, 1.0))
             print(f"{part}: {results[part]['ended']}, {results[part]['seconds']} s", flush=True)
-            options.out.write_text(json.dumps(results, indent=1) + "\n")
+            with whole_file(options.out) as temporary:
+                temporary.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

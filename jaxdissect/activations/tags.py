@@ -62,11 +62,7 @@ def read_tags(
     """
 
     def visit(name: str, _: Array | int, value: Array) -> tuple[Array, Reading]:
-        require(
-            value.ndim >= 2 and jnp.issubdtype(value.dtype, jnp.floating),
-            f"The tag {name!r} must name real numbers with axes (clip, any token axes, neuron), found {value.dtype} "
-            f"of shape {value.shape}.",
-        )
+        _require_activations(name, value)
         return value, reduce_tokens(value, None, threshold)
 
     output, read = _visited(function, inputs, tags, visit)
@@ -84,10 +80,12 @@ def run_with_tag_gains(
       gains: for each tag one factor for every neuron of every layer, in the order of `read_tags`; 1 leaves alone.
 
     Raises:
-      InputError: a tag is not there, or its gains have another shape than its values.
+      InputError: a tag is not there or where it cannot be changed, or its gains have another shape than its values.
     """
+    gains = {name: jnp.asarray(values) for name, values in gains.items()}  # a scan's layers are traced numbers
 
     def visit(name: str, layer: Array | int, value: Array) -> tuple[Array, None]:
+        _require_activations(name, value)
         require(
             value.shape[-1] == gains[name].shape[-1],
             f"The gains of tag {name!r} must have {value.shape[-1]} neurons, got {gains[name].shape}.",
@@ -126,6 +124,14 @@ def _program(function: Callable[..., PyTree], inputs: tuple) -> tuple[ClosedJaxp
 
     program, shapes = jax.make_jaxpr(of_leaves, return_shape=True)(*flat)
     return program, flat, jax.tree.structure(shapes)
+
+
+def _require_activations(name: str, value: Array) -> None:
+    require(
+        value.ndim >= 2 and jnp.issubdtype(value.dtype, jnp.floating),
+        f"The tag {name!r} must name real numbers with axes (clip, any token axes, neuron), found {value.dtype} of "
+        f"shape {value.shape}.",
+    )
 
 
 def _require_tags(found: Sequence[str], pattern: str, counts: Mapping[str, int]) -> None:

@@ -120,15 +120,24 @@ def test_read_tags_of_a_scan_in_reverse_has_the_layers_of_the_weights():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gains_of_tags_are_scaled_rows_of_the_second_matrix(form):
+def test_run_with_tag_gains_gives_scaled_rows_of_the_second_matrix(form):
     gains = jnp.asarray(np.random.default_rng(3).choice([0.0, 0.5, 1.0, 2.0], NEURONS), jnp.float32)
     edited = {**WEIGHTS, "out": WEIGHTS["out"] * gains[..., None]}
     found = jax.jit(lambda gains: run_with_tag_gains(form, WEIGHTS, INPUTS, gains={"neurons": gains}))(gains)
     np.testing.assert_allclose(found, form(edited, INPUTS), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("function", "found"), [(lambda x: x.astype(jnp.int32), "int32"), (lambda x: x.sum(), r"shape \(\)")]
+)
+def test_run_with_tag_gains_changes_no_whole_numbers_and_no_scalars(function, found):
+    """A gain of a half would be none."""
+    with pytest.raises(InputError, match=f"must name real numbers.*{found}"):
+        run_with_tag_gains(lambda x: checkpoint_name(function(x), "a"), INPUTS, gains={"a": jnp.full((1, WIDTH), 0.5)})
+
+
 @pytest.mark.parametrize("form", [unrolled, scanned, checkpointed])
-def test_gains_of_tags_can_be_differentiated_and_vmapped(form):
+def test_run_with_tag_gains_can_be_differentiated_and_vmapped(form):
     def total(gains):
         return run_with_tag_gains(form, WEIGHTS, INPUTS, gains={"neurons": gains}).sum()
 
@@ -155,7 +164,7 @@ def test_read_tags_reads_an_nnx_model():
     np.testing.assert_array_equal(read["mlpwi"].active_tokens[:, 0], (hidden > 0).sum(axis=1))
 
 
-def test_tags_leave_whole_what_holds_none():
+def test_read_tags_leaves_whole_what_holds_none():
     """A custom derivative, and a function inside jit."""
 
     @jax.custom_jvp
@@ -212,7 +221,7 @@ def test_read_tags_says_what_it_cannot_read(function, pattern, message):
         ({"neurons": jnp.ones((LAYERS, 5))}, "must have 6 neurons"),
     ],
 )
-def test_gains_of_tags_must_fit(gains, message):
+def test_run_with_tag_gains_says_what_does_not_fit(gains, message):
     with pytest.raises(InputError, match=message):
         run_with_tag_gains(scanned, WEIGHTS, INPUTS, gains=gains)
 
@@ -230,7 +239,7 @@ def of_custom_vjp(x):
 
 
 @pytest.mark.parametrize("function", [of_custom_jvp, of_custom_vjp])
-def test_tags_inside_a_custom_derivative_are_read_and_have_the_derivative_of_the_program(function):
+def test_read_tags_inside_a_custom_derivative_has_the_derivative_of_the_program(function):
     def edited(gain):
         gains = {"inside": jnp.full((1, WIDTH), gain)}
         return run_with_tag_gains(function, INPUTS, gains=gains).sum()

@@ -111,7 +111,7 @@ def test_hlo_account_of_a_program_of_this_machine_has_its_products():
             "a\nValueError: no such thing\n--------\nFor simplicity, JAX has removed",
             "code 1: ValueError: no such thing",
         ),
-        ("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)", "another version than JAX"),
+        ("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)", "versions of libtpu and JAX differ"),
         ("", "code 1: no message"),
     ],
 )

@@ -47,7 +47,7 @@ def test_main_keeps_what_a_part_has_written_before_it_is_stopped(tmp_path, monke
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of an import of PyTorch itself
-def test_commands_of_the_parts_are_understood(tmp_path):
+def test_command_of_every_part_is_understood(tmp_path):
     options = Options(tmp_path / "day.json")
     for part in device_day.PARTS:
         _, _, module, *words = device_day.command_of(part, options, tmp_path / "part.json")
