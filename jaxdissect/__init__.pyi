@@ -12,8 +12,6 @@ from .activations.grid import grid_reader as grid_reader
 from .activations.read import Reading as Reading
 from .activations.read import read_neurons as read_neurons
 from .activations.read import stack_layers as stack_layers
-from .activations.tags import read_tags as read_tags
-from .activations.tags import run_with_tag_gains as run_with_tag_gains
 from .activations.tags import tag as tag
 from .activations.write import run_with_gains as run_with_gains
 from .counting.labelled import Activations as Activations

@@ -18,10 +18,10 @@ from jaxtyping import PyTree
 from benchmarks.common import options_record, table, write_record
 from jaxdissect import CountOptions, SelectionRule, load_encoder, load_task
 from jaxdissect.ablation.causal_check import spearman
-from jaxdissect.activations.write import edit_neurons
+from jaxdissect.activations.read import capture_neurons
 from jaxdissect.counting.clip_store import empty_clip_store
 from jaxdissect.counting.stream import Counted, count_clips, neuron_shape
-from jaxdissect.encoder.protocol import Encoder, module_input
+from jaxdissect.encoder.protocol import Encoder, module_input, named_units
 from jaxdissect.runtime.progress import progress_bar
 from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate
 from jaxdissect.selection.aape import Selection, select
@@ -51,16 +51,12 @@ def sign_flips(encoders: dict[str, Encoder], task: Task, batch_size: int) -> Rec
 
     def signs(encoder: Encoder, variables: PyTree, pcm: jax.Array) -> list[jax.Array]:
         """Whether each neuron is active at each token, one array (clip, token, neuron) per layer."""
-        seen: dict[int, list[jax.Array]] = {}
-
-        def observe(layer: int, activation: jax.Array) -> jax.Array:
-            # One call for each chunk of a long clip, with any axes between clip and neuron.
-            seen.setdefault(layer, []).append((activation > 0).reshape(len(pcm), -1, activation.shape[-1]))
-            return activation
-
         inputs = module_input(encoder, variables, pcm)
-        edit_neurons(encoder.module, variables, inputs, neurons=encoder.neurons, edit=observe)
-        return [jnp.concatenate(seen[layer], axis=1) for layer in sorted(seen)]
+        layers = capture_neurons(encoder.module, variables, inputs, **named_units(encoder))
+        # One call for each chunk of a long clip, with any axes between clip and neuron.
+        return [
+            jnp.concatenate([(a > 0).reshape(len(pcm), -1, a.shape[-1]) for a in calls], axis=1) for calls in layers
+        ]
 
     def compare(variables: PyTree, pcm: jax.Array) -> jax.Array:
         """Differing signs (clip, layer)."""

@@ -168,8 +168,7 @@ def own_thresholds(encoder: Encoder, task: Task, clips: np.ndarray, tokens: np.n
             encoder.module, encoder.variables, encoder.front_end(encoder.variables, pcm), neurons=encoder.neurons
         )
         layers = [
-            jnp.concatenate([call.reshape(len(call), -1, call.shape[-1]) for call in calls], 1)
-            for calls in outputs.values()
+            jnp.concatenate([call.reshape(len(call), -1, call.shape[-1]) for call in calls], 1) for calls in outputs
         ]
         return jnp.concatenate(layers, axis=-1)
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdissect.ablation.engine import Heads, Members, Variables
 from jaxdissect.ablation.verdicts import judge_clips
 from jaxdissect.activations.write import run_with_gains
-from jaxdissect.encoder.protocol import Encoder, module_input, variables_on
+from jaxdissect.encoder.protocol import Encoder, module_input, named_units, variables_on
 from jaxdissect.errors import require
 from jaxdissect.probe.judge import Judge
 from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate, shard_clips
@@ -102,7 +102,7 @@ def _margin_gradients(
         inputs = module_input(encoder, variables, pcm)
 
         def margins(gains: Float[Array, "clip layer neuron"]) -> dict[str, Array]:
-            output = run_with_gains(encoder.module, variables, inputs, neurons=encoder.neurons, gains=gains)
+            output = run_with_gains(encoder.module, variables, inputs, gains=gains, **named_units(encoder))
             embeddings = encoder.embed(output).astype(jnp.float32)
             return {
                 name: judge_clips(heads[name], embeddings, members[name], several).margin

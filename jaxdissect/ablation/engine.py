@@ -8,8 +8,12 @@ edits that begin in a layer branch off behind it:
     edits from layer 0               +--> layer 1 -> layer 2 -> verdicts
     edits from layer 1                          +--> layer 2 -> verdicts
 
-Where an edit branches off, its first layer need not run again. Silencing neurons S of the layer takes `a_S @ W2_S` from
-the layer's output, where `a` are activations and `W2` the weights that read them; the rest of the output stays.
+Where an edit branches off, most of its first layer need not run again. Silencing neurons S of the layer takes
+`a_S @ W2_S` from the layer's output, where `a` are activations and `W2` the weights that read them; the rest of the
+output stays. Where the neurons' sum enters inside the layer, as before a norm, the layer runs on from there. Units that
+have no such weights, as attention heads, are changed in the layer itself; what lies before them is computed once.
+
+A patch takes the activation of the changed neurons from another clip, the donor, whose pass runs beside.
 
 The edits of one layer are run in chunks of bounded size (see `edits`). Only the states of one chunk are kept at a time,
 so memory follows the size of a chunk and not the number of edits. Nothing but verdicts leaves the device.
@@ -18,9 +22,10 @@ An encoder that is no `LayeredEncoder` cannot be entered between layers, and run
 """
 
 import functools
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +34,11 @@ from jaxtyping import Array, PyTree
 
 from jaxdissect.ablation.edits import Chunk
 from jaxdissect.ablation.verdicts import Verdicts, judge_clips
+from jaxdissect.activations.read import capture_neurons
+from jaxdissect.activations.visit import Site, visit_neurons
 from jaxdissect.activations.write import edit_neurons
-from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input
+from jaxdissect.encoder.models import apply_model
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input, named_layer_units, named_units
 from jaxdissect.probe.linear import LARGEST_FEATURE, Head
 from jaxdissect.runtime.sharding import map_clips
 
@@ -38,6 +46,7 @@ UNTOUCHED = -1  # number of the pass that changes nothing, beside the numbers of
 
 Variables: TypeAlias = Mapping[str, PyTree]
 States: TypeAlias = tuple[Array, ...]  # input or output of a layer, (clip, ..., width) for each call of the layer
+Donors: TypeAlias = States | None  # activations of the donors' neurons in a layer, for each call; None: no patch
 Heads: TypeAlias = Mapping[str, Head]  # by label set
 Members: TypeAlias = Mapping[str, Array]  # classes of the clips by label set, each (clip, class)
 Gains: TypeAlias = Mapping[int, tuple[Array, Array]]  # by layer: gain and offset of every neuron
@@ -81,26 +90,35 @@ class LayerByLayer:
             return encoder.enter(variables, module_input(encoder, variables, pcm))
 
         def run(layer_variables: Variables, states: States) -> PyTree:
-            return tuple(encoder.layer.apply(layer_variables, state) for state in states)
+            return tuple(apply_model(encoder.layer, layer_variables, state) for state in states)
 
         def leave(variables: Variables, heads: Heads, members: Members, states: States) -> BatchVerdicts:
             return _judge(encoder, multi_label, heads, members, encoder.leave(variables, states))
 
         # `vmap` runs over the axis `edit`; `map_clips` splits the axis `clip`, which then is the second one.
         run_edits = jax.vmap(run, in_axes=(None, 0))
-        edit_edits = jax.vmap(self._edit, in_axes=(None, 0, 0, 0))
+        edit_edits = jax.vmap(self._edit, in_axes=(None, 0, None, 0, 0))
+        edit_first = jax.vmap(self._edit, in_axes=(None, None, None, 0, 0))
+        add_edits = jax.vmap(self._add, in_axes=(None, None, None, None, None, 0, 0, 0))
         leave_edits = jax.vmap(leave, in_axes=(None, None, None, 0))
         self.enter = map_clips(enter, mesh, (None, 0))
         self.run_layer = map_clips(run, mesh, (None, 0))
         self.observe_layer = map_clips(self._observe, mesh, (None, 0))
-        self.branch = map_clips(self._branch, mesh, (None, 0, 0, None, None, None), out_axis=1)
+        self.add = map_clips(add_edits, mesh, (None, 0, 0, 0, 0, None, None, None), out_axis=1)
+        self.edit_first = map_clips(edit_first, mesh, (None, 0, 0, None, None), out_axis=1)
         # Branches are donated: a layer's output takes the memory of its input.
         self.run_branches = map_clips(run_edits, mesh, (None, 1), out_axis=1, donate=[1])
-        self.edit_branches = map_clips(edit_edits, mesh, (None, 1, None, None), out_axis=1, donate=[1])
+        self.edit_branches = map_clips(edit_edits, mesh, (None, 1, 0, None, None), out_axis=1, donate=[1])
         self.leave = map_clips(leave_edits, mesh, (None, None, 0, 1), out_axis=1)
 
     def run(
-        self, variables: Variables, heads: Heads, pcm: Array, members: Members, chunks: Sequence[Chunk]
+        self,
+        variables: Variables,
+        heads: Heads,
+        pcm: Array,
+        members: Members,
+        chunks: Sequence[Chunk],
+        donor_pcm: Array | None = None,
     ) -> Iterator[tuple[Sequence[int], BatchVerdicts]]:
         """Judge a batch of clips under every edit, and untouched.
 
@@ -110,6 +128,7 @@ class LayerByLayer:
           pcm: samples of the clips.
           members: classes of the clips, for each label set.
           chunks: all edits, as planned.
+          donor_pcm: samples of the clips whose activations the changed neurons take; None: no patch.
 
         Yields:
           numbers of a chunk's edits with their verdicts, which may still be computing; at last `UNTOUCHED` with its.
@@ -118,77 +137,104 @@ class LayerByLayer:
         for chunk in chunks:
             chunks_of[chunk.first_layer].append(chunk)
         layers = self.encoder.layer_variables(variables)
+        donors = (
+            self._donors(layers, self.enter(variables, donor_pcm)) if donor_pcm is not None else [None] * len(layers)
+        )
         states = self.enter(variables, pcm)
         for number, layer in enumerate(layers):
             if not chunks_of[number]:
                 states = self.run_layer(layer, states)
                 continue
+            before = states
             # Activations are needed only here, where edits branch off; they are let go with the layer.
-            states, activations = self.observe_layer(layer, states)
+            states, activations = self.observe_layer(layer, before)
             for chunk in chunks_of[number]:
-                branches = self.branch(layer, states, activations, *chunk.sparse(number))
+                branches = self._branch(layer, before, states, activations, donors[number], chunk)
                 # Behind its first layer an edit has states of its own, so gains act on activations made from these.
                 for later in range(number + 1, len(layers)):
                     if chunk.changes(later):
-                        branches = self.edit_branches(layers[later], branches, *chunk.dense(later, self.neurons))
+                        dense = chunk.dense(later, self.neurons)
+                        branches = self.edit_branches(layers[later], branches, donors[later], *dense)
                     else:
                         branches = self.run_branches(layers[later], branches)
                 yield chunk.numbers, self.leave(variables, heads, members, branches)
         untouched = jax.tree.map(lambda state: state[None], states)  # as one edit
         yield [UNTOUCHED], self.leave(variables, heads, members, untouched)
 
-    def _observe(self, layer_variables: Variables, states: States) -> tuple[States, States]:
-        """Output of a layer, and the activations of its neurons, for each call."""
-        outputs, activations = [], []
-        for state in states:
-
-            def keep(_: int, activation: Array) -> Array:
-                activations.append(activation)
-                return activation
-
-            outputs.append(self._apply(layer_variables, state, keep))
-        return tuple(outputs), tuple(activations)
-
-    def _edit(self, layer_variables: Variables, states: States, gain: Array, offset: Array) -> States:
-        """Output of a layer with a gain and an offset on each of its neurons."""
-
-        def edit(_: int, activation: Array) -> Array:
-            return activation * gain.astype(activation.dtype) + offset.astype(activation.dtype)
-
-        with jax.numpy_rank_promotion("allow"):  # (neuron) against (clip, any token axes, neuron)
-            return tuple(self._apply(layer_variables, state, edit) for state in states)
-
-    def _apply(self, layer_variables: Variables, state: Array, edit: Callable[[int, Array], Array]) -> Array:
-        encoder = self.encoder
-        return edit_neurons(encoder.layer, layer_variables, state, neurons=encoder.layer_neurons, edit=edit)[0]
+    def _donors(self, layers: Sequence[Variables], states: States) -> list[Donors]:
+        """The donors' activations in every layer."""
+        donors: list[Donors] = []
+        for layer in layers:
+            states, activations = self.observe_layer(layer, states)
+            donors.append(activations)
+        return donors
 
     def _branch(
+        self, layer: Variables, before: States, after: States, activations: States, donors: Donors, chunk: Chunk
+    ) -> States:
+        """Output of a chunk's first layer under its edits, from its input and its untouched output."""
+        number = chunk.first_layer
+        if self.encoder.outgoing_weights(layer) is None:
+            return self.edit_first(layer, before, donors, *chunk.dense(number, self.neurons))
+        return self.add(layer, before, after, activations, donors, *chunk.sparse(number))
+
+    def _observe(self, layer_variables: Variables, states: States) -> tuple[States, States]:
+        """Output of a layer, and the values of its neurons, for each call."""
+        encoder, pattern = self.encoder, named_layer_units(self.encoder)["neurons"]
+        outputs, activations = [], []
+        for state in states:
+            visited = visit_neurons(encoder.layer, layer_variables, state, neurons=pattern, visit=lambda _, a: (a, a))
+            ((of_layer,),) = visited[1].values()
+            outputs.append(visited[0])
+            activations.append(of_layer[0])  # the layer's only one
+        return tuple(outputs), tuple(activations)
+
+    def _edit(self, layer_variables: Variables, states: States, donors: Donors, gain: Array, offset: Array) -> States:
+        """Output of a layer with a gain and an offset on each of its neurons."""
+        units, outputs = named_layer_units(self.encoder), []
+        for state, donor in zip(states, donors or itertools.repeat(None), strict=False):
+            edit = functools.partial(_edited, gain, offset, donor, units["vectors"])
+            outputs.append(
+                edit_neurons(self.encoder.layer, layer_variables, state, neurons=units["neurons"], edit=edit)
+            )
+        return tuple(outputs)
+
+    def _add(
         self,
         layer_variables: Variables,
-        states: States,
+        before: States,
+        after: States,
         activations: States,
+        donors: Donors,
         neuron: Array,
         scale: Array,
         offset: Array,
     ) -> States:
-        """Output of a layer under each edit: its untouched output, plus what the changed neurons write more or less.
+        """Output of a layer under an edit: untouched, plus what the changed neurons write more or less.
 
-        `neuron`, `scale` (gain - 1) and `offset` are (edit, changed), as `Chunk.sparse` gives them.
+        `neuron`, `scale` (gain - 1) and `offset` are (changed), as `Chunk.sparse` gives them for each edit.
         """
-        weights = self.encoder.outgoing_weights(layer_variables)
+        weights: Any = self.encoder.outgoing_weights(layer_variables)  # `_branch` has seen that there are some
+        place = getattr(self.encoder, "outgoing_module", "")
 
-        def branch(neuron: Array, scale: Array, offset: Array) -> States:
-            def changed(state: Array, activation: Array) -> Array:
-                picked = activation[..., neuron].astype(jnp.float32)  # (clip, any token axes, changed)
-                along_last = (*[1] * (picked.ndim - 1), -1)
-                # gain x a + offset - a. The sum is formed in float32, and rounded once to the encoder's type.
-                change = picked * scale.reshape(along_last) + offset.reshape(along_last)
-                added = jnp.matmul(change, weights[neuron].astype(jnp.float32), precision="highest")
-                return (state.astype(jnp.float32) + added).astype(state.dtype)
+        def output(state: Array, untouched: Array, activation: Array, donor: Array | None) -> Array:
+            picked = activation[..., neuron].astype(jnp.float32)  # (clip, any token axes, changed)
+            along_last = (*[1] * (picked.ndim - 1), -1)
+            # gain x a + offset - a, and in a patch the donor's a in place of 0.
+            removed = picked if donor is None else picked - donor[..., neuron].astype(jnp.float32)
+            change = removed * scale.reshape(along_last) + offset.reshape(along_last)
+            added = jnp.matmul(change, weights[neuron].astype(jnp.float32), precision="highest")
 
-            return tuple(map(changed, states, activations))
+            def with_change(_: Site | None, written: Array) -> Array:
+                # The sum is formed in float32, and rounded once to the encoder's type.
+                return (written.astype(jnp.float32) + added).astype(written.dtype)
 
-        return jax.vmap(branch)(neuron, scale, offset)
+            if not place:
+                return with_change(None, untouched)
+            return edit_neurons(self.encoder.layer, layer_variables, state, neurons=place, edit=with_change)
+
+        of_donors = donors or [None] * len(before)
+        return tuple(map(output, before, after, activations, of_donors))
 
 
 class WholeEncoder:
@@ -197,39 +243,89 @@ class WholeEncoder:
     def __init__(self, encoder: Encoder, multi_label: Mapping[str, bool], shape: tuple[int, int], mesh: Mesh) -> None:
         """Make the programs, which are compiled on first use; arguments as for `runner_of`."""
         self.layers, self.neurons = shape
+        units = named_units(encoder)
 
         def run_edit(
-            variables: Variables, heads: Heads, inputs: PyTree, members: Members, gains: Gains
+            variables: Variables,
+            heads: Heads,
+            inputs: PyTree,
+            members: Members,
+            donors: Sequence[States] | None,
+            gains: Gains,
         ) -> BatchVerdicts:
-            def edit(layer: int, activation: Array) -> Array:
-                if layer not in gains:
-                    return activation
-                gain, offset = (values.astype(activation.dtype) for values in gains[layer])
-                return activation * gain + offset
+            def edit(site: Site, value: Array) -> Array:
+                if isinstance(site.layer, int) and site.layer not in gains:
+                    return value
+                return _edited(*_gains_of(gains, site), _donor_of(donors, site), units["vectors"], site, value)
 
-            with jax.numpy_rank_promotion("allow"):  # (neuron) against (clip, any token axes, neuron)
-                output, _ = edit_neurons(encoder.module, variables, inputs, neurons=encoder.neurons, edit=edit)
+            output = edit_neurons(encoder.module, variables, inputs, neurons=units["neurons"], edit=edit)
             return _judge(encoder, multi_label, heads, members, output)
 
         def run_untouched(variables: Variables, heads: Heads, inputs: PyTree, members: Members) -> BatchVerdicts:
-            verdicts = _judge(encoder, multi_label, heads, members, encoder.module.apply(variables, inputs))
+            output = apply_model(encoder.module, variables, inputs)
+            verdicts = _judge(encoder, multi_label, heads, members, output)
             return jax.tree.map(lambda leaf: leaf[None], verdicts)
 
-        run_edits = jax.vmap(run_edit, in_axes=(None, None, None, None, 0))
+        def observe(variables: Variables, inputs: PyTree) -> list[States]:
+            return capture_neurons(encoder.module, variables, inputs, neurons=units["neurons"])
+
+        run_edits = jax.vmap(run_edit, in_axes=(None, None, None, None, None, 0))
         self.front_end = map_clips(functools.partial(module_input, encoder), mesh, (None, 0))
-        self.run_edits = map_clips(run_edits, mesh, (None, None, 0, 0, None), out_axis=1)
+        self.observe = map_clips(observe, mesh, (None, 0))
+        self.run_edits = map_clips(run_edits, mesh, (None, None, 0, 0, 0, None), out_axis=1)
         self.run_untouched = map_clips(run_untouched, mesh, (None, None, 0, 0), out_axis=1)
 
     def run(
-        self, variables: Variables, heads: Heads, pcm: Array, members: Members, chunks: Sequence[Chunk]
+        self,
+        variables: Variables,
+        heads: Heads,
+        pcm: Array,
+        members: Members,
+        chunks: Sequence[Chunk],
+        donor_pcm: Array | None = None,
     ) -> Iterator[tuple[Sequence[int], BatchVerdicts]]:
         """Judge a batch of clips under every edit, and untouched; as `LayerByLayer.run`."""
         inputs = self.front_end(variables, pcm)
+        donors = None if donor_pcm is None else self.observe(variables, self.front_end(variables, donor_pcm))
         for chunk in chunks:
             # Gains of every layer from the first: chunks that begin in one layer share a program.
             gains = {layer: chunk.dense(layer, self.neurons) for layer in range(chunk.first_layer, self.layers)}
-            yield chunk.numbers, self.run_edits(variables, heads, inputs, members, gains)
+            yield chunk.numbers, self.run_edits(variables, heads, inputs, members, donors, gains)
         yield [UNTOUCHED], self.run_untouched(variables, heads, inputs, members)
+
+
+def _edited(gain: Array, offset: Array, donor: Array | None, vectors: bool, _: Site, value: Array) -> Array:
+    """The value of neurons, (clip, any token axes, neuron), under gains and offsets (neuron).
+
+    With a donor, what the gain takes away comes from there. With `vectors` the value has one more axis, of parts.
+    """
+    gain, offset = (
+        jnp.expand_dims(part.astype(value.dtype), -1) if vectors else part.astype(value.dtype)
+        for part in (gain, offset)
+    )
+    with jax.numpy_rank_promotion("allow"):
+        edited = value * gain + offset
+        return edited if donor is None else edited + (1 - gain) * donor
+
+
+def _gains_of(gains: Gains, site: Site) -> tuple[Array, Array]:
+    """Gain and offset of the neurons at a site, whose layer is traced inside a scan."""
+    if isinstance(site.layer, int):
+        return gains[site.layer]
+    gain, offset = next(iter(gains.values()))
+    untouched = jnp.ones_like(gain), jnp.zeros_like(offset)
+    of_layers = [gains.get(layer, untouched) for layer in range(site.layers)]
+    gain, offset = (jnp.stack(parts)[site.layer] for parts in zip(*of_layers, strict=True))
+    return gain, offset
+
+
+def _donor_of(donors: Sequence[States] | None, site: Site) -> Array | None:
+    """The donors' activations at a site."""
+    if donors is None:
+        return None
+    if isinstance(site.layer, int):
+        return donors[site.layer][site.call]
+    return jnp.stack([calls[site.call] for calls in donors])[site.layer]
 
 
 def _judge(

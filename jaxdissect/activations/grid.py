@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdissect.activations.read import capture_neurons
-from jaxdissect.encoder.protocol import Encoder, Variables, module_input
+from jaxdissect.encoder.protocol import Encoder, Variables, module_input, named_units
 from jaxdissect.errors import require
 
 
@@ -66,7 +66,7 @@ def grid_reader(encoder: Encoder, samples: int, neurons: Int[np.ndarray, "neuron
 
     def outputs(variables: Variables, clips: Array) -> list[tuple[Array, ...]]:
         inputs = module_input(encoder, variables, clips)
-        return list(capture_neurons(encoder.module, variables, inputs, neurons=encoder.neurons).values())
+        return capture_neurons(encoder.module, variables, inputs, **named_units(encoder))
 
     shapes = jax.eval_shape(outputs, encoder.variables, jax.ShapeDtypeStruct((1, samples), jnp.float32))
     for layer, number in np.asarray(neurons).tolist():

@@ -1,23 +1,21 @@
-"""Reading neurons: outputs of chosen modules of any Linen model, reduced over tokens inside the caller's jit."""
+"""Reading neurons: activations of any model, reduced over tokens inside the caller's jit."""
 
 import functools
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxdissect.activations.tags import Specs, local_part
 from jaxdissect.activations.token_sums import token_sums
-from jaxdissect.encoder.protocol import Variables
+from jaxdissect.activations.visit import Site, visit_neurons
+from jaxdissect.encoder.models import Model
 from jaxdissect.errors import require
-from jaxdissect.types import Record
 
 EXACT_FLOAT32 = 2**24  # every whole number up to this is a float32
 
@@ -47,153 +45,119 @@ class Reading:
 
 
 def read_neurons(
-    module: nn.Module,
-    variables: Variables,
+    model: Model,
+    variables: PyTree,
     *inputs: PyTree,
     neurons: str,
-    masks: Sequence[Bool[Array, "clip ..."]] | None = None,
+    masks: Sequence[Bool[Array | np.ndarray, "clip ..."]] | None = None,
     threshold: float = 0.0,
+    vectors: bool = False,
+    specs: Specs | None = None,
     **options: Any,
 ) -> tuple[PyTree, dict[str, Reading]]:
-    """Run a Linen module and read the outputs of some of its submodules, reduced over tokens.
+    """Call a model and read its neurons, reduced over tokens.
 
-    Pure: call it inside your own `jit`, `vmap` or `shard_map`. The activations are reduced in the same compiled
-    program, so memory does not grow with the depth of the module.
+    Pure: call it inside your own `jit`, `vmap`, `grad` or `shard_map`. The activations are reduced in the same compiled
+    program, and inside of scans, so memory does not grow with the depth of the model.
 
     Args:
-      module, variables, inputs, options: parts of the call `module.apply(variables, *inputs, **options)`.
-      neurons: pattern of module paths joined by "/", with the wildcards of `fnmatch`: "blocks_*/mlp/act". The
-        output of a module it matches has shape (clip, any token axes, neuron); modules under `nn.scan`, whose
-        outputs have the layers in front, cannot be read.
-      masks: tokens to read, shape (clip, the token axes); one mask for each call of a module, since a module
-        may be called several times in one pass. Default: every token.
+      model: a Flax Linen module, a Flax NNX module, or any function.
+      variables: what the model is called with first: of a Linen module its variables, of an NNX module its state.
+      inputs, options: the rest of the call.
+      neurons: pattern of module paths joined by "/", or of tags (see `tag`), with the wildcards of `fnmatch`:
+        "blocks_*/mlp/act". What it names has the axes (clip, any token axes, neuron).
+      masks: tokens to read, shape (clip, the token axes); one mask for each call of the layers, since a model may run
+        them several times. Default: every token.
       threshold: activation above which a neuron is active.
+      vectors: what is named has one more axis, and the activation of a unit, as of an attention head, is the norm of
+        its vector.
+      specs: for each name inside a `shard_map`, how its value is split over devices.
 
     Returns:
-      What `module.apply` returns, and a `Reading` per module path, in the order in which the modules were called.
+      What the model returns, and a `Reading` for each path and tag, in the order of the program. Those of tags, and of
+      modules under `nn.scan` or `nnx.scan`, have the axes (clip, layer, neuron).
 
     Raises:
-      InputError: no module matches, an output is no array of clips or has no token, or the masks do not fit.
+      InputError: nothing matches, a value is no array of clips or has no token, or the masks do not fit.
     """
-    mutable = options.pop("mutable", False)
-    require(mutable is not True, "mutable=True would keep every module's activations: name the collections to update.")
-    kept = [mutable] if isinstance(mutable, str) else list(mutable or ())
-    output, changed, outputs = _capture(module, variables, inputs, options, neurons, kept)
-    # The first array given has the clips in front; without any, the outputs alone say how many there are.
+    # The first array given has the clips in front; without any, the values alone say how many there are.
     arrays = [leaf for leaf in jax.tree.leaves((inputs, options)) if jnp.ndim(leaf)]
     clips = jnp.shape(arrays[0])[:1] if arrays else None
-    readings = {}
-    for path, calls in outputs.items():
-        _check(path, calls, clips, masks)
-        of_calls = zip(calls, masks or itertools.repeat(None), strict=False)
+
+    def visit(site: Site, value: Array) -> tuple[Array, Reading]:
+        activation = activations_of(value, vectors, site.name)
+        _check(site, activation, clips)
         with jax.named_scope("counting"):
-            readings[path] = functools.reduce(_merge, [reduce_tokens(call, mask, threshold) for call, mask in of_calls])
-    if mutable:
-        return (output, {name: changed[name] for name in changed if name in kept}), readings
-    return output, readings
+            return value, reduce_tokens(activation, _mask(site, activation, masks), threshold)
+
+    calls = 1 if masks is None else len(masks)
+    output, read = visit_neurons(
+        model, variables, *inputs, neurons=neurons, visit=visit, calls=calls, specs=specs, **options
+    )
+    for name, of_name in read.items():
+        _require_masks(name, masks is None or len(of_name) == calls, masks or (), f"there are {len(of_name)} calls")
+    return output, {name: _reading(functools.reduce(_merge, of_name)) for name, of_name in read.items()}
 
 
 def capture_neurons(
-    module: nn.Module, variables: Variables, *inputs: PyTree, neurons: str, **options: Any
-) -> dict[str, tuple[Array, ...]]:
+    model: Model, variables: PyTree, *inputs: PyTree, neurons: str, vectors: bool = False, **options: Any
+) -> list[tuple[Float[Array, "clip *token neuron"], ...]]:
     """The activations themselves, of every token; much larger than what `read_neurons` makes of them.
 
     Args:
-      module, variables, inputs, options: parts of the call `module.apply(variables, *inputs, **options)`.
-      neurons: pattern of module paths, as in `read_neurons`.
+      model, variables, inputs, neurons, vectors, options: as in `read_neurons`.
 
     Returns:
-      The outputs (clip, any token axes, neuron) of every call of each module, in the order in which they were called.
+      For each layer its activations in each call, in the order in which they were computed.
 
     Raises:
-      InputError: no module matches.
+      InputError: nothing matches.
     """
-    return _capture(module, variables, inputs, options, neurons, [])[2]
+
+    def visit(site: Site, value: Array) -> tuple[Array, Array]:
+        return value, activations_of(value, vectors, site.name)
+
+    read = visit_neurons(model, variables, *inputs, neurons=neurons, visit=visit, **options)[1]
+    # (layer, clip, ...) for each call of each name
+    return [layer for calls in read.values() for layer in zip(*calls, strict=True)]
 
 
 def stack_layers(readings: Mapping[str, Reading]) -> Reading:
-    """Readings of equally wide modules as one, with axes (clip, layer, neuron).
+    """Readings of equally wide layers as one, with axes (clip, layer, neuron).
 
     Args:
-      readings: readings by module path, as `read_neurons` returns them; the layers are in their order.
+      readings: readings by name, as `read_neurons` returns them; the layers are in their order.
 
     Raises:
-      InputError: modules differ in their number of neurons.
+      InputError: layers differ in their number of neurons.
     """
     widths = {path: reading.sum.shape[-1] for path, reading in readings.items()}
     require(
         len(set(widths.values())) == 1,
         f"Layers can only be stacked if they have equally many neurons, got {widths}.",
     )
-    layers = list(readings.values())
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *layers)
-    return stacked.replace(tokens=layers[0].tokens)  # every layer has the same tokens
+    return jax.tree.map(_along_layers, *readings.values())
 
 
-def require_match(matches: bool, pattern: str, called: Iterable[str]) -> None:
-    """Refuse a pattern of module paths that no called module matches.
+def activations_of(value: Array, vectors: bool, name: str) -> Float[Array, "clip *token neuron"]:
+    """What neurons do, from the value that is named: itself, or the norms of its vectors.
+
+    Args:
+      value: the value; with `vectors` it has a last axis of parts.
+      vectors: whether a unit's activation is a vector.
+      name: its name, for the message.
 
     Raises:
-      InputError: no module matches.
+      InputError: the value is not real, or has too few axes.
     """
     require(
-        matches,
-        f"No module matches the pattern {pattern!r}; the modules called were: "
-        f"{', '.join(sorted(set(called))) or 'none'}.",
+        value.ndim >= 2 + vectors and jnp.issubdtype(value.dtype, jnp.floating),
+        f"The output of {name!r} must be an array of real numbers (clip, any token axes, "
+        f"{'unit, part' if vectors else 'neuron'}), found {value.dtype} of shape {value.shape}.",
     )
-
-
-def _capture(
-    module: nn.Module, variables: Variables, inputs: tuple, options: Record, neurons: str, kept: list[str]
-) -> tuple[PyTree, Variables, dict[str, tuple[Array, ...]]]:
-    """The module's result, the collections that it changed, and the outputs of the modules that match."""
-    called: list[str] = []
-
-    def matches(submodule: nn.Module, method: str) -> bool:
-        if method != "__call__":
-            return False
-        called.append("/".join(submodule.path))
-        return fnmatchcase(called[-1], neurons)
-
-    # Intermediates that the caller hands in would be returned beside those of this pass.
-    variables = {name: collection for name, collection in variables.items() if name != "intermediates"}
-    recorded = [*kept, "intermediates"]
-    # Only the outputs wanted are kept, so that the compiler can drop all others.
-    output, changed = module.apply(variables, *inputs, capture_intermediates=matches, mutable=recorded, **options)
-    # Modules may also `sow` into the collection: only outputs of `__call__` are wanted.
-    outputs = {
-        "/".join(path[:-1]): calls
-        for path, calls in flatten_dict(changed.get("intermediates", {})).items()
-        if path[-1] == "__call__" and fnmatchcase("/".join(path[:-1]), neurons)
-    }
-    require_match(bool(outputs), neurons, called)
-    # Flax sorts by name, so that relu_10 comes before relu_2; the layers are in the order of the calls.
-    return output, changed, {path: outputs[path] for path in sorted(outputs, key=called.index)}
-
-
-def _check(
-    path: str, calls: Sequence[PyTree], clips: tuple[int, ...] | None, masks: Sequence[Bool[Array, "clip ..."]] | None
-) -> None:
-    """Refuse outputs that are no activations of clips, and masks that do not fit them."""
-    for call in calls:
-        shape = getattr(call, "shape", None)
-        require(
-            shape is not None and len(shape) >= 2 and clips in (None, shape[:1]),
-            f"The output of {path!r} must be an array (clip, any token axes, neuron) of {clips} clips, found "
-            f"{type(call).__name__ if shape is None else shape}.",
-        )
-        require(
-            math.prod(call.shape[1:-1]) > 0,
-            f"The output of {path!r} has no token: the clips are too short for the encoder: choose a longer unit "
-            f"length.",
-        )
-    shapes = [call.shape[:-1] for call in calls]
-    given = shapes if masks is None else [mask.shape for mask in masks]
-    require(
-        given == shapes,
-        f"The masks must have the shapes of the outputs of {path!r} without their last axis, {shapes}, got {given}. "
-        f"An encoder's masks come from its token_layout.",
-    )
+    if not vectors:
+        return value
+    return jnp.sqrt(jnp.square(value.astype(jnp.float32)).sum(axis=-1))
 
 
 def reduce_tokens(
@@ -211,7 +175,60 @@ def reduce_tokens(
     return Reading(tokens, active.astype(jnp.int32), total, squares, excess, maximum)
 
 
+def _check(site: Site, activation: Array, clips: tuple[int, ...] | None) -> None:
+    """Refuse activations that are not of clips, or have no token."""
+    require(
+        site.spec is not None or clips in (None, activation.shape[:1]),
+        f"The output of {site.name!r} must be an array (clip, any token axes, neuron) of {clips} clips, found "
+        f"{activation.shape}.",
+    )
+    require(
+        math.prod(activation.shape[1:-1]) > 0,
+        f"The output of {site.name!r} has no token: the clips are too short for the encoder: choose a longer unit "
+        f"length.",
+    )
+
+
+def _mask(
+    site: Site, activation: Array, masks: Sequence[Bool[Array | np.ndarray, "_ ..."]] | None
+) -> Bool[Array, "clip *token"] | None:
+    """The mask of a call."""
+    if masks is None:
+        return None
+    _require_masks(site.name, site.call < len(masks), masks, f"call {site.call} has the shape {activation.shape[:-1]}")
+    mask = jnp.asarray(masks[site.call])
+    if site.spec is not None:
+        mask = local_part(mask, site.spec[:-1])
+    _require_masks(
+        site.name, mask.shape == activation.shape[:-1], masks, f"call {site.call} has {activation.shape[:-1]}"
+    )
+    return mask
+
+
+def _require_masks(name: str, fits: bool, masks: Sequence[Bool[Array | np.ndarray, "clip ..."]], found: str) -> None:
+    require(
+        fits,
+        f"The masks must have the shapes of the outputs of {name!r} without their last axis: {found}, and the masks "
+        f"have {[mask.shape for mask in masks]}. An encoder's masks come from its token_layout.",
+    )
+
+
 def _merge(first: Reading, second: Reading) -> Reading:
     """The reading of the tokens of two calls."""
     added = jax.tree.map(jnp.add, first, second)
     return added.replace(maximum=jnp.maximum(first.maximum, second.maximum))
+
+
+def _reading(layers: Reading) -> Reading:
+    """A reading of (layer, clip, ...) as one of (clip, layer, ...); of a single layer without the axis."""
+    if len(layers.sum) == 1:
+        return jax.tree.map(lambda leaf: leaf[0], layers)
+    moved = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), layers)
+    return moved.replace(tokens=layers.tokens[0])  # every layer has the same tokens
+
+
+def _along_layers(*leaves: Array) -> Array:
+    """Leaves of readings, (clip, neuron) or (clip, layer, neuron), along the axis of layers."""
+    if leaves[0].ndim == 1:
+        return leaves[0]  # every layer has the same tokens
+    return jnp.concatenate([leaf[:, None] if leaf.ndim == 2 else leaf for leaf in leaves], axis=1)

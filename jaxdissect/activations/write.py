@@ -1,4 +1,4 @@
-"""Writing neurons: any Linen module run with the outputs of chosen submodules changed, inside the caller's jit.
+"""Writing neurons: any model run with its activations changed, inside the caller's jit.
 
 An intervention is data, not a hook: gains and offsets are traced arrays, so one compiled program serves every choice of
 neurons, and `vmap` runs many of them at once. `activation -> gain * activation + offset` covers all kinds: gain 0
@@ -6,119 +6,109 @@ ablates, 0 to 1 attenuates, above 1 amplifies; gain 0 with the neuron's mean as 
 """
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import Any
 
-import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxdissect.activations.read import require_match
-from jaxdissect.encoder.protocol import Variables
+from jaxdissect.activations.read import activations_of
+from jaxdissect.activations.tags import Specs, local_part
+from jaxdissect.activations.visit import Site, visit_neurons
+from jaxdissect.encoder.models import Model
 from jaxdissect.errors import require
-from jaxdissect.types import Record
 
 
 def edit_neurons(
-    module: nn.Module,
-    variables: Variables,
+    model: Model,
+    variables: PyTree,
     *inputs: PyTree,
     neurons: str,
-    edit: Callable[[int, Array], Array],
+    edit: Callable[[Site, Array], Array],
     **options: Any,
-) -> tuple[PyTree, int]:
-    """Run a Linen module with the outputs of some of its submodules replaced.
+) -> PyTree:
+    """Call a model with the values of some of its neurons replaced.
 
-    Pure if `edit` is: call it inside your own `jit`, `vmap` or `grad`. (An interceptor entered around a function that
-    is compiled already would silently do nothing.)
+    Pure if `edit` is: call it inside your own `jit`, `vmap` or `grad`.
 
     Args:
-      module, variables, inputs, options: parts of the call `module.apply(variables, *inputs, **options)`.
-      neurons: pattern of module paths, as in `read_neurons`.
-      edit: function called as `edit(layer, activation)` with the output (clip, any token axes, neuron) of a module that
-        the pattern matches; its result takes the output's place. Layers are counted in the order in which their
-        modules are first called, as `read_neurons` lists them.
-
-    Returns:
-      What `module.apply` returns, and the number of layers.
+      model, variables, inputs, options: parts of the call, as in `read_neurons`.
+      neurons: pattern of paths and tags, as in `read_neurons`.
+      edit: function called as `edit(site, value)` with each value that the pattern names, (clip, any token axes,
+        neuron); its result takes the value's place. `site.layer` is in the order of `read_neurons`.
 
     Raises:
-      InputError: no module matches.
+      InputError: nothing matches.
     """
-    called: list[str] = []
-    layers: dict[str, int] = {}
 
-    def intercept(run: Callable, args: tuple, kwargs: Record, context: nn.module.InterceptorContext) -> PyTree:
-        output = run(*args, **kwargs)
-        if context.method_name != "__call__":
-            return output
-        called.append("/".join(context.module.path))
-        if not fnmatchcase(called[-1], neurons):
-            return output
-        # A module called again, for another chunk, keeps the number of its first call.
-        return edit(layers.setdefault(called[-1], len(layers)), output)
+    def visit(site: Site, value: Array) -> tuple[Array, None]:
+        return edit(site, value), None
 
-    with nn.intercept_methods(intercept):
-        output = module.apply(variables, *inputs, **options)
-    require_match(bool(layers), neurons, called)
-    return output, len(layers)
+    return visit_neurons(model, variables, *inputs, neurons=neurons, visit=visit, **options)[0]
 
 
 def run_with_gains(
-    module: nn.Module,
-    variables: Variables,
+    model: Model,
+    variables: PyTree,
     *inputs: PyTree,
     neurons: str,
-    gains: Float[Array, "*clip layer neuron"],
-    offsets: Float[Array, "*clip layer neuron"] | None = None,
+    gains: Float[Array | np.ndarray, "*clip layer neuron"],
+    offsets: Float[Array | np.ndarray, "*clip layer neuron"] | None = None,
+    vectors: bool = False,
+    specs: Specs | None = None,
     **options: Any,
 ) -> PyTree:
-    """Run any Linen module with every neuron's activation `a` replaced by `gain * a + offset`.
+    """Call a model with every neuron's activation `a` replaced by `gain * a + offset`.
 
     A gain of 0 equals zeroing the neuron's row in the linear layer that reads it. Pure, and traced in `gains` and
     `offsets`: use it inside your own `jit`; `vmap` over `gains` runs many interventions in one pass; the gradient with
     respect to a gain is activation x gradient, summed over tokens.
 
     Args:
-      module, variables, inputs, options: parts of the call `module.apply(variables, *inputs, **options)`.
-      neurons: pattern of module paths, as in `read_neurons`; outputs have the axes (clip, any token axes, neuron).
-      gains: factor for every layer, counted in the order of calls, and neuron; 1 leaves alone. With a clip axis in
+      model, variables, inputs, options: parts of the call, as in `read_neurons`.
+      neurons: pattern of paths and tags, as in `read_neurons`.
+      gains: factor for every layer, in the order of `read_neurons`, and neuron; 1 leaves alone. With a clip axis in
         front, each clip has its own.
       offsets: summand for every layer and neuron, likewise; 0 leaves alone. Default: none.
+      vectors: units are vectors, as in `read_neurons`: a gain multiplies all parts of one, and there are no offsets.
+      specs: as in `read_neurons`.
 
     Returns:
-      What `module.apply` returns.
+      What the model returns.
 
     Raises:
-      InputError: no module matches, or the axes do not fit: another number of layers (as under `nn.scan`, where all
-        layers are one module), of neurons or of clips.
+      InputError: nothing matches, or the axes do not fit: another number of layers, of neurons or of clips.
     """
     shape = gains.shape
     require(len(shape) in (2, 3), f"Gains must have the axes (layer, neuron) or (clip, layer, neuron), got {shape}.")
+    require(offsets is None or not vectors, "Offsets are numbers: units that are vectors take gains alone.")
     if offsets is not None:
         require(offsets.shape == shape, f"Offsets must have the axes of the gains, {shape}, got {offsets.shape}.")
-    *clips, layers, width = shape
+    *clips, layers, _ = shape
+    gains, offsets = jnp.asarray(gains), None if offsets is None else jnp.asarray(offsets)  # indexed by traced layers
 
     def require_fit(fits: bool, misfit: str) -> None:
         require(
             fits,
-            f"Gains of the shape {shape} do not fit the neurons {neurons!r}: the module has {misfit}. Gains have the "
+            f"Gains of the shape {shape} do not fit the neurons {neurons!r}: the model has {misfit}. Gains have the "
             f"axes (layer, neuron) or (clip, layer, neuron).",
         )
 
-    def edit(layer: int, activation: Array) -> Array:
-        require_fit(layer < layers, f"more than {layers} layers")
-        in_front = (len(activation),) if clips else ()
-        fits = (*in_front, activation.shape[-1]) == (*clips, width)
-        require_fit(fits, f"an output {activation.shape} in layer {layer}")
+    def visit(site: Site, value: Array) -> tuple[Array, None]:
+        require_fit(site.layers == layers, f"{site.layers} layers")
+        units = activations_of(value, vectors, site.name).shape[-1]
+        in_front = value.shape[: len(clips)]
+        # How the axes (clip, unit) are split over devices: not at all, outside of a `shard_map`.
+        split = (None, None) if site.spec is None else (site.spec[0], site.spec[-1])
 
         def of_layer(values: Array) -> Array:
-            # One axis of length 1 for every token axis, and for the clips where all have the same values.
-            broadcast = (*(clips or [1]), *[1] * (activation.ndim - 2), width)
-            return values[..., layer, :].reshape(broadcast).astype(activation.dtype)
+            here = local_part(values[..., site.layer, :], split[1 - values.ndim :])
+            require_fit(here.shape == (*in_front, units), f"a value {value.shape} in {site.name!r}")
+            # One axis of length 1 for every token axis and for a vector's parts; and for clips that share a gain.
+            ones = [1] * (value.ndim - 2 - vectors)
+            return here.reshape(*(in_front or [1]), *ones, units, *[1] * vectors).astype(value.dtype)
 
-        edited = activation * of_layer(gains)
-        return edited if offsets is None else edited + of_layer(offsets)
+        edited = value * of_layer(gains)
+        return (edited if offsets is None else edited + of_layer(offsets)), None
 
-    output, called_layers = edit_neurons(module, variables, *inputs, neurons=neurons, edit=edit, **options)
-    require_fit(called_layers == layers, f"{called_layers} layers")
-    return output
+    return visit_neurons(model, variables, *inputs, neurons=neurons, visit=visit, specs=specs, **options)[0]

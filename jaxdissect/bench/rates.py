@@ -16,7 +16,7 @@ from jaxdissect.activations.read import read_neurons
 from jaxdissect.bench.matrix_products import MatrixProduct, matrix_products, product_seconds, repeated_seconds
 from jaxdissect.counting.stream import Counter, CountOptions, neuron_shape
 from jaxdissect.encoder.directory import load_encoder
-from jaxdissect.encoder.protocol import Encoder, module_input
+from jaxdissect.encoder.protocol import Encoder, module_input, named_units
 from jaxdissect.errors import InputError, require
 from jaxdissect.options.bench import BenchOptions
 from jaxdissect.runtime.files import require_folder, require_regular, whole_file
@@ -130,7 +130,7 @@ def step_products(encoder: Encoder, clip_seconds: float, clips: int) -> tuple[di
     def read(variables: PyTree, pcm: Array) -> PyTree:
         inputs = module_input(encoder, variables, pcm)
         # Only the readings: counting does not need what follows the last layer's neurons.
-        return read_neurons(encoder.module, variables, inputs, neurons=encoder.neurons)[1]
+        return read_neurons(encoder.module, variables, inputs, **named_units(encoder))[1]
 
     samples = round(clip_seconds * encoder.sample_rate)
     return matrix_products(read, encoder.variables, jax.ShapeDtypeStruct((clips, samples), jnp.int16))

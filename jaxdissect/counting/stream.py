@@ -18,7 +18,7 @@ from jaxdissect.counting import statistics
 from jaxdissect.counting.clip_log import ClipLog
 from jaxdissect.counting.clip_store import STORE_TYPES, ClipStore
 from jaxdissect.counting.statistics import ClassCounts, Totals
-from jaxdissect.encoder.protocol import Encoder, variables_on
+from jaxdissect.encoder.protocol import Encoder, named_units, variables_on
 from jaxdissect.errors import require
 from jaxdissect.runtime.profiling import step_done
 from jaxdissect.runtime.resume import resumable
@@ -349,7 +349,7 @@ def _reader(encoder: Encoder, task: Task, options: CountOptions) -> Callable[[Va
             encoder.module,
             variables,
             inputs,
-            neurons=encoder.neurons,
+            **named_units(encoder),
             masks=token_masks(layout, options.tokens, pcm, samples),
             threshold=options.threshold,
         )

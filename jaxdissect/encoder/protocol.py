@@ -90,6 +90,20 @@ class Encoder(Protocol):
         ...
 
 
+def named_units(encoder: Encoder) -> Record:
+    """Which of an encoder's values are its neurons, as arguments of `read_neurons` and `run_with_gains`.
+
+    Args:
+      encoder: its attribute `vectors`, if it has one, says that each unit is a vector, as an attention head is.
+    """
+    return {"neurons": encoder.neurons, "vectors": getattr(encoder, "vectors", False)}
+
+
+def named_layer_units(encoder: "LayeredEncoder") -> Record:
+    """As `named_units`, for one layer of the encoder."""
+    return {"neurons": encoder.layer_neurons, "vectors": getattr(encoder, "vectors", False)}
+
+
 def variables_on(encoder: Encoder, mesh: Mesh) -> Variables:
     """The encoder's variables on every device of a mesh, in the types that it computes in.
 
@@ -135,11 +149,17 @@ class LayeredEncoder(Encoder, Protocol):
         """
         ...
 
-    def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"]:
+    def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"] | None:
         """The kernel behind the neurons: they add `activations @ outgoing_weights` to a layer's output.
+
+        Where they add it to something inside the layer, as before a norm or a scale, the encoder's attribute
+        `outgoing_module` is the path, inside the layer, of the module to whose output they add it.
 
         Args:
           layer_variables: variables of one layer.
+
+        Returns:
+          the kernel; None for units without one, as attention heads: the layer is then run with them changed.
         """
         ...
 

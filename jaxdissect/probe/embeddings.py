@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxdissect.encoder.models import apply_model
 from jaxdissect.encoder.protocol import Encoder, Variables, module_input, variables_on
 from jaxdissect.errors import require
 from jaxdissect.probe.linear import LARGEST_FEATURE
@@ -96,4 +97,4 @@ def embedding_features(encoder: Encoder, task: Task) -> int:
 
 
 def _embed(encoder: Encoder, variables: Variables, pcm: Array) -> PyTree:
-    return encoder.embed(encoder.module.apply(variables, module_input(encoder, variables, pcm)))
+    return encoder.embed(apply_model(encoder.module, variables, module_input(encoder, variables, pcm)))

@@ -263,15 +263,16 @@ def test_layer_by_layer_programs_hold_no_collective(encoder):
     states = runner.enter(variables, pcm)
     after, activations = runner.observe_layer(layer, states)
     edit = np.zeros((2, 4), np.int32), np.zeros((2, 4), np.float32), np.zeros((2, 4), np.float32)
-    branches = runner.branch(layer, after, activations, *edit)
+    branches = runner.add(layer, states, after, activations, activations, *edit)
     dense = np.ones((2, 64), np.float32), np.zeros((2, 64), np.float32)
     compiled = [
         runner.enter.lower(variables, pcm),
         runner.run_layer.lower(layer, states),
         runner.observe_layer.lower(layer, states),
-        runner.branch.lower(layer, after, activations, *edit),
+        runner.add.lower(layer, states, after, activations, activations, *edit),
+        runner.edit_first.lower(layer, states, activations, *dense),
         runner.run_branches.lower(layer, branches),
-        runner.edit_branches.lower(layer, branches, *dense),
+        runner.edit_branches.lower(layer, branches, activations, *dense),
         runner.leave.lower(variables, heads, members, branches),
     ]
     for program in compiled:

@@ -20,7 +20,7 @@ def test_activation_grid_lays_patches_where_they_are(seconds):
     encoder, pcm, neurons = untrained_m2d(CONFIG), clip(seconds), np.array([5, 2])
     grid = activation_grid(encoder, pcm, 1, neurons)
     inputs = module_input(encoder, encoder.variables, jnp.asarray(pcm[None]))
-    calls = list(capture_neurons(encoder.module, encoder.variables, inputs, neurons=encoder.neurons).values())[1]
+    calls = capture_neurons(encoder.module, encoder.variables, inputs, neurons=encoder.neurons)[1]
     columns = []
     for call in calls:  # (clip, chunk, token, neuron) or (clip, token, neuron); patches lie band by band
         for chunk in np.asarray(call[0]).reshape(-1, *call.shape[-2:]):

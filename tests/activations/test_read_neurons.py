@@ -122,7 +122,7 @@ def test_stack_layers_refuses_layers_of_unequal_width(mlp):
 
 def test_read_neurons_names_the_modules_if_none_matches(mlp):
     module, variables, x = mlp
-    with pytest.raises(InputError, match=r"blocks_\*.*Dense_0.*relu_1"):
+    with pytest.raises(InputError, match=r"'blocks_\*'; there are: relu_0, relu_1, Dense_0, "):
         read_neurons(module, variables, x, neurons="blocks_*")
 
 

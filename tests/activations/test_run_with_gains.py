@@ -69,8 +69,8 @@ def test_run_with_gains_of_zero_puts_the_offset_in_place(mlp):
     gains, offsets = jnp.ones((2, 6)).at[:, 2].set(0), jnp.zeros((2, 6)).at[:, 2].set(0.75)
     seen = {}
 
-    def see(layer, activation):
-        seen[layer] = activation
+    def see(site, activation):
+        seen[site.layer] = activation
         return activation
 
     edit_neurons(WIDE, variables, x, neurons="relu_*", edit=see)
@@ -152,7 +152,7 @@ def test_run_with_gains_numbers_layers_as_read_neurons_lists_them():
     assert list(readings) == ["c", "a", "b"]
     offsets = jnp.arange(3.0)[:, None] * jnp.ones((3, 4)) * 100
     seen = []
-    edit_neurons(Backwards(), variables, x, neurons="?", edit=lambda layer, a: seen.append(layer) or a)
+    edit_neurons(Backwards(), variables, x, neurons="?", edit=lambda site, a: seen.append(site.layer) or a)
     assert seen == [0, 1, 2]
     out = run_with_gains(Backwards(), variables, x, neurons="?", gains=jnp.zeros((3, 4)), offsets=offsets)
     np.testing.assert_array_equal(out, 200.0)
@@ -161,10 +161,10 @@ def test_run_with_gains_numbers_layers_as_read_neurons_lists_them():
 @pytest.mark.parametrize(
     ("gains", "message"),
     [
-        (jnp.ones((1, 6)), "more than 1 layers"),
-        (jnp.ones((3, 6)), "the module has 2 layers"),
-        (jnp.ones((2, 5)), r"an output \(4, 5, 6\) in layer 0"),
-        (jnp.ones((3, 2, 6)), r"an output \(4, 5, 6\) in layer 0"),
+        (jnp.ones((1, 6)), "the model has 2 layers"),
+        (jnp.ones((3, 6)), "the model has 2 layers"),
+        (jnp.ones((2, 5)), r"a value \(4, 5, 6\) in 'relu_0'"),
+        (jnp.ones((3, 2, 6)), r"a value \(4, 5, 6\) in 'relu_0'"),
         (jnp.ones(6), r"\(layer, neuron\) or \(clip, layer, neuron\), got \(6,\)"),
     ],
 )
@@ -180,24 +180,5 @@ def test_run_with_gains_refuses_other_offsets_and_patterns_without_a_match(mlp):
         run_with_gains.__wrapped__(
             WIDE, variables, x, neurons="relu_*", gains=jnp.ones((2, 6)), offsets=jnp.ones((1, 6))
         )
-    with pytest.raises(InputError, match="No module matches the pattern 'gelu_"):
+    with pytest.raises(InputError, match="No module or tag matches the pattern 'gelu_"):
         run_with_gains(WIDE, variables, x, neurons="gelu_*", gains=jnp.ones((2, 6)))
-
-
-def test_run_with_gains_refuses_scanned_layers():
-    """Under nn.scan all layers are one module: its one gain would silently act on each of them."""
-
-    class Layer(nn.Module):
-        @nn.compact
-        def __call__(self, x, _):
-            return Act(name="act")(nn.Dense(4)(x)), None
-
-    class Act(nn.Module):
-        def __call__(self, x):
-            return nn.relu(x)
-
-    stack = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()
-    x = arrays(2, 5, 4)
-    variables = stack.init(jax.random.key(0), x, None)
-    with pytest.raises(InputError, match="the module has 1 layers"):
-        run_with_gains(stack, variables, x, None, neurons="*act", gains=jnp.ones((3, 4)))

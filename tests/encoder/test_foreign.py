@@ -231,7 +231,7 @@ def test_token_layout_must_fit_the_neurons_before_counting(mine, data_folder, ca
     options = ["--encoder", "mine:layout", "--task", str(table), "--unit-seconds", "0.1"]
     assert main(["activations", *options, "--run", str(data_folder.path / "run")]) == 2
     printed = capsys.readouterr().err
-    assert "[(1, 5)], got [(1, 4)]. An encoder's masks come from its token_layout." in printed
+    assert "call 0 has (1, 5), and the masks have [(1, 4)]. An encoder's masks come from its token_layout." in printed
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

@@ -1,0 +1,115 @@
+"""Models of any kind as functions, in which the values that a pattern names are tagged.
+
+| model | names that a pattern can match |
+|---|---|
+| Flax Linen module, also under `nn.scan` | paths of submodules, "blocks_3/mlp/act", for what their call returns |
+| Flax NNX module | the same: "layers/3/act" |
+| any function `f(variables, *inputs)` | its tags (`jaxdissect.tag`); modules may have tags beside their paths |
+"""
+
+import functools
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
+
+import flax.linen as nn
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import PyTree
+
+from jaxdissect.errors import InputError, require
+from jaxdissect.types import Record
+
+Model: TypeAlias = nn.Module | nnx.Module | Callable[..., PyTree]
+PATH = "path of a module: "  # begins the tag that a module's output gets
+
+
+def apply_model(model: Model, variables: PyTree, *inputs: PyTree, **options: Any) -> PyTree:
+    """Call a model.
+
+    Args:
+      model: a Linen module, an NNX module or a function.
+      variables: its variables: of a Linen module the collections, of an NNX module its state; a function's first
+        argument.
+      inputs, options: what the model is called with.
+
+    Raises:
+      InputError: the model is none of these.
+    """
+    return _callable(model)(variables, *inputs, **options)
+
+
+def tagged_model(model: Model, neurons: str, called: list[str]) -> Callable[..., PyTree]:
+    """The model as a function `f(variables, *inputs, **options)` in which the outputs of modules that match are tagged.
+
+    Args:
+      model: the model.
+      neurons: pattern of paths.
+      called: list to which the paths of the modules that can be matched are added when the function is traced.
+    """
+    if isinstance(model, nn.Module):
+        return _tagged_linen(model, neurons, called)
+    if isinstance(model, nnx.Module):
+        return _tagged_nnx(model, neurons, called)
+    return _callable(model)
+
+
+def _callable(model: Model) -> Callable[..., PyTree]:
+    """The model as a function of its variables and inputs."""
+    if isinstance(model, nn.Module):
+        return model.apply
+    if isinstance(model, nnx.Module):
+        graph, _ = nnx.split(model)
+        return lambda state, *inputs, **options: nnx.merge(graph, state)(*inputs, **options)
+    if not callable(model):
+        raise InputError(
+            f"A model must be a Flax Linen module, a Flax NNX module or a function of (variables, *inputs) with tags, "
+            f"got {type(model).__name__}."
+        )
+    return model
+
+
+def _tagged_linen(module: nn.Module, neurons: str, called: list[str]) -> Callable[..., PyTree]:
+    def intercept(run: Callable, args: tuple, kwargs: Record, context: nn.module.InterceptorContext) -> PyTree:
+        output = run(*args, **kwargs)
+        if context.method_name != "__call__":
+            return output
+        path = "/".join(context.module.path)
+        called.append(path)
+        return _tag_output(output, path) if fnmatchcase(path, neurons) else output
+
+    def run(*args: PyTree, **options: Any) -> PyTree:
+        # Entered inside the function that is traced: around one that is compiled already it would do nothing.
+        with nn.intercept_methods(intercept):
+            return module.apply(*args, **options)
+
+    return run
+
+
+def _tagged_nnx(model: nnx.Module, neurons: str, called: list[str]) -> Callable[..., PyTree]:
+    copied = nnx.clone(model)
+    for path, module in list(nnx.iter_modules(copied)):
+        name = "/".join(map(str, path))
+        called.append(name)
+        if fnmatchcase(name, neurons) and callable(module):
+            # The class, and not the object, since transformations of NNX take modules apart and make them anew.
+            module.__class__ = _tagging(type(module), name)
+    return _callable(copied)
+
+
+@functools.cache  # one class for each name, so that programs that were compiled for it serve again
+def _tagging(kind: type[nnx.Module], path: str) -> type[nnx.Module]:
+    """A class of NNX modules whose call tags its output."""
+
+    def call(self: nnx.Module, *args: Any, **options: Any) -> PyTree:
+        return _tag_output(kind.__call__(self, *args, **options), path)
+
+    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+
+
+def _tag_output(output: PyTree, path: str) -> PyTree:
+    require(
+        hasattr(output, "shape"),
+        f"The output of {path!r} must be an array (clip, any token axes, neuron), found {type(output).__name__}.",
+    )
+    return checkpoint_name(output, PATH + path)
