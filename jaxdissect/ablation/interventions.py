@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -12,7 +13,9 @@ from jaxdissect.ablation.edits import Edit
 from jaxdissect.ablation.matched_controls import (
     MATCHES,
     Activity,
+    draw_controls_of_any_layer,
     draw_matched_controls,
+    in_one_layer,
     require_control_pools,
     shifted_control,
 )
@@ -36,7 +39,7 @@ class AblationOptions:
       mode: "gain"; or "mean", which replaces activations by the neuron's mean.
       controls: number of matched control sets of each neuron set.
       match: what controls are matched in: "layer"; "activity", which is layer, activation rate and size of what neurons
-        write; or "shift", the one published control, every neuron index + 1.
+        write; "any", nothing but their number; or "shift", the one published control, every neuron index + 1.
       seed: seed of controls and resampling.
       resamples: bootstrap resamples of sources.
 
@@ -47,7 +50,7 @@ class AblationOptions:
     gains: tuple[float, ...] | None = None
     mode: Literal["gain", "mean"] = "gain"
     controls: int = 200
-    match: Literal["activity", "layer", "shift"] = "activity"
+    match: Literal["activity", "layer", "any", "shift"] = "activity"
     seed: int = 0
     resamples: int = 1000
 
@@ -145,8 +148,8 @@ def make_interventions(
 ) -> list[Intervention]:
     """Every set at every gain, with controls that are the same at each gain.
 
-    With "activity" and "layer" a control has as many neurons in each layer as its set, and none of any set; the k-th
-    controls of all sets come from one draw.
+    With "activity" and "layer" a control has as many neurons in each layer as its set, with "any" as many in all. It
+    has none of any set. The k-th controls of all sets come from one draw.
 
     Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307), for silencing neuron sets and
     the control "shift"; drawn controls are not from there.
@@ -163,6 +166,8 @@ def make_interventions(
     check_sets(sets, shape, options)
     if options.match == "shift":
         controls = [shifted_control(target, shape) for target in sets]
+    elif options.match == "any":
+        controls = draw_controls_of_any_layer(sets, shape, options.controls, options.seed)
     else:
         matched = activity if options.match == "activity" else None
         controls = draw_matched_controls(sets, shape, options.controls, options.seed, matched)
@@ -200,7 +205,9 @@ def check_sets(sets: Sequence[NeuronSet], shape: tuple[int, int], options: Ablat
             f"The neuron set {target.name!r} asks for the gain {target.gain}: it must be at most {LARGEST_GAIN:,.0f} "
             f"in size.",
         )
-    if options.match != "shift":
+    if options.match == "any":
+        require_control_pools(in_one_layer(sets, shape), (1, math.prod(shape)), options.controls)
+    elif options.match != "shift":
         require_control_pools(sets, shape, options.controls)
 
 

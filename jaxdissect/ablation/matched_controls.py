@@ -1,12 +1,13 @@
 """Matched controls: random neuron sets that an ablation has to beat.
 
-A control has as many neurons in each layer as its target, and none of any target. It is drawn neuron by neuron: every
-neuron of a target has a *stand-in*, drawn from its *candidates*. What they are matched in depends on `match`:
+A control has as many neurons as its target, by default in each layer, and none of any target. It is drawn neuron by
+neuron: every neuron of a target has a *stand-in*, drawn from its *candidates*. `match` says what they have in common:
 
 - "layer": candidates are all other neurons of the layer.
 - "activity": candidates are the neurons of the layer that are most like the one they stand for, in the ranks of
   activation rate and of impact, the size of what a neuron writes to the residual stream (see `Activity`). To silence
   such a neuron disturbs the network as much, whatever the neuron responds to.
+- "any": candidates are all other neurons, of any layer; for units of which a layer has few, as attention heads.
 - "shift": the one published control, which is not drawn.
 
 The k-th controls of all targets come from one draw, in which every neuron has one stand-in. So targets that share
@@ -14,6 +15,7 @@ neurons have k-th controls that share as many, and the sum over the k-th control
 does. The aggregate test over targets depends on that.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from jaxtyping import Float, Int
 from jaxdissect.errors import InputError, require
 from jaxdissect.selection.neuron_sets import NeuronSet
 
-MATCHES = ("activity", "layer", "shift")
+MATCHES = ("activity", "layer", "any", "shift")
 FEWEST_CANDIDATES = 64  # for a neuron; more where that would not give enough different controls
 ATTEMPTS_PER_CONTROL = 200  # draws, before a pool counts as too small
 
@@ -102,6 +104,29 @@ def draw_matched_controls(
             stacked = np.stack(drawn)  # (control, union, 2)
             return [stacked[:, rows] for rows in rows_of]
     raise _too_small(min(targets, key=lambda target: len(target.neurons)), controls, len(drawn))
+
+
+def draw_controls_of_any_layer(
+    targets: Sequence[NeuronSet], shape: tuple[int, int], controls: int, seed: int
+) -> list[Int[np.ndarray, "control _changed 2"]]:
+    """As `draw_matched_controls`, from all layers alike.
+
+    Args:
+      targets, shape, controls, seed: as there.
+    """
+    drawn = draw_matched_controls(in_one_layer(targets, shape), (1, math.prod(shape)), controls, seed)
+    return [np.stack(np.divmod(flat[..., 1], shape[1]), axis=-1) for flat in drawn]
+
+
+def in_one_layer(targets: Sequence[NeuronSet], shape: tuple[int, int]) -> list[NeuronSet]:
+    """The neuron sets with the neurons of all layers numbered through, as if they were one layer.
+
+    Args:
+      targets: neuron sets.
+      shape: layers, and neurons per layer, of the encoder.
+    """
+    flat = [[(0, layer * shape[1] + neuron) for layer, neuron in target.neurons] for target in targets]
+    return [dataclasses.replace(target, neurons=pairs) for target, pairs in zip(targets, map(tuple, flat), strict=True)]
 
 
 def require_control_pools(targets: Sequence[NeuronSet], shape: tuple[int, int], controls: int) -> None:
@@ -260,5 +285,6 @@ def _draw_places(
 def _too_small(target: NeuronSet, controls: int, possible: int) -> InputError:
     return InputError(
         f"The control pool of {target.name!r} is too small: its layers have {possible:,} neuron sets of its sizes "
-        f"outside all targets, {controls} different ones are wanted: take fewer controls, or fewer or smaller sets."
+        f"outside all targets, {controls} different ones are wanted: take fewer controls, fewer or smaller sets, or "
+        f"controls of any layer (--match any)."
     )

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxdissect.audio.log_mel import LogMel
-from jaxdissect.encoder.foreign import load_foreign
+from jaxdissect.encoder.foreign import ForeignEncoder, load_foreign
 from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.protocol import Encoder, Variables, head_shapes
 from jaxdissect.encoder.shipped import shipped_encoder, shipped_encoders
@@ -69,17 +69,47 @@ def save_encoder(
         write_arrays(folder / "params", stored)
 
 
-def load_encoder(path: str | Path, dtype: str = "float32") -> Encoder:
+def load_encoder(path: str | Path, dtype: str = "float32", units: str | None = None) -> Encoder:
     """Load an encoder directory, one that ships with the project, or call a factory given as "package.module:factory".
 
     Args:
       path: directory, name of a shipped encoder ("supervised_tiny"), or factory; a factory is called as
         `factory(dtype=jnp.float32)`, or with `jnp.bfloat16`, and returns an `Encoder`.
       dtype: type of the computation, "float32" (float32 products) or "bfloat16".
+      units: what its neurons are: "mlp", "heads" or "residual"; for a factory's encoder a name in its `units`.
+        Default: the hidden units of the MLPs, or what the factory's encoder says.
 
     Raises:
-      InputError: no encoder is there, or it is not what its `encoder.json` says.
+      InputError: no encoder is there, it is not what its `encoder.json` says, or it has no such units.
     """
+    encoder = _load(path, dtype)
+    return encoder if units is None else with_units(encoder, units)
+
+
+def with_units(encoder: Encoder, name: str) -> Encoder:
+    """The encoder with other values as its neurons.
+
+    Args:
+      encoder: an encoder that was loaded.
+      name: a name in its attribute `units`.
+
+    Raises:
+      InputError: it has no units of that name.
+    """
+    known = getattr(encoder, "units", None) or {}
+    require(
+        name in known,
+        f"--units {name}: {encoder.name} has {', '.join(known) if known else 'no units by name'}. An encoder of your "
+        f"own names them in its attribute `units`; see docs/encoders.md.",
+    )
+    if isinstance(encoder, M2D):
+        return dataclasses.replace(encoder, kind=name)
+    if isinstance(encoder, ForeignEncoder):
+        return encoder.with_units(known[name])
+    raise TypeError(f"{type(encoder).__name__} was not loaded by load_encoder.")
+
+
+def _load(path: str | Path, dtype: str) -> Encoder:
     require(dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     folder = Path(path)
     if not folder.exists():
@@ -117,7 +147,9 @@ def fingerprint(encoder: Encoder) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(encoder.variables))
     # Sorted by path, so that kinds of mapping that flatten in different orders give one fingerprint.
     for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
-        array = np.asarray(leaf)
+        # The keys of random numbers that an NNX model keeps are no arrays of numbers.
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) if hasattr(leaf, "dtype") else False
+        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
         # Path, type and shape too: by their bytes alone, two arrays are the same as one of both.
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

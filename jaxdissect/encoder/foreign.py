@@ -3,7 +3,7 @@
 A factory's encoder is wrapped where it comes in, so every stage calls the user's code through one place.
 """
 
-import copy
+import dataclasses
 import importlib
 import inspect
 import json
@@ -18,7 +18,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxdissect.encoder.m2d import M2D
-from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, TokenLayout, Variables
+from jaxdissect.encoder.models import Model, guarded_model, is_model
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, TokenLayout, Units, Variables
 from jaxdissect.encoder.user_code import UserCode, holds_arrays, user_line
 from jaxdissect.errors import InputError, require
 from jaxdissect.types import Record
@@ -27,12 +28,9 @@ from jaxdissect.types import Record
 ATTRIBUTES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "name": ("be a text", lambda value: isinstance(value, str)),
     "sample_rate": ("be a positive whole number, in Hz", lambda value: isinstance(value, int) and value > 0),
-    "module": ("be a Linen module", lambda value: isinstance(value, nn.Module)),
-    "variables": (
-        "be a mapping whose leaves are arrays",
-        lambda value: isinstance(value, Mapping) and holds_arrays(value),
-    ),
-    "neurons": ("be a text, the pattern of module paths", lambda value: isinstance(value, str)),
+    "module": ("be a Linen module, an NNX module or a function", is_model),
+    "variables": ("be arrays, in a mapping or another pytree", holds_arrays),
+    "neurons": ("be a text, the pattern of paths or tags", lambda value: isinstance(value, str)),
 }
 METHODS = ("front_end", "embed", "token_layout", "settings")
 ABSENT = object()
@@ -98,29 +96,19 @@ def guarded(encoder: object, code: UserCode) -> Encoder:
     for name, (rule, holds) in ATTRIBUTES.items():
         code.require(holds(parts[name]), name, rule, parts[name])
     attributes = {name: parts[name] for name in ATTRIBUTES} | {"user_encoder": encoder, "user_code": code}
-    attributes["module"] = guarded_module(parts["module"], "module", code)
+    attributes["vectors"] = bool(getattr(encoder, "vectors", False))
+    attributes["module"] = _guarded("module", parts["module"], code)
     with code.part("layer"):  # the check of a protocol asks for every attribute
         layered = encoder if isinstance(encoder, LayeredEncoder) else None
     if layered is None:
         return ForeignEncoder(**attributes)
-    layer = guarded_module(layered.layer, "layer", code)
+    layer = _guarded("layer", layered.layer, code)
     return ForeignLayeredEncoder(**attributes, layer=layer, layer_neurons=layered.layer_neurons)
 
 
-def guarded_module(module: nn.Module, name: str, code: UserCode) -> nn.Module:
-    """A Linen module whose `apply` explains what its `setup` and `__call__` raise; paths and variables stay.
-
-    Flax works on clones of a module, which do not have this `apply`. So only the outermost call is guarded.
-    """
-    apply = module.apply
-
-    def guarded_apply(*inputs: Any, **options: Any) -> Any:
-        with code.part(f"{name}.apply", type(module).__call__):
-            return apply(*inputs, **options)
-
-    copied = copy.copy(module)
-    object.__setattr__(copied, "apply", guarded_apply)  # past Flax, whose modules are frozen
-    return copied
+def _guarded(name: str, model: Model, code: UserCode) -> Model:
+    """A model whose call explains what it raises."""
+    return guarded_model(model, code.wrapped(f"{name}.apply" if isinstance(model, nn.Module) else name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,17 +117,33 @@ class ForeignEncoder:
 
     Attributes:
       name, sample_rate, module, variables, neurons: attributes of the protocol `Encoder`.
+      vectors: whether units are vectors, as attention heads are.
       user_encoder: the user's encoder.
       user_code: caller of the user's code.
     """
 
     name: str
     sample_rate: int
-    module: nn.Module
+    module: Model
     variables: Variables
     neurons: str
+    vectors: bool
     user_encoder: Encoder
     user_code: UserCode
+
+    def with_units(self, units: Units) -> "ForeignEncoder":
+        """The encoder with other values as its neurons.
+
+        Args:
+          units: the values.
+        """
+        chosen = dataclasses.replace(self, neurons=units.neurons, vectors=units.vectors)
+        if not isinstance(chosen, ForeignLayeredEncoder):
+            return chosen
+        if units.layer_neurons is None:  # then nobody knows where they are inside a layer
+            fields = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(ForeignEncoder)}
+            return ForeignEncoder(**fields)
+        return dataclasses.replace(chosen, layer_neurons=units.layer_neurons, adds=False)
 
     def _call(self, name: str, *arguments: object) -> Any:
         method = getattr(self.user_encoder, name)
@@ -195,10 +199,12 @@ class ForeignLayeredEncoder(ForeignEncoder):
 
     Attributes:
       layer, layer_neurons: attributes of the protocol `LayeredEncoder`.
+      adds: whether the neurons are those that `outgoing_weights` is about.
     """
 
-    layer: nn.Module
+    layer: Model
     layer_neurons: str
+    adds: bool = True
 
     def enter(self, variables: Variables, inputs: PyTree) -> tuple[Float[Array, "clip *axes"], ...]:
         """The user's `enter`, checked."""
@@ -214,11 +220,11 @@ class ForeignLayeredEncoder(ForeignEncoder):
         self.user_code.require(are_variables, "layer_variables", "return a list, the variables of each layer", layers)
         return layers
 
-    def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"]:
-        """The user's `outgoing_weights`, checked."""
-        weights = self._call("outgoing_weights", layer_variables)
-        is_matrix = len(getattr(weights, "shape", ())) == 2
-        self.user_code.require(is_matrix, "outgoing_weights", "return an array (neuron, width)", weights)
+    def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"] | None:
+        """The user's `outgoing_weights`, checked; None for units that it is not about."""
+        weights = self._call("outgoing_weights", layer_variables) if self.adds else None
+        is_matrix = weights is None or len(getattr(weights, "shape", ())) == 2
+        self.user_code.require(is_matrix, "outgoing_weights", "return an array (neuron, width) or None", weights)
         return weights
 
     def leave(self, variables: Variables, states: tuple[Float[Array, "clip *axes"], ...]) -> PyTree:

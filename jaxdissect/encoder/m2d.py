@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdissect.audio.log_mel import LogMel, log_mel, m2d_front_end, mel_filters
-from jaxdissect.encoder.protocol import TokenLayout, Variables
+from jaxdissect.encoder.protocol import TokenLayout, Units, Variables
 from jaxdissect.encoder.vit import (
     Block,
     Tokens,
@@ -25,6 +25,11 @@ from jaxdissect.encoder.vit import (
 from jaxdissect.errors import require
 from jaxdissect.types import Json, Record
 
+UNITS = {
+    "mlp": Units("blocks_*/mlp/act", layer_neurons="mlp/act"),
+    "heads": Units("blocks_*/attn/heads", vectors=True, layer_neurons="attn/heads"),
+    "residual": Units("blocks_*/residual", layer_neurons="residual"),
+}
 NORM_STATS = (-7.1, 4.2)  # mean and standard deviation for checkpoints that do not bring their own
 
 
@@ -43,9 +48,11 @@ class M2D:
         embedding, `kernel` and `bias` of the linear layer after it.
       dtype: type of the computation; float32 means float32 products.
       source: file name, SHA-256 and licence of what the encoder was converted from.
+      kind: kind of its neurons: "mlp", the hidden units of the MLPs; "heads", the attention heads' outputs before
+        their projection; or "residual", the features of each block's output.
 
     Raises:
-      InputError: the front end and the ViT differ in their number of mel bands.
+      InputError: the front end and the ViT differ in their number of mel bands, or there is no such kind.
     """
 
     name: str
@@ -55,15 +62,31 @@ class M2D:
     dtype: DTypeLike = jnp.float32
     source: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
-    # Class attributes, not fields: they are the same for every M2D.
-    neurons = "blocks_*/mlp/act"
-    layer_neurons = "mlp/act"
+    kind: str = "mlp"
+
+    units = UNITS  # no field: they are the same for every M2D
 
     def __post_init__(self) -> None:
         require(
             self.config.bands == self.log_mel.bands,
             f"The front end's bands must be the ViT's, got {self.log_mel.bands} and {self.config.bands}.",
         )
+        require(self.kind in UNITS, f"units must be one of {', '.join(UNITS)}, got {self.kind!r}.")
+
+    @property
+    def neurons(self) -> str:
+        """Pattern of the paths of the neurons' values."""
+        return UNITS[self.kind].neurons
+
+    @property
+    def layer_neurons(self) -> str:
+        """Path of the neurons' value inside a block."""
+        return UNITS[self.kind].layer_neurons or ""
+
+    @property
+    def vectors(self) -> bool:
+        """Whether a neuron's value is a vector."""
+        return UNITS[self.kind].vectors
 
     @property
     def sample_rate(self) -> int:
@@ -93,9 +116,9 @@ class M2D:
         """The parameters of each block."""
         return [{"params": variables["params"][f"blocks_{layer}"]} for layer in range(self.config.depth)]
 
-    def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"]:
-        """Kernel of the second linear layer of a block's MLP."""
-        return layer_variables["params"]["mlp"]["fc2"]["kernel"]
+    def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"] | None:
+        """Kernel of the second linear layer of a block's MLP; None for other neurons than those of the MLP."""
+        return layer_variables["params"]["mlp"]["fc2"]["kernel"] if self.kind == "mlp" else None
 
     def enter(self, variables: Variables, inputs: Float[Array, "clip frame band"]) -> Tokens:
         """Normalised log-mel spectrogram -> inputs of the first block."""

@@ -7,6 +7,7 @@
 | any function `f(variables, *inputs)` | its tags (`jaxdissect.tag`); modules may have tags beside their paths |
 """
 
+import copy
 import functools
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -17,7 +18,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import PyTree
 
-from jaxdissect.errors import InputError, require
+from jaxdissect.errors import require
 from jaxdissect.types import Record
 
 Model: TypeAlias = nn.Module | nnx.Module | Callable[..., PyTree]
@@ -54,6 +55,32 @@ def tagged_model(model: Model, neurons: str, called: list[str]) -> Callable[...,
     return _callable(model)
 
 
+def is_model(value: object) -> bool:
+    """Whether something can be called as a model: a Linen module, an NNX module or a function."""
+    return isinstance(value, (nn.Module, nnx.Module)) or callable(value)
+
+
+def guarded_model(model: Model, decorate: Callable[[Callable[..., PyTree]], Callable[..., PyTree]]) -> Model:
+    """A model whose call is decorated; its paths, tags and variables stay.
+
+    Args:
+      model: the model.
+      decorate: decorator of the function that is called.
+    """
+    if isinstance(model, nn.Module):
+        # Flax works on clones of a module, which do not have this `apply`: only the outermost call is decorated.
+        linen = copy.copy(model)
+        apply = decorate(functools.update_wrapper(functools.partial(model.apply), type(model).__call__))
+        object.__setattr__(linen, "apply", apply)  # past Flax, whose modules are frozen
+        return linen
+    if isinstance(model, nnx.Module):
+        guarded = nnx.clone(model)
+        kind: Any = type(model)
+        guarded.__class__ = _with_call(kind, decorate(kind.__call__))
+        return guarded
+    return decorate(model)
+
+
 def _callable(model: Model) -> Callable[..., PyTree]:
     """The model as a function of its variables and inputs."""
     if isinstance(model, nn.Module):
@@ -61,11 +88,11 @@ def _callable(model: Model) -> Callable[..., PyTree]:
     if isinstance(model, nnx.Module):
         graph, _ = nnx.split(model)
         return lambda state, *inputs, **options: nnx.merge(graph, state)(*inputs, **options)
-    if not callable(model):
-        raise InputError(
-            f"A model must be a Flax Linen module, a Flax NNX module or a function of (variables, *inputs) with tags, "
-            f"got {type(model).__name__}."
-        )
+    require(
+        callable(model),
+        f"A model must be a Flax Linen module, a Flax NNX module or a function of (variables, *inputs) with tags, "
+        f"got {type(model).__name__}.",
+    )
     return model
 
 
@@ -104,6 +131,11 @@ def _tagging(kind: type[nnx.Module], path: str) -> type[nnx.Module]:
     def call(self: nnx.Module, *args: Any, **options: Any) -> PyTree:
         return _tag_output(kind.__call__(self, *args, **options), path)
 
+    return _with_call(kind, call)
+
+
+def _with_call(kind: Any, call: Callable[..., PyTree]) -> Any:
+    """A class of NNX modules with another `__call__`."""
     return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
 
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int16, PyTree
 
 from jaxdissect.audio.pcm import samples_as_float
+from jaxdissect.encoder.models import Model
 from jaxdissect.runtime.sharding import replicate
 from jaxdissect.types import Record
 
@@ -31,6 +31,22 @@ class TokenLayout:
     stop: Int[np.ndarray, "*token"]
 
 
+@dataclass(frozen=True)
+class Units:
+    """What an encoder's neurons are: one of several kinds of its values.
+
+    Attributes:
+      neurons: pattern of the paths or tags of their values (see `read_neurons`).
+      vectors: whether the values have a last axis of parts, and a unit's activation is the norm of its vector, as of
+        an attention head.
+      layer_neurons: the same pattern inside one layer, for a `LayeredEncoder`.
+    """
+
+    neurons: str
+    vectors: bool = False
+    layer_neurons: str | None = None
+
+
 @runtime_checkable
 class Encoder(Protocol):
     """PCM -> inputs -> tokens -> embedding, with neurons that can be read by a module-path pattern.
@@ -38,9 +54,10 @@ class Encoder(Protocol):
     Attributes:
       name: name for people to read.
       sample_rate: sampling rate of the PCM that the encoder takes, Hz.
-      module: Linen module; `module.apply(variables, inputs)` gives its output.
-      variables: variables of the module and whatever else `front_end` needs, a pytree of arrays.
-      neurons: pattern of the paths of the modules whose outputs are neurons (see `read_neurons`).
+      module: Linen module, NNX module, or function `f(variables, inputs)`.
+      variables: variables of the module and whatever else `front_end` needs, a pytree of arrays. Of an NNX module: its
+        state.
+      neurons: pattern of the paths or tags of the values that are neurons (see `read_neurons`).
     """
 
     @property
@@ -50,7 +67,7 @@ class Encoder(Protocol):
     def sample_rate(self) -> int: ...
 
     @property
-    def module(self) -> nn.Module: ...
+    def module(self) -> Model: ...
 
     @property
     def variables(self) -> Variables: ...
@@ -71,7 +88,7 @@ class Encoder(Protocol):
         """The module's output -> one embedding per clip; jit-safe.
 
         Args:
-          output: result of `module.apply(variables, inputs)`.
+          output: what the module returns for `variables` and the inputs.
         """
         ...
 
@@ -119,15 +136,15 @@ def variables_on(encoder: Encoder, mesh: Mesh) -> Variables:
 class LayeredEncoder(Encoder, Protocol):
     """An encoder whose layers can be run one by one, so that an ablation resumes behind the first one it touches.
 
-    `enter`, all layers one after the other, and `leave` together give what `module.apply(variables, inputs)` gives.
+    `enter`, all layers one after the other, and `leave` together give what the module gives.
 
     Attributes:
-      layer: one layer, a Linen module that takes and gives an array (clip, ..., width).
-      layer_neurons: pattern of the path, inside the layer, of the module whose outputs are its neurons.
+      layer: one layer, a model that takes and gives an array (clip, ..., width).
+      layer_neurons: path or tag, inside the layer, of the value that is its neurons.
     """
 
     @property
-    def layer(self) -> nn.Module: ...
+    def layer(self) -> Model: ...
 
     @property
     def layer_neurons(self) -> str: ...

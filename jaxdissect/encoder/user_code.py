@@ -1,16 +1,18 @@
 """Calls of a user's code: what it raises becomes an `InputError` that names the user's own line."""
 
 import contextlib
+import functools
 import inspect
 import linecache
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import jax
+from jaxtyping import PyTree
 
 from jaxdissect.errors import InputError, first_line
 
@@ -50,6 +52,23 @@ class UserCode:
                 f"Encoder {self.factory}: {name} raised {type(error).__name__}: {first_line(error).rstrip('.')}"
                 f"{f'; {place}' if place else ''}. See docs/encoders.md."
             ) from error
+
+    def wrapped(self, name: str) -> Callable[[Callable[..., PyTree]], Callable[..., PyTree]]:
+        """A decorator for functions that belong to a part of the protocol; what they raise is explained.
+
+        Args:
+          name: name of the part.
+        """
+
+        def decorate(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+            @functools.wraps(function)
+            def explained(*inputs: PyTree, **options: object) -> PyTree:
+                with self.part(name, function):
+                    return function(*inputs, **options)
+
+            return explained
+
+        return decorate
 
     def require(self, holds: bool, name: str, rule: str, *values: object) -> None:
         """Refuse a part of the protocol that is, or returns, something else than it must.
@@ -102,12 +121,21 @@ def _package(frame: FrameType) -> str:
 
 
 def _is_library(frame: FrameType) -> bool:
-    file = Path(frame.f_code.co_filename)
+    return _package(frame) in LIBRARIES or is_library_file(frame.f_code.co_filename)
+
+
+def is_library_file(name: str) -> bool:
+    """Whether a file of code is of Python, of an installed package or of this one, and so not the user's.
+
+    Args:
+      name: name of the file, as a traceback has it.
+    """
+    file = Path(name)
     return (
-        _package(frame) in LIBRARIES
-        or frame.f_code.co_filename.startswith("<")  # made by exec, as the methods of dataclasses are
+        name.startswith("<")  # made by exec, as the methods of dataclasses are
         or not INSTALLED_FOLDERS.isdisjoint(file.parts)
         or file.is_relative_to(STANDARD_LIBRARY)
+        or file.is_relative_to(Path(__file__).parents[1])
     )
 
 

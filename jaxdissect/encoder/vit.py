@@ -1,8 +1,9 @@
 """The Vision Transformer of M2D in Flax Linen: log-mel spectrogram -> tokens, for any input and patch size.
 
 Source: Niizumi et al., "Masked Modeling Duo" (TASLP 2024): pre-norm ViT, LayerNorm epsilon 1e-6, fused qkv with
-bias, exact GELU, class token first. GELU is a module of its own (`blocks_N/mlp/act`), because
-`capture_intermediates` reads the outputs of modules: that output is the neurons.
+bias, exact GELU, class token first. What can be read are outputs of modules. So GELU is a module of its own,
+`blocks_N/mlp/act`, and so are the names of the heads, `blocks_N/attn/heads`, and of a block's output,
+`blocks_N/residual`.
 """
 
 import functools
@@ -102,6 +103,13 @@ class GELU(nn.Module):
         return jax.nn.gelu(x, approximate=False)
 
 
+class Named(nn.Module):
+    """Returns what it is given, which then can be read by the module's path."""
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return x
+
+
 class MLP(nn.Module):
     config: ViTConfig
     dtype: DTypeLike
@@ -153,6 +161,7 @@ class Attention(nn.Module):
         qkv = QKV(self.config, self.dtype, name="qkv")(x)
         # (clip, token, heads x features) -> (clip, token, head, feature)
         mixed = attention(*(part.reshape(*part.shape[:-1], heads, width // heads) for part in qkv))
+        mixed = Named(name="heads")(mixed)
         return Dense(width, dtype=self.dtype, name="proj")(mixed.reshape(x.shape))  # heads beside each other again
 
 
@@ -165,7 +174,7 @@ class Block(nn.Module):
         normed = LayerNorm(dtype=self.dtype, name="norm1")(x)
         x = x + Attention(self.config, self.dtype, name="attn")(normed)
         normed = LayerNorm(dtype=self.dtype, name="norm2")(x)
-        return x + MLP(self.config, self.dtype, name="mlp")(normed)
+        return Named(name="residual")(x + MLP(self.config, self.dtype, name="mlp")(normed))
 
 
 class ViT(nn.Module):

@@ -30,8 +30,8 @@ class AblateOptions(Options):
         for, else 0.
       mode: gain; or mean, which replaces activations by the neuron's mean over the tokens that were counted.
       controls: random neuron sets that each set is compared with; 0: none. With --match shift there is one.
-      match: activity, for controls of the same layer, activation rate and size of what neurons write; layer; or shift,
-        the published shift of every index by one.
+      match: activity, for controls of the same layer, activation rate and size of what neurons write; layer; any, for
+        controls of any layer, where layers have few units; or shift, the published shift of every index by one.
       causal_map: also estimate, for every single neuron, what silencing it does to each class's margin.
       map_sample: neurons per layer that are silenced one by one, on 64 clips, to check that estimate; 0: none.
       evar: folder to which every neuron set is written in EVAR's YAML.
@@ -59,7 +59,7 @@ class AblateOptions(Options):
     gain: tuple[Finite, ...] | None = None
     mode: Literal["gain", "mean"] = "gain"
     controls: Whole = 200
-    match: Literal["activity", "layer", "shift"] = "activity"
+    match: Literal["activity", "layer", "any", "shift"] = "activity"
     causal_map: bool = True
     map_sample: Whole = 12
     evar: Path | None = None

@@ -17,6 +17,8 @@ class ActivationsOptions(DistributedOptions):
 
     Attributes:
       encoder: encoder directory, name of a shipped encoder, or package.module:factory.
+      units: what a neuron is: mlp, a hidden unit of an MLP; heads, an attention head, by the norm of its output;
+        residual, a feature of a layer's output; or a name that a factory's encoder knows. Default: mlp.
       task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
       run: run directory to write.
       data: data folder; file names are relative to it. Default for a CSV: its own folder.
@@ -30,7 +32,7 @@ class ActivationsOptions(DistributedOptions):
       dtype: type of the computation, float32 (float32 products) or bfloat16.
       tokens: all; patches, without the class token; or sounding, only patches inside the recording and within 60 dB of
         its loudest patch.
-      threshold: activation above which a neuron is active.
+      threshold: activation above which a neuron is active. Heads need one above 0.
       held_out: with --split train, also read the test split clip by clip. `neurons` then judges the neurons on it. They
         are chosen by the training split alone.
       keep_clips: also write what every neuron did on every clip, clip_*.npy. The default preset of `neurons` needs
@@ -42,6 +44,7 @@ class ActivationsOptions(DistributedOptions):
     """
 
     encoder: str
+    units: str | None = None
     task: str
     run: Path
     data: Path | None = None

@@ -15,7 +15,7 @@ from jaxdissect.counting.labelled import Activations, label_activations
 from jaxdissect.counting.resumable import CountJob, count_job, room_needed, whole_store
 from jaxdissect.counting.stream import Counted, CountOptions, neuron_shape
 from jaxdissect.encoder.protocol import Encoder
-from jaxdissect.errors import InputError
+from jaxdissect.errors import InputError, require
 from jaxdissect.options.activations import ActivationsOptions
 from jaxdissect.runtime.files import json_fingerprint, require_space, sweep
 from jaxdissect.runtime.machine import computed_by, peak_memory
@@ -272,6 +272,7 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
     """The count that is to be made, checked; or the counts that are in the run directory already."""
     count = CountOptions(options.tokens, options.threshold, options.batch_size)
     encoder, task = load_inputs(DEFAULTS | given_inputs(options))
+    _require_threshold(options, encoder)
     keep_clips = clips_are_kept(options, encoder, task)
     run, record = Run(options.run), _record(options, encoder, task, keep_clips)
     chosen = counted_clips(task, record["options"])
@@ -295,6 +296,16 @@ def _plan(options: ActivationsOptions) -> "_Plan | ActivationsResult":
             f"{while_counting / 1e6:,.1f} MB until it ends."
         )
     return _Plan(counting, run, record)
+
+
+def _require_threshold(options: ActivationsOptions, encoder: Encoder) -> None:
+    """Refuse to count units that would be active at every token."""
+    require(
+        options.threshold > 0 or not getattr(encoder, "vectors", False),
+        f"--units {options.units or 'of vectors'}: the activation of such a unit is the norm of its output, which is "
+        f"above --threshold {options.threshold:g} at every token. Give a threshold above 0, near the middle of the "
+        f"norms: it is 5.4 for the heads of m2d_tiny.",
+    )
 
 
 def _states(run: Run) -> Path:

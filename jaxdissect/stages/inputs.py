@@ -5,18 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxdissect.encoder.directory import fingerprint, load_encoder
+from jaxdissect.encoder.foreign import ForeignEncoder
 from jaxdissect.encoder.protocol import Encoder
+from jaxdissect.encoder.sources import source_fingerprint
 from jaxdissect.errors import require
 from jaxdissect.runtime.files import json_fingerprint
 from jaxdissect.runtime.progress import progress_bar, under_way
 from jaxdissect.runtime.run_directory import Run, absolute
 from jaxdissect.tasks.known import label_names, load_task, task_in_full
+from jaxdissect.tasks.loader import unit_samples
 from jaxdissect.tasks.table import TEST_FOLD, Task
 from jaxdissect.types import Record
 
 # The options that say what a stage works on, with their values where they are neither given nor recorded.
 DEFAULTS: Record = {
     "encoder": None,
+    "units": None,
     "task": None,
     "data": None,
     "label": None,
@@ -29,6 +33,7 @@ TASK_OPTIONS = ("data", "label", "test_fold", "unit_seconds", "multi_label")
 # Types of the recorded values, which a user may have edited.
 RECORDED_TYPES: Mapping[str, tuple[type, ...]] = {
     "encoder": (str,),
+    "units": (str,),
     "task": (str,),
     "data": (str,),
     "label": (str,),
@@ -112,7 +117,7 @@ def load_inputs(inputs: Record) -> tuple[Encoder, Task]:
     """
     task = load_recorded_task(inputs)
     with under_way(f"Loading {inputs['encoder']}"):
-        return load_encoder(inputs["encoder"], inputs["dtype"]), task
+        return load_encoder(inputs["encoder"], inputs["dtype"], inputs["units"]), task
 
 
 def load_recorded_task(inputs: Record) -> Task:
@@ -151,10 +156,23 @@ def counted_clips(task: Task, recorded: Mapping[str, object]) -> Task:
     return task.rows([row for row, name in enumerate(task.splits) if name in (split, HELD_OUT)])
 
 
+def encoder_fingerprint(encoder: Encoder, task: Task) -> str:
+    """SHA-256 of an encoder; of one that a user's factory made also of the user's code.
+
+    Args:
+      encoder: encoder that was loaded.
+      task: task whose clips it takes.
+    """
+    if not isinstance(encoder, ForeignEncoder):
+        return fingerprint(encoder)
+    source = source_fingerprint(encoder, encoder.user_encoder, unit_samples(task, encoder.sample_rate))
+    return json_fingerprint([fingerprint(encoder), source])
+
+
 def input_fingerprints(encoder: Encoder, task: Task) -> dict[str, str]:
     """SHA-256 of the encoder, the task's table and the front end, on which every result depends."""
     return {
-        "encoder": fingerprint(encoder),
+        "encoder": encoder_fingerprint(encoder, task),
         "task": task.fingerprint(),
         "front_end": json_fingerprint(encoder.settings().get("front_end")),
     }

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from jaxdissect.encoder.directory import fingerprint, load_encoder
+from jaxdissect.encoder.directory import load_encoder
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError, require
 from jaxdissect.options.report import ReportOptions
 from jaxdissect.report.run_contents import Contents, Missing, command
 from jaxdissect.report.snippets import Snippets, Wanted, make_snippets
-from jaxdissect.stages.inputs import counted_clips, load_recorded_task, stage_inputs
+from jaxdissect.stages.inputs import counted_clips, encoder_fingerprint, load_recorded_task, stage_inputs
 from jaxdissect.tasks.table import Task
 
 SOUND, ACTIVATION = "sound and log-mel pictures", "activation over time and frequency"
@@ -51,8 +51,8 @@ def find_source(options: ReportOptions, contents: Contents) -> Source:
         return Source(None, None, (Missing(SOUND, without_paths(error, options), f"{report} --data DIR"),))
     # Without the encoder there is sound; without the clips there would be no activation either.
     try:
-        encoder = load_encoder(inputs["encoder"], inputs["dtype"])
-        same = fingerprint(encoder) == counted["fingerprints"].get("encoder")
+        encoder = load_encoder(inputs["encoder"], inputs["dtype"], inputs["units"])
+        same = encoder_fingerprint(encoder, task) == counted["fingerprints"].get("encoder")
         require(same, "the encoder found is another than the one that was counted")
     except InputError as error:
         return Source(task, None, (Missing(ACTIVATION, without_paths(error, options), f"{report} --encoder DIR"),))

@@ -98,6 +98,7 @@ EFFECTIVE = [
 # Options that are heard whatever is given beside them, or that the named function refuses, by their commands.
 ALWAYS_EFFECTIVE = {
     "run": ["demo", "dissect", "activations", "neurons", "share", "probe", "ablate", "report", "reproduce"],
+    "units": ["dissect", "activations"],
     "encoder": ["dissect", "activations", "probe", "report", "reproduce", "bench"],  # report: else it is warned of
     "task": ["dissect", "activations", "probe", "reproduce", "train", "prepare", "bench"],
     "data": ["dissect", "activations", "probe", "ablate", "report", "reproduce", "train", "prepare", "bench"],
