@@ -23,6 +23,7 @@ from jaxdissect.errors import InputError, require
 from jaxdissect.options.ablate import LARGEST_GAIN
 from jaxdissect.selection.neuron_sets import TOKEN, ClassName, NeuronSet, Pair, neuron_set, require_neurons
 
+MODES = ("gain", "mean", "patch")
 SUITES = ("classes", "pairs")
 
 
@@ -36,7 +37,8 @@ class AblationOptions:
     Attributes:
       gains: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. None: what a set's file
         asks for, else 0.
-      mode: "gain"; or "mean", which replaces activations by the neuron's mean.
+      mode: "gain"; "mean", which replaces activations by the neuron's mean; or "patch", by those on a clip of the class
+        that is judged (see `draw_recipients`).
       controls: number of matched control sets of each neuron set.
       match: what controls are matched in: "layer"; "activity", which is layer, activation rate and size of what neurons
         write; "any", nothing but their number; or "shift", the one published control, every neuron index + 1.
@@ -44,21 +46,21 @@ class AblationOptions:
       resamples: bootstrap resamples of sources.
 
     Raises:
-      InputError: a number or a name breaks a rule, or gains are given for mode "mean".
+      InputError: a number or a name breaks a rule, or gains are given for another mode than "gain".
     """
 
     gains: tuple[float, ...] | None = None
-    mode: Literal["gain", "mean"] = "gain"
+    mode: Literal["gain", "mean", "patch"] = "gain"
     controls: int = 200
     match: Literal["activity", "layer", "any", "shift"] = "activity"
     seed: int = 0
     resamples: int = 1000
 
     def __post_init__(self) -> None:
-        require(self.mode in ("gain", "mean"), f"mode must be gain or mean, got {self.mode!r}.")
+        require(self.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {self.mode!r}.")
         require(self.match in MATCHES, f"match must be one of {', '.join(MATCHES)}, got {self.match!r}.")
         if self.gains is not None:
-            require(self.mode == "gain", "mode mean replaces activations by their mean: leave gains out.")
+            require(self.mode == "gain", f"mode {self.mode} replaces activations: leave gains out.")
             shown = ", ".join(map(str, self.gains)) or "none"
             small = all(abs(gain) <= LARGEST_GAIN for gain in self.gains)  # not so for NaN
             require(small, f"gains must be finite, and at most {LARGEST_GAIN:,.0f} in size, got {shown}.")
@@ -76,8 +78,8 @@ class Intervention:
     Attributes:
       name: name, unique in a suite.
       neurons: the neuron set.
-      mode: "gain" or "mean".
-      gain: factor on the activations; 0 for mode "mean".
+      mode: "gain", "mean" or "patch".
+      gain: factor on the activations; 0 for the other modes.
       controls: neuron sets of the same sizes per layer, as (layer, neuron) pairs.
     """
 
@@ -96,7 +98,7 @@ class Intervention:
         Raises:
           InputError: the mode is "mean", and there are no means.
         """
-        if self.mode == "gain":
+        if self.mode != "mean":
             means = None
         elif means is None:
             raise InputError("Mode 'mean' needs the mean of every neuron over the training tokens: give `means`.")
@@ -177,7 +179,7 @@ def make_interventions(
         for gain in gains:
             text = np.format_float_positional(gain, trim="-")  # 2 rather than 2.0, and no exponent
             name = target.name if len(gains) == 1 else f"{target.name} x {text}"
-            gain = 0.0 if options.mode == "mean" else gain
+            gain = gain if options.mode == "gain" else 0.0
             interventions.append(Intervention(name, target, options.mode, gain, drawn))
     return interventions
 

@@ -1,13 +1,26 @@
-"""Streams a task's clips through many edits, and collects the verdicts of linear probes on them."""
+"""Streams a task's clips through many edits, and collects the verdicts of linear probes on them.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+Silencing asks whether neurons are needed for a class. Patching asks whether they are enough. The neurons of a clip of
+another class, the recipient, take the activations that they have on a clip of the class, the donor. The recipient is
+then judged by the donor's class.
+
+Source of patching: Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation Analysis" (NeurIPS
+2020); pairs by class are ours.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSet, Sequence
 from typing import TypedDict, TypeVar
+from weakref import WeakSet
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from jaxdissect.ablation.edits import Edit, plan
-from jaxdissect.ablation.engine import UNTOUCHED, BatchVerdicts, runner_of
+from jaxdissect.ablation.engine import UNTOUCHED, BatchVerdicts, LayerByLayer, require_layers, runner_of
 from jaxdissect.ablation.verdicts import Verdicts
 from jaxdissect.encoder.protocol import Encoder, variables_on
 from jaxdissect.errors import require
@@ -20,6 +33,9 @@ from jaxdissect.tasks.table import Task
 # Clips x edits that run together on a device. A CPU is fastest while a layer's activations stay in its cache.
 ROWS_ON_CPU, ROWS_ON_ACCELERATOR = 16, 256
 
+# Encoders whose layers, run one by one, were found to give what the whole encoder gives.
+_COMPARED: MutableSet[Encoder] = WeakSet()
+
 T = TypeVar("T")
 
 
@@ -30,6 +46,7 @@ class Running(TypedDict, total=False):
     at_once: int | None
     devices: Sequence[jax.Device] | None
     progress: Callable[[int], object]
+    recipients: Int[np.ndarray, " clip"] | None
 
 
 class ClipVerdicts:
@@ -112,6 +129,7 @@ def judge_edits(
     progress: Callable[[int], object] = lambda passes: None,
     so_far: ClipVerdicts | None = None,
     between: Callable[[], None] = lambda: None,
+    recipients: Int[np.ndarray, " clip"] | None = None,
 ) -> ClipVerdicts:
     """Run every clip under every edit, and judge it.
 
@@ -128,6 +146,8 @@ def judge_edits(
       progress: called with the number of passes finished, one for every clip and edit.
       so_far: verdicts to resume from, to which the others are added; default: none.
       between: called after each batch of clips, when `so_far` is complete up to its position.
+      recipients: patching: the number of the clip that takes, in the changed neurons, the activations of each clip, and
+        is judged by that clip's classes; default: every clip is changed itself.
 
     Raises:
       InputError: `batch_size` or `at_once` is not positive, or there are several processes.
@@ -145,17 +165,88 @@ def judge_edits(
     heads = replicate({name: judge.head for name, judge in judges.items()}, mesh)
     # Batches start where the saved state ends; chunks are always all judged on a batch before its position is counted.
     collected = so_far or ClipVerdicts(len(task), len(edits))
-    rest = range(collected.position, len(task))
-    for batch, arrays in device_batches(task, encoder.sample_rate, batch_size * mesh.size, mesh, rest):
+    rest = np.arange(collected.position, len(task))
+    for batch, pcm, donor_pcm in _batches(task, encoder, batch_size * mesh.size, mesh, rest, recipients):
         rows = np.maximum(batch.clip, 0)  # padding has the number -1, and takes the first clip's classes
         members = shard_clips({name: judge.members[rows] for name, judge in judges.items()}, mesh)
-        for numbers, judged in _one_behind(runner.run(variables, heads, arrays["pcm"], members, chunks)):
+        if isinstance(runner, LayerByLayer) and not _was_compared(encoder):
+            require_layers(runner, variables, heads, pcm, members, mesh)
+        for numbers, judged in _one_behind(runner.run(variables, heads, pcm, members, chunks, donor_pcm)):
             collected.put(batch, numbers, judged)
             progress(collected.passes)
             step_done()
         collected.position += len(batch.statuses)
         between()
     return collected
+
+
+def draw_recipients(task: Task, judges: Mapping[str, Judge], seed: int) -> Int[np.ndarray, " clip"]:
+    """For every clip, as a donor, the number of a random clip that has none of its classes in any label set.
+
+    Args:
+      task: the clips.
+      judges: judge of each label set, which knows the classes.
+      seed: seed of the draws.
+
+    Raises:
+      InputError: every other clip has a class of some clip.
+    """
+    members = np.concatenate([judge.members for judge in judges.values()], axis=1).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    recipients = np.zeros(len(members), np.int64)
+    for clip, own in enumerate(members):
+        others = np.flatnonzero(members @ own == 0)
+        others = others[others != clip]  # a clip without a class shares none with itself
+        require(
+            len(others) > 0,
+            f"--mode patch: every clip of the test split has a class of {task.file_names[clip]!r} in one of the label "
+            f"sets {', '.join(judges)}: patching needs clips of other classes. Count with fewer label sets.",
+        )
+        recipients[clip] = rng.choice(others)
+    return recipients
+
+
+def _was_compared(encoder: Encoder) -> bool:
+    """Whether the layers of an encoder were compared before; from now on they were."""
+    try:
+        before = encoder in _COMPARED
+        _COMPARED.add(encoder)
+    except TypeError:  # an encoder that has no hash, or cannot be referred to weakly, is compared each time
+        return False
+    return before
+
+
+def _batches(
+    task: Task,
+    encoder: Encoder,
+    batch_size: int,
+    mesh: Mesh,
+    clips: Int[np.ndarray, " chosen"],
+    recipients: Int[np.ndarray, " clip"] | None,
+) -> Iterator[tuple[Batch, Array, Array | None]]:
+    """Batches of clips, each with the PCM to change and that of the donors; without recipients there are no donors."""
+    stream = functools.partial(device_batches, task, encoder.sample_rate, batch_size, mesh)
+    if recipients is None:
+        for batch, arrays in stream(clips):
+            yield batch, arrays["pcm"], None
+        return
+    for (donors, of_donors), (changed, of_changed) in zip(stream(clips), stream(recipients[clips]), strict=True):
+        yield _paired_batch(donors, changed), of_changed["pcm"], of_donors["pcm"]
+
+
+def _paired_batch(donors: Batch, recipients: Batch) -> Batch:
+    """The batch of donors, with those clips counted as unreadable whose recipient is.
+
+    Args:
+      donors, recipients: clips in pairs, row by row.
+    """
+    readable = recipients.members[:, -1]
+    statuses = list(donors.statuses)
+    for row, recipient in enumerate(recipients.statuses):
+        if statuses[row].status != "unreadable" and not readable[row]:
+            reason = f"its recipient cannot be read: {recipient.reason}"
+            statuses[row] = dataclasses.replace(statuses[row], status="unreadable", reason=reason)
+    return dataclasses.replace(donors, members=donors.members & readable[:, None], statuses=tuple(statuses))
 
 
 def _one_behind(started: Iterable[T]) -> Iterator[T]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxdissect.ablation.interventions import AblationOptions, Intervention
-from jaxdissect.ablation.stream import ClipVerdicts, Running, judge_edits
+from jaxdissect.ablation.stream import ClipVerdicts, Running, draw_recipients, judge_edits
 from jaxdissect.ablation.verdicts import class_means
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
@@ -124,6 +124,8 @@ def judge_suite(
     # Each intervention, followed by its controls: the order that `first_edits` counts in.
     edits = [edit for intervention in chosen for edit in intervention.edits(means)]
     progress = running.get("progress", lambda passes: None)
+    if options.mode == "patch":
+        running["recipients"] = draw_recipients(task, judges, options.seed)
     step = max(1, LARGEST_VERDICTS // (len(task) * sum(map(_bytes_per_clip, judges.values()))))
     while state.done < len(edits):
         part = edits[state.done : state.done + step]

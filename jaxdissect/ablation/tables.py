@@ -47,7 +47,7 @@ class SuiteRow(NamedTuple):
 
     Attributes:
       label_set: name of the label set.
-      mode: "gain" or "mean".
+      mode: "gain", "mean" or "patch".
       gain: factor on the activations.
       interventions: number of interventions that are meant for a class of the label set.
       contrast: "own classes", which the interventions are meant for; "other classes"; or "own - other".

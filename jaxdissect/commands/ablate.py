@@ -153,7 +153,8 @@ def _classes_table(intervention: Intervention, rows: pd.DataFrame, ablation: Abl
     drawn = ablation.controls[ablation.controls["intervention"] == intervention.name]
     points = 100 * drawn.groupby("class")["change"].mean()
     classes = list(ablation.table[["label_set", "class"]].drop_duplicates().itertuples(index=False, name=None))
-    change = "mean ablation" if intervention.mode == "mean" else f"gain {intervention.gain:g}"
+    of_modes = {"mean": "mean ablation", "patch": "patched from clips of the class into others"}
+    change = of_modes.get(intervention.mode, f"gain {intervention.gain:g}")
     title = f"{intervention.name}: {len(intervention.neurons.neurons)} neurons, {change}; * marks its classes"
     header = ["class", "clips", "before", "after", "points", "clips", "controls, points", "margin change"]
     header += ["95% interval", f"{rows['controls'].iloc[0]} controls", "p", "q"]
@@ -210,7 +211,7 @@ def _aggregate_table(suite: pd.DataFrame) -> str:
     cells = [
         [
             row["label_set"],
-            "mean" if row["mode"] == "mean" else f"{row['gain']:g}",
+            f"{row['gain']:g}" if row["mode"] == "gain" else row["mode"],
             row["interventions"],
             row["contrast"],
             signed(row["margin_change"], 4),

@@ -28,7 +28,8 @@ class AblateOptions(Options):
         --neurons: classes.
       gain: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. Default: what a .yaml asks
         for, else 0.
-      mode: gain; or mean, which replaces activations by the neuron's mean over the tokens that were counted.
+      mode: gain; mean, which replaces activations by the neuron's mean over the tokens that were counted; or patch, by
+        those on a clip of the class that is judged, in a clip of another class.
       controls: random neuron sets that each set is compared with; 0: none. With --match shift there is one.
       match: activity, for controls of the same layer, activation rate and size of what neurons write; layer; any, for
         controls of any layer, where layers have few units; or shift, the published shift of every index by one.
@@ -57,7 +58,7 @@ class AblateOptions(Options):
     neurons: tuple[str, ...] = ()
     suite: tuple[Literal["classes", "pairs"], ...] = ()
     gain: tuple[Finite, ...] | None = None
-    mode: Literal["gain", "mean"] = "gain"
+    mode: Literal["gain", "mean", "patch"] = "gain"
     controls: Whole = 200
     match: Literal["activity", "layer", "any", "shift"] = "activity"
     causal_map: bool = True
@@ -87,10 +88,10 @@ class AblateOptions(Options):
         )
         require(
             self.gain is None or self.mode == "gain",
-            "--mode mean replaces activations by their mean: leave --gain out.",
+            f"--mode {self.mode} replaces activations: leave --gain out.",
         )
         require(
             self.evar is None or self.mode == "gain",
-            "--evar: a configuration of EVAR has gains only: leave --evar or --mode mean out.",
+            f"--evar: a configuration of EVAR has gains only: leave --evar or --mode {self.mode} out.",
         )
         require(self.map_sample != 1, f"--map-sample must be 0 or at least 2, got {self.map_sample}.")

@@ -17,7 +17,7 @@ from tolerances import assert_within
 from torch_reference import random_state, reference_model
 
 from jaxdissect import InputError, LayeredEncoder, load_task
-from jaxdissect.ablation import engine
+from jaxdissect.ablation import engine, stream
 from jaxdissect.ablation.edits import Edit
 from jaxdissect.ablation.stream import judge_edits
 
@@ -244,6 +244,7 @@ def test_layer_by_layer_runs_shared_layers_once(encoder, task, judges, monkeypat
             return run
 
     monkeypatch.setattr(engine, "LayerByLayer", Counting)
+    monkeypatch.setattr(stream, "require_layers", lambda *_: None)
     edits = [Edit(np.array([layer]), np.array([n]), 0.0, np.zeros(1)) for layer in range(3) for n in range(4)]
     judge_edits(encoder, task, judges, edits, SHAPE, batch_size=7, at_once=4, devices=jax.devices()[:1])
     assert runs == {"entered": 1, "layers": 3, "edited": 4 * 2 + 4 * 1}

@@ -9,7 +9,7 @@ function ablationRows(entry) {
   );
 }
 
-const gainOf = ({mode, gain}) => (mode === 'mean' ? 'mean' : plain(gain));
+const gainOf = ({mode, gain}) => (mode === 'gain' ? plain(gain) : mode);
 const controlsOf = (mean, deviation, count, places = 2) =>
   finite(mean) === null ? '–' : `${signed(mean, places)} ± ${fixed(deviation, places)} (${count})`;
 
@@ -100,7 +100,7 @@ function specificity(entry) {
     p = unpack(entry.p_value);
   const shown = entry.interventions
     .map((_, i) => i)
-    .filter((i) => entry.interventions[i].mode === 'mean' || entry.interventions[i].gain === lowestGain(entry));
+    .filter((i) => entry.interventions[i].mode !== 'gain' || entry.interventions[i].gain === lowestGain(entry));
   const most = shown.reduce(
     (best, i) =>
       entry.classes.reduce((peak, c, k) => Math.max(peak, Math.abs(finite(change[i * width + k]) || 0)), best),
