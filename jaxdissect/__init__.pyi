@@ -33,7 +33,9 @@ from .errors import TrainingError as TrainingError
 from .options.probe import ProbeOptions as ProbeOptions
 from .options.train import TrainOptions as TrainOptions
 from .probe.embeddings import Embeddings as Embeddings
+from .probe.embeddings import LayerEmbeddings as LayerEmbeddings
 from .probe.embeddings import embed_clips as embed_clips
+from .probe.embeddings import embed_layers as embed_layers
 from .probe.judge import Judge as Judge
 from .probe.linear import Head as Head
 from .probe.linear import Probe as Probe

@@ -16,6 +16,7 @@ class ProbeOptions(Options):
 
     Examples:
       jaxdissect probe --run runs/esc50
+      jaxdissect probe --run runs/esc50 --layers all
       jaxdissect probe --encoder m2d_tiny --task esc50 --data ESC-50 --run runs/probe --folds all
 
     Attributes:
@@ -31,6 +32,8 @@ class ProbeOptions(Options):
         they do not.
       head: trained, a new one; or encoder, the encoder's own task head, whose outputs must be the task's classes in
         order.
+      layers: last, to probe the encoder's own embedding; or all, to probe also the embedding after every layer of a
+        LayeredEncoder. This takes 4 bytes x clips x (layers + 1) x features of memory.
       folds: test, to hold out the test fold; or all, to hold out every fold in turn.
       seeds: probes per fold, each with its own initial weights, order and validation clips.
       learning_rate: learning rate of Adam.
@@ -43,7 +46,7 @@ class ProbeOptions(Options):
         saved.
 
     Raises:
-      InputError: an option breaks a rule, or the encoder's own head is asked for with all folds.
+      InputError: an option breaks a rule, or the encoder's own head is asked for with all folds or layers.
     """
 
     run: Path
@@ -55,6 +58,7 @@ class ProbeOptions(Options):
     unit_seconds: Positive | None = None
     multi_label: bool | None = None
     head: Literal["trained", "encoder"] = "trained"
+    layers: Literal["last", "all"] = "last"
     folds: Literal["test", "all"] = "test"
     seeds: Count = 3
     learning_rate: Positive = 3e-5
@@ -70,4 +74,8 @@ class ProbeOptions(Options):
         require(
             self.head == "trained" or self.folds == "test",
             "--head encoder: its head was trained once, on some of the folds: leave --folds all out.",
+        )
+        require(
+            self.head == "trained" or self.layers == "last",
+            "--head encoder: its head reads the last layer only: leave --layers all out.",
         )

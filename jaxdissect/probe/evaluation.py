@@ -1,16 +1,18 @@
 """Linear evaluation of a task: which clips train, stop and judge a probe, and its scores."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import jax
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxdissect.errors import InputError, require
-from jaxdissect.probe.embeddings import Embeddings
+from jaxdissect.probe.embeddings import Embeddings, LayerEmbeddings
 from jaxdissect.probe.linear import (
     Probe,
     ProbeRule,
@@ -25,6 +27,7 @@ from jaxdissect.tasks.table import SPLITS, LabelSet, Task
 VALID_FRACTION = 0.1  # of the training clips, where the table has no validation split
 COPIES_BYTES = 2**30  # of standardised embeddings, one copy for each probe that is trained at once
 COLUMNS = ["label_set", "test_fold", "seed", "split", "clips", "metric", "score"]
+LAYER_COLUMNS = ["label_set", "depth", *COLUMNS[1:]]
 ClipMask: TypeAlias = Bool[np.ndarray, " clip"]
 Members: TypeAlias = Bool[np.ndarray, "clip class"]
 Outputs: TypeAlias = Float[np.ndarray, "clip class"]
@@ -169,20 +172,63 @@ def evaluate(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...]
     train, valid = (np.stack([getattr(split, name) for split in splits]) for name in ("train", "valid"))
     keys = jax.vmap(jax.random.key)(np.array([split.seed for split in splits], np.uint32))
     together = min(max(1, COPIES_BYTES // embeddings.values.nbytes), len(splits))
-
-    @jax.jit
-    def train_all(values: Array, members: Array, train: Array, valid: Array, keys: Array) -> Probe:
-        def train_split(split: tuple[Array, Array, Array]) -> Probe:
-            return train_probe(values, members, *split, rule, labels.multi_label)
-
-        # A map over batches of splits: a vmap within a batch, one batch after the other.
-        return jax.lax.map(train_split, (train, valid, keys), batch_size=together)
-
-    probe = jax.device_get(train_all(embeddings.values, labels.table(), train, valid, keys))
+    options = {"rule": rule, "multi_label": labels.multi_label, "together": together}
+    probe = jax.device_get(_train_all(embeddings.values, labels.table(), train, valid, keys, **options))
     # A learning rate that is far too high; scores would be those of NaN.
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(probe.head)):
         raise InputError(f"Label set {labels.name!r}: the probe's weights became infinite: lower --learning-rate.")
     return scored(embeddings, labels, splits, probe)
+
+
+# Jitted here and not where it is called: the probes of all layers share one program.
+@functools.partial(jax.jit, static_argnames=("rule", "multi_label", "together"))
+def _train_all(
+    values: Float[Array, "clip feature"],
+    members: Bool[Array, "clip class"],
+    train: Bool[Array, "split clip"],
+    valid: Bool[Array, "split clip"],
+    keys: Key[Array, " split"],
+    *,
+    rule: ProbeRule,
+    multi_label: bool,
+    together: int,
+) -> Probe:
+    def train_split(split: tuple[Array, Array, Array]) -> Probe:
+        return train_probe(values, members, *split, rule, multi_label)
+
+    # A map over batches of splits: a vmap within a batch, one batch after the other.
+    return jax.lax.map(train_split, (train, valid, keys), batch_size=together)
+
+
+def layer_scores(
+    embeddings: LayerEmbeddings,
+    evaluation: Evaluation,
+    rule: ProbeRule,
+    progress: Callable[[], object] = lambda: None,
+) -> pd.DataFrame:
+    """Scores of probes after every layer, each trained and judged on the same clips as those of the last layer.
+
+    Args:
+      embeddings: embeddings of all clips after every layer.
+      evaluation: evaluation of a label set on the last of these embeddings.
+      rule: how a probe is trained.
+      progress: function called after each depth.
+
+    Returns:
+      The rows of `evaluation.scores` at every depth, with the column `depth` behind `label_set`.
+
+    Raises:
+      InputError: a head became infinite.
+    """
+    tables = []
+    last = embeddings.values.shape[1] - 1
+    for depth in range(last + 1):
+        of_depth = evaluation
+        if depth < last:
+            of_depth = evaluate(embeddings.at(depth), evaluation.labels, evaluation.splits, rule)
+        tables.append(of_depth.scores.assign(depth=depth))
+        progress()
+    return pd.concat(tables)[LAYER_COLUMNS]
 
 
 def scored(embeddings: Embeddings, labels: LabelSet, splits: tuple[Split, ...], probe: Probe) -> Evaluation:

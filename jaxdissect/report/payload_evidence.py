@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from jaxdissect.report.numbers import short
 from jaxdissect.report.payload import Axes
 from jaxdissect.report.run_contents import Contents
+from jaxdissect.tasks.table import SPLITS
 from jaxdissect.types import Record
 
 NULL_BINS = 40  # bins of the histogram of permutations, from no pair to the most pairs
@@ -44,9 +45,10 @@ def evidence_payload(contents: Contents, axes: Axes) -> Record:
       axes: numbering of classes and neurons.
 
     Returns:
-      Lists of entries `null`, `agreement`, `layers` and `causal`; scores of classes as `probe`, None without probes.
+      Lists of entries `null`, `agreement`, `layers`, `depths` and `causal`; scores of classes as `probe`, None without
+      probes.
     """
-    kinds = {"null": _null, "agreement": _agreement, "layers": _layers, "causal": _causal}
+    kinds = {"null": _null, "agreement": _agreement, "layers": _layers, "depths": _depths, "causal": _causal}
     payload: Record = {
         kind: [
             {"set": number, **entry}
@@ -66,8 +68,13 @@ def probe_scores(contents: Contents, label_set: str) -> ProbeScores | None:
       label_set: name of the label set.
     """
     table = _rows(contents, "probe/scores.csv", label_set)
-    test = None if table is None else table[table["split"] == "test"]
-    if table is None or test is None or not len(test):
+    return None if table is None else _probe_scores(table)
+
+
+def _probe_scores(table: pd.DataFrame) -> ProbeScores | None:
+    """Scores of some probes of a label set, by their rows; None without test clips."""
+    test = table[table["split"] == "test"]
+    if not len(test):
         return None
     by_split = table.groupby("split", sort=False)["score"]
     return ProbeScores(
@@ -177,6 +184,34 @@ def _layers(contents: Contents, label_set: str) -> Record:
     """Columns of `layers.csv`: kept neurons, class-specific neurons, and pairs of each layer."""
     rows = _rows(contents, "layers.csv", label_set)
     return {} if rows is None else {name: short(rows[name].to_numpy()) for name in LAYER_COLUMNS if name in rows}
+
+
+def _depths(contents: Contents, label_set: str) -> Record:
+    """Scores of the probes after every number of layers, from 0.
+
+    Args:
+      contents: files of the run.
+      label_set: name of the label set.
+
+    Returns:
+      Mean scores by split, and the deviation of the test scores, each with a number for every depth. Empty if only the
+      last layer was probed.
+
+    Raises:
+      ValueError: a depth is missing.
+    """
+    table = _rows(contents, "probe_layers.csv", label_set)
+    if table is None:
+        return {}
+    by_depth = {depth: _probe_scores(rows) for depth, rows in table.groupby("depth")}
+    scores = [of_depth for of_depth in by_depth.values() if of_depth is not None]
+    # The page numbers the scores by their places.
+    if list(by_depth) != list(range(len(scores))):
+        raise ValueError("it does not have test scores of every depth from 0")
+    columns = {split: short([of_depth.mean.get(split, np.nan) for of_depth in scores]) for split in SPLITS}
+    deviation = short([of_depth.deviation["test"] for of_depth in scores])
+    last = scores[-1]
+    return {**columns, "deviation": deviation, "metric": last.metric, "probes": last.probes, "clips": last.clips}
 
 
 def _causal(contents: Contents, label_set: str) -> Record:

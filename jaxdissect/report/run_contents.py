@@ -37,11 +37,19 @@ FILES = {  # the stage that writes each; results come after what they are comput
     "sharing.nc": "share",
     "probe/scores.csv": "probe",
     "probe/class_scores.csv": "probe",
+    "probe_layers.csv": "probe",
     "ablation.csv": "ablate",
     "ablation_suite.csv": "ablate",
     "causal_map.csv": "ablate",
 }
-OPTIONAL = {"clip_labels.nc", "permutations.nc", "agreement.csv", "reproduction.csv", "causal_map.csv"}
+OPTIONAL = {
+    "clip_labels.nc",
+    "permutations.nc",
+    "agreement.csv",
+    "reproduction.csv",
+    "causal_map.csv",
+    "probe_layers.csv",
+}
 AAPE_SCORES = ("aape", "aape_normalised", "aape_low", "aape_high")
 BREADTH = ("expected_by_breadth", "q_by_breadth")
 VARIABLES = {  # what a report reads of netCDF files: they hold more, 155 MB a variable for 527 classes and a ViT-B

@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import platform
 import sys
+from pathlib import Path
 
 # JAX takes a second to import. Only the functions that need it import it, so that help appears at once.
 
@@ -50,3 +51,13 @@ def peak_memory() -> int:
 
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def available_memory() -> int | None:
+    """Memory of the host that a program can still take without swapping, in bytes; None where Linux is not there."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    # Lines such as "MemAvailable:   12345 kB".
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -11,9 +11,17 @@ import pandas as pd
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.errors import InputError
 from jaxdissect.options.probe import ProbeOptions
-from jaxdissect.probe.embeddings import Embeddings, embed_clips
+from jaxdissect.probe.embeddings import Embeddings, LayerEmbeddings, embed_clips, embed_layers, layer_features
 from jaxdissect.probe.encoder_head import own_head
-from jaxdissect.probe.evaluation import Evaluation, Split, evaluate, judging_split, scored, task_splits
+from jaxdissect.probe.evaluation import (
+    Evaluation,
+    Split,
+    evaluate,
+    judging_split,
+    layer_scores,
+    scored,
+    task_splits,
+)
 from jaxdissect.probe.linear import Probe, ProbeRule
 from jaxdissect.runtime.array_trees import write_arrays
 from jaxdissect.runtime.files import replaced_folder
@@ -34,12 +42,15 @@ class ProbeResult(ClipReading):
       unusable: reasons by file name, for files that could not be read or whose embedding is not finite.
       clips: number of clips of the task.
       max_bad_clips: fraction of unusable clips that is allowed.
+      layer_scores: scores of the probes after every layer, the rows of `probe_layers.csv`; None if only the last layer
+        was probed.
     """
 
     evaluations: tuple[Evaluation, ...]
     unusable: Mapping[str, str]
     clips: int
     max_bad_clips: float
+    layer_scores: pd.DataFrame | None = None
 
     def clips_read(self) -> tuple[int, int]:
         """Number of unusable clips, and of all clips."""
@@ -53,7 +64,8 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
 
     `probe/` holds `head/` (orbax: mean, variance, kernel, bias for each label set, first axis the probes), `probe.json`
     (classes, folds, seeds, options), `scores.csv` (every probe on its training, validation and test clips) and
-    `class_scores.csv` (test clips).
+    `class_scores.csv` (test clips). With `layers="all"`, `probe_layers.csv` holds the scores of the probes after every
+    layer.
 
     Args:
       options: options of the stage.
@@ -73,10 +85,10 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
     _check(options, encoder, task)
     with run.locked():
         started = time.perf_counter()
-        with progress_bar(what=f"Embedding {task.name}", total=len(task)) as bar:
-            embeddings = embed_clips(encoder, task, options.batch_size, progress=bar.update_to)
+        embeddings, layers = _embed(options, encoder, task)
         unusable = {task.file_names[clip]: reason for clip, reason in embeddings.reasons.items()}
         evaluations, failed = _evaluations(options, encoder, task, embeddings)
+        by_depth = None if layers is None else _layer_scores(options, layers, evaluations)
         record = {
             "options": _recorded_options(options) | {"dtype": inputs["dtype"]},
             "fingerprints": prints,
@@ -87,11 +99,11 @@ def run_probe(options: ProbeOptions) -> ProbeResult:
             "seconds": round(time.perf_counter() - started, 3),
             "status": "done",
         }
-        save_or_rescue(run, lambda place: _save(place, evaluations, record), "what was probed")
+        save_or_rescue(run, lambda place: _save(place, evaluations, by_depth, record), "what was probed")
     if failed:
         saved = ", ".join(evaluation.labels.name for evaluation in evaluations)
         raise InputError(f"{failed[0]} The probes of {saved} were saved.")
-    return ProbeResult(evaluations, unusable, len(task), options.max_bad_clips)
+    return ProbeResult(evaluations, unusable, len(task), options.max_bad_clips, by_depth)
 
 
 def probe_rule(options: ProbeOptions) -> ProbeRule:
@@ -103,8 +115,10 @@ def _check(options: ProbeOptions, encoder: Encoder, task: Task) -> None:
     """Find mistakes before the clips are embedded, which takes long, as if all clips could be read.
 
     Raises:
-      InputError: a label set cannot be probed.
+      InputError: a label set, or the encoder's layers, cannot be probed.
     """
+    if options.layers == "all":
+        layer_features(encoder, task)
     everything = np.ones(len(task), bool)
     for labels in task.label_sets:
         if options.head == "encoder":
@@ -112,6 +126,22 @@ def _check(options: ProbeOptions, encoder: Encoder, task: Task) -> None:
             own_head(encoder, task, labels)
         else:
             task_splits(task, labels, everything, options.folds, seeds=1)
+
+
+def _embed(options: ProbeOptions, encoder: Encoder, task: Task) -> tuple[Embeddings, LayerEmbeddings | None]:
+    """The encoder's own embeddings and, if they are asked for, those after every layer; in one pass over the clips."""
+    with progress_bar(what=f"Embedding {task.name}", total=len(task)) as bar:
+        if options.layers == "last":
+            return embed_clips(encoder, task, options.batch_size, progress=bar.update_to), None
+        layers = embed_layers(encoder, task, options.batch_size, progress=bar.update_to)
+        return layers.at(-1), layers
+
+
+def _layer_scores(options: ProbeOptions, layers: LayerEmbeddings, evaluations: tuple[Evaluation, ...]) -> pd.DataFrame:
+    """The rows of `probe_layers.csv`: scores of all evaluations at every depth."""
+    total, rule = len(evaluations) * layers.values.shape[1], probe_rule(options)
+    with progress_bar(what="Probing every layer", total=total, unit="layer") as bar:
+        return pd.concat([layer_scores(layers, evaluation, rule, bar.update) for evaluation in evaluations])
 
 
 def _evaluations(
@@ -147,11 +177,12 @@ def _recorded_options(options: ProbeOptions) -> Record:
     head = {"head": options.head, "folds": options.folds}
     if options.head == "encoder":
         return head
-    return {**dataclasses.asdict(probe_rule(options)), **head, "seeds": options.seeds}
+    layers = {} if options.layers == "last" else {"layers": options.layers}
+    return {**dataclasses.asdict(probe_rule(options)), **head, **layers, "seeds": options.seeds}
 
 
-def _save(run: Run, evaluations: tuple[Evaluation, ...], record: Record) -> None:
-    """Write `probe/` whole, in place of an earlier one, and record the stage."""
+def _save(run: Run, evaluations: tuple[Evaluation, ...], by_depth: pd.DataFrame | None, record: Record) -> None:
+    """Write `probe/` whole and `probe_layers.csv`, in place of earlier ones, and record the stage."""
     label_sets = {
         evaluation.labels.name: {
             "classes": list(evaluation.labels.classes),
@@ -169,6 +200,10 @@ def _save(run: Run, evaluations: tuple[Evaluation, ...], record: Record) -> None
         write_csv(pd.concat([evaluation.class_scores for evaluation in evaluations]), temporary / "class_scores.csv")
         write_arrays(temporary / "head", heads)
         run.reopen("probe")
+    if by_depth is None:
+        run.file("probe_layers.csv").unlink(missing_ok=True)  # of an earlier probe
+    else:
+        write_csv(by_depth, run.file("probe_layers.csv"))
     run.finish("probe", record)
 
 

@@ -132,6 +132,7 @@ ALWAYS_EFFECTIVE = {
     "full": ["report"],
     "head": ["probe"],
     "folds": ["probe"],  # run_probe refuses all folds for an encoder's head, and where there are none
+    "layers": ["probe"],  # ProbeOptions refuses all layers for an encoder's head
     "neurons": ["ablate"],
     "suite": ["ablate"],
     "gain": ["ablate"],  # AblationOptions refuses it with --mode mean

@@ -19,13 +19,19 @@ class Rectifier(nn.Module):
         return nn.relu(x)
 
 
+def with_sum(x):
+    return jnp.concatenate([x.sum(axis=1, keepdims=True), x], axis=1)
+
+
 class IntegerMLP(nn.Module):
-    """Frames of 16 numbers -> two layers of 12 neurons, with a first token that sums all frames."""
+    """Frames of 16 numbers -> layers of 12 neurons, with a first token that sums all frames."""
+
+    layers: int = 2
 
     @nn.compact
     def __call__(self, x):
-        x = jnp.concatenate([x.sum(axis=1, keepdims=True), x], axis=1)
-        for layer in range(2):
+        x = with_sum(x)
+        for layer in range(self.layers):
             hidden = Rectifier(name=f"act_{layer}")(nn.Dense(12, precision="highest", name=f"in_{layer}")(x))
             x = nn.Dense(16, precision="highest", name=f"out_{layer}")(hidden)
         return x
@@ -93,9 +99,59 @@ class IntegerEncoder:
         return layers
 
 
+class IntegerLayer(nn.Module):
+    """One layer of `IntegerMLP`."""
+
+    @nn.compact
+    def __call__(self, x):
+        hidden = Rectifier(name="act")(nn.Dense(12, precision="highest", name="in")(x))
+        return nn.Dense(16, precision="highest", name="out")(hidden)
+
+
+@dataclass(frozen=True)
+class LayeredIntegerEncoder(IntegerEncoder):
+    """An `IntegerEncoder` whose layers can be run one by one, and perhaps fewer of them."""
+
+    layers: int = 2
+    layer_neurons: str = "act"
+
+    @property
+    def module(self):
+        return IntegerMLP(self.layers)
+
+    @property
+    def layer(self):
+        return IntegerLayer()
+
+    def enter(self, variables, inputs):
+        return (with_sum(inputs),)
+
+    def layer_variables(self, variables):
+        params = variables["params"]
+        return [{"params": {part: params[f"{part}_{n}"] for part in ("in", "out")}} for n in range(self.layers)]
+
+    def outgoing_weights(self, layer_variables):
+        return layer_variables["params"]["out"]["kernel"]
+
+    def leave(self, variables, states):
+        return states[0]
+
+
 def make(dtype):
     """A factory as `--encoder foreign:make` calls it."""
     return IntegerEncoder(dtype=dtype)
+
+
+def layered(dtype):
+    return LayeredIntegerEncoder()
+
+
+def of_one_layer(dtype):
+    return LayeredIntegerEncoder(layers=1)
+
+
+def of_no_layer(dtype):
+    return LayeredIntegerEncoder(layers=0)
 
 
 def not_an_encoder(dtype):

@@ -117,7 +117,7 @@ def _check(rng, run, label_set, pairs):
 
 
 def _probe(rng, run, names, label_set):
-    """Scores of two probes on four test clips of each class."""
+    """Scores of two probes on four test clips of each class, after each of three layers, too."""
     rows = [
         (label_set, "", seed, split, 4 * len(names), "accuracy", score)
         for seed in (0, 1)
@@ -126,6 +126,9 @@ def _probe(rng, run, names, label_set):
     columns = ["label_set", "test_fold", "seed", "split", "clips", "metric", "score"]
     run.file("probe").mkdir()
     write_csv(pd.DataFrame(rows, columns=columns), run.file("probe") / "scores.csv")
+    layers = [(label_set, depth, *row[1:-1], row[-1] - 0.1 * (3 - depth)) for depth in range(4) for row in rows]
+    columns = ["label_set", "depth", *columns[1:]]
+    write_csv(pd.DataFrame(layers, columns=columns), run.file("probe_layers.csv"))
     rows = [(label_set, name, "", seed, 4, rng.integers(5) / 4) for seed in (0, 1) for name in names]
     columns = ["label_set", "class", "test_fold", "seed", "clips", "score"]
     write_csv(pd.DataFrame(rows, columns=columns), run.file("probe") / "class_scores.csv")

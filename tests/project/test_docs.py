@@ -32,13 +32,12 @@ def test_the_encoder_of_the_docs_can_be_dissected(data_folder, tmp_path, monkeyp
 
 def test_the_page_of_the_run_directory_names_every_file(tmp_path):
     page = (ROOT / "docs" / "run-directory.md").read_text()
-    code = [
-        ROOT / "jaxdissect" / name
-        for name in ("stages/neurons.py", "stages/activations.py", "ablation/files.py", "stages/reproduce.py")
-    ]
+    stages = [f"stages/{name}.py" for name in ("neurons", "activations", "probe", "reproduce")]
+    code = [ROOT / "jaxdissect" / name for name in (*stages, "ablation/files.py")]
     written = re.findall(r'file\("(\w+\.\w+)"\)', "".join(path.read_text() for path in code))
     written += STORE_FILES.values()
-    assert {"activations.nc", "neurons.csv", "clip_counts.npy", "ablation.csv", "reproduction.csv"} <= set(written)
+    assert {"activations.nc", "neurons.csv", "probe_layers.csv", "ablation.csv", "reproduction.csv"} <= set(written)
+    assert "clip_counts.npy" in written
     for name in [*written, "run.json"]:
         assert f"`{name}`" in page
 

@@ -76,7 +76,7 @@ def notes(tmp_path_factory):
     run = ["--run", str(folder / "run")]
     assert main(["dissect", *counting, *CHOOSING, *run]) == 0
     assert main(["share", *run]) == 0
-    assert main(["probe", *run, "--learning-rate", "0.01", "--epochs", "20"]) == 0
+    assert main(["probe", *run, "--learning-rate", "0.01", "--epochs", "20", "--layers", "all"]) == 0
     silencing = ["--neurons", "octave:4", "--gain", "0", "2", "--controls", "2", "--no-causal-map"]
     assert main(["ablate", *run, *silencing]) == 0
     made = make_run(folder / "made", ("2", "3", "4"), label_set="octave")
@@ -146,6 +146,7 @@ def test_page_of_a_real_run_is_walked_through(page, request, name):
     assert "Permuted labels" in shown["neurons"]
     assert "Agreement of selectors" in shown["neurons"]
     assert "Neurons and pairs by layer" in shown["layers"]
+    assert ("Probe accuracy by layer (octave)" in shown["layers"]) == (name == "notes")
     assert "Sharing in particular" in shown["sharing"]
     if name == "notes":
         assert "Specificity matrix" in shown["ablation"]
@@ -189,8 +190,48 @@ def test_page_shows_evidence_and_published_figures(page, hostile):
     assert "observed" in section_text(page, "neurons")
     assert count(page, "#view [aria-label^='Agreement'] tbody tr") == 2
     section_text(page, "layers")
-    assert count(page, "#view tbody tr") == 3
+    assert count(page, "#view [aria-label^='Kept'] tbody tr") == 3
     assert "Rank correlation" in section_text(page, "ablation")
+
+
+def test_layers_view_draws_the_scores_of_probes(page, hostile):
+    """The heights of the line and of its band, read off the picture, are the scores of probe_layers.csv."""
+    page.open(hostile, "#layers")
+    (entry,) = data_of(page)["evidence"]["depths"]
+    chart = "#view svg[aria-label^='Probe accuracy by layer']"
+    points, band = (
+        page.run(f"[...document.querySelector({json.dumps(f'{chart} {part}')}).points].map(({{x, y}}) => [x, y])")
+        for part in ("polyline", "polygon")
+    )
+    score, deviation = np.array(entry["test"]), np.array(entry["deviation"])
+    heights = np.array(band)[:, 1]
+    # The least and the most of the band are the ends of the scale.
+    drawn = [*np.array(points)[:, 1], *heights]
+    meant = [*score, *(score + deviation), *(score - deviation)[::-1]]
+    scale = (max(drawn) - min(drawn)) / (max(meant) - min(meant))
+    assert drawn == pytest.approx([min(drawn) + (max(meant) - value) * scale for value in meant], abs=0.1)
+    assert np.diff(np.array(points)[:, 0]) == pytest.approx((points[-1][0] - points[0][0]) / 3, abs=0.1)
+    rows = "[...document.querySelectorAll(\"#view [aria-label*='probe_layers.csv'] tbody tr\")]"
+    cells = page.run(f"{rows}.map((row) => [...row.cells].map((cell) => cell.textContent))")
+    assert cells == [
+        [
+            str(depth),
+            f"{100 * score[depth]:.1f}%",
+            f"{100 * deviation[depth]:.1f}%",
+            "\u2013",
+            f"{70 + 10 * depth:.1f}%",
+        ]
+        for depth in range(4)
+    ]
+
+
+def test_layers_view_has_no_scores_without_their_file(page, tmp_path):
+    run = make_run(tmp_path / "run", ("a", "b"))
+    (run / "probe_layers.csv").unlink()
+    page.open(run_report(ReportOptions(run=run, figures=False)).path, "#layers")
+    assert data_of(page)["evidence"]["depths"] == []
+    assert "by layer" in text(page)
+    assert "Probe" not in text(page)
 
 
 def test_sharing_view_changes_between_label_sets(page, notes):

@@ -64,6 +64,14 @@ def test_a_selection_is_repeated_by_its_preset_or_its_score(run, options, words)
     parse(shlex.split(line)[1:])
 
 
+def test_commands_repeat_that_every_layer_was_probed(run):
+    stages = json.loads((run / "run.json").read_text())
+    stages["stages"]["probe"]["options"] = {"layers": "all", "seeds": 3}
+    (run / "run.json").write_text(json.dumps(stages))
+    line = next(line for line in commands(read_contents(run)) if " probe " in line)
+    assert line == f"jaxdissect probe --layers all --run {run.name}"
+
+
 def test_commands_have_every_digit_of_a_number(run):
     stages = json.loads((run / "run.json").read_text())
     stages["stages"]["activations"]["inputs"]["unit_seconds"] = 2.0

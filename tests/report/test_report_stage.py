@@ -108,6 +108,9 @@ MISFITS = (
     harm_dataset("top_clips.nc", lambda top: top.isel(layer=slice(1))),
     harm_dataset("sharing.nc", lambda sharing: sharing.assign_coords(class_a=sharing["class_a"].values[::-1] + "x")),
     harm_dataset("permutations.nc", lambda null: null.assign(pairs=null["pairs"].isel(label_set=0, drop=True))),
+    harm_table("probe_layers.csv", "score", "good"),
+    harm_table("probe_layers.csv", "depth", None),
+    harm_table("probe_layers.csv", "depth", 2),
 )
 
 
@@ -209,6 +212,12 @@ def test_evidence_is_that_of_the_files(run):
     probed = pd.read_csv(run / "probe" / "class_scores.csv").groupby("class")["score"].mean()
     assert evidence["probe"]["score"] == pytest.approx([probed[name] for name in names])
     assert evidence["probe"]["clips"] == [4] * len(names)
+    depths = evidence["depths"][0]
+    tested = pd.read_csv(run / "probe_layers.csv").query("split == 'test'").groupby("depth")["score"]
+    assert depths["test"] == pytest.approx(tested.mean().tolist())
+    assert depths["deviation"] == pytest.approx(tested.std(ddof=0).tolist())
+    assert depths["valid"] == [None] * 4
+    assert (depths["metric"], depths["probes"], depths["clips"]) == ("accuracy", 2, 4 * len(names))
     effect = read_netcdf(run / "scores.nc")["margin_effect"].values
     effects = [effect[names.index(row["class"]), row["layer"], row["neuron"]] for _, row in table.iterrows()]
     causal = evidence["causal"][0]

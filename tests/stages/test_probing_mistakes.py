@@ -33,6 +33,8 @@ from jaxdissect.stages import probe as probing
         (["--folds", "all"], "has no folds: leave --folds all out"),
         (["--head", "encoder"], "has no task head: leave the option out"),
         (["--head", "encoder", "--encoder", "tones:two_classes"], "of the shape (3,)"),
+        (["--head", "encoder", "--layers", "all"], "reads the last layer only: leave --layers all out"),
+        (["--layers", "all"], "integers is no LayeredEncoder: add its members as docs/encoders.md shows"),
     ],
 )
 def test_mistakes_are_answered_before_anything_is_embedded_or_written(jaxdissect, monkeypatch, given, found):

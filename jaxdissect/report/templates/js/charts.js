@@ -100,22 +100,63 @@ function columnPicture(series, options, width) {
     series[0].map((value, place) =>
       svg('text', {x: left + (place + 0.5) * step, y: y(value) - 5, 'text-anchor': 'middle'}, options.format(value)),
     );
-  const scale = [0, 0.5, 1].map((fraction) => [
-    svg('line', {x1: left, x2: width, y1: y(fraction * most), y2: y(fraction * most), class: 'grid'}),
-    svg(
-      'text',
-      {x: left - 6, y: y(fraction * most) + 4, 'text-anchor': 'end', class: 'quiet-text'},
-      options.format(fraction * most),
-    ),
-  ]);
   return picture(
     width,
     high,
     options.label,
-    scale,
+    scaleLines([0, most / 2, most], y, left, width, options.format),
     bodies,
     labels,
     ticks,
+    svg('text', {x: (left + width) / 2, y: high - 3, 'text-anchor': 'middle', class: 'quiet-text'}, options.axis),
+  );
+}
+
+// Lines across at some values, which stand beside them.
+function scaleLines(values, y, left, width, format) {
+  return values.map((value) => [
+    svg('line', {x1: left, x2: width, y1: y(value), y2: y(value), class: 'grid'}),
+    svg('text', {x: left - 6, y: y(value) + 4, 'text-anchor': 'end', class: 'quiet-text'}, format(value)),
+  ]);
+}
+
+// Places as the points of an SVG line.
+const joined = (places) => places.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(' ');
+
+// Fractions over places from 0, with their deviations as a band.
+function lineChart(values, deviations, options) {
+  return sized((width) => linePicture(values, deviations, options, width));
+}
+
+function linePicture(values, deviations, options, width) {
+  const high = 220,
+    left = 50,
+    below = 40,
+    right = 14;
+  const edge = (sign) => values.map((value, place) => Math.max(0, Math.min(1, value + sign * deviations[place])));
+  const [upper, lower] = [edge(1), edge(-1)];
+  const most = Math.max(...upper),
+    least = Math.min(...lower);
+  const x = (place) => left + 10 + ((width - left - 10 - right) * place) / Math.max(1, values.length - 1);
+  const y = (value) => 18 + ((high - below - 18) * (most - value)) / (most - least || 1);
+  const places = (line) => line.map((value, place) => [x(place), y(value)]);
+  const every = Math.ceil(values.length / Math.min(13, width / 50));
+  return picture(
+    width,
+    high,
+    options.label,
+    scaleLines([...new Set([least, (least + most) / 2, most])], y, left, width, options.format),
+    svg('polygon', {class: 'band', points: joined([...places(upper), ...places(lower).reverse()])}),
+    svg('polyline', {class: 'line', points: joined(places(values))}),
+    values.map((value, place) => [
+      svg(
+        'circle',
+        {cx: x(place), cy: y(value), r: 4, class: 'dot'},
+        svg('title', {}, `${options.place(place)}: ${options.format(value)}`),
+      ),
+      place % every === 0 &&
+        svg('text', {x: x(place), y: high - 22, 'text-anchor': 'middle', class: 'quiet-text'}, String(place)),
+    ]),
     svg('text', {x: (left + width) / 2, y: high - 3, 'text-anchor': 'middle', class: 'quiet-text'}, options.axis),
   );
 }

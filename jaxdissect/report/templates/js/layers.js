@@ -1,6 +1,11 @@
-// Class-specific neurons by layer.
+// Class-specific neurons by layer, and scores of linear probes.
 function viewLayers(set = 0) {
-  if (!NEURONS) return ['Layers', note('No neuron is class-specific. Choose neurons with', DATA.commands.neurons)];
+  if (!NEURONS)
+    return [
+      'Layers',
+      note('No neuron is class-specific. Choose neurons with', DATA.commands.neurons),
+      SETS.map((_, each) => depthsView(each)),
+    ];
   const ofSet = classesOfSet(set);
   const counts = ofSet.map((c) => {
     const layers = Array(DATA.layers).fill(0);
@@ -72,6 +77,47 @@ function viewLayers(set = 0) {
         ]
       : el('p', {}, 'No class of this label set has neurons.'),
     layersTable(set),
+    depthsView(set),
+  ];
+}
+
+// Scores of linear probes on the embedding after each layer.
+function depthsView(set) {
+  const entry = evidenceOf('depths', set);
+  if (!entry) return null;
+  const title = `Probe ${entry.metric} by layer${SETS.length > 1 ? ` (${SETS[set]})` : ''}`;
+  const place = (depth) => `after ${many(depth, 'layer')}`;
+  const columns = [
+    ['test', 'Test', `mean over ${many(entry.probes, 'probe')}`],
+    ['deviation', '±', 'standard deviation of the test score over the probes'],
+    ['valid', 'Validation', 'clips that stop the training'],
+    ['train', 'Training', 'clips that the probes learn from'],
+  ].map(([name, title, hint]) => ({
+    title,
+    hint,
+    number: true,
+    value: (depth) => entry[name][depth],
+    cell: (depth) => percent(entry[name][depth], 1),
+  }));
+  const layersRun = {title: 'Layers run', hint: '0: none', value: (depth) => depth, cell: (depth) => number(depth)};
+  return [
+    el('h2', {}, title),
+    el(
+      'figure',
+      {},
+      el(
+        'figcaption',
+        {},
+        `Linear probes on the embedding after each layer. 0 layers: what enters layer 0; 1 layer: what leaves it. Line: ${entry.metric} on ${many(entry.clips, 'test clip')}, mean over ${many(entry.probes, 'probe')}. Band: ± standard deviation over the probes, on the same clips.`,
+      ),
+      lineChart(entry.test, entry.deviation, {
+        label: title,
+        place,
+        format: (value) => percent(value, 1),
+        axis: 'layers run',
+      }),
+    ),
+    dataTable([layersRun, ...columns], [...entry.test.keys()], {caption: `${title}, from probe_layers.csv`}),
   ];
 }
 
