@@ -8,6 +8,7 @@ Source of patching: Vig et al., "Investigating Gender Bias in Language Models Us
 2020); pairs by class are ours.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSet, Sequence
@@ -171,6 +172,8 @@ def judge_edits(
         members = shard_clips({name: judge.members[rows] for name, judge in judges.items()}, mesh)
         if isinstance(runner, LayerByLayer) and not _was_compared(encoder):
             require_layers(runner, variables, heads, pcm, members, mesh)
+            with contextlib.suppress(TypeError):  # an encoder that cannot be referred to weakly
+                _COMPARED.add(encoder)
         for numbers, judged in _one_behind(runner.run(variables, heads, pcm, members, chunks, donor_pcm)):
             collected.put(batch, numbers, judged)
             progress(collected.passes)
@@ -207,13 +210,10 @@ def draw_recipients(task: Task, judges: Mapping[str, Judge], seed: int) -> Int[n
 
 
 def _was_compared(encoder: Encoder) -> bool:
-    """Whether the layers of an encoder were compared before; from now on they were."""
-    try:
-        before = encoder in _COMPARED
-        _COMPARED.add(encoder)
-    except TypeError:  # an encoder that has no hash, or cannot be referred to weakly, is compared each time
-        return False
-    return before
+    """Whether the layers of an encoder were compared before."""
+    with contextlib.suppress(TypeError):  # an encoder that has no hash is compared each time
+        return encoder in _COMPARED
+    return False
 
 
 def _batches(
