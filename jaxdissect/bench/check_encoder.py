@@ -16,7 +16,7 @@ from jaxdissect.encoder.foreign import guarded
 from jaxdissect.encoder.models import apply_model
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input, named_units
 from jaxdissect.encoder.user_code import UserCode, described
-from jaxdissect.errors import InputError, require
+from jaxdissect.errors import InputError, first_line, require
 from jaxdissect.probe.linear import Head
 from jaxdissect.runtime.sharding import local_mesh
 
@@ -64,22 +64,25 @@ def check_encoder(encoder: object, seconds: float = 2.0) -> EncoderCheck:
     Args:
       encoder: the encoder, as a factory returns it.
       seconds: length of the clips, s; an encoder of a fixed input length needs its own.
+
+    Raises:
+      InputError: `seconds` is not positive.
     """
+    require(seconds > 0, f"seconds must be positive, got {seconds}.")
     return EncoderCheck(tuple(_checks(encoder, seconds)))
 
 
 def _checks(given: object, seconds: float) -> Iterator[PartCheck]:
-    checked: list[Encoder] = []
-    yield from _part(
-        "attributes", lambda: checked.append(guarded(given, UserCode(type(given).__name__))) or "all there"
-    )
-    if not checked:
+    try:
+        encoder = guarded(given, UserCode(type(given).__name__))
+    except InputError as error:
+        yield PartCheck("attributes", False, str(error))
         return
-    encoder = checked[0]
+    yield PartCheck("attributes", True, "all there")
     samples = round(seconds * encoder.sample_rate)
     noise = np.random.default_rng(0).normal(0, LOUDNESS, (2, samples)).astype(np.float32)
     pcm, recorded = jnp.asarray(noise), jnp.full(2, samples, jnp.int32)
-    yield from _part("settings", lambda: ", ".join(encoder.settings()) or "none")
+    yield _part("settings", lambda: ", ".join(encoder.settings()) or "none")
     parts: dict[str, Callable[[], str]] = {
         "front_end": lambda: described(_inputs(encoder, pcm)),
         "module": lambda: described(_output(encoder, pcm)),
@@ -92,19 +95,19 @@ def _checks(given: object, seconds: float) -> Iterator[PartCheck]:
     if isinstance(encoder, LayeredEncoder):
         parts["layers"] = lambda: _layers(encoder, pcm)
     for name, run in parts.items():
-        failed = False
-        for part in _part(name, run):
-            failed = not part.fits
-            yield part
-        if failed:  # what comes behind would fail for the same reason
+        part = _part(name, run)
+        yield part
+        if not part.fits:  # what comes behind would fail for the same reason
             return
 
 
-def _part(name: str, run: Callable[[], str]) -> Iterator[PartCheck]:
+def _part(name: str, run: Callable[[], str]) -> PartCheck:
     try:
-        yield PartCheck(name, True, run())
+        return PartCheck(name, True, run())
     except InputError as error:
-        yield PartCheck(name, False, str(error))
+        return PartCheck(name, False, str(error))
+    except Exception as error:  # a user's arrays may be anything
+        return PartCheck(name, False, f"{type(error).__name__}: {first_line(error)}")
 
 
 def _inputs(encoder: Encoder, pcm: Float[Array, "clip sample"]) -> PyTree:
@@ -149,9 +152,7 @@ def _layout(encoder: Encoder, pcm: Float[Array, "clip sample"], recorded: Array)
         require(bool((spans > 0).all()), "a patch must span samples, stop - start > 0; the class token is no patch.")
     require(counted["patches"] > 0, "no token is a patch.")
     first = min(int(tokens.start[tokens.is_patch].min()) for tokens in layout if tokens.is_patch.any())
-    require(
-        first < pcm.shape[1], f"patches must lie within the clip of {pcm.shape[1]} samples, the first is at {first}."
-    )
+    require(first < pcm.shape[1], f"patches must lie within the clip of {pcm.shape[1]} samples, not from {first} on.")
     return ", ".join(f"{count} tokens {kind}" for kind, count in counted.items())
 
 

@@ -11,27 +11,6 @@ from jaxdissect.encoder.protocol import TokenLayout, Units
 from jaxdissect.types import Record
 
 
-def take_pcm(variables: PyTree, pcm: Float[Array, "clip sample"]) -> Float[Array, "clip sample"]:
-    """The front end of a model that takes PCM itself.
-
-    Args:
-      variables: not used.
-      pcm: samples of the clips.
-    """
-    del variables
-    return pcm
-
-
-def mean_over_tokens(output: Float[Array, "clip *token feature"]) -> Float[Array, "clip feature"]:
-    """The embedding of a model that puts out tokens.
-
-    Args:
-      output: what the model puts out.
-    """
-    embedding: Array = output.mean(axis=tuple(range(1, output.ndim - 1)))
-    return embedding
-
-
 @dataclass(frozen=True, eq=False)
 class FunctionEncoder:
     """A function, its parameters and its tags as an `Encoder`; or a Linen or NNX module, by its paths.
@@ -45,8 +24,8 @@ class FunctionEncoder:
       variables: variables of the module, a pytree of arrays; `nnx.state(model)` of an NNX module.
       neurons: pattern of tags or paths (see `read_neurons`).
       hop: samples from the start of a token to that of the next.
-      front_end: PCM -> the module's input, `front_end(variables, pcm)`; default: PCM itself.
-      embed: the module's output -> one embedding per clip; default: the mean over all tokens.
+      prepare: PCM -> the module's input, called as `prepare(variables, pcm)`; default: PCM itself.
+      pool: the module's output -> one embedding per clip; default: the mean over all tokens.
       tokens: how many tokens in time a clip of so many samples has; default: one for every whole hop.
       class_tokens: number of tokens in front that are no part of the clip.
       vectors: whether units are vectors, as attention heads are.
@@ -60,19 +39,39 @@ class FunctionEncoder:
     variables: PyTree
     neurons: str
     hop: int
-    front_end: Callable[[PyTree, Array], PyTree] = take_pcm
-    embed: Callable[[PyTree], Array] = mean_over_tokens
+    prepare: Callable[[PyTree, Float[Array, "clip sample"]], PyTree] | None = None
+    pool: Callable[[PyTree], Float[Array, "clip feature"]] | None = None
     tokens: Callable[[int], int] | None = None
     class_tokens: int = 0
     vectors: bool = False
     units: Mapping[str, Units] = field(default_factory=dict)
     constants: Record = field(default_factory=dict)
 
+    def front_end(self, variables: PyTree, pcm: Float[Array, "clip sample"]) -> PyTree:
+        """PCM -> the module's input.
+
+        Args:
+          variables: variables of the encoder.
+          pcm: samples at `sample_rate`, full scale -1 to 1.
+        """
+        return pcm if self.prepare is None else self.prepare(variables, pcm)
+
+    def embed(self, output: PyTree) -> Float[Array, "clip feature"]:
+        """The module's output -> one embedding per clip.
+
+        Args:
+          output: what the module returns; without `pool` an array (clip, any token axes, feature).
+        """
+        if self.pool is not None:
+            return self.pool(output)
+        embedding: Array = output.mean(axis=tuple(range(1, output.ndim - 1)))
+        return embedding
+
     def token_layout(self, samples: int) -> tuple[TokenLayout, ...]:
         """Tokens one hop long, one after the other; those of no time in front.
 
         Args:
-          samples: length of the clip in samples.
+          samples: length of the clip in samples at `sample_rate`.
         """
         count = samples // self.hop if self.tokens is None else self.tokens(samples)
         start = np.arange(count) * self.hop
