@@ -1,6 +1,7 @@
 """Checks an encoder of one's own: every part is run on two clips, and what does not fit is said."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxdissect.ablation.engine import LayerByLayer, require_layers
 from jaxdissect.activations.read import Reading, read_neurons, stack_layers
-from jaxdissect.activations.token_masks import TOKENS, token_masks
+from jaxdissect.activations.token_masks import token_masks
 from jaxdissect.activations.write import run_with_gains
 from jaxdissect.encoder.foreign import guarded
 from jaxdissect.encoder.models import apply_model
@@ -21,6 +22,7 @@ from jaxdissect.probe.linear import Head
 from jaxdissect.runtime.sharding import local_mesh
 
 LOUDNESS = 0.1  # standard deviation of the noise that is put in
+ROUNDING = 1e-6  # of the embedding, by which two programs may differ
 BATCH_TOLERANCE = 1e-3  # how much a clip may differ alone and beside another, relative to its largest activation
 
 
@@ -79,25 +81,24 @@ def _checks(given: object, seconds: float) -> Iterator[PartCheck]:
         yield PartCheck("attributes", False, str(error))
         return
     yield PartCheck("attributes", True, "all there")
-    samples = round(seconds * encoder.sample_rate)
-    noise = np.random.default_rng(0).normal(0, LOUDNESS, (2, samples)).astype(np.float32)
-    pcm, recorded = jnp.asarray(noise), jnp.full(2, samples, jnp.int32)
-    yield _part("settings", lambda: ", ".join(encoder.settings()) or "none")
+    noise = np.random.default_rng(0).normal(0, LOUDNESS, (2, round(seconds * encoder.sample_rate)))
+    one = _Pass(encoder, jnp.asarray(noise, jnp.float32))
     parts: dict[str, Callable[[], str]] = {
-        "front_end": lambda: described(_inputs(encoder, pcm)),
-        "module": lambda: described(_output(encoder, pcm)),
-        "embed": lambda: _embedding(encoder, pcm),
-        "neurons": lambda: _neurons(encoder, pcm),
-        "token_layout": lambda: _layout(encoder, pcm, recorded),
-        "clips beside each other": lambda: _alone(encoder, pcm),
-        "silencing": lambda: _silenced(encoder, pcm),
+        "settings": lambda: ", ".join(encoder.settings()) or "none",
+        "front_end": lambda: described(one.inputs),
+        "module": lambda: described(one.output),
+        "embed": lambda: _embedding(one),
+        "neurons": lambda: _neurons(one),
+        "token_layout": lambda: _layout(one),
+        "clips beside each other": lambda: _alone(one),
+        "silencing": lambda: _silenced(one),
     }
     if isinstance(encoder, LayeredEncoder):
-        parts["layers"] = lambda: _layers(encoder, pcm)
+        parts["layers"] = lambda: _layers(encoder, one)
     for name, run in parts.items():
         part = _part(name, run)
         yield part
-        if not part.fits:  # what comes behind would fail for the same reason
+        if not part.fits and name != "settings":  # what comes behind would fail for the same reason
             return
 
 
@@ -110,57 +111,68 @@ def _part(name: str, run: Callable[[], str]) -> PartCheck:
         return PartCheck(name, False, f"{type(error).__name__}: {first_line(error)}")
 
 
-def _inputs(encoder: Encoder, pcm: Float[Array, "clip sample"]) -> PyTree:
-    return jax.jit(lambda variables, pcm: module_input(encoder, variables, pcm))(encoder.variables, pcm)
+class _Pass:
+    """One pass of two clips through an encoder; each part runs when it is first asked for."""
+
+    def __init__(self, encoder: Encoder, pcm: Float[Array, "2 sample"]) -> None:
+        self.encoder, self.pcm, self.variables = encoder, pcm, encoder.variables
+        self.recorded = jnp.full(2, pcm.shape[1], jnp.int32)
+
+    @functools.cached_property
+    def inputs(self) -> PyTree:
+        return jax.jit(functools.partial(module_input, self.encoder))(self.variables, self.pcm)
+
+    @functools.cached_property
+    def output(self) -> PyTree:
+        return jax.jit(functools.partial(apply_model, self.encoder.module))(self.variables, self.inputs)
+
+    @functools.cached_property
+    def embedding(self) -> PyTree:
+        return self.encoder.embed(self.output)
+
+    @functools.cached_property
+    def reading(self) -> Reading:
+        return self.read(self.inputs)
+
+    def read(self, inputs: PyTree, masks: Sequence[Array] | None = None) -> Reading:
+        def read(variables: PyTree, inputs: PyTree, masks: Sequence[Array] | None) -> PyTree:
+            return read_neurons(self.encoder.module, variables, inputs, masks=masks, **named_units(self.encoder))[1]
+
+        return stack_layers(jax.jit(read)(self.variables, inputs, masks))
 
 
-def _output(encoder: Encoder, pcm: Float[Array, "clip sample"]) -> PyTree:
-    return jax.jit(lambda *given: apply_model(encoder.module, *given))(encoder.variables, _inputs(encoder, pcm))
-
-
-def _embedding(encoder: Encoder, pcm: Float[Array, "clip sample"]) -> str:
-    embedding = encoder.embed(_output(encoder, pcm))
-    shape = np.shape(embedding)
+def _embedding(one: _Pass) -> str:
+    shape = np.shape(one.embedding)
     require(len(shape) == 2 and shape[0] == 2, f"must have the axes (clip, feature), that of 2 clips has {shape}.")
-    require(bool(np.isfinite(embedding).all()), "is not finite.")
-    return described(embedding)
+    require(bool(np.isfinite(one.embedding).all()), "is not finite.")
+    return described(one.embedding)
 
 
-def _reading(encoder: Encoder, pcm: Float[Array, "clip sample"], kind: str, recorded: Array) -> Reading:
-    masks = token_masks(encoder.token_layout(pcm.shape[1]), kind, pcm, recorded)
-
-    def read(variables: PyTree, pcm: Array) -> PyTree:
-        inputs = module_input(encoder, variables, pcm)
-        return read_neurons(encoder.module, variables, inputs, masks=masks, **named_units(encoder))[1]
-
-    return stack_layers(jax.jit(read)(encoder.variables, pcm))
+def _neurons(one: _Pass) -> str:
+    require(bool(np.isfinite(one.reading.sum_squares).all()), "activations are NaN or infinite.")
+    _, layers, width = one.reading.sum.shape
+    share = float(np.asarray(one.reading.active_tokens).mean() / np.asarray(one.reading.tokens).mean())
+    return f"{layers} layers of {width}, {int(one.reading.tokens[0])} tokens a clip, {share:.0%} active above 0"
 
 
-def _neurons(encoder: Encoder, pcm: Float[Array, "clip sample"]) -> str:
-    reading = _reading(encoder, pcm, "all", jnp.full(2, pcm.shape[1], jnp.int32))
-    require(bool(np.isfinite(reading.sum_squares).all()), "activations are NaN or infinite.")
-    _, layers, width = reading.sum.shape
-    share = float(np.asarray(reading.active_tokens).mean() / np.asarray(reading.tokens).mean())
-    return f"{layers} layers of {width}, {int(reading.tokens[0])} tokens a clip, {share:.0%} active above 0"
-
-
-def _layout(encoder: Encoder, pcm: Float[Array, "clip sample"], recorded: Array) -> str:
-    layout = encoder.token_layout(pcm.shape[1])
-    counted = {kind: int(_reading(encoder, pcm, kind, recorded).tokens[0]) for kind in TOKENS}
+def _layout(one: _Pass) -> str:
+    samples = one.pcm.shape[1]
+    layout = one.encoder.token_layout(samples)
+    patches = token_masks(layout, "patches", one.pcm, one.recorded)
+    one.read(one.inputs, patches)  # compares the layout with the neurons
     for tokens in layout:
-        spans = tokens.stop[tokens.is_patch] - tokens.start[tokens.is_patch]
-        require(bool((spans > 0).all()), "a patch must span samples, stop - start > 0; the class token is no patch.")
-    require(counted["patches"] > 0, "no token is a patch.")
-    first = min(int(tokens.start[tokens.is_patch].min()) for tokens in layout if tokens.is_patch.any())
-    require(first < pcm.shape[1], f"patches must lie within the clip of {pcm.shape[1]} samples, not from {first} on.")
-    return ", ".join(f"{count} tokens {kind}" for kind, count in counted.items())
+        start, stop = tokens.start[tokens.is_patch], tokens.stop[tokens.is_patch]
+        require(bool((stop > start).all()), "a patch must span samples, stop above start; a class token is no patch.")
+    sounding = token_masks(layout, "sounding", one.pcm, one.recorded)
+    counts = [sum(int(mask[0].sum()) for mask in masks or ()) for masks in (patches, sounding)]
+    require(counts[1] > 0, "no token is a patch whose samples lie inside the clip.")
+    return f"{counts[0]} of the tokens are patches, {counts[1]} of them inside the clip and sounding"
 
 
-def _alone(encoder: Encoder, pcm: Float[Array, "clip sample"]) -> str:
-    recorded = jnp.full(2, pcm.shape[1], jnp.int32)
-    both, one = _reading(encoder, pcm, "all", recorded), _reading(encoder, pcm[:1], "all", recorded[:1])
-    error = float(np.abs(np.asarray(both.maximum[:1]) - np.asarray(one.maximum)).max())
-    largest = float(np.abs(np.asarray(both.maximum)).max())
+def _alone(one: _Pass) -> str:
+    inputs = module_input(one.encoder, one.variables, one.pcm[:1])
+    error = float(np.abs(np.asarray(one.reading.maximum[:1]) - np.asarray(one.read(inputs).maximum)).max())
+    largest = float(np.abs(np.asarray(one.reading.maximum)).max())
     require(
         error <= BATCH_TOLERANCE * max(largest, 1.0),
         f"a clip's activations differ by {error:.3g} alone and beside another clip: clips must not act on each other, "
@@ -169,33 +181,29 @@ def _alone(encoder: Encoder, pcm: Float[Array, "clip sample"]) -> str:
     return f"a clip's activations are its own, up to {error:.1g} of {largest:.3g}"
 
 
-def _silenced(encoder: Encoder, pcm: Float[Array, "clip sample"]) -> str:
-    shape = _reading(encoder, pcm, "all", jnp.full(2, pcm.shape[1], jnp.int32)).sum.shape[1:]
+def _silenced(one: _Pass) -> str:
+    def embed(variables: PyTree, inputs: PyTree, gains: Array) -> Array:
+        units = named_units(one.encoder)
+        return one.encoder.embed(run_with_gains(one.encoder.module, variables, inputs, gains=gains, **units))
 
-    def embed(variables: PyTree, pcm: Array, gains: Array) -> Array:
-        inputs = module_input(encoder, variables, pcm)
-        return encoder.embed(run_with_gains(encoder.module, variables, inputs, gains=gains, **named_units(encoder)))
-
-    run = jax.jit(embed)
-    whole, silent = (run(encoder.variables, pcm, jnp.full(shape, gain)) for gain in (1.0, 0.0))
-    change = float(np.abs(np.asarray(whole, np.float64) - np.asarray(silent, np.float64)).max())
-    require(change > 0, "no neuron has an effect on the embedding: the values named are not used any further.")
+    silent = jax.jit(embed)(one.variables, one.inputs, jnp.zeros(one.reading.sum.shape[1:]))
+    change = float(np.abs(np.asarray(one.embedding, np.float64) - np.asarray(silent, np.float64)).max())
+    require(
+        change > ROUNDING * max(1.0, float(np.abs(one.embedding).max())),
+        "no neuron has an effect on the embedding: the values named are not used any further.",
+    )
     return f"all neurons together change the embedding by up to {change:.3g}"
 
 
-def _layers(encoder: LayeredEncoder, pcm: Float[Array, "clip sample"]) -> str:
-    mesh, features = local_mesh(jax.local_devices()[:1]), _features(encoder, pcm)
-    shape = _reading(encoder, pcm, "all", jnp.full(2, pcm.shape[1], jnp.int32)).sum.shape[1:]
+def _layers(encoder: LayeredEncoder, one: _Pass) -> str:
+    mesh, features = local_mesh(jax.local_devices()[:1]), one.embedding.shape[1]
+    _, layers, width = one.reading.sum.shape
     kernel = np.random.default_rng(1).normal(size=(1, features, 2)).astype(np.float32)
     zeros = np.zeros((1, features), np.float32)
     heads = {"clip": Head(mean=zeros, variance=zeros + 1, kernel=kernel, bias=np.zeros((1, 2), np.float32))}
-    runner = LayerByLayer(encoder, {"clip": False}, shape[1], mesh)
-    require_layers(runner, encoder.variables, heads, pcm, {"clip": jnp.eye(2, dtype=bool)}, mesh)
-    outgoing = encoder.outgoing_weights(encoder.layer_variables(encoder.variables)[0])
-    return f"{shape[0]} layers give what the module gives; " + (
+    runner = LayerByLayer(encoder, {"clip": False}, width, mesh)
+    require_layers(runner, one.variables, heads, one.pcm, {"clip": jnp.eye(2, dtype=bool)}, mesh)
+    outgoing = encoder.outgoing_weights(encoder.layer_variables(one.variables)[0])
+    return f"{layers} layers give what the module gives; " + (
         "edits run their first layer again" if outgoing is None else "edits add to their first layer's output"
     )
-
-
-def _features(encoder: Encoder, pcm: Float[Array, "clip sample"]) -> int:
-    return int(np.shape(encoder.embed(_output(encoder, pcm)))[1])

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxdissect.encoder.models import Model
 from jaxdissect.encoder.protocol import TokenLayout, Units
+from jaxdissect.errors import require
 from jaxdissect.types import Record
 
 
@@ -31,6 +32,9 @@ class FunctionEncoder:
       vectors: whether units are vectors, as attention heads are.
       units: other kinds of units by name, for `--units`.
       constants: whatever else defines the encoder, as JSON values: sizes of the front end, files.
+
+    Raises:
+      InputError: `hop` is not positive, or `class_tokens` is negative.
     """
 
     name: str
@@ -46,6 +50,9 @@ class FunctionEncoder:
     vectors: bool = False
     units: Mapping[str, Units] = field(default_factory=dict)
     constants: Record = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.hop >= 1 and self.class_tokens >= 0, "hop must be positive, and class_tokens not negative.")
 
     def front_end(self, variables: PyTree, pcm: Float[Array, "clip sample"]) -> PyTree:
         """PCM -> the module's input.

@@ -73,6 +73,7 @@ def read_plan(options: AblateOptions) -> Plan:
     run.require("probe")
     inputs = stage_inputs(options, run, "probe")
     encoder, whole = load_inputs(inputs)
+    require_mode(encoder, ablation)
     prints = input_fingerprints(encoder, whole)
     # Neurons and probes of another encoder or task would be read without an error, and mean nothing.
     for stage, what in (("activations", "counts"), ("neurons", "neurons")):
@@ -107,6 +108,23 @@ def read_plan(options: AblateOptions) -> Plan:
         },
     }
     return Plan(options, ablation, run, encoder, task, judges, shape, dtype, sets, left_out, means, record)
+
+
+def require_mode(encoder: Encoder, options: AblationOptions) -> None:
+    """Refuse to replace vectors by the mean of their norms.
+
+    Args:
+      encoder: the encoder.
+      options: options of the interventions.
+
+    Raises:
+      InputError: the mode is "mean", and the encoder's units are vectors.
+    """
+    require(
+        options.mode != "mean" or not getattr(encoder, "vectors", False),
+        "--mode mean: units of this run are vectors, as attention heads are, and of these the mean norm was counted, "
+        "not the mean vector: use --mode gain or --mode patch.",
+    )
 
 
 def ablation_options(options: AblateOptions) -> AblationOptions:
