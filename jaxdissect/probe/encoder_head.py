@@ -18,7 +18,7 @@ def own_head(encoder: Encoder, task: Task, labels: LabelSet) -> Probe:
     Raises:
       InputError: it has none, or one of other classes, features or arrays, or one that was trained on the test clips.
     """
-    head = encoder.variables.get("head")
+    head = encoder.variables.get("head") if isinstance(encoder.variables, Mapping) else None
     if head is None:
         raise InputError(f"--head encoder: {encoder.name} has no task head: leave the option out to train one.")
     origin = _origin(encoder)

@@ -16,10 +16,14 @@ from jaxdissect.counting.clip_store import STORE_FILES
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_encoder_of_the_docs_can_be_dissected(data_folder, tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "encoders.md").read_text(), re.DOTALL)
+def test_the_encoder_of_the_docs_can_be_dissected(data_folder, tmp_path, monkeypatch, capsys):
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "encoders.md").read_text(), re.DOTALL)
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.chdir(tmp_path)
+    runpy.run_path("mine.py", run_name="__main__")
+    shown = (ROOT / "docs" / "encoders.md").read_text()
+    parts = [re.findall(r"^ok   ([a-z_ ]+):", text, re.MULTILINE) for text in (capsys.readouterr().out, shown)]
+    assert parts[0] == parts[1]
     for number in range(4):
         data_folder.write(f"{number}.wav", [0.1 * (-1) ** number] * 3200)
     rows = "".join(f"{number}.wav,{'ab'[number % 2]},train\n" for number in range(4))

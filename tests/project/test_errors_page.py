@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -36,8 +37,9 @@ def scene(tmp_path_factory):
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
         sys.modules.pop("mine", None)  # another test's
-        (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "encoders.md").read_text(), re.DOTALL)
-        Path("mine.py").write_text(code + OTHERS)
+        _, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "encoders.md").read_text(), re.DOTALL)
+        Path("mine.py").write_text(code.replace("if __name__ ==", OTHERS + "\n\nif __name__ =="))
+        runpy.run_path("mine.py", run_name="__main__")
         Path("checkpoint.pth").write_bytes(b"")
         write_clips(Path("clips"))
         for run, options in {"pets": "", "counted": "", "both": "--label label,place --preset lape"}.items():
