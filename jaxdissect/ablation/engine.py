@@ -29,23 +29,19 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from jaxdissect.ablation.edits import Chunk, Edit
+from jaxdissect.ablation.edits import Chunk
 from jaxdissect.ablation.verdicts import Verdicts, judge_clips
 from jaxdissect.activations.read import capture_neurons
 from jaxdissect.activations.visit import Site, visit_neurons
 from jaxdissect.activations.write import edit_neurons
 from jaxdissect.encoder.models import apply_model
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input, named_layer_units, named_units
-from jaxdissect.errors import require
 from jaxdissect.probe.linear import LARGEST_FEATURE, Head
 from jaxdissect.runtime.sharding import map_clips
 
-# Largest difference between two ways of running an edit, as a share of what the edit changes.
-TOLERATED, TOLERATED_BFLOAT16 = 0.01, 0.25
 UNTOUCHED = -1  # number of the pass that changes nothing, beside the numbers of the edits
 
 Variables: TypeAlias = Mapping[str, PyTree]
@@ -239,57 +235,6 @@ class LayerByLayer:
 
         of_donors = donors or [None] * len(before)
         return tuple(map(output, before, after, activations, of_donors))
-
-
-def require_layers(
-    runner: LayerByLayer,
-    variables: Variables,
-    heads: Heads,
-    pcm: Array,
-    members: Members,
-    mesh: Mesh,
-) -> None:
-    """Refuse an encoder whose layers, run one by one, do not give what the encoder as a whole gives under an edit.
-
-    Half of the neurons of the first and the last layer are silenced, in both ways.
-
-    Args:
-      runner: runner of the layers.
-      variables, heads, pcm, members, mesh: as for its `run`; a batch of clips.
-
-    Raises:
-      InputError: the verdicts differ by more than rounding.
-    """
-    encoder, layers = runner.encoder, len(runner.encoder.layer_variables(variables))
-    chosen = np.random.default_rng(0).random((layers, runner.neurons)) < 0.5
-    chosen[1:-1] = False
-    layer, neuron = np.nonzero(chosen | (chosen.sum() == 0))
-    chunk = Chunk([0], [Edit(layer, neuron, 0.0, np.zeros(len(layer), np.float32))], rows=1)
-    given = variables, heads, pcm, members, [chunk]
-    whole = WholeEncoder(encoder, runner.multi_label, (layers, runner.neurons), mesh)
-    margins = []
-    for one in (runner, whole):
-        verdicts = [jax.device_get(judged[0]) for _, judged in one.run(*given)]  # under the edit, then untouched
-        margins.append(np.stack([np.concatenate([part.margin.ravel() for part in each.values()]) for each in verdicts]))
-    (edited, untouched), (edited_whole, untouched_whole) = margins
-    change = np.nanmax(np.abs(edited_whole - untouched_whole))
-    share = TOLERATED_BFLOAT16 if _computes_in_bfloat16(encoder, variables, pcm) else TOLERATED
-    for found, expected, what in ((untouched, untouched_whole, "untouched"), (edited, edited_whole, "under an edit")):
-        error = np.nanmax(np.abs(found - expected))
-        require(
-            not error > share * max(change, 1e-3 * np.nanmax(np.abs(untouched_whole))),
-            f"{encoder.name}: run layer by layer and {what}, margins differ by {error:.3g} logits from those of the "
-            f"whole module, where the edit changes them by {change:.3g}. Either `enter`, the layers and `leave` do not "
-            f"give what the module gives. Or the neurons' output is not added to the layer's: behind it is a norm (as "
-            f"in post-norm layers), a scale, a gate or dropout. Then name the module to whose output the neurons add "
-            f"in `outgoing_module`, or let `outgoing_weights` return None. See docs/encoders.md.",
-        )
-
-
-def _computes_in_bfloat16(encoder: LayeredEncoder, variables: Variables, pcm: Array) -> bool:
-    """Whether the states between layers are of less than 32 bits."""
-    states = jax.eval_shape(lambda *given: encoder.enter(given[0], module_input(encoder, *given)), variables, pcm)
-    return any(state.dtype.itemsize < 4 for state in states)
 
 
 class WholeEncoder:

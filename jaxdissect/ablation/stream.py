@@ -20,10 +20,19 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from jaxdissect.ablation.edits import Edit, plan
-from jaxdissect.ablation.engine import UNTOUCHED, BatchVerdicts, LayerByLayer, require_layers, runner_of
+from jaxdissect.ablation.edits import Chunk, Edit, plan
+from jaxdissect.ablation.engine import (
+    UNTOUCHED,
+    BatchVerdicts,
+    Heads,
+    LayerByLayer,
+    Members,
+    Variables,
+    WholeEncoder,
+    runner_of,
+)
 from jaxdissect.ablation.verdicts import Verdicts
-from jaxdissect.encoder.protocol import Encoder, variables_on
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input, variables_on
 from jaxdissect.errors import require
 from jaxdissect.probe.judge import Judge
 from jaxdissect.runtime.profiling import step_done
@@ -34,6 +43,8 @@ from jaxdissect.tasks.table import Task
 # Clips x edits that run together on a device. A CPU is fastest while a layer's activations stay in its cache.
 ROWS_ON_CPU, ROWS_ON_ACCELERATOR = 16, 256
 
+# Largest difference between two ways of running an edit: shares of what the edit changes, and of the largest margin.
+TOLERATED, TOLERATED_BFLOAT16 = (0.01, 1e-5), (0.25, 0.01)
 # Encoders whose layers, run one by one, were found to give what the whole encoder gives.
 _COMPARED: MutableSet[Encoder] = WeakSet()
 
@@ -181,6 +192,62 @@ def judge_edits(
         collected.position += len(batch.statuses)
         between()
     return collected
+
+
+def require_layers(
+    runner: LayerByLayer,
+    variables: Variables,
+    heads: Heads,
+    pcm: Array,
+    members: Members,
+    mesh: Mesh,
+) -> None:
+    """Refuse an encoder whose layers, run one by one, do not give what the encoder as a whole gives under an edit.
+
+    Half of the neurons of the first and the last layer are silenced, in both ways.
+
+    Args:
+      runner: runner of the layers.
+      variables, heads, pcm, members, mesh: as for its `run`; a batch of clips.
+
+    Raises:
+      InputError: the verdicts differ by more than rounding.
+    """
+    encoder, layers = runner.encoder, len(runner.encoder.layer_variables(variables))
+    chosen = np.random.default_rng(0).random((layers, runner.neurons)) < 0.5
+    chosen[1:-1] = False
+    layer, neuron = np.nonzero(chosen if chosen.any() else ~chosen)
+    chunk = Chunk([0], [Edit(layer, neuron, 0.0, np.zeros(len(layer), np.float32))], rows=1)
+    given = variables, heads, pcm, members, [chunk]
+    whole = WholeEncoder(encoder, runner.multi_label, (layers, runner.neurons), mesh)
+    margins = np.array([_margins(one.run(*given)) for one in (runner, whole)])  # (way, edit or untouched, clip)
+    margins = margins[..., np.isfinite(margins).all(axis=(0, 1))]  # not of clips without a class
+    if not margins.size:
+        return
+    change, largest = np.abs(margins[1, 0] - margins[1, 1]).max(), np.abs(margins[1, 1]).max()
+    of_change, of_largest = TOLERATED_BFLOAT16 if _computes_in_bfloat16(encoder, variables, pcm) else TOLERATED
+    for number, what in ((1, "untouched"), (0, "under an edit")):
+        error = np.abs(margins[0, number] - margins[1, number]).max()
+        require(
+            error <= of_change * change + of_largest * largest,
+            f"{encoder.name}: run layer by layer and {what}, margins differ by {error:.3g} logits from those of the "
+            f"whole module, where the edit changes them by {change:.3g}. Either `enter`, the layers and `leave` do not "
+            f"give what the module gives. Or the neurons' output is not added to the layer's: behind it is a norm (as "
+            f"in post-norm layers), a scale, a gate or dropout. Then name the module to whose output the neurons add "
+            f"in `outgoing_module`, or let `outgoing_weights` return None. See docs/encoders.md.",
+        )
+
+
+def _margins(judged: Iterable[tuple[Sequence[int], BatchVerdicts]]) -> list[np.ndarray]:
+    """All margins under the edit, then those of the untouched pass."""
+    of_passes = [jax.device_get(verdicts) for _, (verdicts, _) in judged]
+    return [np.concatenate([part.margin.ravel() for part in one.values()]) for one in of_passes]
+
+
+def _computes_in_bfloat16(encoder: LayeredEncoder, variables: Variables, pcm: Array) -> bool:
+    """Whether the states between layers are of less than 32 bits."""
+    states = jax.eval_shape(lambda *given: encoder.enter(given[0], module_input(encoder, *given)), variables, pcm)
+    return any(state.dtype.itemsize < 4 for state in states)
 
 
 def draw_recipients(task: Task, judges: Mapping[str, Judge], seed: int) -> Int[np.ndarray, " clip"]:
