@@ -10,7 +10,6 @@ Expected time: three minutes.
 """
 
 import dataclasses
-import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import numpy as np
 import tyro
 from jaxtyping import Array, PyTree
 
-from benchmarks.common import options_record, seconds_of, table, write_record
+from benchmarks.common import options_record, table, write_record
 from jaxdissect import load_encoder, read_neurons, stack_layers
 from jaxdissect.activations.read import reduce_tokens
 from jaxdissect.encoder.m2d import M2D
@@ -95,8 +94,9 @@ def main(options: Options) -> None:
     same = all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True))
     for _ in range(options.rounds):
         for name, program in programs.items():  # in turns, so that other work on the machine slows all alike
-            run = functools.partial(program, params, spectrogram)
-            rows[name]["seconds"].append(seconds_of(lambda run=run: jax.block_until_ready(run())))
+            started = time.perf_counter()
+            jax.block_until_ready(program(params, spectrogram))
+            rows[name]["seconds"].append(time.perf_counter() - started)
     medians = {name: statistics.median(row["seconds"]) for name, row in rows.items()}
     cells = [
         [
