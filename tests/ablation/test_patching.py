@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from noises import CLIPS, FEATURES, SHAPE, clip_samples, random_judge
 from test_engine import Hidden, head_logits, margins, random_edits, slow_margins
-from test_units import SHAPES
+from test_heads import SHAPES
 from tolerances import assert_within
 
 from jaxdissect import AblationOptions, InputError
