@@ -229,7 +229,7 @@ def require_layers(
     for number, what in ((1, "untouched"), (0, "under an edit")):
         error = np.abs(margins[0, number] - margins[1, number]).max()
         require(
-            error <= of_change * change + of_largest * largest,
+            bool(error <= of_change * change + of_largest * largest),
             f"{encoder.name}: run layer by layer and {what}, margins differ by {error:.3g} logits from those of the "
             f"whole module, where the edit changes them by {change:.3g}. Either `enter`, the layers and `leave` do not "
             f"give what the module gives. Or the neurons' output is not added to the layer's: behind it is a norm (as "
