@@ -31,7 +31,7 @@ def measure_activity(
     """Activation rate and impact of every neuron over all tokens of a task's clips.
 
     Args:
-      encoder: encoder whose outgoing weights are known, a `LayeredEncoder`.
+      encoder: a `LayeredEncoder`; without outgoing weights the impact is the mean of |activation|.
       task: the clips; those that cannot be read, or whose activations are not finite, are left out.
       batch_size: clips per device and step.
       devices: devices to split the clips over; default: all of this process.
@@ -70,7 +70,7 @@ def measure_activity(
 
 
 def _outgoing_norms(encoder: LayeredEncoder) -> Float[np.ndarray, "layer neuron"] | float:
-    """How much an activation of 1 writes to the residual stream; 1 for units without outgoing weights, as heads."""
+    """Size of what an activation of 1 writes to the residual stream; 1 for units without outgoing weights, as heads."""
     outgoing = [encoder.outgoing_weights(layer) for layer in encoder.layer_variables(encoder.variables)]
     if any(weights is None for weights in outgoing):
         return 1.0

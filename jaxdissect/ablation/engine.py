@@ -10,15 +10,15 @@ edits that begin in a layer branch off behind it:
 
 Where an edit branches off, most of its first layer need not run again. Silencing neurons S of the layer takes
 `a_S @ W2_S` from the layer's output, where `a` are activations and `W2` the weights that read them; the rest of the
-output stays. Where the neurons' sum enters inside the layer, as before a norm, the layer runs on from there. Units that
-have no such weights, as attention heads, are changed in the layer itself; what lies before them is computed once.
+output stays. If the neurons add to a value inside the layer, as before a norm, the layer runs on from this value. Units
+without such weights, as attention heads, are changed in the layer itself; what comes before them is computed once.
 
-A patch takes the activation of the changed neurons from another clip, the donor, whose pass runs beside.
+A patch takes the activations of the changed neurons from another clip, the donor. The donor's pass runs first.
 
 The edits of one layer are run in chunks of bounded size (see `edits`). Only the states of one chunk are kept at a time,
 so memory follows the size of a chunk and not the number of edits. Nothing but verdicts leaves the device.
 
-An encoder that is no `LayeredEncoder` cannot be entered between layers, and runs whole.
+An encoder that is no `LayeredEncoder` cannot resume between layers, and runs whole.
 """
 
 import functools
@@ -297,7 +297,7 @@ class WholeEncoder:
 def _edited(gain: Array, offset: Array, donor: Array | None, vectors: bool, _: Site, value: Array) -> Array:
     """The value of neurons, (clip, any token axes, neuron), under gains and offsets (neuron).
 
-    With a donor, what the gain takes away comes from there. With `vectors` the value has one more axis, of parts.
+    With a donor, its value replaces the share that the gain removes. With `vectors` the value has one more axis, parts.
     """
     gain, offset = (
         jnp.expand_dims(part.astype(value.dtype), -1) if vectors else part.astype(value.dtype)

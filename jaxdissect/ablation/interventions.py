@@ -37,8 +37,8 @@ class AblationOptions:
     Attributes:
       gains: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. None: what a set's file
         asks for, else 0.
-      mode: "gain"; "mean", which replaces activations by the neuron's mean; or "patch", by those on a clip of the class
-        that is judged (see `draw_recipients`).
+      mode: "gain"; "mean", which replaces activations by the neuron's mean; or "patch", which replaces those of a clip
+        of another class by those of a clip of the class that is judged.
       controls: number of matched control sets of each neuron set.
       match: what controls are matched in: "layer"; "activity", which is layer, activation rate and size of what neurons
         write; "any", nothing but their number; or "shift", the one published control, every neuron index + 1.
@@ -150,8 +150,8 @@ def make_interventions(
 ) -> list[Intervention]:
     """Every set at every gain, with controls that are the same at each gain.
 
-    With "activity" and "layer" a control has as many neurons in each layer as its set, with "any" as many in all. It
-    has none of any set. The k-th controls of all sets come from one draw.
+    With "activity" and "layer" a control has as many neurons in each layer as its set; with "any" it has as many in
+    total. It contains no neuron of any set. The k-th controls of all sets come from one draw.
 
     Source: Kawamura, Niizumi and Ono, "What Do Neurons Listen To?" (arXiv:2602.15307), for silencing neuron sets and
     the control "shift"; drawn controls are not from there.

@@ -1,7 +1,7 @@
 """Matched controls: random neuron sets that an ablation has to beat.
 
-A control has as many neurons as its target, by default in each layer, and none of any target. It is drawn neuron by
-neuron: every neuron of a target has a *stand-in*, drawn from its *candidates*. `match` says what they have in common:
+A control has as many neurons as its target, by default in each layer, and no neuron of any target. It is drawn neuron
+by neuron: every neuron of a target has a *stand-in*, drawn from its *candidates*. `match` says which these are:
 
 - "layer": candidates are all other neurons of the layer.
 - "activity": candidates are the neurons of the layer that are most like the one they stand for, in the ranks of
@@ -109,17 +109,17 @@ def draw_matched_controls(
 def draw_controls_of_any_layer(
     targets: Sequence[NeuronSet], shape: tuple[int, int], controls: int, seed: int
 ) -> list[Int[np.ndarray, "control _changed 2"]]:
-    """As `draw_matched_controls`, from all layers alike.
+    """As `draw_matched_controls`, with candidates from all layers.
 
     Args:
-      targets, shape, controls, seed: as there.
+      targets, shape, controls, seed: as in `draw_matched_controls`.
     """
     drawn = draw_matched_controls(in_one_layer(targets, shape), (1, math.prod(shape)), controls, seed)
     return [np.stack(np.divmod(flat[..., 1], shape[1]), axis=-1) for flat in drawn]
 
 
 def in_one_layer(targets: Sequence[NeuronSet], shape: tuple[int, int]) -> list[NeuronSet]:
-    """The neuron sets with the neurons of all layers numbered through, as if they were one layer.
+    """The neuron sets with the neurons of all layers numbered one after the other, as if they were one layer.
 
     Args:
       targets: neuron sets.
@@ -286,5 +286,5 @@ def _too_small(target: NeuronSet, controls: int, possible: int) -> InputError:
     return InputError(
         f"The control pool of {target.name!r} is too small: its layers have {possible:,} neuron sets of its sizes "
         f"outside all targets, {controls} different ones are wanted: take fewer controls, fewer or smaller sets, or "
-        f"controls of any layer (--match any)."
+        f"controls from all layers (match any)."
     )

@@ -1,11 +1,11 @@
 """Streams a task's clips through many edits, and collects the verdicts of linear probes on them.
 
-Silencing asks whether neurons are needed for a class. Patching asks whether they are enough. The neurons of a clip of
-another class, the recipient, take the activations that they have on a clip of the class, the donor. The recipient is
-then judged by the donor's class.
+Silencing asks whether neurons are needed for a class. Patching asks whether they are enough. A clip of the class is the
+donor, and a clip of another class is the recipient. The recipient's activations in some neurons are replaced by the
+donor's. The recipient is then judged by the donor's class.
 
 Source of patching: Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation Analysis" (NeurIPS
-2020); pairs by class are ours.
+2020); pairs by class are not from there.
 """
 
 import contextlib
@@ -158,8 +158,8 @@ def judge_edits(
       progress: called with the number of passes finished, one for every clip and edit.
       so_far: verdicts to resume from, to which the others are added; default: none.
       between: called after each batch of clips, when `so_far` is complete up to its position.
-      recipients: patching: the number of the clip that takes, in the changed neurons, the activations of each clip, and
-        is judged by that clip's classes; default: every clip is changed itself.
+      recipients: for patching, the number of each donor's recipient; every clip is once the donor, and its classes
+        judge the recipient. Default: no patching, every clip is changed itself.
 
     Raises:
       InputError: `batch_size` or `at_once` is not positive, or there are several processes.
@@ -230,11 +230,12 @@ def require_layers(
         error = np.abs(margins[0, number] - margins[1, number]).max()
         require(
             bool(error <= of_change * change + of_largest * largest),
-            f"{encoder.name}: run layer by layer and {what}, margins differ by {error:.3g} logits from those of the "
-            f"whole module, where the edit changes them by {change:.3g}. Either `enter`, the layers and `leave` do not "
-            f"give what the module gives. Or the neurons' output is not added to the layer's: behind it is a norm (as "
-            f"in post-norm layers), a scale, a gate or dropout. Then name the module to whose output the neurons add "
-            f"in `outgoing_module`, or let `outgoing_weights` return None. See docs/encoders.md.",
+            f"{encoder.name}: run layer by layer, {what}, the encoder gives other margins than its whole module does. "
+            f"They differ by {error:.3g} logits, and the edit itself changes them by {change:.3g}. There are two "
+            f"possible causes. `enter`, the layers and `leave` do not give what the module gives. Or a norm (as in "
+            f"post-norm layers), a scale, a gate or dropout comes after the neurons' output, which is then not simply "
+            f"added to the layer's output. In the second case name the module to whose output the neurons add in "
+            f"`outgoing_module`, or let `outgoing_weights` return None. See docs/encoders.md.",
         )
 
 
@@ -269,8 +270,8 @@ def draw_recipients(task: Task, judges: Mapping[str, Judge], seed: int) -> Int[n
         others = others[others != clip]  # a clip without a class shares none with itself
         require(
             len(others) > 0,
-            f"--mode patch: every clip of the test split has a class of {task.file_names[clip]!r} in one of the label "
-            f"sets {', '.join(judges)}: patching needs clips of other classes. Count with fewer label sets.",
+            f"Patching needs a clip that shares no class with {task.file_names[clip]!r} in any of the label sets "
+            f"{', '.join(judges)}, and the test split has none: count with fewer label sets.",
         )
         recipients[clip] = rng.choice(others)
     return recipients
@@ -302,7 +303,7 @@ def _batches(
 
 
 def _paired_batch(donors: Batch, recipients: Batch) -> Batch:
-    """The batch of donors, with those clips counted as unreadable whose recipient is.
+    """The batch of donors; a donor counts as unreadable, too, if its recipient cannot be read.
 
     Args:
       donors, recipients: clips in pairs, row by row.

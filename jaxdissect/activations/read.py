@@ -65,17 +65,17 @@ def read_neurons(
       variables: what the model is called with first: of a Linen module its variables, of an NNX module its state.
       inputs, options: the rest of the call.
       neurons: pattern of module paths joined by "/", or of tags (see `tag`), with the wildcards of `fnmatch`:
-        "blocks_*/mlp/act". What it names has the axes (clip, any token axes, neuron).
-      masks: tokens to read, shape (clip, the token axes); one mask for each call of the layers, since a model may run
-        them several times. Default: every token.
+        "blocks_*/mlp/act". The values have the axes (clip, any token axes, neuron).
+      masks: tokens to read, shape (clip, the token axes); one mask for each time that the layers run. If tagged layers
+        run several times, the number of masks says how often. Default: every token.
       threshold: activation above which a neuron is active.
-      vectors: what is named has one more axis, and the activation of a unit, as of an attention head, is the norm of
-        its vector.
-      specs: for each name inside a `shard_map`, how its value is split over devices.
+      vectors: whether the values have one more axis at the end, of parts, as those of attention heads; a unit's
+        activation is then the norm of its vector.
+      specs: split of each value inside a `shard_map` over devices, by name.
 
     Returns:
-      What the model returns, and a `Reading` for each path and tag, in the order of the program. Those of tags, and of
-      modules under `nn.scan` or `nnx.scan`, have the axes (clip, layer, neuron).
+      What the model returns, and a `Reading` for each path and tag, in the order of the program. A reading of several
+      layers, as in a scan, has the axes (clip, layer, neuron).
 
     Raises:
       InputError: nothing matches, a value is no array of clips or has no token, or the masks do not fit.
@@ -102,7 +102,7 @@ def read_neurons(
 def capture_neurons(
     model: Model, variables: PyTree, *inputs: PyTree, neurons: str, vectors: bool = False, **options: Any
 ) -> list[tuple[Float[Array, "clip *token neuron"], ...]]:
-    """The activations themselves, of every token; much larger than what `read_neurons` makes of them.
+    """The activations of every token; they take much more memory than the result of `read_neurons`.
 
     Args:
       model, variables, inputs, neurons, vectors, options: as in `read_neurons`.
@@ -140,7 +140,7 @@ def stack_layers(readings: Mapping[str, Reading]) -> Reading:
 
 
 def activations_of(value: Array, vectors: bool, name: str) -> Float[Array, "clip *token neuron"]:
-    """What neurons do, from the value that is named: itself, or the norms of its vectors.
+    """Activations, from the value that is named: the value itself, or the norms of its vectors.
 
     Args:
       value: the value; with `vectors` it has a last axis of parts.

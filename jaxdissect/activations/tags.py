@@ -1,10 +1,10 @@
-"""Tags: values that any JAX function names are read and changed, without a change of the function itself.
+"""Tags: named values of any JAX function, which are read and changed without a change of the function itself.
 
 A tag is a name that `jax.ad_checkpoint.checkpoint_name` gives to a value: an identity that JAX keeps in the function's
-program, its jaxpr. So functions that were written for something else can be read, as MaxText's, which tag their MLPs.
-The program is run again, operation by operation, inside the caller's own transformations. Where a part of it holds a
-wanted tag, it is entered: `jit`, `checkpoint`, `scan`, `shard_map`, both sides of a `cond`, and custom derivatives.
-What holds none is left whole, with its derivatives and kernels.
+program, its jaxpr. So existing functions can be read, such as MaxText's, which tag their MLPs. The program is run
+again, operation by operation, inside the caller's own transformations. A part that holds a wanted tag is entered:
+`jit`, `checkpoint`, `scan`, `shard_map`, every side of a `cond`, and custom derivatives. A part without one runs as it
+is, with its derivatives and kernels.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ class Sites:
     """Where a program has values of one tag.
 
     Attributes:
-      places: how often the tag is in the program.
-      values: how many values it has when the program runs; a place in a loop has one in each turn.
+      places: number of times that the tag occurs in the program.
+      values: number of its values when the program runs; a place in a loop has one in each turn.
       repeated: whether several places are in one loop.
     """
 
@@ -46,7 +46,7 @@ class Sites:
 
 @dataclass(frozen=True)
 class Number:
-    """How many values of a tag came before a value.
+    """The number of values of a tag that came before a value.
 
     Attributes:
       outer: values before the outermost loop that holds the value; without a loop those before the value.
@@ -251,8 +251,8 @@ class _Walk:
             lacking = [name for name, found in inside.items() if here.get(name) != found]
             require(
                 not lacking,
-                f"The tag {', '.join(map(repr, lacking))} is on one side of a `cond` and not, or less often, on "
-                f"another: tag the value behind it.",
+                f"The tag {', '.join(map(repr, lacking))} must occur equally often on every side of a `cond`: tag the "
+                f"value behind the `cond`.",
             )
         index, *args = operands
         sides = [

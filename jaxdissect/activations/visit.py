@@ -1,4 +1,4 @@
-"""One way to visit the neurons of any model: every value of them, with its layer and call."""
+"""Visits the values of neurons in any model, each with its layer and call."""
 
 import difflib
 import functools
@@ -23,10 +23,10 @@ class Site:
 
     Attributes:
       name: its path or tag.
-      layer: number of the layer, counted over all names that were asked for; traced inside a scan.
-      layers: how many layers there are.
+      layer: number of the layer, counted over all names that match; traced inside a scan.
+      layers: number of layers.
       call: number of the call: a model may run its layers several times, as for chunks of a long clip.
-      spec: how the value is split over devices, inside a `shard_map`; else None.
+      spec: split of the value over devices inside a `shard_map`; None outside of one.
     """
 
     name: str
@@ -56,12 +56,12 @@ def visit_neurons(
       model, variables, inputs, options: parts of the call, as in `apply_model`.
       neurons: pattern of paths and tags, with the wildcards of `fnmatch`.
       visit: function that is called with each value, and whose result takes its place.
-      calls: how often a function runs its layers; of modules it is known.
-      specs: how values inside a `shard_map` are split over devices, by name.
+      calls: number of times that tagged layers run; for modules it follows from the program.
+      specs: split of each value inside a `shard_map` over devices, by name.
 
     Returns:
-      What the model returns; and for each name, in the order of the program, what was read in each call, with a leading
-      axis of layers: one for a module that is called by itself, several for modules and tags in a scan.
+      What the model returns; and for each name, in the order of the program, what was read in each call. This has a
+      leading axis of layers: of length one for a single module, longer for modules and tags in a scan.
 
     Raises:
       InputError: no name matches, or one is where it cannot be visited.
@@ -78,8 +78,8 @@ def visit_neurons(
         times = sites.places if is_path else calls  # a module that is called again, for another chunk, is one layer
         require(
             sites.values % times == 0 and not (is_path and sites.repeated),
-            f"{name.removeprefix(PATH)!r} has {sites.values} values in {sites.places} places: it cannot be told which "
-            f"are layers, and which calls of them. Give each layer a tag of its own.",
+            f"{name.removeprefix(PATH)!r} has {sites.values} values in {sites.places} places of the program. Some may "
+            f"be layers, and others repeated calls of a layer. Give each layer a tag of its own.",
         )
         layers[name] = sites.values // times
     first = dict(zip(tags, itertools.accumulate(layers.values(), initial=0), strict=False))
@@ -88,7 +88,7 @@ def visit_neurons(
         width = widths.setdefault(name, value.shape[-1:])
         require(
             width == value.shape[-1:],
-            f"The tag {name!r} names values whose last axes are {width} and {value.shape[-1:]}: tag them apart.",
+            f"The tag {name!r} names values whose last axes are {width} and {value.shape[-1:]}: tag them differently.",
         )
         layer = first[name] + number.all % layers[name]
         site = Site(name.removeprefix(PATH), layer, sum(layers.values()), number.outer // layers[name], spec)

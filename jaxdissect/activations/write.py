@@ -70,7 +70,8 @@ def run_with_gains(
       gains: factor for every layer, in the order of `read_neurons`, and neuron; 1 leaves alone. With a clip axis in
         front, each clip has its own.
       offsets: summand for every layer and neuron, likewise; 0 leaves alone. Default: none.
-      vectors: units are vectors, as in `read_neurons`: a gain multiplies all parts of one, and there are no offsets.
+      vectors: whether units are vectors, as in `read_neurons`; a gain then multiplies all parts of one, and offsets
+        are refused.
       specs: as in `read_neurons`.
 
     Returns:
@@ -81,7 +82,7 @@ def run_with_gains(
     """
     shape = gains.shape
     require(len(shape) in (2, 3), f"Gains must have the axes (layer, neuron) or (clip, layer, neuron), got {shape}.")
-    require(offsets is None or not vectors, "Offsets are numbers: units that are vectors take gains alone.")
+    require(offsets is None or not vectors, "Offsets must be left out for units that are vectors: give gains alone.")
     if offsets is not None:
         require(offsets.shape == shape, f"Offsets must have the axes of the gains, {shape}, got {offsets.shape}.")
     *clips, layers, _ = shape

@@ -1,4 +1,4 @@
-"""Checks an encoder of one's own: every part is run on two clips, and what does not fit is said."""
+"""Checks a user's encoder: runs every part on two clips, and says what does not fit."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +29,12 @@ BATCH_TOLERANCE = 0.02  # how much a clip may differ alone and beside another, r
 
 @dataclass(frozen=True)
 class PartCheck:
-    """What a part of an encoder gave.
+    """The check of one part of an encoder.
 
     Attributes:
       part: name of the part.
-      fits: whether it is as it must be.
-      found: what it gave, or what is wrong.
+      fits: whether it keeps the rules of the protocol.
+      found: description of its result, or of what is wrong.
     """
 
     part: str
@@ -44,17 +44,17 @@ class PartCheck:
 
 @dataclass(frozen=True)
 class EncoderCheck:
-    """What every part of an encoder gave, in the order of the computation. `print` shows it as lines.
+    """The checks of an encoder's parts, in the order of the computation. `print` shows a line for each.
 
     Attributes:
-      parts: the parts; those behind one that does not fit may be missing.
+      parts: the parts; those after one that does not fit may be missing.
     """
 
     parts: tuple[PartCheck, ...]
 
     @property
     def fits(self) -> bool:
-        """Whether every part is as it must be."""
+        """Whether every part keeps the rules."""
         return all(part.fits for part in self.parts)
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class EncoderCheck:
 
 
 def check_encoder(encoder: object, seconds: float = 2.0) -> EncoderCheck:
-    """Run every part of an encoder on two clips of noise.
+    """Run every part of an encoder on two clips of noise, with its own `neurons`.
 
     Args:
       encoder: the encoder, as a factory returns it.
@@ -99,7 +99,7 @@ def _checks(given: object, seconds: float) -> Iterator[PartCheck]:
     for name, run in parts.items():
         part = _part(name, run)
         yield part
-        if not part.fits and name != "settings":  # what comes behind would fail for the same reason
+        if not part.fits and name != "settings":  # later parts would fail for the same reason
             return
 
 
@@ -144,7 +144,7 @@ class _Pass:
 
 def _embedding(one: _Pass) -> str:
     shape = np.shape(one.embedding)
-    require(len(shape) == 2 and shape[0] == 2, f"must have the axes (clip, feature), that of 2 clips has {shape}.")
+    require(len(shape) == 2 and shape[0] == 2, f"must have the axes (clip, feature), got {shape} for 2 clips.")
     require(bool(np.isfinite(one.embedding).all()), "is not finite.")
     return described(one.embedding)
 
@@ -163,7 +163,7 @@ def _layout(one: _Pass) -> str:
     one.read(one.inputs, patches)  # compares the layout with the neurons
     for tokens in layout:
         start, stop = tokens.start[tokens.is_patch], tokens.stop[tokens.is_patch]
-        require(bool((stop > start).all()), "a patch must span samples, stop above start; a class token is no patch.")
+        require(bool((stop > start).all()), "stop must be above start for every patch; a class token is no patch.")
     sounding = token_masks(layout, "sounding", one.pcm, one.recorded)
     counts = [sum(int(mask[0].sum()) for mask in masks or ()) for masks in (patches, sounding)]
     require(counts[1] > 0, "no token is a patch whose samples lie inside the clip.")
@@ -176,10 +176,10 @@ def _alone(one: _Pass) -> str:
     largest = float(np.abs(np.asarray(one.reading.maximum)).max())
     require(
         error <= BATCH_TOLERANCE * max(largest, 1.0),
-        f"a clip's activations differ by {error:.3g} alone and beside another clip: clips must not act on each other, "
+        f"activations of a clip, alone and beside another, differ by {error:.3g}: clips must not act on each other, "
         f"as in a batch norm that is not frozen.",
     )
-    return f"a clip's activations are its own, up to {error:.1g} of {largest:.3g}"
+    return f"activations of a clip, alone and beside another, differ by up to {error:.1g}; the largest is {largest:.3g}"
 
 
 def _silenced(one: _Pass) -> str:
@@ -191,9 +191,9 @@ def _silenced(one: _Pass) -> str:
     change = float(np.abs(np.asarray(one.embedding, np.float64) - np.asarray(silent, np.float64)).max())
     require(
         change > ROUNDING * max(1.0, float(np.abs(one.embedding).max())),
-        "no neuron has an effect on the embedding: the values named are not used any further.",
+        "no neuron has an effect on the embedding: the model does not use the named values any further.",
     )
-    return f"all neurons together change the embedding by up to {change:.3g}"
+    return f"without all neurons the embedding changes by up to {change:.3g}"
 
 
 def _layers(encoder: LayeredEncoder, one: _Pass) -> str:

@@ -76,8 +76,8 @@ def load_encoder(path: str | Path, dtype: str = "float32", units: str | None = N
       path: directory, name of a shipped encoder ("supervised_tiny"), or factory; a factory is called as
         `factory(dtype=jnp.float32)`, or with `jnp.bfloat16`, and returns an `Encoder`.
       dtype: type of the computation, "float32" (float32 products) or "bfloat16".
-      units: what its neurons are: "mlp", "heads" or "residual"; for a factory's encoder a name in its `units`.
-        Default: the hidden units of the MLPs, or what the factory's encoder says.
+      units: kind of its neurons: "mlp", "heads" or "residual"; for a factory's encoder a name in its `units`. Default:
+        the hidden units of the MLPs, or the `neurons` of the factory's encoder.
 
     Raises:
       InputError: no encoder is there, it is not what its `encoder.json` says, or it has no such units.
@@ -99,8 +99,8 @@ def with_units(encoder: Encoder, name: str) -> Encoder:
     known = getattr(encoder, "units", None) or {}
     require(
         name in known,
-        f"--units {name}: {encoder.name} has {', '.join(known) if known else 'no units by name'}. An encoder of your "
-        f"own names them in its attribute `units`; see docs/encoders.md.",
+        f"units must be one of {', '.join(known) or 'none'} for {encoder.name}, got {name!r}. Your own encoder names "
+        f"its units in the attribute `units`; see docs/encoders.md.",
     )
     if isinstance(encoder, M2D):
         return dataclasses.replace(encoder, kind=name)

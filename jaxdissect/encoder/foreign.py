@@ -32,6 +32,7 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "variables": ("be arrays, in a mapping or another pytree", holds_arrays),
     "neurons": ("be a text, the pattern of paths or tags", lambda value: isinstance(value, str)),
 }
+LAYERED = {"layer", "layer_neurons", "enter", "layer_variables", "outgoing_weights", "leave"}
 METHODS = ("front_end", "embed", "token_layout", "settings")
 ABSENT = object()
 
@@ -140,7 +141,7 @@ class ForeignEncoder:
         chosen = dataclasses.replace(self, neurons=units.neurons, vectors=units.vectors)
         if not isinstance(chosen, ForeignLayeredEncoder):
             return chosen
-        if units.layer_neurons is None:  # then nobody knows where they are inside a layer
+        if units.layer_neurons is None:  # then their place inside a layer is unknown
             fields = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(ForeignEncoder)}
             return ForeignEncoder(**fields)
         return dataclasses.replace(chosen, layer_neurons=units.layer_neurons, adds=False)
@@ -167,7 +168,7 @@ class ForeignEncoder:
         """The user's `token_layout`, checked."""
         layout = self._call("token_layout", samples)
         are_layouts = isinstance(layout, (tuple, list)) and all(isinstance(tokens, TokenLayout) for tokens in layout)
-        rule = "return a tuple with a TokenLayout for each call of a neuron module"
+        rule = "return a tuple with a TokenLayout for each time that the layers run"
         self.user_code.require(are_layouts, "token_layout", rule, layout)
         for tokens in layout:
             fields = [tokens.is_patch, tokens.start, tokens.stop]
@@ -189,6 +190,8 @@ class ForeignEncoder:
 
     def __getattr__(self, name: str) -> object:
         """Any other attribute of the user's encoder."""
+        if name in LAYERED and not isinstance(self, ForeignLayeredEncoder):
+            raise AttributeError(name)  # its layers do not know the neurons that were chosen
         # Through __dict__: before the fields are set, as in copy.copy, self.user_encoder would recurse.
         return getattr(self.__dict__["user_encoder"], name)
 
@@ -199,7 +202,7 @@ class ForeignLayeredEncoder(ForeignEncoder):
 
     Attributes:
       layer, layer_neurons: attributes of the protocol `LayeredEncoder`.
-      adds: whether the neurons are those that `outgoing_weights` is about.
+      adds: whether `outgoing_weights` holds for the neurons; not so for units that were chosen by name.
     """
 
     layer: Model
@@ -217,11 +220,12 @@ class ForeignLayeredEncoder(ForeignEncoder):
         """The user's `layer_variables`, checked."""
         layers = self._call("layer_variables", variables)
         are_variables = isinstance(layers, (tuple, list)) and all(isinstance(layer, Mapping) for layer in layers)
-        self.user_code.require(are_variables, "layer_variables", "return a list, the variables of each layer", layers)
+        rule = "return a list of mappings, the variables of each layer"
+        self.user_code.require(are_variables, "layer_variables", rule, layers)
         return layers
 
     def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"] | None:
-        """The user's `outgoing_weights`, checked; None for units that it is not about."""
+        """The user's `outgoing_weights`, checked; None for units that it does not hold for."""
         weights = self._call("outgoing_weights", layer_variables) if self.adds else None
         is_matrix = weights is None or len(getattr(weights, "shape", ())) == 2
         self.user_code.require(is_matrix, "outgoing_weights", "return an array (neuron, width) or None", weights)

@@ -1,4 +1,4 @@
-"""Any function or module as an `Encoder`, without a class of one's own."""
+"""Any function or module as an `Encoder`, without a new class."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from jaxdissect.types import Record
 
 @dataclass(frozen=True, eq=False)
 class FunctionEncoder:
-    """A function, its parameters and its tags as an `Encoder`; or a Linen or NNX module, by its paths.
+    """An `Encoder` made of a function with tags, a Linen module or an NNX module.
 
-    Its tokens lie one after the other in time, with tokens of no time, as a class token, in front.
+    Its tokens follow one another in time. Tokens that belong to no time, as a class token, are in front.
 
     Attributes:
       name: name for people to read.
@@ -26,12 +26,12 @@ class FunctionEncoder:
       neurons: pattern of tags or paths (see `read_neurons`).
       hop: samples from the start of a token to that of the next.
       prepare: PCM -> the module's input, called as `prepare(variables, pcm)`; default: PCM itself.
-      pool: the module's output -> one embedding per clip; default: the mean over all tokens.
-      tokens: how many tokens in time a clip of so many samples has; default: one for every whole hop.
-      class_tokens: number of tokens in front that are no part of the clip.
+      pool: the module's output -> one embedding per clip; default: the mean over all tokens, class tokens too.
+      tokens: number of tokens in time, called as `tokens(samples)`; default: one for every whole hop.
+      class_tokens: number of tokens in front that belong to no time.
       vectors: whether units are vectors, as attention heads are.
       units: other kinds of units by name, for `--units`.
-      constants: whatever else defines the encoder, as JSON values: sizes of the front end, files.
+      constants: whatever else defines the encoder, as JSON values, such as sizes of the front end or names of files.
 
     Raises:
       InputError: `hop` is not positive, or `class_tokens` is negative.
@@ -75,7 +75,7 @@ class FunctionEncoder:
         return embedding
 
     def token_layout(self, samples: int) -> tuple[TokenLayout, ...]:
-        """Tokens one hop long, one after the other; those of no time in front.
+        """Tokens one hop long, one after the other; class tokens in front.
 
         Args:
           samples: length of the clip in samples at `sample_rate`.

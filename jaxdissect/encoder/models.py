@@ -1,8 +1,8 @@
-"""Models of any kind as functions, in which the values that a pattern names are tagged.
+"""Models of any kind as functions in which a pattern's values are tagged.
 
 | model | names that a pattern can match |
 |---|---|
-| Flax Linen module, also under `nn.scan` | paths of submodules, "blocks_3/mlp/act", for what their call returns |
+| Flax Linen module, also under `nn.scan` | outputs of submodules, by their paths: "blocks_3/mlp/act" |
 | Flax NNX module | the same: "layers/3/act" |
 | any function `f(variables, *inputs)` | its tags (`jaxdissect.tag`); modules may have tags beside their paths |
 """
@@ -22,7 +22,7 @@ from jaxdissect.errors import require
 from jaxdissect.types import Record
 
 Model: TypeAlias = nn.Module | nnx.Module | Callable[..., PyTree]
-PATH = "path of a module: "  # begins the tag that a module's output gets
+PATH = "path of a module: "  # beginning of the tag that a module's output gets
 
 
 def apply_model(model: Model, variables: PyTree, *inputs: PyTree, **options: Any) -> PyTree:
@@ -46,7 +46,7 @@ def tagged_model(model: Model, neurons: str, called: list[str]) -> Callable[...,
     Args:
       model: the model.
       neurons: pattern of paths.
-      called: list to which the paths of the modules that can be matched are added when the function is traced.
+      called: list to which tracing adds the paths of all modules that can match.
     """
     if isinstance(model, nn.Module):
         return _tagged_linen(model, neurons, called)

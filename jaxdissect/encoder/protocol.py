@@ -33,13 +33,13 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class Units:
-    """What an encoder's neurons are: one of several kinds of its values.
+    """A kind of values of an encoder that can be its neurons.
 
     Attributes:
-      neurons: pattern of the paths or tags of their values (see `read_neurons`).
-      vectors: whether the values have a last axis of parts, and a unit's activation is the norm of its vector, as of
-        an attention head.
-      layer_neurons: the same pattern inside one layer, for a `LayeredEncoder`.
+      neurons: pattern of the paths or tags of the values (see `read_neurons`).
+      vectors: whether the values have a last axis of parts, as those of attention heads; a unit's activation is then
+        the norm of its vector.
+      layer_neurons: path or tag of the values inside one layer, for a `LayeredEncoder`.
     """
 
     neurons: str
@@ -49,7 +49,7 @@ class Units:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """PCM -> inputs -> tokens -> embedding, with neurons that can be read by a module-path pattern.
+    """PCM -> inputs -> tokens -> embedding, with neurons that a pattern of module paths or tags names.
 
     Attributes:
       name: name for people to read.
@@ -159,7 +159,7 @@ class LayeredEncoder(Encoder, Protocol):
         ...
 
     def layer_variables(self, variables: Variables) -> Sequence[Variables]:
-        """The variables of each layer, all of one structure.
+        """The variables of each layer: mappings, all of one structure.
 
         Args:
           variables: variables of the encoder.
@@ -169,14 +169,14 @@ class LayeredEncoder(Encoder, Protocol):
     def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"] | None:
         """The kernel behind the neurons: they add `activations @ outgoing_weights` to a layer's output.
 
-        Where they add it to something inside the layer, as before a norm or a scale, the encoder's attribute
-        `outgoing_module` is the path, inside the layer, of the module to whose output they add it.
+        If they add it to a value inside the layer, as before a norm or a scale, the encoder needs the attribute
+        `outgoing_module`: the path or tag of this value inside the layer.
 
         Args:
           layer_variables: variables of one layer.
 
         Returns:
-          the kernel; None for units without one, as attention heads: the layer is then run with them changed.
+          The kernel; None for units without one, as attention heads. The layer then runs again under every edit.
         """
         ...
 

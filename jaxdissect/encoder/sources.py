@@ -1,4 +1,4 @@
-"""The source of a user's encoder, which its fingerprint holds: changed code is another encoder."""
+"""The source of a user's encoder as a part of its fingerprint: changed code makes another encoder."""
 
 import ast
 import hashlib
@@ -17,7 +17,7 @@ from jaxdissect.encoder.user_code import is_library_file
 
 
 def source_fingerprint(encoder: Encoder, user_object: object, samples: int) -> str:
-    """SHA-256 of the code in every file of the user's that an operation of the encoder comes from.
+    """SHA-256 of the code in every user's file that an operation of the encoder comes from.
 
     Comments and layout do not count. Code of installed packages does not either.
 

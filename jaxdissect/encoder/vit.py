@@ -1,9 +1,9 @@
 """The Vision Transformer of M2D in Flax Linen: log-mel spectrogram -> tokens, for any input and patch size.
 
 Source: Niizumi et al., "Masked Modeling Duo" (TASLP 2024): pre-norm ViT, LayerNorm epsilon 1e-6, fused qkv with
-bias, exact GELU, class token first. What can be read are outputs of modules. So GELU is a module of its own,
-`blocks_N/mlp/act`, and so are the names of the heads, `blocks_N/attn/heads`, and of a block's output,
-`blocks_N/residual`.
+bias, exact GELU, class token first. Only outputs of modules can be read. So GELU is a module of its own,
+`blocks_N/mlp/act`. The heads' outputs and a block's output pass through modules that only name them,
+`blocks_N/attn/heads` and `blocks_N/residual`.
 """
 
 import functools
@@ -104,7 +104,7 @@ class GELU(nn.Module):
 
 
 class Named(nn.Module):
-    """Returns what it is given, which then can be read by the module's path."""
+    """Returns its input, which can then be read by the module's path."""
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return x

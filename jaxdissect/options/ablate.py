@@ -28,11 +28,11 @@ class AblateOptions(Options):
         --neurons: classes.
       gain: factors put on the activations: 0 ablates, 0 to 1 attenuates, above 1 amplifies. Default: what a .yaml asks
         for, else 0.
-      mode: gain; mean, which replaces activations by the neuron's mean over the tokens that were counted; or patch, by
-        those on a clip of the class that is judged, in a clip of another class.
+      mode: gain; mean, which replaces activations by the neuron's mean over the tokens that were counted; or patch,
+        which replaces those of a clip of another class by those of a clip of the class that is judged.
       controls: random neuron sets that each set is compared with; 0: none. With --match shift there is one.
       match: activity, for controls of the same layer, activation rate and size of what neurons write; layer; any, for
-        controls of any layer, where layers have few units; or shift, the published shift of every index by one.
+        controls from all layers, if layers have few units; or shift, the published shift of every index by one.
       causal_map: also estimate, for every single neuron, what silencing it does to each class's margin.
       map_sample: neurons per layer that are silenced one by one, on 64 clips, to check that estimate; 0: none.
       evar: folder to which every neuron set is written in EVAR's YAML.

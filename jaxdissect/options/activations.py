@@ -18,7 +18,8 @@ class ActivationsOptions(DistributedOptions):
     Attributes:
       encoder: encoder directory, name of a shipped encoder, or package.module:factory.
       units: what a neuron is: mlp, a hidden unit of an MLP; heads, an attention head, by the norm of its output;
-        residual, a feature of a layer's output; or a name that a factory's encoder knows. Default: mlp.
+        residual, a feature of a layer's output; or a name in the `units` of a factory's encoder. Default: mlp, or a
+        factory's own neurons.
       task: known task (esc50, cremad, ..., notes), tfds:NAME, or a CSV in EVAR's format.
       run: run directory to write.
       data: data folder; file names are relative to it. Default for a CSV: its own folder.

@@ -46,7 +46,7 @@ class ProbeOptions(Options):
         saved.
 
     Raises:
-      InputError: an option breaks a rule, or the encoder's own head is asked for with all folds or layers.
+      InputError: an option breaks a rule, or the encoder's own head is combined with all folds or layers.
     """
 
     run: Path

@@ -38,8 +38,8 @@ class LayerEmbeddings:
     """Embeddings of a task's clips after every layer.
 
     Attributes:
-      values: embeddings by depth, the number of layers that were run: 0 is before the first layer, and the last one is
-        the encoder's own embedding. Zero for clips that are not usable.
+      values: embeddings by depth, the number of layers that were run: depth 0 is before the first layer, and the last
+        depth is the encoder's own embedding. Zero for clips that are not usable.
       usable: whether the file could be read, and its embeddings are finite at every depth.
       reasons: reason why a clip is not usable, by its number.
     """
@@ -90,8 +90,8 @@ def embed_layers(
 ) -> LayerEmbeddings:
     """Embed every clip of a task after every layer, in one pass over the clips.
 
-    After each layer its output takes the place of the last layer's: the encoder's own last steps (`leave` and `embed`)
-    pool it. The result takes 4 bytes x clips x (layers + 1) x features of the host's memory.
+    The encoder's own last steps (`leave` and `embed`) act on the output of each layer in place of the last layer's.
+    The result takes 4 bytes x clips x (layers + 1) x features of the host's memory.
 
     Args:
       encoder: a `LayeredEncoder`.

@@ -54,7 +54,7 @@ def peak_memory() -> int:
 
 
 def available_memory() -> int | None:
-    """Memory of the host that a program can still take without swapping, in bytes; None where Linux is not there."""
+    """Memory of the host that a program can still take without swapping, in bytes; None on systems other than Linux."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -122,8 +122,8 @@ def require_mode(encoder: Encoder, options: AblationOptions) -> None:
     """
     require(
         options.mode != "mean" or not getattr(encoder, "vectors", False),
-        "--mode mean: units of this run are vectors, as attention heads are, and of these the mean norm was counted, "
-        "not the mean vector: use --mode gain or --mode patch.",
+        "--mode mean: units of this run are vectors, as attention heads are. The run has the mean of their norms, not "
+        "their mean vectors: use --mode gain or --mode patch.",
     )
 
 

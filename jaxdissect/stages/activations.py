@@ -302,9 +302,9 @@ def _require_threshold(options: ActivationsOptions, encoder: Encoder) -> None:
     """Refuse to count units that would be active at every token."""
     require(
         options.threshold > 0 or not getattr(encoder, "vectors", False),
-        f"--units {options.units or 'of vectors'}: the activation of such a unit is the norm of its output, which is "
-        f"above --threshold {options.threshold:g} at every token. Give a threshold above 0, near the middle of the "
-        f"norms: it is 5.4 for the heads of m2d_tiny.",
+        f"--units {options.units or 'of vectors'}: the activation of such a unit is the norm of its output, which "
+        f"is above --threshold {options.threshold:g} at every token. Give a threshold above 0, near the median norm. "
+        f"The median is 5.4 for the heads of m2d_tiny.",
     )
 
 

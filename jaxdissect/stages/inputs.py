@@ -157,7 +157,7 @@ def counted_clips(task: Task, recorded: Mapping[str, object]) -> Task:
 
 
 def encoder_fingerprint(encoder: Encoder, task: Task) -> str:
-    """SHA-256 of an encoder; of one that a user's factory made also of the user's code.
+    """SHA-256 of an encoder; if a user's factory made it, also of the user's code.
 
     Args:
       encoder: encoder that was loaded.

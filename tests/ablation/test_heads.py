@@ -123,7 +123,7 @@ def test_judge_edits_of_units_equals_pytorch_and_whole_runs(encoder, kind, task,
 
 
 def test_load_encoder_says_which_units_there_are(tmp_path):
-    with pytest.raises(InputError, match="--units neurons: m2d_tiny has mlp, heads, residual"):
+    with pytest.raises(InputError, match="units must be one of mlp, heads, residual for m2d_tiny, got 'neurons'"):
         load_encoder("m2d_tiny", units="neurons")
     assert load_encoder("m2d_tiny", units="mlp").neurons == load_encoder("m2d_tiny").neurons
     with pytest.raises(InputError, match="units must be one of mlp, heads, residual, got 'head'"):

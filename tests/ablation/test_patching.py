@@ -118,7 +118,7 @@ def test_draw_recipients_shares_no_class_in_any_label_set(task):
     np.testing.assert_array_equal(recipients, draw_recipients(task, judges, 0))
     assert len({tuple(draw_recipients(task, judges, seed)) for seed in range(5)}) > 1
     alone = {"label": random_judge(FEATURES, np.ones((CLIPS, 1), bool))}
-    with pytest.raises(InputError, match=r"--mode patch: every clip of the test split has a class of '0\.wav'"):
+    with pytest.raises(InputError, match=r"Patching needs a clip that shares no class with '0\.wav'"):
         draw_recipients(task, alone, 0)
 
 

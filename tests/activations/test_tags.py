@@ -68,7 +68,7 @@ def two_widths(x):
             "'mlp_im'; there are: mlp_in, other",
         ),
         (lambda x: x, "*", "there are: none"),
-        (half, "one side", "on one side of a `cond`"),
+        (half, "one side", "equally often on every side of a `cond`"),
         (until, "turns", "inside 'while'"),
         (two_widths, "a", r"last axes are \(4,\) and \(2,\)"),
         (lambda x: checkpoint_name(x.astype(jnp.int32), "whole"), "whole", "must be an array of real numbers.*int32"),
@@ -139,7 +139,7 @@ def test_read_neurons_refuses_layers_that_cannot_be_told_from_calls():
             return nn.relu(x)
 
     stack = nn.scan(Twice, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()
-    with pytest.raises(InputError, match="'act' has 6 values in 2 places: it cannot be told which are layers"):
+    with pytest.raises(InputError, match=r"'act' has 6 values in 2 places of the program\. Some may be layers"):
         read_neurons(stack, {}, jnp.asarray(INPUTS), None, neurons="act")
 
 

@@ -131,7 +131,7 @@ def test_units_of_a_factory_are_chosen_by_name(files, tmp_path):
     assert main(given) == 0
     assert read_netcdf(run / "activations.nc")["active_tokens"].shape[1:] == (3, 16)
     assert json.loads((run / "run.json").read_text())["stages"]["activations"]["inputs"]["units"] == "residual"
-    with pytest.raises(InputError, match="--units heads: mine has residual"):
+    with pytest.raises(InputError, match="units must be one of residual for mine, got 'heads'"):
         load_encoder("mine:factory", units="heads")
 
 
