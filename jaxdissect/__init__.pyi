@@ -12,7 +12,6 @@ from .activations.grid import grid_reader as grid_reader
 from .activations.read import Reading as Reading
 from .activations.read import read_neurons as read_neurons
 from .activations.read import stack_layers as stack_layers
-from .activations.tags import tag as tag
 from .activations.write import run_with_gains as run_with_gains
 from .bench.check_encoder import EncoderCheck as EncoderCheck
 from .bench.check_encoder import check_encoder as check_encoder
@@ -25,6 +24,7 @@ from .encoder.directory import save_encoder as save_encoder
 from .encoder.function import FunctionEncoder as FunctionEncoder
 from .encoder.m2d import M2D as M2D
 from .encoder.m2d import untrained_m2d as untrained_m2d
+from .encoder.models import tag as tag
 from .encoder.protocol import Encoder as Encoder
 from .encoder.protocol import LayeredEncoder as LayeredEncoder
 from .encoder.protocol import TokenLayout as TokenLayout

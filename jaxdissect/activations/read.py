@@ -180,7 +180,7 @@ def _check(site: Site, activation: Array, clips: tuple[int, ...] | None) -> None
     require(
         site.spec is not None or clips in (None, activation.shape[:1]),
         f"The output of {site.name!r} must be an array (clip, any token axes, neuron) of {clips} clips, found "
-        f"{activation.shape}.",
+        f"{activation.shape}. Under vmap, jaxdissect.tag puts the clips in front, which checkpoint_name does not.",
     )
     require(
         math.prod(activation.shape[1:-1]) > 0,

@@ -16,10 +16,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from jaxdissect.errors import InputError, require
 
@@ -78,17 +77,6 @@ class Program:
     inputs: Sequence[Any]
     output: Any
     sites: Mapping[str, Sites]
-
-
-def tag(value: Float[Array, "clip *token neuron"], name: str) -> Float[Array, "clip *token neuron"]:
-    """Give activations a name by which they can be read and changed; returns them as they are.
-
-    Args:
-      value: activations.
-      name: the name; layers may share one.
-    """
-    tagged: Array = checkpoint_name(value, name)
-    return tagged
 
 
 def program_of(function: Callable[..., PyTree], inputs: PyTree) -> Program:

@@ -14,6 +14,7 @@ from jaxdissect.ablation.stream import require_layers
 from jaxdissect.activations.read import Reading, read_neurons, stack_layers
 from jaxdissect.activations.token_masks import token_masks
 from jaxdissect.activations.write import run_with_gains
+from jaxdissect.encoder.directory import with_units
 from jaxdissect.encoder.foreign import guarded
 from jaxdissect.encoder.models import apply_model
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input, named_units
@@ -61,23 +62,25 @@ class EncoderCheck:
         return "\n".join(f"{'ok ' if part.fits else 'NOT'}  {part.part}: {part.found}" for part in self.parts)
 
 
-def check_encoder(encoder: object, seconds: float = 2.0) -> EncoderCheck:
-    """Run every part of an encoder on two clips of noise, with its own `neurons`.
+def check_encoder(encoder: object, seconds: float = 2.0, units: str | None = None) -> EncoderCheck:
+    """Run every part of an encoder on two clips of noise.
 
     Args:
       encoder: the encoder, as a factory returns it.
       seconds: length of the clips, s; an encoder of a fixed input length needs its own.
+      units: name of its neurons, in its attribute `units`; default: its own.
 
     Raises:
       InputError: `seconds` is not positive.
     """
     require(seconds > 0, f"seconds must be positive, got {seconds}.")
-    return EncoderCheck(tuple(_checks(encoder, seconds)))
+    return EncoderCheck(tuple(_checks(encoder, seconds, units)))
 
 
-def _checks(given: object, seconds: float) -> Iterator[PartCheck]:
+def _checks(given: object, seconds: float, units: str | None) -> Iterator[PartCheck]:
     try:
         encoder = guarded(given, UserCode(type(given).__name__))
+        encoder = encoder if units is None else with_units(encoder, units)
     except InputError as error:
         yield PartCheck("attributes", False, str(error))
         return

@@ -18,6 +18,7 @@ from jaxdissect.counting import statistics
 from jaxdissect.counting.clip_log import ClipLog
 from jaxdissect.counting.clip_store import STORE_TYPES, ClipStore
 from jaxdissect.counting.statistics import ClassCounts, Totals
+from jaxdissect.encoder.models import knows_its_calls
 from jaxdissect.encoder.protocol import Encoder, named_units, variables_on
 from jaxdissect.errors import require
 from jaxdissect.runtime.profiling import step_done
@@ -324,6 +325,11 @@ def _traced_shape(encoder: Encoder, task: Task, samples: int) -> tuple[int, int]
     masked = CountOptions(tokens="patches")  # compares the layout with the neurons, which "all" does not
     reading = jax.eval_shape(_reader(encoder, task, masked), encoder.variables, pcm, recorded)
     _, layers, neurons = reading.sum.shape
+    runs = len(encoder.token_layout(samples))
+    require(
+        runs == 1 or knows_its_calls(encoder.module),
+        f"{encoder.name} is a function, whose layers run once: its token_layout must have one entry, got {runs}.",
+    )
     return layers, neurons
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxdissect.encoder.m2d import M2D
-from jaxdissect.encoder.models import Model, guarded_model, is_model
+from jaxdissect.encoder.models import Model, guarded_model, is_model, knows_its_calls
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, TokenLayout, Units, Variables
 from jaxdissect.encoder.user_code import UserCode, holds_arrays, user_line
 from jaxdissect.errors import InputError, require
@@ -138,6 +138,8 @@ class ForeignEncoder:
         Args:
           units: the values.
         """
+        if (units.neurons, units.vectors) == (self.neurons, self.vectors):  # its own
+            return self
         chosen = dataclasses.replace(self, neurons=units.neurons, vectors=units.vectors)
         if not isinstance(chosen, ForeignLayeredEncoder):
             return chosen
@@ -170,6 +172,9 @@ class ForeignEncoder:
         are_layouts = isinstance(layout, (tuple, list)) and all(isinstance(tokens, TokenLayout) for tokens in layout)
         rule = "return a tuple with a TokenLayout for each time that the layers run"
         self.user_code.require(are_layouts, "token_layout", rule, layout)
+        runs_once = len(layout) == 1 or knows_its_calls(self.module)
+        rule = "have one entry: a function's layers run once, so give parts of a clip an axis of the tokens"
+        self.user_code.require(runs_once, "token_layout", rule, f"{len(layout)} entries")
         for tokens in layout:
             fields = [tokens.is_patch, tokens.start, tokens.stop]
             kinds = "".join(np.asarray(field).dtype.kind for field in fields)  # b: booleans; i, u: whole numbers
@@ -219,8 +224,8 @@ class ForeignLayeredEncoder(ForeignEncoder):
     def layer_variables(self, variables: Variables) -> Sequence[Variables]:
         """The user's `layer_variables`, checked."""
         layers = self._call("layer_variables", variables)
-        are_variables = isinstance(layers, (tuple, list)) and all(isinstance(layer, Mapping) for layer in layers)
-        rule = "return a list of mappings, the variables of each layer"
+        are_variables = isinstance(layers, (tuple, list)) and all(map(holds_arrays, layers))
+        rule = "return a list with the variables of each layer, arrays in a pytree"
         self.user_code.require(are_variables, "layer_variables", rule, layers)
         return layers
 

@@ -14,9 +14,10 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import flax.linen as nn
+import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxdissect.errors import require
 from jaxdissect.types import Record
@@ -55,9 +56,30 @@ def tagged_model(model: Model, neurons: str, called: list[str]) -> Callable[...,
     return _callable(model)
 
 
+def tag(value: Float[Array, "... neuron"], name: str) -> Float[Array, "... neuron"]:
+    """Give activations a name by which they can be read and changed; returns them as they are.
+
+    It is JAX's `checkpoint_name`. Under `vmap` it also puts the axes that are mapped in front, so that activations of
+    single clips and tokens have the axes (clip, token, neuron).
+
+    Args:
+      value: activations (clip, any token axes, neuron); under `vmap` without the mapped axes.
+      name: the name; layers may share one.
+    """
+    # JAX keeps a mapped axis anywhere, as the last of `weights @ x`. A new axis brings it to the front.
+    in_front = jnp.squeeze(jnp.expand_dims(value, 0), 0)
+    tagged: Array = checkpoint_name(in_front, name)
+    return tagged
+
+
 def is_model(value: object) -> bool:
     """Whether something can be called as a model: a Linen module, an NNX module or a function."""
     return isinstance(value, (nn.Module, nnx.Module)) or callable(value)
+
+
+def knows_its_calls(model: Model) -> bool:
+    """Whether a second run of a model's layers can be told from further layers, as by the paths of modules."""
+    return isinstance(model, (nn.Module, nnx.Module))
 
 
 def guarded_model(model: Model, decorate: Callable[[Callable[..., PyTree]], Callable[..., PyTree]]) -> Model:
@@ -144,4 +166,4 @@ def _tag_output(output: PyTree, path: str) -> PyTree:
         hasattr(output, "shape"),
         f"The output of {path!r} must be an array (clip, any token axes, neuron), found {type(output).__name__}.",
     )
-    return checkpoint_name(output, PATH + path)
+    return tag(output, PATH + path)

@@ -193,6 +193,18 @@ def in_batch(weights, x):
     return tag((x - x.mean(axis=0, keepdims=True)) @ weights["in"], "neurons")
 
 
+class TwoRuns(FunctionEncoder):
+    """Its layers run on both halves of a clip."""
+
+    def token_layout(self, samples):
+        return super().token_layout(samples // 2) * 2
+
+
+def halves(weights, x):
+    first, second = (tag(half @ weights["in"], "neurons") for half in jnp.split(x, 2, axis=1))
+    return first + second
+
+
 class NoPooling(PostNorm):
     def embed(self, output):
         return output
@@ -213,6 +225,11 @@ def unused(weights, x):
         (function_encoder(prepare=lambda _, pcm: pcm[0]), "front_end", "arrays with the clips in front"),
         (function_encoder(module=lambda weights, x: 1 / 0), "module", "module raised ZeroDivisionError"),
         (NoPooling(), "embed", r"must have the axes \(clip, feature\)"),
+        (
+            TwoRuns(**vars(function_encoder(module=halves))),
+            "token_layout",
+            "must have one entry: a function's layers run once",
+        ),
         (function_encoder(neurons="neuron"), "neurons", "No module or tag matches the pattern 'neuron'"),
         (function_encoder(hop=50), "token_layout", "The masks must have the shapes of the outputs"),
         (function_encoder(tokens=lambda samples: 0), "token_layout", "The masks must have"),
@@ -242,3 +259,22 @@ def test_units_of_vectors_need_a_threshold_and_no_mean(tmp_path, dissected, caps
     assert main(["ablate", *run, "--mode", "mean", "--neurons", "a"]) == 2
     assert "units of this run are vectors" in capsys.readouterr().err
     assert Units("x") == Units("x", vectors=False)
+
+
+def test_units_of_a_layered_encoder_of_ones_own_are_found_in_its_layers():
+    """Those with a path inside the layer run layer by layer, others whole; its own units stay as they are."""
+    kinds = {
+        "own": Units("layer_*/act"),
+        "sums": Units("layer_*/second", layer_neurons="second"),
+        "outputs": Units("layer_*/norm"),
+    }
+    encoder = PostNorm("second")
+    object.__setattr__(encoder, "units", kinds)
+    chosen = {name: check_encoder(encoder, 1, units=name) for name in kinds}
+    assert all(check.fits for check in chosen.values()), "\n".join(map(str, chosen.values()))
+    assert "edits add to their first layer's output" in str(chosen["own"])
+    assert "edits run their first layer again" in str(chosen["sums"])
+    assert "layers:" not in str(chosen["outputs"]).replace("3 layers", "")
+    assert "must be one of own, sums, outputs for post-norm, got 'heads'" in str(
+        check_encoder(encoder, 1, units="heads")
+    )

@@ -5,6 +5,7 @@ import functools
 import equinox as eqx
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -183,12 +184,14 @@ def nnx_state(weights, model):
 
 
 class EqxBlock(eqx.Module):
-    into: jax.Array
-    out: jax.Array
+    """Linear layers of Equinox take one token, `weight @ x`: mapped, the neurons' axis comes first."""
+
+    into: eqx.nn.Linear
+    out: eqx.nn.Linear
     activation: object = jax.nn.relu  # a leaf that is no array
 
     def __call__(self, x):
-        return x + tag(self.activation(x @ self.into), "neurons") @ self.out
+        return jax.vmap(lambda token: token + self.out(tag(self.activation(self.into(token)), "neurons")))(x)
 
 
 class EqxModel(eqx.Module):
@@ -201,7 +204,12 @@ class EqxModel(eqx.Module):
 
 
 def eqx_model(weights):
-    return EqxModel([EqxBlock(weights["in"][number], weights["out"][number]) for number in range(LAYERS)])
+    def linear(kernel):
+        layer = eqx.nn.Linear(*kernel.shape, use_bias=False, key=jax.random.key(0))
+        return eqx.tree_at(lambda layer: layer.weight, layer, jnp.asarray(kernel.T))
+
+    pairs = zip(np.asarray(weights["in"]), np.asarray(weights["out"]), strict=True)
+    return EqxModel([EqxBlock(linear(into), linear(out)) for into, out in pairs])
 
 
 def run_eqx(model, x):
