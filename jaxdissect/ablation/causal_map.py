@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdissect.ablation.engine import Heads, Members, Variables
+from jaxdissect.ablation.engine import Heads, Members
 from jaxdissect.ablation.verdicts import judge_clips
 from jaxdissect.activations.write import run_with_gains
-from jaxdissect.encoder.protocol import Encoder, module_input, named_units, variables_on
+from jaxdissect.encoder.protocol import Encoder, Variables, module_input, named_units, variables_on
 from jaxdissect.errors import require
 from jaxdissect.probe.judge import Judge
 from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate, shard_clips

@@ -38,13 +38,12 @@ from jaxdissect.activations.read import capture_neurons
 from jaxdissect.activations.visit import Site, visit_neurons
 from jaxdissect.activations.write import edit_neurons
 from jaxdissect.encoder.models import apply_model
-from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input, named_layer_units, named_units
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, Variables, module_input, named_layer_units, named_units
 from jaxdissect.probe.linear import LARGEST_FEATURE, Head
 from jaxdissect.runtime.sharding import map_clips
 
 UNTOUCHED = -1  # number of the pass that changes nothing, beside the numbers of the edits
 
-Variables: TypeAlias = Mapping[str, PyTree]
 States: TypeAlias = tuple[Array, ...]  # input or output of a layer, (clip, ..., width) for each call of the layer
 Donors: TypeAlias = States | None  # activations of the donors' neurons in a layer, for each call; None: no patch
 Heads: TypeAlias = Mapping[str, Head]  # by label set

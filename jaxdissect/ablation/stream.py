@@ -27,12 +27,11 @@ from jaxdissect.ablation.engine import (
     Heads,
     LayerByLayer,
     Members,
-    Variables,
     WholeEncoder,
     runner_of,
 )
 from jaxdissect.ablation.verdicts import Verdicts
-from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, module_input, variables_on
+from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, Variables, module_input, variables_on
 from jaxdissect.errors import require
 from jaxdissect.probe.judge import Judge
 from jaxdissect.runtime.profiling import step_done

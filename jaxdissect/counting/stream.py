@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import jax
@@ -19,7 +19,7 @@ from jaxdissect.counting.clip_log import ClipLog
 from jaxdissect.counting.clip_store import STORE_TYPES, ClipStore
 from jaxdissect.counting.statistics import ClassCounts, Totals
 from jaxdissect.encoder.models import knows_its_calls
-from jaxdissect.encoder.protocol import Encoder, named_units, variables_on
+from jaxdissect.encoder.protocol import Encoder, Variables, named_units, variables_on
 from jaxdissect.errors import require
 from jaxdissect.runtime.profiling import step_done
 from jaxdissect.runtime.resume import resumable
@@ -29,7 +29,6 @@ from jaxdissect.tasks.table import Task
 
 NOT_FINITE = "the encoder's activations are NaN or infinite"
 PerClip: TypeAlias = dict[str, Array]  # what a step returns for each clip
-Variables: TypeAlias = Any  # an encoder's parameters, as its module takes them
 # Shapes of neurons by encoder and samples of a clip: finding one takes a trace, which may take seconds.
 _SHAPES: MutableMapping[Encoder, dict[int, tuple[int, int]]] = WeakKeyDictionary()
 

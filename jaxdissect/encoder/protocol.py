@@ -1,6 +1,6 @@
 """What dissection needs of an encoder: the `Encoder` protocol that any model can satisfy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -14,7 +14,7 @@ from jaxdissect.encoder.models import Model
 from jaxdissect.runtime.sharding import replicate
 from jaxdissect.types import Record
 
-Variables: TypeAlias = Mapping[str, Any]  # nested mappings of arrays: a module's collections, or one of them
+Variables: TypeAlias = Any  # arrays in nested mappings, as a Linen module's collections, or in another pytree
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,6 +73,33 @@ def factory(dtype):
     weights = {"in": rng.normal(size=(3, 16, 24)).astype("f"), "out": rng.normal(size=(3, 24, 16)).astype("f") / 9}
     return FunctionEncoder("scanned", 16000, network, weights, "neurons", hop=160, prepare=frames)
 """
+EQUINOX = """
+import equinox as eqx, jax
+from jaxdissect import FunctionEncoder, tag
+
+class Layer(eqx.Module):
+    into: eqx.nn.Linear
+    out: eqx.nn.Linear
+    activation: object = jax.nn.relu
+    def __init__(self, key):
+        self.into, self.out = eqx.nn.Linear(16, 24, key=key), eqx.nn.Linear(24, 16, key=key)
+    def __call__(self, token):
+        return token + self.out(tag(self.activation(self.into(token)), "neurons"))
+
+class Network(eqx.Module):
+    layers: list
+    def __call__(self, pcm):
+        x = pcm[: len(pcm) // 160 * 160].reshape(-1, 160)[:, ::10] * 10
+        for layer in self.layers:
+            x = jax.vmap(layer)(x)
+        return x
+
+def factory(dtype):
+    model = Network([Layer(jax.random.key(number)) for number in range(3)])
+    arrays, rest = eqx.partition(model, eqx.is_array)
+    run = lambda arrays, x: jax.vmap(eqx.combine(arrays, rest))(x)
+    return FunctionEncoder("equinox", 16000, run, arrays, "neurons", hop=160)
+"""
 HELPER = "import jax\ndef activation(x): return jax.nn.relu(x)\n"
 
 
@@ -103,14 +130,12 @@ def files(tmp_path, monkeypatch, data_folder):
     forget("mine", "helper")
 
 
-@pytest.mark.parametrize(
-    ("modules", "shape"), [({"mine": NNX}, (3, 24)), ({"mine": FUNCTION, "helper": HELPER}, (3, 24))]
-)
-def test_an_encoder_of_any_kind_goes_through_all_commands(files, tmp_path, capsys, modules, shape):
+@pytest.mark.parametrize("modules", [{"mine": NNX}, {"mine": EQUINOX}, {"mine": FUNCTION, "helper": HELPER}])
+def test_an_encoder_of_any_kind_goes_through_all_commands(files, tmp_path, capsys, modules):
     task, run = files(**modules), str(tmp_path / "run")
     encoder = ["--encoder", "mine:factory"]
     assert main(["dissect", *encoder, *task, "--run", run, "--preset", "lape", "--keep", "0.3", "--bar", "0.5"]) == 0
-    assert read_netcdf(tmp_path / "run" / "activations.nc")["active_tokens"].shape[1:] == shape
+    assert read_netcdf(tmp_path / "run" / "activations.nc")["active_tokens"].shape[1:] == (3, 24)
     assert main(["probe", "--run", run, "--epochs", "10", "--learning-rate", "0.03", "--seeds", "1"]) == 0
     for mode in ("gain", "mean", "patch"):
         assert main(["ablate", "--run", run, "--controls", "3", "--match", "layer", "--mode", mode]) == 0
