@@ -1,4 +1,4 @@
-// Ablation: what silencing neurons does to each class.
+// Ablation: what silencing, scaling or patching neurons does to each class.
 function ablationRows(entry) {
   const width = entry.classes.length;
   return entry.interventions.flatMap((intervention, i) =>
@@ -111,7 +111,7 @@ function specificity(entry) {
     el(
       'p',
       {class: 'small'},
-      `Rows: neurons that were silenced (gain ${number(lowestGain(entry))}). Columns: classes whose margin was measured. Dots mark the class that a row's neurons are specific to: a specific effect changes this class alone.`,
+      `Rows: neurons that were ${isPatch(entry) ? 'patched from clips of the class into others' : `silenced (gain ${number(lowestGain(entry))})`}. Columns: classes whose margin was measured. Dots mark the class that a row's neurons are specific to: a specific effect changes this class alone.`,
     ),
     el(
       'div',
@@ -121,13 +121,13 @@ function specificity(entry) {
     heatmap({
       rows: shown.map((i) => entry.interventions[i].base),
       columns: entry.classes.map((c) => classes.name[c]),
-      label: 'Margin change by silenced neurons and class',
+      label: 'Margin change by changed neurons and class',
       square: false,
       value: (r, k) => change[shown[r] * width + k],
       colour: (value) => diverging(value / most),
       marked: (r, k) => entry.interventions[shown[r]].own.includes(entry.classes[k]),
       describe: (r, k) =>
-        `Silencing ${entry.interventions[shown[r]].base}: ${classes.name[entry.classes[k]]} changes by ${signed(change[shown[r] * width + k], 3)} logits, ${level('p', p[shown[r] * width + k])}`,
+        `${isPatch(entry) ? 'Patching' : 'Silencing'} ${entry.interventions[shown[r]].base}: ${classes.name[entry.classes[k]]} changes by ${signed(change[shown[r] * width + k], 3)} logits, ${level('p', p[shown[r] * width + k])}`,
       open: (r, k) => {
         location.hash = classHref(entry.classes[k]);
       },
@@ -135,6 +135,7 @@ function specificity(entry) {
   ];
 }
 
+const isPatch = (entry) => entry.interventions.some(({mode}) => mode === 'patch');
 const lowestGain = (entry) => Math.min(...entry.interventions.map(({gain}) => gain));
 
 function doses(entry) {
@@ -221,7 +222,9 @@ function viewAblation(chosen) {
     el(
       'p',
       {class: 'lead'},
-      'Neurons are silenced or scaled inside the encoder, and a linear probe judges the test clips again. The margin is the logit of the true class minus the highest other logit. A negative change means that the neurons help the class.',
+      isPatch(entry)
+        ? 'Activations of neurons on a clip of a class take the place of those on a clip of another class. A linear probe then judges this second clip by the class of the first. The margin is the logit of that class minus the highest other logit. A positive change means that the neurons carry the class.'
+        : 'Neurons are silenced or scaled inside the encoder, and a linear probe judges the test clips again. The margin is the logit of the true class minus the highest other logit. A negative change means that the neurons help the class.',
     ),
     el(
       'div',
