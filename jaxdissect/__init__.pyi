@@ -13,6 +13,7 @@ from .activations.read import Reading as Reading
 from .activations.read import read_neurons as read_neurons
 from .activations.read import stack_layers as stack_layers
 from .activations.write import run_with_gains as run_with_gains
+from .activations.write import run_with_patch as run_with_patch
 from .bench.check_encoder import EncoderCheck as EncoderCheck
 from .bench.check_encoder import check_encoder as check_encoder
 from .counting.labelled import Activations as Activations

@@ -5,12 +5,13 @@ neurons, and `vmap` runs many of them at once. `activation -> gain * activation 
 ablates, 0 to 1 attenuates, above 1 amplifies; gain 0 with the neuron's mean as its offset is mean ablation.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxdissect.activations.read import activations_of
 from jaxdissect.activations.tags import Specs, local_part
@@ -113,3 +114,53 @@ def run_with_gains(
         return (edited if offsets is None else edited + of_layer(offsets)), None
 
     return visit_neurons(model, variables, *inputs, neurons=neurons, visit=visit, specs=specs, **options)[0]
+
+
+def run_with_patch(
+    model: Model,
+    variables: PyTree,
+    *inputs: PyTree,
+    donors: Sequence[PyTree],
+    neurons: str,
+    patched: Bool[Array | np.ndarray, "layer neuron"],
+    vectors: bool = False,
+    **options: Any,
+) -> PyTree:
+    """Call a model with the activations of some neurons taken from another call of it, token by token.
+
+    Pure, and traced in `patched`: `vmap` over it runs many choices at once, with a single pass of the donors.
+
+    Source: activation patching, as of Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation
+    Analysis" (NeurIPS 2020).
+
+    Args:
+      model, variables, inputs, options: parts of the call, as in `read_neurons`.
+      donors: the inputs of the other call, of the same shapes: clip i gives its activations to clip i.
+      neurons: pattern of paths and tags, as in `read_neurons`.
+      patched: which neurons take the donor's activations, by layer in the order of `read_neurons`.
+      vectors: units are vectors, as in `read_neurons`, of which all parts are taken.
+
+    Returns:
+      What the model returns for `inputs`.
+
+    Raises:
+      InputError: nothing matches, or the axes do not fit.
+    """
+    patched = jnp.asarray(patched)
+    named = {"neurons": neurons, **options}
+    seen = visit_neurons(model, variables, *donors, visit=lambda _, value: (value, value), **named)[1]
+    # Number of each name's first layer.
+    first = dict(zip(seen, itertools.accumulate((len(calls[0]) for calls in seen.values()), initial=0), strict=False))
+
+    def visit(site: Site, value: Array) -> tuple[Array, None]:
+        donor = seen[site.name][site.call][site.layer - first[site.name]]
+        units = activations_of(value, vectors, site.name).shape[-1]
+        require(
+            donor.shape == value.shape and patched.shape == (site.layers, units),
+            f"The donors' values {donor.shape} and those of {site.name!r}, {value.shape}, must have one shape, and "
+            f"`patched` must have the axes (layer, neuron) = {(site.layers, units)}, got {patched.shape}.",
+        )
+        takes = jnp.expand_dims(patched[site.layer], range(value.ndim - 1 - vectors))
+        return jnp.where(jnp.expand_dims(takes, -1) if vectors else takes, donor, value), None
+
+    return visit_neurons(model, variables, *inputs, visit=visit, **named)[0]

@@ -17,10 +17,11 @@ from same_model import (
     linen_variables,
     nnx_state,
     programs,
+    scanned,
     slow_activations,
 )
 
-from jaxdissect import read_neurons, run_with_gains, stack_layers
+from jaxdissect import InputError, read_neurons, run_with_gains, run_with_patch, stack_layers
 from jaxdissect.encoder.models import apply_model
 
 NEURONS = (LAYERS, HIDDEN)
@@ -96,6 +97,31 @@ def test_run_with_gains_of_any_program_can_be_differentiated_and_vmapped(program
 
     gains = jnp.asarray(np.random.default_rng(4).random((2, *NEURONS)), jnp.float32)
     np.testing.assert_allclose(jax.vmap(jax.grad(total))(gains), jax.vmap(jax.grad(by_weights))(gains), rtol=1e-4)
+
+
+def test_run_with_patch_of_any_program_takes_the_donors_activations(program):
+    model, variables, neurons = program
+    given, donors = variables(WEIGHTS), INPUTS[::-1]
+    patched = np.random.default_rng(7).random((4, *NEURONS)) < 0.4
+    run = jax.jit(
+        lambda patched: run_with_patch(model, given, INPUTS, donors=[donors], neurons=neurons, patched=patched)
+    )
+    found = jax.vmap(run)(patched)
+    theirs = slow_activations(WEIGHTS, donors)[0]
+    for number, takes in enumerate(patched):
+        x = INPUTS
+        for layer in range(LAYERS):
+            hidden = np.where(takes[layer], theirs[layer], np.maximum(x @ WEIGHTS["in"][layer], 0))
+            x = x + hidden @ WEIGHTS["out"][layer]
+        np.testing.assert_allclose(found[number], x.mean(axis=1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("donors", "patched"), [(INPUTS[:, :4], np.ones(NEURONS, bool)), (INPUTS, np.ones((2, HIDDEN), bool))]
+)
+def test_run_with_patch_refuses_what_does_not_fit(donors, patched):
+    with pytest.raises(InputError, match=r"must have one shape, and `patched` must have the axes .* = \(3, 6\)"):
+        run_with_patch(scanned, WEIGHTS, INPUTS, donors=[donors], neurons="neurons", patched=patched)
 
 
 def test_read_neurons_of_any_program_reads_the_tokens_of_its_mask(program):
