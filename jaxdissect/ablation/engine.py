@@ -39,6 +39,7 @@ from jaxdissect.activations.visit import Site, visit_neurons
 from jaxdissect.activations.write import edit_neurons
 from jaxdissect.encoder.models import apply_model
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, Variables, module_input, named_layer_units, named_units
+from jaxdissect.errors import require
 from jaxdissect.probe.linear import LARGEST_FEATURE, Head
 from jaxdissect.runtime.sharding import map_clips
 
@@ -109,6 +110,7 @@ class LayerByLayer:
         self.run_branches = map_clips(run_edits, mesh, (None, 1), out_axis=1, donate=[1])
         self.edit_branches = map_clips(edit_edits, mesh, (None, 1, 0, None, None), out_axis=1, donate=[1])
         self.leave = map_clips(leave_edits, mesh, (None, None, 0, 1), out_axis=1)
+        self.are_finite = map_clips(_are_finite, mesh, (0,), out_axis=1)
 
     def run(
         self,
@@ -136,9 +138,9 @@ class LayerByLayer:
         for chunk in chunks:
             chunks_of[chunk.first_layer].append(chunk)
         layers = self.encoder.layer_variables(variables)
-        donors = (
-            self._donors(layers, self.enter(variables, donor_pcm)) if donor_pcm is not None else [None] * len(layers)
-        )
+        donors: Sequence[Donors] = [None] * len(layers)
+        if donor_pcm is not None:
+            donors = self._donors(layers, self.enter(variables, donor_pcm))
         states = self.enter(variables, pcm)
         for number, layer in enumerate(layers):
             if not chunks_of[number]:
@@ -158,7 +160,8 @@ class LayerByLayer:
                         branches = self.run_branches(layers[later], branches)
                 yield chunk.numbers, self.leave(variables, heads, members, branches)
         untouched = jax.tree.map(lambda state: state[None], states)  # as one edit
-        yield [UNTOUCHED], self.leave(variables, heads, members, untouched)
+        verdicts, finite = self.leave(variables, heads, members, untouched)
+        yield [UNTOUCHED], (verdicts, finite if donor_pcm is None else finite & self.are_finite(donors))
 
     def _donors(self, layers: Sequence[Variables], states: States) -> list[Donors]:
         """The donors' activations in every layer."""
@@ -182,10 +185,17 @@ class LayerByLayer:
         encoder, pattern = self.encoder, named_layer_units(self.encoder)["neurons"]
         outputs, activations = [], []
         for state in states:
-            visited = visit_neurons(encoder.layer, layer_variables, state, neurons=pattern, visit=lambda _, a: (a, a))
-            ((of_layer,),) = visited[1].values()
-            outputs.append(visited[0])
-            activations.append(of_layer[0])  # the layer's only one
+            output, read = visit_neurons(
+                encoder.layer, layer_variables, state, neurons=pattern, visit=lambda _, a: (a, a)
+            )
+            values = [value for calls in read.values() for call in calls for value in call]
+            require(
+                len(values) == 1,
+                f"{encoder.name}: layer_neurons {pattern!r} must name one value of a layer, found {len(values)}: "
+                f"{', '.join(read)}.",
+            )
+            outputs.append(output)
+            activations += values
         return tuple(outputs), tuple(activations)
 
     def _edit(self, layer_variables: Variables, states: States, donors: Donors, gain: Array, offset: Array) -> States:
@@ -273,6 +283,7 @@ class WholeEncoder:
         self.observe = map_clips(observe, mesh, (None, 0))
         self.run_edits = map_clips(run_edits, mesh, (None, None, 0, 0, 0, None), out_axis=1)
         self.run_untouched = map_clips(run_untouched, mesh, (None, None, 0, 0), out_axis=1)
+        self.are_finite = map_clips(_are_finite, mesh, (0,), out_axis=1)
 
     def run(
         self,
@@ -290,7 +301,8 @@ class WholeEncoder:
             # Gains of every layer from the first: chunks that begin in one layer share a program.
             gains = {layer: chunk.dense(layer, self.neurons) for layer in range(chunk.first_layer, self.layers)}
             yield chunk.numbers, self.run_edits(variables, heads, inputs, members, donors, gains)
-        yield [UNTOUCHED], self.run_untouched(variables, heads, inputs, members)
+        verdicts, finite = self.run_untouched(variables, heads, inputs, members)
+        yield [UNTOUCHED], (verdicts, finite if donors is None else finite & self.are_finite(donors))
 
 
 def _edited(gain: Array, offset: Array, donor: Array | None, vectors: bool, _: Site, value: Array) -> Array:
@@ -305,6 +317,12 @@ def _edited(gain: Array, offset: Array, donor: Array | None, vectors: bool, _: S
     with jax.numpy_rank_promotion("allow"):
         edited = value * gain + offset
         return edited if donor is None else edited + (1 - gain) * donor
+
+
+def _are_finite(donors: Sequence[States]) -> Array:
+    """Whether all that each donor gives is finite, (1, clip); else its patch would be no number."""
+    arrays = jax.tree.leaves(donors)
+    return jnp.stack([jnp.isfinite(one).all(axis=tuple(range(1, one.ndim))) for one in arrays]).all(axis=0)[None]
 
 
 def _gains_of(gains: Gains, site: Site) -> tuple[Array, Array]:

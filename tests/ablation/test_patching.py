@@ -13,8 +13,11 @@ from test_heads import SHAPES
 from tolerances import assert_within
 
 from jaxdissect import AblationOptions, InputError
+from jaxdissect.ablation import engine
+from jaxdissect.ablation.edits import plan
 from jaxdissect.ablation.stream import draw_recipients, judge_edits
 from jaxdissect.encoder.directory import with_units
+from jaxdissect.runtime.sharding import local_mesh
 
 RECIPIENTS = np.array([1, 2, 0, 4, 3, 6, 2])
 
@@ -106,6 +109,17 @@ def test_judge_edits_leaves_out_clips_whose_recipient_cannot_be_read(encoder, ta
     judged = judge_edits(encoder, task, judges, patches(1), SHAPE, recipients=RECIPIENTS)
     assert np.flatnonzero(~judged.usable).tolist() == [5, 6]  # 6 itself, and 5, whose recipient it is
     assert judged.reasons[5].startswith("its recipient cannot be read")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_judge_edits_leaves_out_donors_whose_activations_are_no_numbers(encoder, task, judges, whole):
+    runner = engine.runner_of(Hidden(encoder) if whole else encoder, dict.fromkeys(judges, False), SHAPE, local_mesh())
+    pcm = jnp.asarray(np.stack([clip_samples(clip) for clip in range(8)]))
+    heads = {name: judge.head for name, judge in judges.items()}
+    members = {name: jnp.asarray(judge.members)[np.arange(8) % CLIPS] for name, judge in judges.items()}
+    judged = runner.run(encoder.variables, heads, pcm, members, plan(patches(1), 1), pcm.at[2].set(jnp.nan))
+    finite = {tuple(numbers): np.asarray(found) for numbers, (_, found) in judged}
+    assert np.flatnonzero(~finite[(engine.UNTOUCHED,)][0]).tolist() == [2]
 
 
 def test_draw_recipients_shares_no_class_in_any_label_set(task):
