@@ -90,6 +90,11 @@ def read_neurons(
         with jax.named_scope("counting"):
             return value, reduce_tokens(activation, _mask(site, activation, masks), threshold)
 
+    require(math.isfinite(threshold), f"threshold must be a finite number, got {threshold}.")
+    given = masks is None or isinstance(masks, (list, tuple))
+    require(given, f"masks must be a list, one mask for each call of the layers, got {type(masks).__name__}.")
+    for mask in masks or ():
+        require(mask.dtype == bool, f"Masks must be booleans, True for a token that is read, got {mask.dtype}.")
     calls = 1 if masks is None else len(masks)
     output, read = visit_neurons(
         model, variables, *inputs, neurons=neurons, visit=visit, calls=calls, specs=specs, **options

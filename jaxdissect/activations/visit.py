@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
+import flax.linen as nn
 import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, PyTree
@@ -69,19 +70,25 @@ def visit_neurons(
     called: list[str] = []
     run = functools.partial(tagged_model(model, neurons, called), **options)
     program = program_of(run, (variables, *inputs))
-    tags = [name for name in program.sites if fnmatchcase(name.removeprefix(PATH), neurons)]
-    known = [*called, *(name for name in program.sites if not name.startswith(PATH))]
-    require_match(bool(tags), neurons, known)
+    sites = {name: found for name, found in program.sites.items() if found.values}  # not in a loop without a turn
+    tags = [name for name in sites if fnmatchcase(name.removeprefix(PATH), neurons)]
+    require_match(bool(tags), neurons, [*called, *(name for name in sites if not name.startswith(PATH))])
     layers, widths = dict[str, int](), dict[str, tuple[int, ...]]()
     for name in tags:
-        sites, is_path = program.sites[name], name.startswith(PATH)
-        times = sites.places if is_path else calls  # a module that is called again, for another chunk, is one layer
+        path, found, is_path = name.removeprefix(PATH), sites[name], name.startswith(PATH)
+        times = found.places if is_path else calls  # a module that is called again, for another chunk, is one layer
         require(
-            sites.values % times == 0 and not (is_path and sites.repeated),
-            f"{name.removeprefix(PATH)!r} has {sites.values} values in {sites.places} places of the program. Some may "
-            f"be layers, and others repeated calls of a layer. Give each layer a tag of its own.",
+            found.values % times == 0 and not (is_path and found.repeated),
+            f"{path!r} has {found.values} values in {found.places} places of the program. Some may be layers, and "
+            f"others repeated calls of a layer. Give each layer a tag of its own.",
         )
-        layers[name] = sites.values // times
+        # Under `nn.jit` Flax traces the first of several modules, and takes its program, with its path, for all.
+        require(
+            not (is_path and isinstance(model, nn.Module)) or called.count(path) >= found.places,
+            f"{path!r} stands for {found.places} modules, which nn.jit has given one program: leave nn.jit out, and "
+            f"compile the whole model.",
+        )
+        layers[name] = found.values // times
     first = dict(zip(tags, itertools.accumulate(layers.values(), initial=0), strict=False))
 
     def visit_value(name: str, number: Number, value: Array, spec: PartitionSpec | None) -> tuple[Array, PyTree]:

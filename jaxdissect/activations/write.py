@@ -81,13 +81,13 @@ def run_with_gains(
     Raises:
       InputError: nothing matches, or the axes do not fit: another number of layers, of neurons or of clips.
     """
+    gains, offsets = jnp.asarray(gains), None if offsets is None else jnp.asarray(offsets)  # indexed by traced layers
     shape = gains.shape
     require(len(shape) in (2, 3), f"Gains must have the axes (layer, neuron) or (clip, layer, neuron), got {shape}.")
     require(offsets is None or not vectors, "Offsets must be left out for units that are vectors: give gains alone.")
     if offsets is not None:
         require(offsets.shape == shape, f"Offsets must have the axes of the gains, {shape}, got {offsets.shape}.")
     *clips, layers, _ = shape
-    gains, offsets = jnp.asarray(gains), None if offsets is None else jnp.asarray(offsets)  # indexed by traced layers
 
     def require_fit(fits: bool, misfit: str) -> None:
         require(
@@ -146,7 +146,8 @@ def run_with_patch(
     Raises:
       InputError: nothing matches, or the axes do not fit.
     """
-    patched = jnp.asarray(patched)
+    require(isinstance(donors, (list, tuple)), f"donors must be a list of inputs, got {type(donors).__name__}.")
+    patched = jnp.asarray(patched, bool)
     named = {"neurons": neurons, **options}
     seen = visit_neurons(model, variables, *donors, visit=lambda _, value: (value, value), **named)[1]
     # Number of each name's first layer.

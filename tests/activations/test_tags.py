@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
-from same_model import HIDDEN, INPUTS, LAYERS, WEIGHTS, WIDTH, draw, layer, scanned, unrolled
+from same_model import HIDDEN, INPUTS, LAYERS, WEIGHTS, WIDTH, Rectifier, draw, layer, scanned, unrolled
 
 from jaxdissect import InputError, ViTConfig, read_neurons, run_with_gains, stack_layers, tag, untrained_m2d
 from jaxdissect.activations.read import reduce_tokens
@@ -141,6 +141,54 @@ def test_read_neurons_refuses_layers_that_cannot_be_told_from_calls():
     stack = nn.scan(Twice, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()
     with pytest.raises(InputError, match=r"'act' has 6 values in 2 places of the program\. Some may be layers"):
         read_neurons(stack, {}, jnp.asarray(INPUTS), None, neurons="act")
+
+
+class Rectified(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x + nn.Dense(WIDTH, name="out")(Rectifier(name="act")(nn.Dense(HIDDEN, name="in")(x)))
+
+
+class Twins(nn.Module):
+    kind: type
+
+    @nn.compact
+    def __call__(self, x):
+        return self.kind(name="b")(self.kind(name="a")(x))
+
+
+def test_read_neurons_reads_modules_under_remat_and_refuses_those_that_nn_jit_has_made_one():
+    x = jnp.asarray(INPUTS)
+    remat, jitted = Twins(nn.remat(Rectified)), Twins(nn.jit(Rectified))
+    variables = remat.init(jax.random.key(0), x)
+    plain = read_neurons(Twins(Rectified), variables, x, neurons="?/act")[1]
+    for path, reading in read_neurons(remat, variables, x, neurons="?/act")[1].items():
+        np.testing.assert_array_equal(reading.active_tokens, plain[path].active_tokens)
+    with pytest.raises(InputError, match=r"'a/act' stands for 2 modules, which nn\.jit has given one program"):
+        read_neurons(jitted, variables, x, neurons="?/act")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"masks": [np.ones(INPUTS.shape[:2], int)]}, "Masks must be booleans.*got int64"),
+        ({"masks": [np.ones(INPUTS.shape[:2], np.float32)]}, "Masks must be booleans.*got float32"),
+        ({"masks": np.ones(INPUTS.shape[:2], bool)}, "masks must be a list, one mask for each call"),
+        ({"threshold": float("nan")}, "threshold must be a finite number, got nan"),
+        ({"masks": [np.ones(INPUTS.shape[:2], bool)] * 2}, "3 values in 1 places"),
+    ],
+)
+def test_read_neurons_refuses_what_would_be_miscounted(asked, message):
+    with pytest.raises(InputError, match=message):
+        read_neurons.__wrapped__(scanned, WEIGHTS, INPUTS, neurons="neurons", **asked)
+
+
+def test_read_neurons_of_a_loop_without_a_turn_has_no_neurons():
+    def none(x):
+        return jax.lax.scan(lambda x, _: (tag(x, "turns"), None), x, None, length=0)[0]
+
+    with pytest.raises(InputError, match="No module or tag matches the pattern 'turns'; there are: none"):
+        read_neurons(none, INPUTS, neurons="turns")
 
 
 @pytest.mark.parametrize("model", [3, {"params": WEIGHTS}, "mine"])
