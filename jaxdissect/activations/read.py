@@ -162,7 +162,9 @@ def activations_of(value: Array, vectors: bool, name: str) -> Float[Array, "clip
     )
     if not vectors:
         return value
-    return jnp.sqrt(jnp.square(value.astype(jnp.float32)).sum(axis=-1))
+    squares = jnp.square(value.astype(jnp.float32)).sum(axis=-1)
+    is_zero = squares == 0  # where the slope of the root has no number
+    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squares)))
 
 
 def reduce_tokens(

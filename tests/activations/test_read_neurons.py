@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from linen_models import CalledTwice, Rectifier, TwoLayers
 
-from jaxdissect import InputError, read_neurons, stack_layers
+from jaxdissect import InputError, read_neurons, stack_layers, tag
 
 
 def slow_activations(variables, x, widths):
@@ -130,3 +130,21 @@ def test_read_neurons_refuses_masks_of_another_shape(mlp):
     module, variables, x = mlp
     with pytest.raises(InputError, match=r"\(4, 6\).*\(4, 5\)"):
         read_neurons(module, variables, x, neurons="relu_*", masks=[jnp.ones((4, 5), bool)])
+
+
+def test_read_neurons_of_vectors_reads_their_norms_and_has_a_slope_at_zero():
+    def heads(x):
+        return tag(x, "heads")
+
+    def total(x):
+        return read_neurons(heads, x, neurons="heads", vectors=True)[1]["heads"].sum.sum()
+
+    x = np.random.default_rng(0).normal(size=(3, 5, 2, 4)).astype(np.float32)  # (clip, token, head, part)
+    _, readings = read_neurons(heads, x, neurons="heads", vectors=True, threshold=2.0)
+    norms = np.linalg.norm(x, axis=-1)
+    np.testing.assert_array_equal(readings["heads"].active_tokens, (norms > 2).sum(axis=1))
+    np.testing.assert_allclose(readings["heads"].sum, norms.sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(total)(jnp.asarray(x)), x / norms[..., None], rtol=1e-5)
+    np.testing.assert_array_equal(jax.grad(total)(jnp.zeros_like(x)), 0)
+    nothing = read_neurons(heads, np.full_like(x, np.nan), neurons="heads", vectors=True)[1]["heads"]
+    assert np.isnan(nothing.sum).all()  # no number stays none
