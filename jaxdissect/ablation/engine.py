@@ -223,7 +223,8 @@ class LayerByLayer:
 
         `neuron`, `scale` (gain - 1) and `offset` are (changed), as `Chunk.sparse` gives them for each edit.
         """
-        weights: Any = self.encoder.outgoing_weights(layer_variables)  # `_branch` has seen that there are some
+        encoder = self.encoder
+        weights: Any = encoder.outgoing_weights(layer_variables)  # `_branch` has seen that there are some
         place = getattr(self.encoder, "outgoing_module", "")
 
         def output(state: Array, untouched: Array, activation: Array, donor: Array | None) -> Array:
@@ -235,6 +236,11 @@ class LayerByLayer:
             added = jnp.matmul(change, weights[neuron].astype(jnp.float32), precision="highest")
 
             def with_change(_: Site | None, written: Array) -> Array:
+                require(
+                    written.shape == added.shape,
+                    f"{encoder.name}: the neurons add {added.shape} to a value {written.shape}: outgoing_module must "
+                    f"name the module to whose output they add.",
+                )
                 # The sum is formed in float32, and rounded once to the encoder's type.
                 return (written.astype(jnp.float32) + added).astype(written.dtype)
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,24 +85,34 @@ def read_neurons(
     arrays = [leaf for leaf in jax.tree.leaves((inputs, options)) if jnp.ndim(leaf)]
     clips = jnp.shape(arrays[0])[:1] if arrays else None
 
+    sizes: dict[tuple[str, int], tuple[int, int]] = {}
+
     def visit(site: Site, value: Array) -> tuple[Array, Reading]:
         activation = activations_of(value, vectors, site.name)
         _check(site, activation, clips)
+        size = math.prod(activation.shape[1:-1]), activation.shape[-1]
+        require(
+            sizes.setdefault((site.name, site.call), size) == size,
+            f"The layers of {site.name!r} differ in their tokens or units, {sizes[site.name, site.call]} and {size}: "
+            f"give them different names.",
+        )
         with jax.named_scope("counting"):
             return value, reduce_tokens(activation, _mask(site, activation, masks), threshold)
 
     require(math.isfinite(threshold), f"threshold must be a finite number, got {threshold}.")
     given = masks is None or isinstance(masks, (list, tuple))
     require(given, f"masks must be a list, one mask for each call of the layers, got {type(masks).__name__}.")
+    require(masks is None or len(masks) > 0, "masks must have a mask for each call of the layers, got none.")
     for mask in masks or ():
-        require(mask.dtype == bool, f"Masks must be booleans, True for a token that is read, got {mask.dtype}.")
+        kind = str(getattr(mask, "dtype", type(mask).__name__))
+        require(kind == "bool", f"Masks must be arrays of booleans, True for a token that is read, got {kind}.")
     calls = 1 if masks is None else len(masks)
     output, read = visit_neurons(
         model, variables, *inputs, neurons=neurons, visit=visit, calls=calls, specs=specs, **options
     )
     for name, of_name in read.items():
         _require_masks(name, masks is None or len(of_name) == calls, masks or (), f"there are {len(of_name)} calls")
-    return output, {name: _reading(functools.reduce(_merge, of_name)) for name, of_name in read.items()}
+    return output, OrderedDict((name, _reading(functools.reduce(_merge, calls))) for name, calls in read.items())
 
 
 def capture_neurons(
@@ -134,12 +145,17 @@ def stack_layers(readings: Mapping[str, Reading]) -> Reading:
       readings: readings by name, as `read_neurons` returns them; the layers are in their order.
 
     Raises:
-      InputError: layers differ in their number of neurons.
+      InputError: layers differ in their number of neurons or, outside of a jitted function, of tokens.
     """
     widths = {path: reading.sum.shape[-1] for path, reading in readings.items()}
     require(
         len(set(widths.values())) == 1,
         f"Layers can only be stacked if they have equally many neurons, got {widths}.",
+    )
+    counted = [reading.tokens for reading in readings.values() if not isinstance(reading.tokens, jax.core.Tracer)]
+    require(
+        all(np.array_equal(counted[0], tokens) for tokens in counted[1:]),
+        "Layers can only be stacked if they have equally many tokens.",
     )
     return jax.tree.map(_along_layers, *readings.values())
 

@@ -36,11 +36,13 @@ class Sites:
       places: number of times that the tag occurs in the program.
       values: number of its values when the program runs; a place in a loop has one in each turn.
       repeated: whether several places are in one loop.
+      each: the numbers of values that single places have.
     """
 
     places: int
     values: int
     repeated: bool
+    each: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,15 @@ def _sites(jaxpr: Jaxpr) -> dict[str, Sites]:
     sites: dict[str, Sites] = {}
     for equation in jaxpr.eqns:
         for name, found in _sites_of(equation).items():
-            before = sites.get(name, Sites(0, 0, False))
-            repeated = before.repeated or found.repeated
-            sites[name] = Sites(before.places + found.places, before.values + found.values, repeated)
+            before = sites.get(name, Sites(0, 0, False, frozenset()))
+            places, values = before.places + found.places, before.values + found.values
+            sites[name] = Sites(places, values, before.repeated or found.repeated, before.each | found.each)
     return sites
 
 
 def _sites_of(equation: JaxprEqn) -> dict[str, Sites]:
     if equation.primitive.name == "name":
-        return {equation.params["name"]: Sites(1, 1, False)}
+        return {equation.params["name"]: Sites(1, 1, False, frozenset([1]))}
     # Of the sides of a cond one runs; custom derivatives hold their program once as a jaxpr.
     sites: dict[str, Sites] = {}
     for part in jaxprs_in_params(equation.params):
@@ -144,10 +146,11 @@ def _sites_of(equation: JaxprEqn) -> dict[str, Sites]:
     if equation.primitive.name != "scan":
         return sites
     turns = equation.params["length"]
-    return {
-        name: Sites(found.places, turns * found.values, found.repeated or found.places > 1)
-        for name, found in sites.items()
-    }
+    in_turns = {}
+    for name, found in sites.items():
+        each = frozenset(turns * values for values in found.each)
+        in_turns[name] = Sites(found.places, turns * found.values, found.repeated or found.places > 1, each)
+    return in_turns
 
 
 @dataclass(frozen=True)
@@ -260,11 +263,11 @@ class _Walk:
                 f"over devices, as specs={{{name!r}: PartitionSpec('data', None, 'model')}}.",
             )
         # Traced numbers of layers go in as arguments: a body cannot hold what is traced outside of it.
-        numbers = {name: before[name].all for name in inside}
+        numbers = {name: before[name].all for name in inside if not isinstance(before[name].all, int)}
         read_specs: Read = {}
 
         def body(numbers: Mapping[str, Array | int], *args: Any) -> tuple[list[Any], Read]:
-            here = {name: Number(before[name].outer, number) for name, number in numbers.items()}
+            here = {name: Number(before[name].outer, numbers.get(name, before[name].all)) for name in inside}
             outputs, read = self.run(params["jaxpr"], (), args, here)
             for name, parts in read.items():
                 layout = functools.partial(_spec_of, self.specs[name])

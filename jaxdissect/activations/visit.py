@@ -3,6 +3,7 @@
 import difflib
 import functools
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -73,12 +74,14 @@ def visit_neurons(
     sites = {name: found for name, found in program.sites.items() if found.values}  # not in a loop without a turn
     tags = [name for name in sites if fnmatchcase(name.removeprefix(PATH), neurons)]
     require_match(bool(tags), neurons, [*called, *(name for name in sites if not name.startswith(PATH))])
+    both = [name for name in tags if PATH + name in tags]
+    require(not both, f"{', '.join(both)} names a module and a tag: give the tag another name.")
     layers, widths = dict[str, int](), dict[str, tuple[int, ...]]()
     for name in tags:
         path, found, is_path = name.removeprefix(PATH), sites[name], name.startswith(PATH)
         times = found.places if is_path else calls  # a module that is called again, for another chunk, is one layer
         require(
-            found.values % times == 0 and not (is_path and found.repeated),
+            found.values % times == 0 and not (is_path and (found.repeated or len(found.each) > 1)),
             f"{path!r} has {found.values} values in {found.places} places of the program. Some may be layers, and "
             f"others repeated calls of a layer. Give each layer a tag of its own.",
         )
@@ -103,7 +106,8 @@ def visit_neurons(
 
     by_tag = {name: specs[name.removeprefix(PATH)] for name in tags if specs and name.removeprefix(PATH) in specs}
     output, read = visit_program(program, tags, visit_value, by_tag)
-    return output, {name.removeprefix(PATH): _calls(read[name], layers[name]) for name in tags}
+    # An OrderedDict, for JAX sorts the names of a dict that leaves a jitted function.
+    return output, OrderedDict((name.removeprefix(PATH), _calls(read[name], layers[name])) for name in tags)
 
 
 def require_match(matches: bool, pattern: str, names: Iterable[str]) -> None:
@@ -120,7 +124,8 @@ def require_match(matches: bool, pattern: str, names: Iterable[str]) -> None:
     nearest = sorted(set(names), key=lambda name: (-difflib.SequenceMatcher(None, name, pattern).ratio(), name))
     require(
         matches,
-        f"No module or tag matches the pattern {pattern!r}; there are: {', '.join(filter(None, nearest)) or 'none'}.",
+        f"No module or tag matches the pattern {pattern!r}; there are: {', '.join(filter(None, nearest)) or 'none'}."
+        + (" A module is found where it is called." if pattern in nearest else ""),
     )
 
 

@@ -83,6 +83,7 @@ def run_with_gains(
     """
     gains, offsets = jnp.asarray(gains), None if offsets is None else jnp.asarray(offsets)  # indexed by traced layers
     shape = gains.shape
+    require(not jnp.iscomplexobj(gains), "Gains must be real numbers.")
     require(len(shape) in (2, 3), f"Gains must have the axes (layer, neuron) or (clip, layer, neuron), got {shape}.")
     require(offsets is None or not vectors, "Offsets must be left out for units that are vectors: give gains alone.")
     if offsets is not None:

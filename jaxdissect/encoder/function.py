@@ -87,4 +87,4 @@ class FunctionEncoder:
 
     def settings(self) -> Record:
         """Hop and constants; the source of the functions is part of the encoder's fingerprint."""
-        return {"front_end": {"hop": self.hop, "class_tokens": self.class_tokens, **self.constants}}
+        return {"front_end": {**self.constants, "hop": self.hop, "class_tokens": self.class_tokens}}

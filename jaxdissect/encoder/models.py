@@ -119,11 +119,18 @@ def _callable(model: Model) -> Callable[..., PyTree]:
 
 
 def _tagged_linen(module: nn.Module, neurons: str, called: list[str]) -> Callable[..., PyTree]:
+    running: list[str] = []
+
     def intercept(run: Callable, args: tuple, kwargs: Record, context: nn.module.InterceptorContext) -> PyTree:
-        output = run(*args, **kwargs)
-        if context.method_name != "__call__":
-            return output
         path = "/".join(context.module.path)
+        # The outermost call is the module's: a subclass may call `super().__call__`, and modules may share a scope.
+        if context.method_name != "__call__" or path in running:
+            return run(*args, **kwargs)
+        running.append(path)
+        try:
+            output = run(*args, **kwargs)
+        finally:
+            running.remove(path)
         called.append(path)
         return _tag_output(output, path) if fnmatchcase(path, neurons) else output
 

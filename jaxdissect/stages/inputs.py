@@ -13,7 +13,6 @@ from jaxdissect.runtime.files import json_fingerprint
 from jaxdissect.runtime.progress import progress_bar, under_way
 from jaxdissect.runtime.run_directory import Run, absolute
 from jaxdissect.tasks.known import label_names, load_task, task_in_full
-from jaxdissect.tasks.loader import unit_samples
 from jaxdissect.tasks.table import TEST_FOLD, Task
 from jaxdissect.types import Record
 
@@ -156,23 +155,22 @@ def counted_clips(task: Task, recorded: Mapping[str, object]) -> Task:
     return task.rows([row for row, name in enumerate(task.splits) if name in (split, HELD_OUT)])
 
 
-def encoder_fingerprint(encoder: Encoder, task: Task) -> str:
+def encoder_fingerprint(encoder: Encoder) -> str:
     """SHA-256 of an encoder; if a user's factory made it, also of the user's code.
 
     Args:
       encoder: encoder that was loaded.
-      task: task whose clips it takes.
     """
     if not isinstance(encoder, ForeignEncoder):
         return fingerprint(encoder)
-    source = source_fingerprint(encoder, encoder.user_encoder, unit_samples(task, encoder.sample_rate))
-    return json_fingerprint([fingerprint(encoder), source])
+    modules = encoder.user_code.factory.partition(":")[0], type(encoder.user_encoder).__module__
+    return json_fingerprint([fingerprint(encoder), source_fingerprint(modules)])
 
 
 def input_fingerprints(encoder: Encoder, task: Task) -> dict[str, str]:
     """SHA-256 of the encoder, the task's table and the front end, on which every result depends."""
     return {
-        "encoder": encoder_fingerprint(encoder, task),
+        "encoder": encoder_fingerprint(encoder),
         "task": task.fingerprint(),
         "front_end": json_fingerprint(encoder.settings().get("front_end")),
     }

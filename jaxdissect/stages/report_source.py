@@ -52,7 +52,7 @@ def find_source(options: ReportOptions, contents: Contents) -> Source:
     # Without the encoder there is sound; without the clips there would be no activation either.
     try:
         encoder = load_encoder(inputs["encoder"], inputs["dtype"], inputs["units"])
-        same = encoder_fingerprint(encoder, task) == counted["fingerprints"].get("encoder")
+        same = encoder_fingerprint(encoder) == counted["fingerprints"].get("encoder")
         require(same, "the encoder found is another than the one that was counted")
     except InputError as error:
         return Source(task, None, (Missing(ACTIVATION, without_paths(error, options), f"{report} --encoder DIR"),))

@@ -126,6 +126,22 @@ def test_read_neurons_and_gains_inside_a_shard_map(kind):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_read_neurons_inside_a_shard_map_tells_calls_apart_by_their_masks():
+    mesh = mesh_of(AxisType.Auto)
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
+    def halves(weights, x):
+        return tag(x[:, :3] @ weights, "h") + tag(x[:, 3:] @ weights, "h")
+
+    masks = [np.arange(3) < count for count in (1, 3)]
+    masks = [np.broadcast_to(mask, (CLIPS, 3)) for mask in masks]
+    given = {"neurons": "h", "masks": masks, "specs": {"h": P("data", None, None)}}
+    reading = read_neurons(halves, WEIGHTS["in"][0], X, **given)[1]["h"]
+    kept = np.concatenate(masks, axis=1)[..., None]
+    np.testing.assert_array_equal(reading.tokens, [4] * CLIPS)
+    np.testing.assert_array_equal(reading.active_tokens, ((X @ WEIGHTS["in"][0] > 0) & kept).sum(axis=1))
+
+
 @pytest.mark.parametrize(
     ("specs", "message"),
     [

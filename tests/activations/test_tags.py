@@ -171,8 +171,10 @@ def test_read_neurons_reads_modules_under_remat_and_refuses_those_that_nn_jit_ha
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"masks": [np.ones(INPUTS.shape[:2], int)]}, "Masks must be booleans.*got int64"),
-        ({"masks": [np.ones(INPUTS.shape[:2], np.float32)]}, "Masks must be booleans.*got float32"),
+        ({"masks": [np.ones(INPUTS.shape[:2], int)]}, "Masks must be arrays of booleans.*got int64"),
+        ({"masks": [np.ones(INPUTS.shape[:2], np.float32)]}, "Masks must be arrays of booleans.*got float32"),
+        ({"masks": [[[True] * 7] * 5]}, "Masks must be arrays of booleans.*got list"),
+        ({"masks": []}, "masks must have a mask for each call of the layers, got none"),
         ({"masks": np.ones(INPUTS.shape[:2], bool)}, "masks must be a list, one mask for each call"),
         ({"threshold": float("nan")}, "threshold must be a finite number, got nan"),
         ({"masks": [np.ones(INPUTS.shape[:2], bool)] * 2}, "3 values in 1 places"),
@@ -181,6 +183,85 @@ def test_read_neurons_reads_modules_under_remat_and_refuses_those_that_nn_jit_ha
 def test_read_neurons_refuses_what_would_be_miscounted(asked, message):
     with pytest.raises(InputError, match=message):
         read_neurons.__wrapped__(scanned, WEIGHTS, INPUTS, neurons="neurons", **asked)
+
+
+class Doubled(nn.Dense):
+    """A module that calls the call of its class: both have one path."""
+
+    @nn.compact
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+def test_read_neurons_of_a_subclass_that_calls_its_parent_reads_its_output_once():
+    model, x = Doubled(HIDDEN), jnp.asarray(INPUTS)
+    variables = model.init(jax.random.key(0), x)
+    output, readings = read_neurons(model, variables, x, neurons="*")
+    np.testing.assert_array_equal(readings[""].tokens, [7] * 5)
+    np.testing.assert_allclose(readings[""].sum, output.sum(axis=1), rtol=1e-5, atol=1e-5)
+    halved = run_with_gains(model, variables, x, neurons="*", gains=jnp.full((1, HIDDEN), 0.5))
+    np.testing.assert_allclose(halved, output / 2, rtol=1e-6)
+
+
+def test_read_neurons_keeps_the_order_of_layers_through_jit():
+    class Deep(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for number in range(12):
+                x = nn.Dense(WIDTH, name=f"b_{number}")(x)
+            return x
+
+    x = jnp.asarray(INPUTS)
+    variables = Deep().init(jax.random.key(0), x)
+    _, readings = jax.jit(lambda variables, x: read_neurons(Deep(), variables, x, neurons="b_*"))(variables, x)
+    assert list(readings) == [f"b_{number}" for number in range(12)]
+
+
+def pooled(x):
+    """Layers of 8 and of 4 tokens."""
+    x = tag(x, "h").reshape(len(x), 4, -1, WIDTH).mean(axis=2)
+    return tag(x, "h")
+
+
+def test_read_neurons_refuses_layers_of_different_tokens():
+    x = jnp.asarray(draw(5, 8, WIDTH))
+    with pytest.raises(InputError, match=r"The layers of 'h' differ in their tokens or units, \(8, 4\) and \(4, 4\)"):
+        read_neurons(pooled, x, neurons="h")
+    readings = [read_neurons(lambda x: tag(x, "h"), part, neurons="h")[1]["h"] for part in (x, x[:, :4])]
+    with pytest.raises(InputError, match="only be stacked if they have equally many tokens"):
+        stack_layers(dict(zip("ab", readings, strict=True)))
+
+
+def test_read_neurons_refuses_a_module_that_is_called_alone_and_in_a_loop():
+    """Of its four values it cannot be told which are layers."""
+
+    class Mixed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            act = Rectifier(name="act")
+            return nn.scan(lambda module, x, _: (module(x), None), length=3)(act, act(x), None)[0]
+
+    for run in (
+        lambda: read_neurons(Mixed(), {}, jnp.asarray(INPUTS), neurons="act"),
+        lambda: run_with_gains(Mixed(), {}, jnp.asarray(INPUTS), neurons="act", gains=jnp.ones((2, WIDTH))),
+    ):
+        with pytest.raises(InputError, match="'act' has 4 values in 2 places"):
+            run()
+
+
+def test_read_neurons_refuses_a_name_of_a_module_and_of_a_tag():
+    class Both(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return tag(Rectifier(name="act")(x), "act")
+
+    with pytest.raises(InputError, match="act names a module and a tag: give the tag another name"):
+        read_neurons(Both(), {}, jnp.asarray(INPUTS), neurons="act")
+
+
+def test_run_with_gains_refuses_complex_gains():
+    with pytest.raises(InputError, match="Gains must be real numbers"):
+        run_with_gains.__wrapped__(unrolled, WEIGHTS, INPUTS, neurons="neurons", gains=1j * np.ones((LAYERS, HIDDEN)))
 
 
 def test_read_neurons_of_a_loop_without_a_turn_has_no_neurons():

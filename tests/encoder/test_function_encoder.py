@@ -1,5 +1,6 @@
 """Functions, NNX models and other foreign encoders: from a file to tables, checked, and known by their source."""
 
+import importlib
 import json
 import re
 import sys
@@ -175,12 +176,27 @@ def test_changed_code_is_another_encoder(files, tmp_path, capsys):
     assert "encoder" in capsys.readouterr().err
 
 
-def test_source_fingerprint_is_the_same_wherever_the_file_lies(files, tmp_path):
-    files(mine=FUNCTION, helper=HELPER)
-    encoder = load_encoder("mine:factory")
-    assert source_fingerprint(encoder, encoder.user_encoder, 1600) == source_fingerprint(
-        encoder, encoder.user_encoder, 3200
-    )
+def test_source_fingerprint_holds_all_that_the_factory_imports(files, tmp_path):
+    """A constant, a table made with NumPy, an argument in the factory's own file; and not where the files lie."""
+    main_file = "import helper\nfrom config import SCALE\ndef factory(dtype): return helper.activation, SCALE, 1.0\n"
+
+    def print_of(main_file, helper, config):
+        files(mine=main_file, helper=helper, config=config)
+        importlib.invalidate_caches()
+        importlib.import_module("mine")
+        try:
+            return source_fingerprint(["mine"])
+        finally:
+            for name in ("mine", "helper", "config"):
+                sys.modules.pop(name, None)
+
+    texts = main_file, HELPER, "SCALE = 2.0  # of the input\n"
+    first = print_of(*texts)
+    assert print_of(*texts) == first
+    assert print_of(texts[0], texts[1], "SCALE = 2.0\n") == first
+    changed = [print_of(texts[0], texts[1], "SCALE = 3.0\n"), print_of(texts[0], texts[1] + "A = 1\n", texts[2])]
+    changed.append(print_of(texts[0].replace("1.0", "1.5"), *texts[1:]))
+    assert len({first, *changed}) == 4
 
 
 def function_encoder(**changes):
