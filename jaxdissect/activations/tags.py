@@ -89,7 +89,7 @@ def program_of(function: Callable[..., PyTree], inputs: PyTree) -> Program:
       inputs: its arguments; what is no array in them, as a number or a function, is a constant of the program.
     """
     leaves, structure = jax.tree.flatten(inputs)
-    traced = [isinstance(leaf, (jax.Array, np.ndarray, np.generic)) for leaf in leaves]
+    traced = [isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves]
 
     def of_arrays(*arrays: Array) -> PyTree:
         rest = iter(arrays)
