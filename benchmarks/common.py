@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from jaxtyping import PyTree
 
-from jaxdissect.encoder.convert import encoder_from_state, load_state, sizes_from_name
-from jaxdissect.encoder.m2d import M2D
-from jaxdissect.encoder.vit import ViTConfig
+from jaxdissect.encoder.convert.m2d import encoder_from_state, sizes_from_name
+from jaxdissect.encoder.convert.state import load_state
+from jaxdissect.encoder.families.m2d import M2D
+from jaxdissect.encoder.families.vit import ViTConfig
 from jaxdissect.runtime.files import whole_file
 from jaxdissect.types import Json, Record
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jaxdissect.encoder.directory import load_encoder
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
 from jaxdissect.encoder.shipped import shipped_encoder
 from jaxdissect.errors import InputError
 from jaxdissect.options.activations import ActivationsOptions

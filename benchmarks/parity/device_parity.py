@@ -25,9 +25,9 @@ from benchmarks.parity.tracers import Trace, flax_tracer, torch_tracer
 from benchmarks.speed.torch_training import load_params
 from benchmarks.speed.torch_vit import TorchViT, random_checkpoint
 from jaxdissect import load_encoder, load_task
-from jaxdissect.encoder.m2d import M2D, untrained_m2d
+from jaxdissect.encoder.families.m2d import M2D, untrained_m2d
+from jaxdissect.encoder.families.vit import vit_config
 from jaxdissect.encoder.protocol import module_input
-from jaxdissect.encoder.vit import vit_config
 from jaxdissect.tasks.loader import batches
 from jaxdissect.tasks.table import Task
 from jaxdissect.types import Record

@@ -23,8 +23,9 @@ from benchmarks.parity.tracers import flax_tracer, torch_tracer
 from benchmarks.speed.torch_vit import NeuronCounter, TorchViT, load_torch_vit, random_checkpoint
 from jaxdissect.activations.read import read_neurons, stack_layers
 from jaxdissect.audio.decode import read_clip
-from jaxdissect.encoder.convert import load_state, sizes_from_name
-from jaxdissect.encoder.vit import ViTConfig, vit_config
+from jaxdissect.encoder.convert.m2d import sizes_from_name
+from jaxdissect.encoder.convert.state import load_state
+from jaxdissect.encoder.families.vit import ViTConfig, vit_config
 from jaxdissect.runtime.files import whole_file
 
 TINY = {"width": 64, "depth": 2, "heads": 4, "mlp": 256}

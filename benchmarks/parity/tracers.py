@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import PyTree
 
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
 
 
 class Trace(NamedTuple):

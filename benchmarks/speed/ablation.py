@@ -42,8 +42,8 @@ from benchmarks.speed.torch_vit import TorchViT, load_torch_vit, random_checkpoi
 from jaxdissect.ablation.causal_map import _margin_gradients
 from jaxdissect.ablation.edits import Edit, plan
 from jaxdissect.ablation.engine import LayerByLayer
-from jaxdissect.encoder.m2d import M2D, untrained_m2d
-from jaxdissect.encoder.vit import ViTConfig, vit_config
+from jaxdissect.encoder.families.m2d import M2D, untrained_m2d
+from jaxdissect.encoder.families.vit import ViTConfig, vit_config
 from jaxdissect.probe.linear import EPSILON, Head
 from jaxdissect.runtime.sharding import local_mesh, map_clips, replicate, shard_clips
 from jaxdissect.tasks.known import load_task

@@ -33,7 +33,7 @@ from benchmarks.speed.programs import PROGRAMS, WITHOUT, Size
 from jaxdissect.activations import read
 from jaxdissect.bench.matrix_products import repeated_seconds
 from jaxdissect.counting import top_clips
-from jaxdissect.encoder import attention
+from jaxdissect.encoder.families import attention
 from jaxdissect.runtime.files import whole_file
 from jaxdissect.runtime.sharding import local_mesh
 from jaxdissect.types import Record

@@ -32,9 +32,9 @@ from jaxdissect.audio.log_mel import m2d_front_end, mel_filters
 from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.counting import statistics, top_clips
 from jaxdissect.counting.stream import CountOptions, counting_step
-from jaxdissect.encoder import attention, vit
-from jaxdissect.encoder.m2d import M2D, NORM_STATS
-from jaxdissect.encoder.vit import ViTConfig, init_vit, vit_config
+from jaxdissect.encoder.families import attention, blocks
+from jaxdissect.encoder.families.m2d import M2D, NORM_STATS
+from jaxdissect.encoder.families.vit import ViTConfig, init_vit, vit_config
 from jaxdissect.probe.linear import Head
 from jaxdissect.runtime.sharding import AXIS, local_mesh, map_clips, map_per_device
 from jaxdissect.tasks.table import LabelSet, Task, make_task
@@ -114,7 +114,8 @@ def given(options: Options, blocks: int, mesh: Mesh) -> Given:
     front_end = m2d_front_end(16000, config.bands)
     constants = {"mel_filters": mel_filters(front_end), "norm_stats": np.asarray(NORM_STATS, np.float32)}
     params = jax.eval_shape(partial(init_vit, config), jax.random.key(0))
-    encoder = M2D("untrained", config, front_end, {"params": params, "front_end": constants}, jnp.dtype(options.dtype))
+    variables = {"params": params, "front_end": constants}
+    encoder = M2D("untrained", config, variables, jnp.dtype(options.dtype), log_mel=front_end)
     clips = options.clips * mesh.size
     names, members = [f"{number}.wav" for number in range(clips)], tuple((number % CLASSES,) for number in range(clips))
     labels = LabelSet(LABELS, tuple(map(str, range(CLASSES))), members)
@@ -199,7 +200,7 @@ LEVERS: dict[str, tuple[Any, str, Any]] = {
     "cudnn": (attention, "has_cudnn", lambda: False),
     "pairs": (token_sums, "in_pairs", token_sums.one_by_one),
     "sort": (top_clips, "_insert_together", top_clips._insert_one_by_one),
-    "three_products": (vit, "_three_products", vit._one_product),
+    "three_products": (blocks, "_three_products", blocks._one_product),
     "casts_ahead": (M2D, "device_variables", property(lambda encoder: encoder.variables)),
 }
 

@@ -25,8 +25,8 @@ from jaxtyping import Array, PyTree
 from benchmarks.common import options_record, table, write_record
 from jaxdissect import load_encoder, read_neurons, stack_layers
 from jaxdissect.activations.read import reduce_tokens
-from jaxdissect.encoder.m2d import M2D
-from jaxdissect.encoder.vit import GELU
+from jaxdissect.encoder.families.blocks import GELU
+from jaxdissect.encoder.families.m2d import M2D
 from jaxdissect.types import Record
 
 

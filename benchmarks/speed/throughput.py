@@ -35,9 +35,9 @@ from benchmarks.common import (
 from benchmarks.speed.torch_vit import Counts, NeuronCounter, load_torch_vit, random_checkpoint
 from jaxdissect.activations.read import read_neurons, stack_layers
 from jaxdissect.counting import statistics
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
+from jaxdissect.encoder.families.vit import ViTConfig, vit_config
 from jaxdissect.encoder.protocol import variables_on
-from jaxdissect.encoder.vit import ViTConfig, vit_config
 from jaxdissect.runtime.sharding import local_mesh, map_per_device, per_device, shard_clips
 from jaxdissect.types import Record
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, layer_norm, mse_loss, normalize
 
 from benchmarks.speed.torch_vit import EPSILON, Block, TorchViT
-from jaxdissect.encoder.vit import ViTConfig
+from jaxdissect.encoder.families.vit import ViTConfig
 from jaxdissect.training.masking import sin_cos_positions
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from jaxdissect.encoder.vit import ViTConfig
+from jaxdissect.encoder.families.vit import ViTConfig
 
 EPSILON = 1e-6
 

@@ -20,8 +20,8 @@ from jaxtyping import PyTree
 from benchmarks.common import Devices, options_record, seconds_of, table, write_record
 from benchmarks.speed import torch_training
 from jaxdissect.audio.pcm import FULL_SCALE
-from jaxdissect.encoder.m2d import M2D, untrained_m2d
-from jaxdissect.encoder.vit import ViTConfig, vit_config
+from jaxdissect.encoder.families.m2d import M2D, untrained_m2d
+from jaxdissect.encoder.families.vit import ViTConfig, vit_config
 from jaxdissect.runtime.sharding import local_mesh, replicate, shard_clips
 from jaxdissect.training.m2d import MaskedModelingDuo
 from jaxdissect.training.masking import decoder_config, random_mask

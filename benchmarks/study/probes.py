@@ -19,7 +19,7 @@ import tyro
 from benchmarks.common import table
 from jaxdissect.demo import untrained_tiny
 from jaxdissect.encoder.directory import load_encoder
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
 from jaxdissect.encoder.protocol import Encoder
 from jaxdissect.probe.embeddings import Embeddings, embed_clips
 from jaxdissect.probe.evaluation import evaluate, task_splits

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from jaxdissect.commands.outcome import Outcome
-from jaxdissect.encoder.convert import convert_checkpoint
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.convert.checkpoint import convert_checkpoint
+from jaxdissect.encoder.families.linen import LinenEncoder
+from jaxdissect.encoder.families.m2d import M2D
 from jaxdissect.options.convert import ConvertOptions
 from jaxdissect.runtime.progress import under_way
 from jaxdissect.types import Record
@@ -18,26 +19,31 @@ def run(options: ConvertOptions) -> Iterator[Outcome]:
     yield Outcome(stage="convert", results=results, summary=encoder_summary(results), files=(options.out,))
 
 
-def encoder_results(encoder: M2D) -> Record:
+def encoder_results(encoder: LinenEncoder) -> Record:
     """An encoder's name and sizes.
 
     Args:
       encoder: encoder that was converted or trained.
     """
-    vit, head = encoder.config, encoder.variables.get("head")
-    return {
+    config, head = encoder.config, encoder.variables.get("head")
+    results = {
         "encoder": encoder.name,
-        "layers": vit.depth,
-        "neurons_per_layer": vit.mlp,
-        "width": vit.width,
-        "heads": vit.heads,
-        "input_bands": vit.bands,
-        "input_frames": vit.frames,
-        "patch_bands": vit.patch_bands,
-        "patch_frames": vit.patch_frames,
-        "sample_rate_hz": encoder.sample_rate,
-        "head_classes": None if head is None else len(head["bias"]),
+        "layers": config.depth,
+        "neurons_per_layer": config.mlp,
+        "width": config.width,
+        "heads": config.heads,
     }
+    if isinstance(encoder, M2D):
+        results |= {
+            "input_bands": config.bands,
+            "input_frames": config.frames,
+            "patch_bands": config.patch_bands,
+            "patch_frames": config.patch_frames,
+        }
+    else:
+        results["family"] = encoder.family
+    head_classes = None if head is None else len(head["bias"])
+    return {**results, "sample_rate_hz": encoder.sample_rate, "head_classes": head_classes}
 
 
 def encoder_summary(results: Record) -> str:
@@ -48,8 +54,13 @@ def encoder_summary(results: Record) -> str:
     """
     layers, neurons, classes = results["layers"], results["neurons_per_layer"], results["head_classes"]
     head = f", task head of {classes} classes." if classes else "."
+    what = f"family {results.get('family')}"
+    if "input_bands" in results:
+        what = (
+            f"input {results['input_bands']} bands x {results['input_frames']} frames in patches "
+            f"of {results['patch_bands']}x{results['patch_frames']}"
+        )
     return (
         f"{results['encoder']}: {layers} layers of {neurons} neurons ({layers * neurons:,}), width {results['width']}, "
-        f"{results['heads']} heads, input {results['input_bands']} bands x {results['input_frames']} frames in patches "
-        f"of {results['patch_bands']}x{results['patch_frames']}, {results['sample_rate_hz']} Hz{head}"
+        f"{results['heads']} heads, {what}, {results['sample_rate_hz']} Hz{head}"
     )

@@ -12,23 +12,26 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxdissect.audio.log_mel import LogMel
+from jaxdissect.encoder.families.catalogue import FAMILIES, untrained_encoder, untrained_twin
+from jaxdissect.encoder.families.linen import LinenEncoder
+from jaxdissect.encoder.families.m2d import M2D
+from jaxdissect.encoder.families.vit import ViTConfig
 from jaxdissect.encoder.foreign import ForeignEncoder, load_foreign
-from jaxdissect.encoder.m2d import M2D
 from jaxdissect.encoder.protocol import Encoder, Variables, head_shapes
 from jaxdissect.encoder.shipped import shipped_encoder, shipped_encoders
-from jaxdissect.encoder.vit import ViTConfig, init_vit
 from jaxdissect.errors import InputError, require
 from jaxdissect.runtime.array_trees import read_arrays, write_arrays
 from jaxdissect.runtime.files import new_folder, require_regular
 from jaxdissect.types import Record
 
+UNTRAINED = "untrained:"
 FORMAT = 1  # of encoder.json and params/; raised when their meaning changes
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 STORAGES = {"float32": jnp.float32, "float16": jnp.float16}
 
 
 def save_encoder(
-    encoder: M2D, path: str | Path, storage: str = "float32", files: Mapping[str, str] | None = None
+    encoder: LinenEncoder, path: str | Path, storage: str = "float32", files: Mapping[str, str] | None = None
 ) -> None:
     """Write an encoder directory; it appears whole or not at all.
 
@@ -55,7 +58,7 @@ def save_encoder(
         "format": FORMAT,
         "name": encoder.name,
         **encoder.settings(),
-        "norm_stats": _norm_stats(encoder),
+        **_readable(encoder),
         "head_classes": None if head is None else len(head["bias"]),
         "storage": storage,
         "fingerprint": fingerprint(encoder),
@@ -70,11 +73,13 @@ def save_encoder(
 
 
 def load_encoder(path: str | Path, dtype: str = "float32", units: str | None = None) -> Encoder:
-    """Load an encoder directory, one that ships with the project, or call a factory given as "package.module:factory".
+    """Load an encoder directory or one that ships with the project, make an untrained one, or call a factory.
 
     Args:
-      path: directory, name of a shipped encoder ("supervised_tiny"), or factory; a factory is called as
-        `factory(dtype=jnp.float32)`, or with `jnp.bfloat16`, and returns an `Encoder`.
+      path: directory; name of a shipped encoder ("supervised_tiny"); or "package.module:factory", which is called as
+        `factory(dtype=jnp.float32)`, or with `jnp.bfloat16`, and returns an `Encoder`. Or "untrained:NAME", where NAME
+        is an architecture ("wav2vec2-base") or a directory, whose sizes are taken; ":1" behind it is another seed
+        than 0.
       dtype: type of the computation, "float32" (float32 products) or "bfloat16".
       units: kind of its neurons: "mlp", "heads" or "residual"; for a factory's encoder a name in its `units`. Default:
         the hidden units of the MLPs, or the `neurons` of the factory's encoder.
@@ -102,7 +107,7 @@ def with_units(encoder: Encoder, name: str) -> Encoder:
         f"units must be one of {', '.join(known) or 'none'} for {encoder.name}, got {name!r}. Your own encoder names "
         f"its units in the attribute `units`; see docs/encoders.md.",
     )
-    if isinstance(encoder, M2D):
+    if isinstance(encoder, LinenEncoder):
         return dataclasses.replace(encoder, kind=name)
     if isinstance(encoder, ForeignEncoder):
         return encoder.with_units(known[name])
@@ -111,32 +116,68 @@ def with_units(encoder: Encoder, name: str) -> Encoder:
 
 def _load(path: str | Path, dtype: str) -> Encoder:
     require(dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    if str(path).startswith(UNTRAINED):
+        return dataclasses.replace(_untrained(str(path).removeprefix(UNTRAINED)), dtype=DTYPES[dtype])
     folder = Path(path)
     if not folder.exists():
         if ":" in str(path):
             return load_foreign(str(path), DTYPES[dtype])
         folder = shipped_encoder(str(path)) or folder
+    return dataclasses.replace(read_encoder(folder), dtype=DTYPES[dtype])
+
+
+def _untrained(name: str) -> LinenEncoder:
+    """An encoder with random weights: of an architecture, or of an encoder directory, and perhaps of another seed."""
+    start, _, end = name.rpartition(":")
+    name, seed = (start, int(end)) if start and end.isdecimal() else (name, 0)
+    folder = Path(name) if Path(name).exists() else shipped_encoder(name)
+    return untrained_encoder(name, seed) if folder is None else untrained_twin(read_encoder(folder), seed)
+
+
+def read_encoder(folder: Path) -> LinenEncoder:
+    """Read an encoder directory.
+
+    Args:
+      folder: the directory.
+
+    Raises:
+      InputError: it is none, or was changed after it was written.
+    """
     description = _read_description(folder)
     try:
-        config = ViTConfig(**description["vit"])
-        front_end = LogMel(**description["front_end"])
-        source = {**description["source"], "licence": description["licence"]}
+        encoder = _without_variables(description)
         storage = STORAGES[description.get("storage", "float32")]
-        target = _shapes(config, front_end, description["head_classes"], storage)
+        target = _shapes(encoder, description["head_classes"], storage)
         stored = read_arrays(folder / "params", target, "encoder.json", "convert the checkpoint again")
-        variables = _cast_params(stored, jnp.float32)
-        encoder = M2D(description["name"], config, front_end, variables, DTYPES[dtype], source)
-        expected = description["fingerprint"], description["norm_stats"]
+        encoder = dataclasses.replace(encoder, variables=_cast_params(stored, jnp.float32))
+        expected = {name: description[name] for name in ("fingerprint", *_readable(encoder))}
     except (KeyError, TypeError, AttributeError) as error:  # of a description that somebody has edited
         raise InputError(
             f"{folder / 'encoder.json'} lacks or misnames an entry ({error}): convert the checkpoint again."
         ) from error
     require(
-        expected == (fingerprint(encoder), _norm_stats(encoder)),
+        expected == {"fingerprint": fingerprint(encoder), **_readable(encoder)},
         f"{folder} was changed after it was converted: its numbers do not match the fingerprint in encoder.json. "
         f"Convert the checkpoint again.",
     )
     return encoder
+
+
+def _without_variables(description: Record) -> LinenEncoder:
+    """The encoder that a description tells of, before its arrays are read."""
+    name, source = description["name"], {**description["source"], "licence": description["licence"]}
+    if "family" not in description:
+        config, front_end = ViTConfig(**description["vit"]), LogMel(**description["front_end"])
+        return M2D(name, config, {}, source=source, log_mel=front_end)
+    family = FAMILIES.get(description["family"])
+    if family is None:
+        raise InputError(
+            f"{name} is an encoder of the family {description['family']!r}; this version knows {', '.join(FAMILIES)}."
+        )
+    # JSON has lists where a config has tuples.
+    settings = description["config"].items()
+    config = family.config_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings})
+    return family(name, config, {}, source=source)
 
 
 def fingerprint(encoder: Encoder) -> str:
@@ -176,15 +217,17 @@ def _read_description(folder: Path) -> Record:
     return description
 
 
-def _shapes(config: ViTConfig, front_end: LogMel, head_classes: int | None, dtype: DTypeLike) -> Variables:
+def _shapes(encoder: LinenEncoder, head_classes: int | None, dtype: DTypeLike) -> Variables:
     """Shapes and types of everything in `params/`."""
-    shapes: Record = {"front_end": {"mel_filters": (front_end.n_fft // 2 + 1, front_end.bands), "norm_stats": (2,)}}
+    shapes: Record = {}
+    if constants := encoder.constant_shapes():
+        shapes["front_end"] = constants
     if head_classes is not None:
-        shapes["head"] = head_shapes(config.grid[0] * config.width, head_classes)
+        shapes["head"] = head_shapes(encoder.features, head_classes)
 
     def variables() -> Variables:  # traced, never computed
         zeros = jax.tree.map(jnp.zeros, shapes, is_leaf=lambda node: isinstance(node, tuple))
-        return _cast_params({"params": init_vit(config, jax.random.key(0)), **zeros}, dtype)
+        return _cast_params({"params": encoder.init(jax.random.key(0)), **zeros}, dtype)
 
     target: Variables = jax.eval_shape(variables)
     return target
@@ -199,5 +242,7 @@ def _finite(variables: Variables) -> bool:
     return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(variables["params"]))
 
 
-def _norm_stats(encoder: M2D) -> list[float]:
-    return [float(value) for value in encoder.variables["front_end"]["norm_stats"]]
+def _readable(encoder: LinenEncoder) -> Record:
+    """Constants that `encoder.json` shows, too."""
+    norm_stats = encoder.variables.get("front_end", {}).get("norm_stats")
+    return {} if norm_stats is None else {"norm_stats": [float(value) for value in norm_stats]}

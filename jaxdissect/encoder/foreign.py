@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
 from jaxdissect.encoder.models import Model, guarded_model, is_model, knows_its_calls
 from jaxdissect.encoder.protocol import Encoder, LayeredEncoder, TokenLayout, Units, Variables
 from jaxdissect.encoder.user_code import UserCode, holds_arrays, user_line

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
 from jaxdissect.training.masking import Decoder, chosen, decoder_config, random_mask
 from jaxdissect.training.objective import Params, encode_patches, initial_encoder, shown_positions, spectrogram_patches
 

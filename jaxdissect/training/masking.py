@@ -7,7 +7,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxdissect.encoder.vit import Block, Dense, LayerNorm, ViTConfig
+from jaxdissect.encoder.families.blocks import Block, Dense
+from jaxdissect.encoder.families.vit import LayerNorm, ViTConfig
 from jaxdissect.errors import require
 
 
@@ -109,7 +110,7 @@ class Decoder(nn.Module):
         hidden = mask_token.astype(self.dtype)[None, None] + position[masked]
         x = jnp.concatenate([shown, hidden], axis=1)
         for layer in range(config.depth):
-            x = Block(config, self.dtype, name=f"blocks_{layer}")(x)
+            x = Block(config.block, self.dtype, name=f"blocks_{layer}")(x)
         x = LayerNorm(dtype=self.dtype, name="norm")(x[:, shown.shape[1] :])
         return Dense(self.outputs, dtype=self.dtype, name="out")(x)
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
+from jaxdissect.encoder.families.vit import ViT, init_vit, split_patches
 from jaxdissect.encoder.protocol import Variables
-from jaxdissect.encoder.vit import ViT, init_vit, split_patches
 from jaxdissect.training.masking import sin_cos_positions
 
 Params: TypeAlias = Variables  # nested mappings of arrays

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import jax
 
-from jaxdissect.encoder.convert import sizes_from_name
+from jaxdissect.encoder.convert.m2d import sizes_from_name
 from jaxdissect.encoder.directory import DTYPES, load_encoder
-from jaxdissect.encoder.m2d import M2D, untrained_m2d
-from jaxdissect.encoder.vit import vit_config
+from jaxdissect.encoder.families.m2d import M2D, untrained_m2d
+from jaxdissect.encoder.families.vit import vit_config
 from jaxdissect.errors import InputError, require
 from jaxdissect.options.train import TrainOptions
 from jaxdissect.runtime.records import differences

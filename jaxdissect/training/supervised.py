@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
 from jaxdissect.training.objective import Metrics, Params, initial_encoder
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int16
 
 from jaxdissect.audio.pcm import samples_as_float
 from jaxdissect.encoder.directory import fingerprint, save_encoder
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
 from jaxdissect.errors import InputError, TrainingError, require
 from jaxdissect.options.train import OBJECTIVES_OF, TrainOptions
 from jaxdissect.runtime.files import json_fingerprint, locked, require_new, require_regular, write_json, writing

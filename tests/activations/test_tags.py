@@ -11,7 +11,7 @@ from same_model import HIDDEN, INPUTS, LAYERS, WEIGHTS, WIDTH, Rectifier, draw, 
 from jaxdissect import InputError, ViTConfig, read_neurons, run_with_gains, stack_layers, tag, untrained_m2d
 from jaxdissect.activations.read import reduce_tokens
 from jaxdissect.encoder import models
-from jaxdissect.encoder.vit import GELU
+from jaxdissect.encoder.families.blocks import GELU
 
 
 def backwards(weights, x):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdissect.encoder import attention as module
-from jaxdissect.encoder.attention import attention, has_cudnn
+from jaxdissect.encoder.families import attention as module
+from jaxdissect.encoder.families.attention import attention, has_cudnn
 
 
 def some(dtype, shape=(2, 3, 11, 4, 8)):

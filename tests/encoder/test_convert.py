@@ -21,9 +21,9 @@ from torch_reference import random_state, reference_chunk
 
 from jaxdissect import Encoder, InputError, ViTConfig, convert_checkpoint, load_encoder, save_encoder
 from jaxdissect.audio.log_mel import m2d_front_end
-from jaxdissect.encoder.convert import sizes_from_name
+from jaxdissect.encoder.convert.m2d import sizes_from_name
 from jaxdissect.encoder.directory import fingerprint
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
 
 NAME = "m2d_vit_tiny-80x96p16x16-random"
 CONFIG = ViTConfig(80, 96, 16, 16, width=64, depth=2, heads=1, mlp=96)
@@ -822,7 +822,7 @@ def test_fingerprint_changes_with_every_array(saved):
         changed = array.copy()
         changed.flat[-1] = np.nextafter(changed.flat[-1], np.float32(np.inf))
         variables = jax.tree.unflatten(tree, [*arrays[:number], changed, *arrays[number + 1 :]])
-        seen.add(fingerprint(M2D(encoder.name, encoder.config, encoder.log_mel, variables)))
+        seen.add(fingerprint(M2D(encoder.name, encoder.config, variables, log_mel=encoder.log_mel)))
     assert len(seen) == 1 + len(arrays)
 
 
@@ -830,16 +830,16 @@ def test_fingerprint_changes_with_sizes_that_no_array_shows(saved):
     encoder = load_encoder(saved)
     config, front_end = vars(encoder.config), vars(encoder.log_mel)
     others = [
-        M2D(encoder.name, ViTConfig(**{**config, "heads": 2}), encoder.log_mel, encoder.variables),
-        M2D(encoder.name, ViTConfig(**{**config, "frames": 97}), encoder.log_mel, encoder.variables),
-        M2D(encoder.name, encoder.config, type(encoder.log_mel)(**{**front_end, "hop": 161}), encoder.variables),
+        M2D(encoder.name, ViTConfig(**{**config, "heads": 2}), encoder.variables, log_mel=encoder.log_mel),
+        M2D(encoder.name, ViTConfig(**{**config, "frames": 97}), encoder.variables, log_mel=encoder.log_mel),
+        dataclasses.replace(encoder, log_mel=type(encoder.log_mel)(**{**front_end, "hop": 161})),
     ]
     assert len({fingerprint(other) for other in (encoder, *others)}) == 4
 
 
 def test_fingerprint_ignores_dtype_and_name(saved):
     encoder = load_encoder(saved)
-    on_host = M2D("another name", encoder.config, encoder.log_mel, jax.device_get(encoder.variables))
+    on_host = M2D("another name", encoder.config, jax.device_get(encoder.variables), log_mel=encoder.log_mel)
     computed = (dataclasses.replace(encoder, dtype=jnp.bfloat16), load_encoder(saved, dtype="bfloat16"), on_host)
     same = {fingerprint(other) for other in (encoder, *computed)}
     assert len(same) == 1

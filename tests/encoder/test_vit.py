@@ -12,9 +12,9 @@ from tolerances import assert_within, relative_error
 from torch_reference import Reference, encoder_of, random_state, reference_chunk, reference_chunks
 
 from jaxdissect import InputError, ViTConfig, untrained_m2d, vit_config
-from jaxdissect.encoder import vit
-from jaxdissect.encoder.m2d import M2D
-from jaxdissect.encoder.vit import ViT, chunk_frames, clip_embedding, frame_embeddings
+from jaxdissect.encoder.families import blocks
+from jaxdissect.encoder.families.m2d import M2D
+from jaxdissect.encoder.families.vit import ViT, chunk_frames, clip_embedding, frame_embeddings
 
 SMALL = {"width": 64, "depth": 2, "heads": 4, "mlp": 128}
 CONFIGS = {
@@ -259,11 +259,12 @@ def test_qkv_by_three_products_is_that_by_one():
     """The form for CUDA, run here; whole numbers add up exactly."""
     rng = np.random.default_rng(0)
     x, kernel, bias = (jnp.asarray(rng.integers(-4, 5, shape), jnp.float32) for shape in ((2, 5, 7, 6), (6, 18), (18,)))
-    for found, expected in zip(vit._three_products(x, kernel, bias), vit._one_product(x, kernel, bias), strict=True):
+    one, three = blocks._one_product(x, kernel, bias), blocks._three_products(x, kernel, bias)
+    for found, expected in zip(three, one, strict=True):
         np.testing.assert_array_equal(found, expected)
         assert found.shape == x.shape
-    mapped = jax.vmap(lambda x: vit._three_products(x, kernel, bias))(x)
-    np.testing.assert_array_equal(mapped[2], vit._one_product(x, kernel, bias)[2])
+    mapped = jax.vmap(lambda x: blocks._three_products(x, kernel, bias))(x)
+    np.testing.assert_array_equal(mapped[2], blocks._one_product(x, kernel, bias)[2])
 
 
 def test_m2d_device_variables_cast_kernels_and_nothing_else():

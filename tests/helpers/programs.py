@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdissect.ablation import engine, stream
-from jaxdissect.encoder.m2d import M2D
+from jaxdissect.encoder.families.m2d import M2D
 from jaxdissect.training import fit, step, train
 
 STATES, STEPS, RUNNERS = {}, {}, {}

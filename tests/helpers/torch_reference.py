@@ -6,9 +6,9 @@ import numpy as np
 import torch
 import transformers
 
-from jaxdissect.encoder.convert import Sizes, encoder_from_state
-from jaxdissect.encoder.m2d import M2D
-from jaxdissect.encoder.vit import ViTConfig
+from jaxdissect.encoder.convert.m2d import Sizes, encoder_from_state
+from jaxdissect.encoder.families.m2d import M2D
+from jaxdissect.encoder.families.vit import ViTConfig
 
 RENAMED = {
     "mlp.fc1": "mlp.fc1",

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.speed import device_day, programs
 from benchmarks.speed.device_day import Options
-from jaxdissect.encoder.vit import vit_config
+from jaxdissect.encoder.families.vit import vit_config
 
 
 def test_exact_compares_counts_and_products_with_the_processor():

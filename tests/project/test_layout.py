@@ -10,10 +10,11 @@ HEAVY = [
     "tyro", "xarray",
 ]  # fmt: skip
 COMPUTE = [
-    "runtime.sharding", "audio.log_mel", "encoder.vit", "encoder.m2d", "encoder.directory", "activations.read",
-    "activations.write", "activations.token_masks", "counting.statistics", "selection.aape", "significance.p_values",
-    "probe.linear", "ablation.verdicts", "ablation.engine", "ablation.matched_controls", "ablation.interventions",
-    "training.step", "training.m2d", "training.supervised",
+    "runtime.sharding", "audio.log_mel", "encoder.families.vit", "encoder.families.catalogue",
+    "encoder.families.wav2vec2", "encoder.families.linen", "encoder.families.blocks", "encoder.families.m2d",
+    "encoder.directory", "activations.read", "activations.write", "activations.token_masks", "counting.statistics",
+    "selection.aape", "significance.p_values", "probe.linear", "ablation.verdicts", "ablation.engine",
+    "ablation.matched_controls", "ablation.interventions", "training.step", "training.m2d", "training.supervised",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from tolerances import assert_within, relative_error
 
 from benchmarks.speed import torch_training
 from jaxdissect import InputError, ViTConfig, untrained_m2d
-from jaxdissect.encoder.vit import ViT, split_patches
+from jaxdissect.encoder.families.vit import ViT, split_patches
 from jaxdissect.training.fit import COLLAPSED
 from jaxdissect.training.m2d import MaskedModelingDuo, over_batch, spread, unit
 from jaxdissect.training.masked_prediction import standardised

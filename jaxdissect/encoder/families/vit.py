@@ -1,9 +1,7 @@
 """The Vision Transformer of M2D in Flax Linen: log-mel spectrogram -> tokens, for any input and patch size.
 
 Source: Niizumi et al., "Masked Modeling Duo" (TASLP 2024): pre-norm ViT, LayerNorm epsilon 1e-6, fused qkv with
-bias, exact GELU, class token first. Only outputs of modules can be read. So GELU is a module of its own,
-`blocks_N/mlp/act`. The heads' outputs and a block's output pass through modules that only name them,
-`blocks_N/attn/heads` and `blocks_N/residual`.
+bias, exact GELU, class token first.
 """
 
 import functools
@@ -11,18 +9,16 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdissect.encoder.attention import attention
+from jaxdissect.encoder.families.blocks import Block, BlockConfig, Dense
 from jaxdissect.encoder.protocol import Variables
 from jaxdissect.errors import require
 
 # Width, depth and heads of each named size; the MLP is four times as wide.
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
-Dense = functools.partial(nn.Dense, precision="highest")  # float32 products on accelerators, too
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 # One array for each call of the blocks: all full chunks together, then a shorter last chunk.
 Tokens: TypeAlias = tuple[Float[Array, "clip _chunk _token width"], ...]
@@ -71,6 +67,11 @@ class ViTConfig:
         """Number of patches of a full input along each axis: (bands, frames)."""
         return self.bands // self.patch_bands, self.frames // self.patch_frames
 
+    @property
+    def block(self) -> BlockConfig:
+        """Sizes of a block."""
+        return BlockConfig(self.width, self.heads, self.mlp)
+
 
 def vit_config(size: str = "base", **sizes: int) -> ViTConfig:
     """A ViT of a named size.
@@ -95,88 +96,6 @@ def chunk_frames(frames: int, config: ViTConfig) -> tuple[int, int]:
     return (full + 1, 0) if padded == config.frames else (full, padded)
 
 
-class GELU(nn.Module):
-    """Exact GELU; its output is the activation of the neurons."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jax.nn.gelu(x, approximate=False)
-
-
-class Named(nn.Module):
-    """Returns its input, which can then be read by the module's path."""
-
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        return x
-
-
-class MLP(nn.Module):
-    config: ViTConfig
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
-        hidden = Dense(self.config.mlp, dtype=self.dtype, name="fc1")(x)
-        return Dense(self.config.width, dtype=self.dtype, name="fc2")(GELU(name="act")(hidden))
-
-
-class QKV(nn.Module):
-    """Queries, keys and values: a dense layer, whose outputs they are in this order along the last axis."""
-
-    config: ViTConfig
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*clip token width"]) -> tuple[Float[Array, "*clip token width"], ...]:
-        width = self.config.width
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (width, 3 * width), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (3 * width,), jnp.float32)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        # On a GPU the three parts of one product would be copied apart, which costs more than to read x three times.
-        return jax.lax.platform_dependent(x, kernel, bias, cuda=_three_products, default=_one_product)
-
-
-def _one_product(x: Array, kernel: Array, bias: Array) -> tuple[Array, ...]:
-    return tuple(jnp.split(_affine(x, kernel, bias), 3, axis=-1))
-
-
-def _three_products(x: Array, kernel: Array, bias: Array) -> tuple[Array, ...]:
-    parts = zip(jnp.split(kernel, 3, axis=-1), jnp.split(bias, 3), strict=True)
-    # XLA would merge products that share an operand; behind a barrier they share none.
-    apart = ((*jax.lax.optimization_barrier((x, part)), of_part) for part, of_part in parts)
-    return tuple(_affine(*of_part) for of_part in apart)
-
-
-def _affine(x: Array, kernel: Array, bias: Array) -> Array:
-    return jnp.matmul(x, kernel, precision="highest") + jnp.expand_dims(bias, range(x.ndim - 1))
-
-
-class Attention(nn.Module):
-    config: ViTConfig
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
-        width, heads = self.config.width, self.config.heads
-        qkv = QKV(self.config, self.dtype, name="qkv")(x)
-        # (clip, token, heads x features) -> (clip, token, head, feature)
-        mixed = attention(*(part.reshape(*part.shape[:-1], heads, width // heads) for part in qkv))
-        mixed = Named(name="heads")(mixed)
-        return Dense(width, dtype=self.dtype, name="proj")(mixed.reshape(x.shape))  # heads beside each other again
-
-
-class Block(nn.Module):
-    config: ViTConfig
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*clip token width"]) -> Float[Array, "*clip token width"]:
-        normed = LayerNorm(dtype=self.dtype, name="norm1")(x)
-        x = x + Attention(self.config, self.dtype, name="attn")(normed)
-        normed = LayerNorm(dtype=self.dtype, name="norm2")(x)
-        return Named(name="residual")(x + MLP(self.config, self.dtype, name="mlp")(normed))
-
-
 class ViT(nn.Module):
     """Normalised log-mel spectrogram -> tokens.
 
@@ -198,7 +117,7 @@ class ViT(nn.Module):
         self.pos_embed = self.param(
             "pos_embed", nn.initializers.normal(0.02), (1 + bands * frames, config.width), jnp.float32
         )
-        self.blocks = [Block(config, self.dtype) for _ in range(config.depth)]
+        self.blocks = [Block(config.block, self.dtype) for _ in range(config.depth)]
         self.norm = LayerNorm(dtype=self.dtype)
 
     def __call__(self, spectrogram: Float[Array, "clip frame band"]) -> Tokens:

@@ -1,92 +1,55 @@
 """M2D as an `Encoder`: log-mel front end, normalisation, ViT, and its published way of embedding clips."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdissect.audio.log_mel import LogMel, log_mel, m2d_front_end, mel_filters
-from jaxdissect.encoder.protocol import TokenLayout, Units, Variables
-from jaxdissect.encoder.vit import (
-    Block,
+from jaxdissect.encoder.families.linen import LinenEncoder, with_random_weights
+from jaxdissect.encoder.families.vit import (
     Tokens,
     ViT,
     ViTConfig,
     chunk_frames,
     clip_embedding,
     frame_embeddings,
-    init_vit,
 )
+from jaxdissect.encoder.protocol import TokenLayout, Variables
 from jaxdissect.errors import require
-from jaxdissect.types import Json, Record
+from jaxdissect.types import Record
 
-UNITS = {
-    "mlp": Units("blocks_*/mlp/act", layer_neurons="mlp/act"),
-    "heads": Units("blocks_*/attn/heads", vectors=True, layer_neurons="attn/heads"),
-    "residual": Units("blocks_*/residual", layer_neurons="residual"),
-}
 NORM_STATS = (-7.1, 4.2)  # mean and standard deviation for checkpoints that do not bring their own
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class M2D:
+class M2D(LinenEncoder):
     """An M2D encoder: an `Encoder`, and a `LayeredEncoder`.
 
     Source: Niizumi et al., "Masked Modeling Duo: Towards a Universal Audio Pre-training Framework" (arXiv:2404.06095).
 
+    Its `config` is a `ViTConfig`. The constants of its front end are `mel_filters` and `norm_stats`, the mean and
+    standard deviation of the log-mel.
+
     Attributes:
-      name: name for people to read.
-      config: sizes of the ViT.
       log_mel: sizes of the front end.
-      variables: `params` of the ViT; `front_end` with `mel_filters` and `norm_stats` (mean and standard deviation
-        of the log-mel); `head` if the checkpoint had a task head: `mean` and `variance` that standardise a clip
-        embedding, `kernel` and `bias` of the linear layer after it.
-      dtype: type of the computation; float32 means float32 products.
-      source: file name, SHA-256 and licence of what the encoder was converted from.
-      kind: kind of its neurons: "mlp", the hidden units of the MLPs; "heads", the attention heads' outputs before
-        their projection; or "residual", the features of each block's output.
 
     Raises:
       InputError: the front end and the ViT differ in their number of mel bands, or there is no such kind.
     """
 
-    name: str
-    config: ViTConfig
-    log_mel: LogMel
-    variables: Variables
-    dtype: DTypeLike = jnp.float32
-    source: Mapping[str, Json] = dataclasses.field(default_factory=dict)
+    log_mel: LogMel = dataclasses.field(kw_only=True)
 
-    kind: str = "mlp"
-
-    units = UNITS  # no field: they are the same for every M2D
+    network: ClassVar[Any] = ViT
 
     def __post_init__(self) -> None:
         require(
             self.config.bands == self.log_mel.bands,
             f"The front end's bands must be the ViT's, got {self.log_mel.bands} and {self.config.bands}.",
         )
-        require(self.kind in UNITS, f"units must be one of {', '.join(UNITS)}, got {self.kind!r}.")
-
-    @property
-    def neurons(self) -> str:
-        """Pattern of the paths of the neurons' values."""
-        return UNITS[self.kind].neurons
-
-    @property
-    def layer_neurons(self) -> str:
-        """Path of the neurons' value inside a block."""
-        return UNITS[self.kind].layer_neurons or ""
-
-    @property
-    def vectors(self) -> bool:
-        """Whether a neuron's value is a vector."""
-        return UNITS[self.kind].vectors
+        super().__post_init__()
 
     @property
     def sample_rate(self) -> int:
@@ -94,41 +57,21 @@ class M2D:
         return self.log_mel.sample_rate
 
     @property
-    def module(self) -> ViT:
-        """The ViT, computing in `dtype`."""
-        return ViT(self.config, self.dtype)
+    def features(self) -> int:
+        """Number of features of a clip embedding."""
+        return self.config.grid[0] * self.config.width
 
-    @property
-    def device_variables(self) -> Variables:
-        """`variables`, with the kernels in `dtype`: every step would cast them otherwise."""
+    def example(self) -> Float[Array, "1 frame band"]:
+        """A spectrogram of one patch in time, zeros."""
+        return jnp.zeros((1, self.config.patch_frames, self.config.bands))
 
-        def cast(path: tuple[Any, ...], leaf: Array | np.ndarray) -> Array | np.ndarray:
-            return leaf.astype(self.dtype) if path[-1].key == "kernel" else leaf
+    def constants(self) -> dict[str, Float[np.ndarray, "..."]]:
+        """Mel filters, and the mean and standard deviation of checkpoints that do not bring their own."""
+        return {"mel_filters": mel_filters(self.log_mel), "norm_stats": np.asarray(NORM_STATS, np.float32)}
 
-        return {**self.variables, "params": jax.tree_util.tree_map_with_path(cast, self.variables["params"])}
-
-    @property
-    def layer(self) -> Block:
-        """One block of the ViT, computing in `dtype`."""
-        return Block(self.config, self.dtype)
-
-    def layer_variables(self, variables: Variables) -> Sequence[Variables]:
-        """The parameters of each block."""
-        return [{"params": variables["params"][f"blocks_{layer}"]} for layer in range(self.config.depth)]
-
-    def outgoing_weights(self, layer_variables: Variables) -> Float[Array | np.ndarray, "neuron width"] | None:
-        """Kernel of the second linear layer of a block's MLP; None for other neurons than those of the MLP."""
-        return layer_variables["params"]["mlp"]["fc2"]["kernel"] if self.kind == "mlp" else None
-
-    def enter(self, variables: Variables, inputs: Float[Array, "clip frame band"]) -> Tokens:
-        """Normalised log-mel spectrogram -> inputs of the first block."""
-        tokens: Any = self.module.apply({"params": variables["params"]}, inputs, method=ViT.enter)
-        return tokens
-
-    def leave(self, variables: Variables, states: Tokens) -> Tokens:
-        """Outputs of the last block -> the ViT's output."""
-        tokens: Any = self.module.apply({"params": variables["params"]}, states, method=ViT.leave)
-        return tokens
+    def constant_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of `constants`."""
+        return {"mel_filters": (self.log_mel.n_fft // 2 + 1, self.log_mel.bands), "norm_stats": (2,)}
 
     def front_end(self, variables: Variables, pcm: Float[Array, "clip sample"]) -> Float[Array, "clip frame band"]:
         """PCM -> normalised log-mel spectrogram.
@@ -191,7 +134,5 @@ def untrained_m2d(config: ViTConfig, sample_rate: int = 16000, seed: int = 0, na
       InputError: M2D has no front end for that rate.
     """
     front_end = m2d_front_end(sample_rate, config.bands)
-    params = jax.jit(init_vit, static_argnums=0)(config, jax.random.key(seed))
-    constants = {"mel_filters": mel_filters(front_end), "norm_stats": np.asarray(NORM_STATS, np.float32)}
-    variables = {"params": params, "front_end": constants}
-    return M2D(name, config, front_end, variables, source={"file": f"none: random weights, seed {seed}"})
+    source = {"file": f"none: random weights, seed {seed}"}
+    return with_random_weights(M2D(name, config, {}, source=source, log_mel=front_end), seed)

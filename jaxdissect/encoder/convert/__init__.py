@@ -1,0 +1,1 @@
+"""Checkpoints of PyTorch -> encoders, failing closed and without running pickled code."""
