@@ -296,10 +296,10 @@ def main() -> None:
         pretend_cudnn()
     mesh = mesh_of(TARGETS[options.target])
     for name in options.programs:
-        for blocks in options.blocks:
-            of = given(options, blocks, mesh)
-            file = options.text and options.text / f"{options.target}-{name}-{options.dtype}-{blocks}.txt"
-            row = {"target": options.target, "program": name, "blocks": blocks, "devices": mesh.size}
+        for depth in options.blocks:
+            of = given(options, depth, mesh)
+            file = options.text and options.text / f"{options.target}-{name}-{options.dtype}-{depth}.txt"
+            row = {"target": options.target, "program": name, "blocks": depth, "devices": mesh.size}
             print(json.dumps(row | compile_program((PROGRAMS | WITHOUT)[name](of), file)), flush=True)
 
 

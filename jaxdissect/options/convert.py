@@ -10,9 +10,9 @@ from jaxdissect.options.base import Count, Options
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions(Options):
-    """Convert a checkpoint of PyTorch into an encoder directory: M2D, and the families of docs/zoo.md.
+    """Convert a PyTorch checkpoint into an encoder directory.
 
-    No pickled code is run.
+    M2D and the families of docs/zoo.md are known. No pickled code is run.
 
     Examples:
       jaxdissect convert hf:facebook/hubert-base-ls960 hubert_base

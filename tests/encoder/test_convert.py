@@ -510,9 +510,9 @@ def test_convert_checkpoint_refuses_a_damaged_file(damage, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pth"]
 
 
-def test_convert_checkpoint_refuses_a_missing_file_and_a_folder(tmp_path):
-    for path in (tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(InputError, match=rf"{path} is not a file: give the checkpoint's path"):
+def test_convert_checkpoint_refuses_a_missing_file_and_an_empty_folder(tmp_path):
+    for path, rule in ((tmp_path / "absent.pth", "is not a file: give"), (tmp_path, "has no config.json: give")):
+        with pytest.raises(InputError, match=f"{path} {rule}"):
             convert_checkpoint(path, tmp_path / "out", NAME)
     assert not list(tmp_path.iterdir())
 
@@ -661,7 +661,7 @@ def assert_params_refused(folder: pathlib.Path) -> None:
         ("vit", {"depth": 1}),
         ("vit", {"depth": 3}),
         ("vit", {"mlp": 48}),
-        ("front_end", {"bands": 64}),
+        ("front_end", {"n_fft": 512}),
         (None, {"head_classes": None}),
         (None, {"head_classes": 8}),
     ],

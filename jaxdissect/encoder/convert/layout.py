@@ -74,10 +74,10 @@ def in_flax_order(leaf: str, array: np.ndarray, shape: tuple[int, ...]) -> np.nd
       array: array of the state dict.
       shape: shape of the parameter.
     """
-    if leaf == "kernel" and len(shape) == 2:
-        # (out, in); or a convolution over patches, (out, 1, bands, frames), whose pixels come bands first.
+    if leaf == "kernel" and len(shape) == 2 and array.ndim == 4:
+        # A convolution over patches, (out, 1, bands, frames), whose pixels come bands first.
         return array.reshape(len(array), -1).T
-    if leaf == "kernel":
+    if leaf == "kernel" and array.ndim >= 2:
         return np.moveaxis(array, (0, 1), (-1, -2))  # (out, in, *window) -> (*window, in, out)
     squeezed = tuple(length for length in array.shape if length != 1)
     return array.reshape(shape) if squeezed == tuple(length for length in shape if length != 1) else array

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # comes with jax; knows bfloat16
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdissect.errors import InputError, require
@@ -19,7 +19,7 @@ from jaxdissect.types import Json
 # Where a folder of Hugging Face keeps its weights; the first that is there is read.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # Types of tensors, as safetensors names them; whole numbers are positions and counts, which no encoder needs.
-TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16, "I64": "<i8", "I32": "<i4"}
+TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16, "I64": "<i8", "I32": "<i4"}
 
 
 def load_content(path: Path) -> Any:

@@ -110,7 +110,7 @@ class LinenEncoder(ABC):
         return "" if self.config.block.norm_first else "mlp"
 
     @abstractmethod
-    def front_end(self, variables: Variables, pcm: Float[Array, "clip sample"]) -> Float[Array, "clip *axes"]:
+    def front_end(self, variables: Variables, pcm: Float[Array, "clip sample"]) -> Float[Array, "clip ..."]:
         """PCM -> the module's input; jit-safe.
 
         Args:
@@ -119,7 +119,7 @@ class LinenEncoder(ABC):
         """
 
     @abstractmethod
-    def embed(self, output: tuple[Float[Array, "clip *axes"], ...]) -> Float[Array, "clip feature"]:
+    def embed(self, output: tuple[Float[Array, "clip ..."], ...]) -> Float[Array, "clip feature"]:
         """The module's output -> one embedding per clip; jit-safe.
 
         Args:
@@ -163,14 +163,14 @@ class LinenEncoder(ABC):
         """Kernel of the second linear layer of a block's MLP; None for other neurons than those of the MLP."""
         return layer_variables["params"]["mlp"]["fc2"]["kernel"] if self.kind == "mlp" else None
 
-    def enter(self, variables: Variables, inputs: Float[Array, "clip *axes"]) -> tuple[Float[Array, "clip *axes"], ...]:
+    def enter(self, variables: Variables, inputs: Float[Array, "clip ..."]) -> tuple[Float[Array, "clip ..."], ...]:
         """The module's input -> inputs of the first block."""
         states: Any = self.module.apply({"params": variables["params"]}, inputs, method="enter")
         return states
 
     def leave(
-        self, variables: Variables, states: tuple[Float[Array, "clip *axes"], ...]
-    ) -> tuple[Float[Array, "clip *axes"], ...]:
+        self, variables: Variables, states: tuple[Float[Array, "clip ..."], ...]
+    ) -> tuple[Float[Array, "clip ..."], ...]:
         """Outputs of the last block -> the module's output."""
         output: Any = self.module.apply({"params": variables["params"]}, states, method="leave")
         return output

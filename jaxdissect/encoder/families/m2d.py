@@ -1,7 +1,6 @@
 """M2D as an `Encoder`: log-mel front end, normalisation, ViT, and its published way of embedding clips."""
 
 import dataclasses
-from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +41,7 @@ class M2D(LinenEncoder):
 
     log_mel: LogMel = dataclasses.field(kw_only=True)
 
-    network: ClassVar[Any] = ViT
+    network = ViT
 
     def __post_init__(self) -> None:
         require(

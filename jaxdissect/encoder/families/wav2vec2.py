@@ -8,7 +8,6 @@ XLS-R (arXiv:2111.09296), MMS (arXiv:2305.13516), data2vec (arXiv:2202.03555), W
 
 import dataclasses
 import math
-from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -230,9 +229,9 @@ class Wav2Vec2Network(nn.Module):
 class Wav2Vec2(LinenEncoder):
     """An encoder of the wav2vec 2.0 kind: an `Encoder`, and a `LayeredEncoder`."""
 
-    network: ClassVar[Any] = Wav2Vec2Network
-    family: ClassVar[str] = "wav2vec2"
-    config_type: ClassVar[type] = Wav2Vec2Config
+    network = Wav2Vec2Network
+    family = "wav2vec2"
+    config_type = Wav2Vec2Config
 
     def example(self) -> Float[Array, "1 sample"]:
         """Samples of one token, zeros."""
